@@ -1,0 +1,1 @@
+"""Microbenchmarks, and the tool that trains the tiny model."""

@@ -1,0 +1,127 @@
+// Ceilings of this CPU: DRAM read bandwidth, fp32 multiply-add rate, fp32 exponential rate, over 1..n threads.
+// Each probe runs all threads for about `seconds` and divides the work done between the common start and the last stop.
+#include <pybind11/pybind11.h>
+
+#include <atomic>
+#include <chrono>
+#include <cstdint>
+#include <cstring>
+#include <memory>
+#include <stdexcept>
+#include <thread>
+#include <vector>
+
+namespace {
+
+typedef float vec __attribute__((vector_size(32)));
+typedef int32_t ivec __attribute__((vector_size(32)));
+constexpr int kLanes = 8;
+
+double now() {
+  return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
+}
+
+inline void keep(vec& x) { asm volatile("" : "+m"(x)); }
+
+// Runs body(thread) -> units done, repeatedly until `seconds` have passed; returns units per second over all threads.
+template <class Body>
+double rate(int threads, double seconds, Body body) {
+  if (threads < 1) throw std::invalid_argument("threads: expected at least 1, got " + std::to_string(threads));
+  if (!(seconds > 0)) throw std::invalid_argument("seconds: expected more than 0, got " + std::to_string(seconds));
+  pybind11::gil_scoped_release release;
+  std::atomic<int> ready{0};
+  std::vector<double> units(threads), start(threads), stop(threads);
+  std::vector<std::thread> pool;
+  for (int t = 0; t < threads; ++t)
+    pool.emplace_back([&, t] {
+      body(t);  // warm up: page in, raise the clock
+      for (++ready; ready < threads;) std::this_thread::yield();
+      start[t] = now();
+      do units[t] += body(t);
+      while ((stop[t] = now()) - start[t] < seconds);
+    });
+  for (auto& thread : pool) thread.join();
+  double total = 0, first = start[0], last = stop[0];
+  for (int t = 0; t < threads; ++t) {
+    total += units[t];
+    first = start[t] < first ? start[t] : first;
+    last = stop[t] > last ? stop[t] : last;
+  }
+  return total / (last - first);
+}
+
+double read_bandwidth(int threads, double seconds, int64_t mebibytes) {
+  if (mebibytes < 1) throw std::invalid_argument("mebibytes: expected at least 1, got " + std::to_string(mebibytes));
+  const int64_t count = (mebibytes << 20) / threads / int64_t(sizeof(vec)) / 16 * 16;
+  std::vector<std::unique_ptr<vec[]>> memory(threads);
+  return rate(threads, seconds, [&](int t) {
+    if (!memory[t]) {  // written by the thread that reads it, so that it lies in its memory node
+      memory[t].reset(new vec[count]);
+      std::memset(memory[t].get(), 1, count * sizeof(vec));
+    }
+    const vec* p = memory[t].get();
+    vec sum[16] = {};
+    for (int64_t i = 0; i < count; i += 16)
+      for (int j = 0; j < 16; ++j) sum[j] += p[i + j];
+    for (auto& s : sum) keep(s);
+    return double(count * sizeof(vec));
+  });
+}
+
+double fma_peak(int threads, double seconds) {
+  return rate(threads, seconds, [](int t) {
+    vec acc[12], a = vec{} + 0.999f + 1e-6f * t, b = vec{} + 1e-3f;
+    for (auto& x : acc) x = vec{} + 1.0f;
+    keep(a), keep(b);
+    constexpr int steps = 1 << 16;
+    for (int i = 0; i < steps; ++i)
+      for (auto& x : acc) x = x * a + b;
+    for (auto& x : acc) keep(x);
+    return 2.0 * kLanes * 12 * steps;
+  });
+}
+
+// e^x to 2 ulp for -87 <= x <= 88: range reduction by ln 2 in two parts, degree-5 polynomial, exponent by integer add.
+inline vec exponential(vec x) {
+  const vec magic = vec{} + 12582912.0f;  // 1.5 * 2^23: adding it rounds to an integer
+  vec shifted = x * 1.44269504f + magic;
+  vec n = shifted - magic;
+  vec r = x - n * 0.693359375f + n * 2.12194440e-4f;
+  vec p = 1.9875691500e-4f * r + 1.3981999507e-3f;
+  p = p * r + 8.3334519073e-3f;
+  p = p * r + 4.1665795894e-2f;
+  p = p * r + 1.6666665459e-1f;
+  p = p * r + 5.0000001201e-1f;
+  p = p * (r * r) + r + 1.0f;
+  return (vec)((ivec)p + (((ivec)shifted) << 23));
+}
+
+double exp_peak(int threads, double seconds) {
+  return rate(threads, seconds, [](int) {
+    vec x[8], sum[8] = {};
+    for (int j = 0; j < 8; ++j) x[j] = vec{} - 0.1f * float(j + 1);
+    constexpr int steps = 1 << 13;
+    for (int i = 0; i < steps; ++i)
+      for (int j = 0; j < 8; ++j) {
+        sum[j] += exponential(x[j]);
+        x[j] += -1e-3f;  // another argument each time, still above -87
+      }
+    for (auto& s : sum) keep(s);
+    return double(kLanes) * 8 * steps;
+  });
+}
+
+float exp_one(float x) { return exponential(vec{} + x)[0]; }
+
+}  // namespace
+
+PYBIND11_MODULE(_probe, m) {
+  namespace py = pybind11;
+  m.doc() = "Ceilings of this CPU, measured with plain threads; no torch.";
+  m.def("read_bandwidth", &read_bandwidth, py::arg("threads"), py::arg("seconds") = 0.5, py::arg("mebibytes") = 1024,
+        "Bytes per second read from memory by all threads together; `mebibytes` in all should exceed the last-level cache.");
+  m.def("fma_peak", &fma_peak, py::arg("threads"), py::arg("seconds") = 0.5,
+        "fp32 operations per second (a multiply-add counts two).");
+  m.def("exp_peak", &exp_peak, py::arg("threads"), py::arg("seconds") = 0.5, "fp32 exponentials per second.");
+  m.def("exponential", &exp_one, py::arg("x"), "The exponential that exp_peak times, of one number in -87..88.");
+}

@@ -1,0 +1,1 @@
+"""Model runners over `blockdraft.ops`."""

@@ -1,0 +1,53 @@
+from .. import reference
+from ..contract import F32, Check
+from ..layout import Rows
+from ..registry import Op
+from . import _rows
+
+_OP = Op("block_attention", "(Tensor q, Tensor k, Tensor v, Tensor? k_cache, Tensor? v_cache, Tensor? block_table, "
+         f"{_rows.SCHEMA}, float scale, int window, Tensor(a!) out, Tensor(b!)? lse) -> ()")
+
+
+def _reference(q, k, v, k_cache, v_cache, block_table, *rest):
+    *rows, scale, window, out, lse = rest
+    result, result_lse = reference.block_attention(q, k, v, k_cache, v_cache, block_table, Rows(*rows), scale, window)
+    out.copy_(result)
+    if lse is not None:
+        lse.copy_(result_lse)
+
+
+_OP.register("reference", _reference)
+
+
+def block_attention(q, k, v, k_cache, v_cache, block_table, rows: Rows, *, scale: float | None = None, window: int = 0,
+                    out=None, lse=None, backend: str | None = None):
+    """Attention of packed verify rows and proposals over a paged prefix and each other.
+
+    A verify row i sees the prefix and verify rows 0..i; a mask row of branch c sees the prefix, verify rows 0..c-1 and its
+    own proposal (all of it, or causally if not rows.bidirectional), nothing of another proposal. Without proposals this is
+    causal attention, as a prefill chunk needs it.
+
+    q            bf16 | fp16 | fp32 [T,Hq,Dh], already rotated
+    k, v         [T,Hk,Dh], q's dtype; keys of this pass, which are read from here and not from the cache
+    k_cache, v_cache  [pages,page,Hk,Dh], q's dtype; block_table int32 [B,max_pages]; all None when there is no prefix
+    scale        of the logits; default Dh**-0.5
+    window       a key at position p is seen by a query at position s iff p > s - window; 0: no window. A proposal sees all
+                 of itself whatever the window
+    out          [T,Hq,Dh], q's dtype, made if None; 0 for a dead row
+    lse          float32 [T,Hq], written if given: natural-log normaliser, -inf for a dead row
+    Raises ValueError or TypeError, before anything is written. Source: TiDAR, arXiv 2511.08923, fig. 3.
+    """
+    check = Check("block_attention")
+    check.tensor("q", q, "T Hq Dh")
+    check.tensor("k", k, "T Hk Dh", (q.dtype,))
+    check.tensor("v", v, "T Hk Dh", (q.dtype,))
+    check.need(check.dims["Hq"] % check.dims["Hk"] == 0, "q", f"heads a multiple of k's {check.dims['Hk']}", check.dims["Hq"])
+    check.rows(rows, len(q))
+    check.pages(k_cache, v_cache, block_table, rows)
+    check.need(window >= 0, "window", "0 (none) or more", window)
+    out = q.new_empty(q.shape) if out is None else out
+    check.tensor("out", out, "T Hq Dh", (q.dtype,))
+    check.tensor("lse", lse, "T Hq", F32, optional=True)
+    scale = check.dims["Dh"] ** -0.5 if scale is None else float(scale)
+    _OP(backend, q, k, v, k_cache, v_cache, block_table, *_rows.flatten(rows), scale, window, out, lse)
+    return out

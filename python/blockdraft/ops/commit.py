@@ -1,0 +1,40 @@
+from .. import reference
+from ..contract import I32, Check
+from ..layout import Rows
+from ..registry import Op
+from . import _rows
+
+_OP = Op("commit", f"(Tensor qk, Tensor v_late, Tensor accepted, Tensor cu_rows, Tensor(a!) prefix_lens, "
+         f"{_rows.SCHEMA.split(', ', 2)[2]}, Tensor(b!) conv_state, Tensor(c!) late_state, Tensor slots) -> ()")
+
+
+def _reference(qk, v_late, accepted, *rest):
+    rows, (conv_state, late_state, slots) = Rows(*rest[:8]), rest[8:]
+    states = reference.commit(qk, v_late, accepted, rows, conv_state, late_state, slots)
+    for old, new in zip((conv_state, late_state, rows.prefix_lens), states):
+        old.copy_(new)
+
+
+_OP.register("reference", _reference)
+
+
+def commit(qk, v_late, accepted, rows: Rows, conv_state, late_state, slots, *, backend: str | None = None) -> None:
+    """Keep verify rows 0..a of the last pass, for all layers: new convolution state, delayed value and prefix length.
+
+    qk           [L,T,C] and v_late [L,T,Hk*Dh/2]: what cca_qkv was given in every layer (only verify rows are read)
+    accepted     int32 [B], a in 0..draft_len, or -1: nothing of the request changes
+    rows         the pass's rows; rows.prefix_lens grows by a + 1, in place
+    conv_state   [L,S,taps-1,C], oldest first; late_state [L,S,Hk*Dh/2]; slots int32 [B] (-1: no state to keep). In place
+    Raises ValueError or TypeError, before anything is written.
+    """
+    check = Check("commit")
+    check.tensor("qk", qk, "L T C")
+    check.tensor("v_late", v_late, "L T half", (qk.dtype,))
+    check.rows(rows, qk.shape[1])
+    check.tensor("accepted", accepted, "B", I32)
+    check.tensor("conv_state", conv_state, "L S depth C")
+    check.tensor("late_state", late_state, "L S half")
+    check.tensor("slots", slots, "B", I32)
+    check.values("accepted", accepted, lambda t: (t >= -1) & (t <= rows.draft_len), "-1 .. draft_len")
+    check.values("slots", slots, lambda t: (t >= -1) & (t < check.dims["S"]), f"-1 or 0 .. {check.dims['S'] - 1}")
+    _OP(backend, qk, v_late, accepted, *_rows.flatten(rows), conv_state, late_state, slots)

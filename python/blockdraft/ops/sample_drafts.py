@@ -1,0 +1,54 @@
+import torch
+
+from .. import reference, rng
+from ..contract import I32, I64, Check, Sampling
+from ..registry import Op
+from .accept_drafts import _SAMPLING
+
+_OP = Op("sample_drafts", "(Tensor logits, Tensor draft_len, Tensor seed, Tensor position, Tensor? uniforms, "
+         f"{_SAMPLING.format('drafter')}, bool greedy, int num_valid_vocab, int mask_token, Tensor(a!) draft_tokens, "
+         "Tensor(b!) draft_lse) -> ()")
+
+
+def _reference(logits, draft_len, seed, position, uniforms, d0, d1, d2, greedy, num_valid_vocab, mask_token, *outputs):
+    if uniforms is None:
+        uniforms = rng.uniform(seed, position, logits.shape[1], rng.DRAFT)
+    results = reference.sample_drafts(logits, draft_len, uniforms, Sampling(d0, d1, d2), greedy, num_valid_vocab, mask_token)
+    for output, result in zip(outputs, results):
+        output.copy_(result)
+
+
+_OP.register("reference", _reference)
+
+
+def sample_drafts(logits, draft_len, *, seed, position, drafter: Sampling, law: str = "sampled",
+                  num_valid_vocab: int | None = None, mask_token: int = -1, uniforms=None, backend: str | None = None):
+    """Draw the next drafts from the drafter's logits, one per row, independently.
+
+    logits       bf16 | fp16 | fp32 [B,K,vocab]: masks shift+1 .. shift+K of the chosen proposal
+    draft_len    int32 [B], rows from draft_len on are dead (not read)
+    seed, position, num_valid_vocab, mask_token  as in accept_drafts, position being n of the pass that gave the logits
+    drafter      Sampling; law "greedy" takes the argmax whatever the temperature
+    uniforms     float64 [B,K] in [0,1) in place of the generator's
+    Returns draft_tokens int32 [B,K], -1 in dead rows and where a row has NaN, +inf or no finite logit; draft_lse float32
+    [B,K], the log-normaliser of the row's law: log q(x) = logit/temperature - draft_lse (0 where the token is -1; of the raw
+    logits where the argmax was taken). Raises ValueError or TypeError.
+    """
+    check = Check("sample_drafts")
+    check.tensor("logits", logits, "B K vocab")
+    vocab = check.dims["vocab"]
+    num_valid_vocab = vocab if num_valid_vocab is None else num_valid_vocab
+    check.tensor("draft_len", draft_len, "B", I32)
+    check.tensor("seed", seed, "B", I64)
+    check.tensor("position", position, "B", I32)
+    check.tensor("uniforms", uniforms, "B K", (torch.float64,), optional=True)
+    check.sampling("drafter", drafter)
+    check.choice("law", law, ("sampled", "greedy"))
+    check.need(1 <= num_valid_vocab <= vocab, "num_valid_vocab", f"1 .. {vocab}", num_valid_vocab)
+    check.need(-1 <= mask_token < vocab, "mask_token", f"-1 .. {vocab - 1}", mask_token)
+    check.values("draft_len", draft_len, lambda t: (t >= -1) & (t <= check.dims["K"]), f"-1 .. K = {check.dims['K']}")
+    check.values("uniforms", uniforms, lambda t: (t >= 0) & (t < 1), "0 <= u < 1")
+    tokens = draft_len.new_empty(logits.shape[:2])
+    lse = logits.new_empty(logits.shape[:2], dtype=torch.float32)
+    _OP(backend, logits, draft_len, seed, position, uniforms, *drafter, law == "greedy", num_valid_vocab, mask_token, tokens, lse)
+    return tokens, lse

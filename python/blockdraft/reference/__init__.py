@@ -1,0 +1,14 @@
+"""The ops in plain torch: their meaning, their oracle, and the backend that is always there. Pure functions of tensors."""
+
+from .accept_drafts import accept_drafts
+from .block_attention import block_attention
+from .cca_qkv import cca_qkv, store_kv
+from .commit import commit
+from .fused_moe import fused_moe
+from .moe_dispatch import moe_dispatch
+from .plan_branches import plan_branches
+from .sample_drafts import sample_drafts
+from .zaya_router import zaya_router
+
+__all__ = ["accept_drafts", "block_attention", "cca_qkv", "commit", "fused_moe", "moe_dispatch", "plan_branches",
+           "sample_drafts", "store_kv", "zaya_router"]

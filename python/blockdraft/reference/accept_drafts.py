@@ -1,0 +1,127 @@
+"""Speculative acceptance: token rule (arXiv 2211.17192), block rule (arXiv 2403.10444), greedy match, mixed logits."""
+
+from typing import NamedTuple
+
+import torch
+
+from .law import draw, excluded, law, row_status
+
+
+class Accepted(NamedTuple):
+    """What `accept_drafts` decides for each request; all int32 [B] but target_logprob."""
+
+    accepted: torch.Tensor  # a: drafts kept; -1 for an idle request or one whose status is not 0
+    next_token: torch.Tensor  # y, the next anchor; -1 where accepted is -1
+    proposal: torch.Tensor  # proposal that supplies the next drafts, -1: none
+    shift: torch.Tensor  # its first mask in use is shift + 1
+    draft_len: torch.Tensor  # D' of the next step; -1 where accepted is -1
+    status: torch.Tensor  # 0 fine, 1 NaN or +inf in a row that was read, 2 a row of nothing but -inf
+    target_logprob: torch.Tensor | None  # float32 [B,V]: of the committed tokens under the unmixed target law; 0 beyond
+
+
+def accept_drafts(target_logits, draft_tokens, draft_len, branch, mask_rows, uniforms, target, drafter, mix=None,
+                  draft_logits=None, dirac=False, mode="token", num_valid_vocab=None, mask_token=-1, remaining=None,
+                  with_logprob=False) -> Accepted:
+    """uniforms [B,K+1]: one for each draft's acceptance, the last for the draw. target, drafter: `contract.Sampling`."""
+    batch, V, vocab = target_logits.shape
+    K, D, device = V - 1, draft_len.long(), target_logits.device
+    banned = excluded(vocab, vocab if num_valid_vocab is None else num_valid_vocab, mask_token, device)
+    x = draft_tokens.long()
+    known = (x >= 0) & (x < vocab)
+    column = torch.arange(V, device=device)
+    drafted = column[:K] < D[:, None]
+    if mode == "greedy":
+        target, dirac = target._replace(temperature=torch.zeros_like(target.temperature)), True
+
+    # p: the law to verify against; the bonus row D is never mixed. q: the law the drafts were drawn from
+    verified, status = target_logits.double(), row_status(target_logits, banned)
+    draft_status = torch.zeros_like(status[:, :K])
+    if draft_logits is not None:
+        w = torch.ones(batch, 1, 1, dtype=torch.float64, device=device) if mix is None else mix.double()[:, None, None]
+        mixes = drafted[..., None] & (w != 1)
+        blend = torch.where(w == 0, draft_logits, w * target_logits[:, :K] + (1 - w) * draft_logits)
+        verified = torch.cat([torch.where(mixes, blend, verified[:, :K]), verified[:, K:]], 1)
+        sampled = (drafter.temperature > 0) & (not dirac)
+        draft_status = torch.where(drafted & (mixes[..., 0] | sampled[:, None]), row_status(draft_logits, banned), 0)
+    p = law(verified, banned, *target)
+    point = torch.zeros(batch, K, vocab, dtype=torch.float64, device=device)
+    point.scatter_(-1, x.clamp(0, vocab - 1)[..., None], known[..., None].double())
+    if dirac or draft_logits is None:
+        q = point
+    else:
+        q = torch.where(drafter.temperature[:, None, None] > 0, law(draft_logits, banned, *drafter), point)
+
+    at = (x.clamp(0, vocab - 1))[..., None]
+    px = p[:, :K].gather(-1, at)[..., 0] * known
+    qx = q.gather(-1, at)[..., 0]
+    if mode == "block":
+        a, scale = _block(p, q, px, qx, uniforms[:, :K], drafted, D)
+    else:
+        a = (drafted & (uniforms[:, :K] * qx < px)).int().cumprod(1).sum(1)
+        scale = torch.ones(batch, dtype=torch.float64, device=device)
+
+    # one draw: from the residual at the first rejection, from the bonus row when all are accepted
+    row = torch.arange(batch, device=device)
+    base = p[row, a]
+    mass = base
+    if K:
+        residual = (scale[:, None] * base - q[row, a.clamp(max=K - 1)]).clamp(min=0)
+        usable = (a < D) & (residual.sum(-1) > 0)
+        mass = torch.where(usable[:, None], residual, base)
+    y = draw(mass, uniforms[:, K])
+
+    last_read = D if mode == "block" else a
+    seen = column <= last_read[:, None]
+    status = torch.cat([torch.where(seen, status, 0), torch.where(seen[:, :K], draft_status, 0)], 1)
+    status = torch.where(D >= 0, status.amax(1) if batch else status.sum(1), 0)
+    idle = (D < 0) | (status != 0)
+    a, y = torch.where(idle, -1, a), torch.where(idle, -1, y)
+    proposal, shift, next_len = _next(a, branch.long(), mask_rows, K, remaining)
+    logprob = _logprob(target_logits, banned, target, x, a, y) if with_logprob else None
+    return Accepted(a.int(), y.int(), proposal.int(), shift.int(), next_len.int(), status.int(), logprob)
+
+
+def _block(p, q, px, qx, u, drafted, D):
+    """Accepted length and the scale p_tau of the residual, by the block rule."""
+    batch, K = px.shape
+    carry = torch.ones(batch, dtype=torch.float64, device=px.device)
+    a, scale = torch.zeros_like(D), carry
+    for i in range(K):
+        carry = torch.where(px > 0, carry[:, None] * px / qx, 0)[:, i].clamp(max=1.0)
+        if i + 1 < K:
+            surplus = (carry[:, None] * p[:, i + 1] - q[:, i + 1]).clamp(min=0).sum(-1)
+        else:
+            surplus = torch.zeros_like(carry)
+        h = torch.where(surplus > 0, surplus / (surplus + 1 - carry), 0.0)
+        h = torch.where(D == i + 1, carry, h)  # the last draft's own probability decides it
+        taken = drafted[:, i] & (u[:, i] < h)
+        a, scale = torch.where(taken, i + 1, a), torch.where(taken, carry, scale)
+    return a, scale
+
+
+def _next(a, branch, mask_rows, K, remaining):
+    """Proposal of the largest live branch c <= a + 1 (ties: the lowest), its shift, and how many drafts it supplies."""
+    none = torch.full_like(a, -1)
+    proposal, shift, length = none, torch.zeros_like(a), torch.zeros_like(a)
+    if branch.shape[1]:
+        fits = torch.where((branch >= 1) & (branch <= a[:, None] + 1), branch, 0)
+        best = fits.amax(1)
+        index = torch.arange(branch.shape[1], device=a.device)
+        first = torch.where(fits == best[:, None], index, branch.shape[1]).amin(1)
+        found = best > 0
+        proposal, shift = torch.where(found, first, none), torch.where(found, a + 1 - best, 0)
+        length = torch.where(found, (mask_rows - 1 - shift).clamp(0, K), 0)
+    if remaining is not None:
+        length = torch.minimum(length, (remaining.long() - a - 2).clamp(min=0))
+    return proposal, shift, torch.where(a < 0, none, length)
+
+
+def _logprob(target_logits, banned, target, x, a, y):
+    """Log-probability of accepted drafts and y; a request at temperature 0 reports the law at temperature 1."""
+    batch, V, _ = target_logits.shape
+    p = law(target_logits, banned, target.temperature.where(target.temperature > 0, 1.0), target.top_k, target.top_p)
+    column = torch.arange(V, device=x.device)
+    tokens = torch.cat([x, y[:, None]], 1)
+    tokens = torch.where(column == a[:, None], y[:, None], tokens).clamp(min=0)
+    value = p.gather(-1, tokens[..., None])[..., 0].log()
+    return torch.where(column <= a[:, None], value, 0.0).float()

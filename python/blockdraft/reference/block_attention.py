@@ -1,0 +1,36 @@
+"""Attention of verify rows and proposals over a paged prefix and each other."""
+
+import torch
+
+from ..layout import Rows, own_mask, prefix_mask
+
+
+def block_attention(q, k, v, k_cache, v_cache, block_table, rows: Rows, scale: float, window: int = 0):
+    """out [T,Hq,Dh] and lse [T,Hq] (natural log) in fp32; a row that sees nothing has out 0 and lse -inf."""
+    table = rows.table(len(q))
+    outs, lses = [], []
+    bounds = rows.cu_rows.tolist()
+    for b, prefix in enumerate(rows.prefix_lens.tolist()):
+        mine = slice(bounds[b], bounds[b + 1])
+        own = type(table)(*(field[mine] for field in table))
+        mask = torch.cat([prefix_mask(own, prefix, window), own_mask(own, window, rows.bidirectional)], 1)
+        keys, values = k[mine], v[mine]
+        if prefix:
+            pages = block_table[b, : -(-prefix // k_cache.shape[1])].long()
+            keys = torch.cat([k_cache[pages].flatten(0, 1)[:prefix], keys])
+            values = torch.cat([v_cache[pages].flatten(0, 1)[:prefix], values])
+        out, lse = _attend(q[mine].float(), keys.float(), values.float(), mask, scale)
+        outs.append(out)
+        lses.append(lse)
+    return torch.cat(outs), torch.cat(lses)
+
+
+def _attend(q, k, v, mask, scale):
+    """q [R,Hq,Dh] over k, v [N,Hk,Dh] under mask [R,N]."""
+    group = q.shape[1] // k.shape[1]
+    k, v = k.repeat_interleave(group, 1), v.repeat_interleave(group, 1)
+    scores = torch.einsum("rhd,nhd->rhn", q, k) * scale
+    scores = scores.masked_fill(~mask[:, None], -torch.inf)
+    lse = scores.logsumexp(-1)
+    weights = (scores - lse.masked_fill(lse == -torch.inf, 0)[..., None]).exp()
+    return torch.einsum("rhn,nhd->rhd", weights, v), lse

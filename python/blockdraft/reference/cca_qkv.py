@@ -1,0 +1,81 @@
+"""Compressed convolutional attention: from projected rows to q, k, v (arXiv 2510.04476; transformers `models/zaya`)."""
+
+import torch
+
+from ..layout import Rows, ancestors
+
+
+def cca_qkv(qk, v_now, v_late, conv0_weight, conv0_bias, conv1_weight, conv1_bias, temp, cos_sin, rows: Rows,
+            conv_state=None, late_state=None, slots=None, late_start=None):
+    """q [T,Hq,Dh], k [T,Hk,Dh], v [T,Hk,Dh] in fp32; dead rows are 0."""
+    total, channels = qk.shape
+    kv_heads, head_dim = len(temp), conv1_weight.shape[1]
+    group = channels // head_dim // kv_heads - 1
+    eps = torch.finfo(qk.dtype).eps
+    table = rows.table(total)
+    kernel0, kernel1 = conv0_weight.shape[-1], conv1_weight.shape[-1]
+    depth = kernel0 + kernel1 - 2
+    qk, live = qk.float(), table.live[:, None, None]
+
+    # the convolutions see each row after its ancestors, oldest first: [T, taps, C]
+    lineage = ancestors(table, max(depth, 1))
+    stored = _stored(rows, slots, conv_state, qk.new_zeros(channels))
+    window = _gather(qk, stored, lineage[:, : depth + 1].flip(1), table)
+    weight = conv0_weight[:, 0].float()
+    mixed = sum(window[:, i : i + kernel1] * weight[:, i] for i in range(kernel0)) + conv0_bias.float()
+    mixed = mixed.unflatten(2, (-1, head_dim))
+    grouped = conv1_weight.float().unflatten(0, (-1, head_dim))
+    mixed = torch.einsum("tjgi,goij->tgo", mixed, grouped) + conv1_bias.float().view(-1, head_dim)
+
+    # residual paths: every query head averages with its KV head, a KV head takes the mean of its group's averages
+    q_in, k_in = qk.view(total, -1, head_dim).split([group * kv_heads, kv_heads], 1)
+    q_skip = (q_in + k_in.repeat_interleave(group, 1)) * 0.5
+    k_skip = q_skip.view(total, kv_heads, group, head_dim).mean(2)
+    q_mixed, k_mixed = mixed.split([group * kv_heads, kv_heads], 1)
+
+    q = _rotate(_normalise(q_mixed + q_skip, eps), cos_sin[table.position])
+    k = _rotate(_normalise(k_mixed + k_skip, eps) * temp.float()[:, None], cos_sin[table.position])
+
+    # half of the value channels come from the parent; before the first token there is `late_start`
+    start = qk.new_zeros(v_late.shape[1]) if late_start is None else late_start.float()
+    stored = _stored(rows, slots, None if late_state is None else late_state[:, None], start)
+    late = _gather(v_late.float(), stored, lineage[:, 1:2], table)[:, 0]
+    v = torch.cat([v_now.float(), late], 1).view(total, kv_heads, head_dim)
+    return q * live, k * live, v * live
+
+
+def store_kv(k, v, k_cache, v_cache, block_table, rows: Rows) -> None:
+    """Write k, v of the live verify rows to their cache pages, in place."""
+    table = rows.table(len(k))
+    keep = (table.live & (table.proposal < 0)).nonzero()[:, 0]
+    page, slot = table.position[keep] // k_cache.shape[1], table.position[keep] % k_cache.shape[1]
+    page = block_table[table.request[keep], page].long()
+    k_cache[page, slot] = k[keep].to(k_cache.dtype)
+    v_cache[page, slot] = v[keep].to(v_cache.dtype)
+
+
+def _stored(rows, slots, state, start):
+    """[B, depth, channels], newest last: each request's state, or `start` where it has none (no slot, or no prefix)."""
+    batch = len(rows.prefix_lens)
+    if state is None or slots is None:
+        return start.expand(batch, 1, -1)
+    known = (slots >= 0) & (rows.prefix_lens > 0)
+    return torch.where(known[:, None, None], state.float()[slots.long().clamp(min=0)], start)
+
+
+def _gather(now, stored, lineage, table):
+    """[T, d, channels]: the packed rows or stored tokens that `lineage` [T,d] names."""
+    depth = stored.shape[1]
+    entry = len(now) + table.request[:, None] * depth + (depth + lineage).clamp(min=0)
+    return torch.cat([now, stored.flatten(0, 1)])[torch.where(lineage >= 0, lineage, entry)]
+
+
+def _normalise(x, eps):
+    return x * (x.shape[-1] ** 0.5 / x.norm(dim=-1, keepdim=True).clamp_min(eps))
+
+
+def _rotate(x, cos_sin):
+    """Rotate the first `cos_sin.shape[1]` channels of each head by halves (GPT-NeoX order); the rest passes."""
+    cos, sin = cos_sin.float()[:, None].chunk(2, -1)
+    x1, x2, rest = x.split([cos.shape[-1], cos.shape[-1], x.shape[-1] - 2 * cos.shape[-1]], -1)
+    return torch.cat([x1 * cos - x2 * sin, x2 * cos + x1 * sin, rest], -1)

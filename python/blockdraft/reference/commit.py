@@ -1,0 +1,24 @@
+"""Keep what was accepted: convolution state, delayed value and prefix length after verify row a."""
+
+import torch
+
+from ..layout import Rows
+
+
+def commit(qk, v_late, accepted, rows: Rows, conv_state, late_state, slots):
+    """New (conv_state, late_state, prefix_lens) for all layers; a request with accepted -1 or no slot keeps its state."""
+    depth = conv_state.shape[2]
+    accepted, slots = accepted.long(), slots.long()
+    prefix_lens = rows.prefix_lens + (accepted + 1).to(rows.prefix_lens.dtype)
+    conv_state, late_state = conv_state.clone(), late_state.clone()
+    writes = ((accepted >= 0) & (slots >= 0)).nonzero()[:, 0]
+    last = rows.cu_rows.long()[writes] + accepted[writes]
+    # lineage of row a, oldest first: packed rows, then (negative) entries of the old state
+    steps = torch.arange(-depth + 1, 1, device=last.device)
+    local = accepted[writes, None] + steps
+    old = conv_state[:, slots[writes]] * (rows.prefix_lens[writes] > 0)[:, None, None]
+    new = torch.where(local[..., None] >= 0, qk[:, (last[:, None] + steps).clamp(min=0)].to(old.dtype),
+                      old[:, torch.arange(len(writes), device=last.device)[:, None], (depth + local).clamp(0, depth - 1)])
+    conv_state[:, slots[writes]] = new
+    late_state[:, slots[writes]] = v_late[:, last].to(late_state.dtype)
+    return conv_state, late_state, prefix_lens

@@ -1,0 +1,1 @@
+"""How many draft blocks a device can afford."""

@@ -1,0 +1,155 @@
+"""The runner and its ops against transformers' ZayaForCausalLM, with every parameter and buffer randomised."""
+
+import itertools
+
+import pytest
+import torch
+
+from blockdraft import ops
+from blockdraft.layout import Rows
+from blockdraft.models.weights import shapes
+from blockdraft.models.zaya import ZayaModel
+
+transformers = pytest.importorskip("transformers", reason="transformers is the oracle of this file")
+from transformers import ZayaConfig, ZayaForCausalLM  # noqa: E402
+
+SMALL = dict(vocab_size=67, hidden_size=48, num_hidden_layers=3, num_attention_heads=8, num_key_value_heads=2, head_dim=16,
+             moe_intermediate_size=24, num_experts=3, router_hidden_size=12, max_position_embeddings=512, pad_token_id=None)
+VARIANTS = {
+    "plain": {},
+    "groups of 8": dict(num_key_value_heads=1, hidden_size=40),
+    "kernels 3 and 2": dict(cca_time0=3, cca_time1=2),
+    "kernels 2 and 4": dict(cca_time0=2, cca_time1=4, num_key_value_heads=4),
+    "biases": dict(attention_bias=True, lm_head_bias=True),
+    "untied": dict(tie_word_embeddings=False),
+    "sliding": dict(layer_types=["hybrid", "hybrid_sliding", "hybrid_sliding"], sliding_window=9, rope_parameters={
+        "hybrid": {"rope_type": "default", "rope_theta": 5e6, "partial_rotary_factor": 0.5},
+        "hybrid_sliding": {"rope_type": "default", "rope_theta": 1e4, "partial_rotary_factor": 1.0}}),
+}
+
+
+def randomise(model, seed, skip_bias=0.15):
+    """Every parameter and buffer away from its blind initial value (temp 0, unit scales, zero biases)."""
+    generator = torch.Generator().manual_seed(seed)
+    for name, t in itertools.chain(model.named_parameters(), model.named_buffers()):
+        if "inv_freq" in name:
+            continue
+        noise = torch.randn(t.shape, generator=generator)
+        centred = name.endswith(("norm.weight", "layernorm.weight", "_scale", "temp"))
+        t.data.copy_(1 + 0.3 * noise if centred else noise * (0.3 if t.dim() == 1 else 2 * t[0].numel() ** -0.5))
+        if name.endswith("balancing_biases"):
+            t[-1] = skip_bias
+
+
+def oracle(tmp_path, seed=0, **changes):
+    torch.manual_seed(seed)
+    hf = ZayaForCausalLM(ZayaConfig(**{**SMALL, **changes})).eval()
+    randomise(hf, seed)
+    hf.save_pretrained(tmp_path)
+    return hf, ZayaModel.load(tmp_path)
+
+
+@torch.no_grad()
+def run_chunks(model, tokens, chunk):
+    cache = model.new_cache([tokens.shape[1] + 1] * len(tokens), page=8)
+    out = []
+    for piece in tokens.split(chunk, 1):
+        rows = Rows.prefill(cache.prefix_lens, [piece.shape[1]] * len(piece), tokens.shape[1])
+        out.append(model.logits(model.forward(piece.flatten(), rows, cache)).unflatten(0, piece.shape))
+        model.commit(rows.draft_len, rows, cache)
+    return torch.cat(out, 1)
+
+
+def relative(a, b):
+    return ((a - b).abs().max() / b.abs().max()).item()
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_runner_equals_transformers(tmp_path, variant):
+    hf, model = oracle(tmp_path, **VARIANTS[variant])
+    tokens = torch.randint(67, (2, 37))
+    with torch.no_grad():
+        expected = hf(tokens).logits
+    for chunk in (37, 16, 3, 1):
+        assert relative(run_chunks(model, tokens, chunk), expected) < 1e-5
+
+
+@torch.no_grad()
+def test_cached_transformers_agrees_with_itself_and_us(tmp_path):
+    hf, model = oracle(tmp_path, 3)
+    tokens = torch.randint(67, (1, 20))
+    past, pieces = None, []
+    for piece in tokens.split(3, 1):
+        step = hf(piece, past_key_values=past, use_cache=True)
+        past = step.past_key_values
+        pieces.append(step.logits)
+    assert relative(run_chunks(model, tokens, 3), torch.cat(pieces, 1)) < 1e-5
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_every_tensor_moves_the_oracle(tmp_path, variant):
+    """A parity test is blind to a tensor that the oracle does not depend on; each must matter, to it and to the runner."""
+    hf, model = oracle(tmp_path, 1, **VARIANTS[variant])
+    tokens = torch.randint(67, (1, 40))
+    base = hf(tokens).logits
+    state = hf.state_dict()
+    assert set(shapes(model.config)) == set(state) - ({"lm_head.weight"} if model.config.tie_word_embeddings else set())
+    for name in shapes(model.config):
+        before = state[name].clone()
+        state[name].add_(torch.randn(before.shape, generator=torch.Generator().manual_seed(5)))
+        assert relative(hf(tokens).logits, base) > 1e-6, name
+        state[name].copy_(before)
+
+
+@torch.no_grad()
+def test_skip_is_really_chosen(tmp_path):
+    """Released weights never choose the skip expert; here each layer sends some rows to it and some elsewhere."""
+    hf, model = oracle(tmp_path, 2)
+    seen = []
+    for layer in hf.model.layers:
+        layer.mlp.gate.register_forward_hook(lambda module, args, out: seen.append((out[1] == 0).float().mean().item()))
+    hf(torch.randint(67, (2, 40)))
+    assert all(0.02 < share < 0.98 for share in seen), seen
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("kernels, kv_heads, bias", [((2, 2), 2, False), ((3, 2), 1, True), ((2, 4), 4, True)])
+def test_cca_equals_transformers(tmp_path, kernels, kv_heads, bias):
+    hf, model = oracle(tmp_path, 4, cca_time0=kernels[0], cca_time1=kernels[1], num_key_value_heads=kv_heads,
+                       attention_bias=bias)
+    from transformers.models.zaya.modeling_zaya import apply_rotary_pos_emb
+
+    attention, layer = hf.model.layers[1].self_attn, model.weights.layers[1]
+    hidden = torch.randn(1, 19, 48)
+    q, k, v = attention.qkv_proj(hidden, None)
+    q, k = attention.qk_norm(q, k)
+    cos, sin = hf.model.rotary_emb(hidden, torch.arange(19)[None], "hybrid")
+    q, k = apply_rotary_pos_emb(q.transpose(1, 2), k.transpose(1, 2), cos, sin)
+    rows = Rows.prefill(torch.zeros(1, dtype=torch.int32), [19], 0)
+    projection = torch.nn.functional.linear(hidden[0], layer.projection, layer.projection_bias)
+    qk, now, late = model._split(projection)
+    start = model._split(layer.projection_bias)[2] if bias else None
+    got = ops.cca_qkv(qk, now, late, layer.conv0_weight, layer.conv0_bias, layer.conv1_weight, layer.conv1_bias, layer.temp,
+                      model._cos_sin(1, rows), rows, late_start=start)
+    for ours, theirs in zip(got, (q[0].transpose(0, 1), k[0].transpose(0, 1), v[0])):
+        assert relative(ours, theirs) < 1e-5
+
+
+@torch.no_grad()
+def test_router_and_experts_equal_transformers(tmp_path):
+    hf, model = oracle(tmp_path, 5)
+    moe, layer = hf.model.layers[1].mlp, model.weights.layers[1]
+    hidden, previous = torch.randn(1, 50, 48), torch.randn(1, 50, 12)
+    _, weights, experts, state = moe.gate(hidden, router_states=previous)
+    expected = moe.experts(hidden[0], experts, weights)
+    ours = ops.zaya_router(hidden[0], previous[0], **layer.router, eps=model.config.rms_norm_eps)
+    assert relative(ours[0], weights[:, 0]) < 1e-5 and relative(ours[3], state[0]) < 1e-5
+    skipped = ours[1] < 0
+    assert skipped.any() and torch.equal(skipped, weights[:, 0] == 0)
+    assert torch.equal(ours[1][~skipped].long(), experts[:, 0][~skipped])
+    assert torch.equal(ours[2] > 0, skipped)
+    y = ops.fused_moe(hidden[0], ours[1][:, None], ours[0][:, None], layer.gate_up, layer.down)
+    assert relative(y, expected) < 1e-5
+    kept = ops.fused_moe(hidden[0], ours[1][:, None], ours[0][:, None], layer.gate_up, layer.down, ours[2], skip="identity")
+    assert relative(kept, expected + hidden[0] * ours[2][:, None]) < 1e-5
