@@ -16,7 +16,7 @@ def commit(qk, v_late, accepted, rows: Rows, conv_state, late_state, slots):
     # lineage of row a, oldest first: packed rows, then (negative) entries of the old state
     steps = torch.arange(-depth + 1, 1, device=last.device)
     local = accepted[writes, None] + steps
-    old = conv_state[:, slots[writes]] * (rows.prefix_lens[writes] > 0)[:, None, None]
+    old = conv_state[:, slots[writes]].where((rows.prefix_lens[writes] > 0)[:, None, None], 0)
     new = torch.where(local[..., None] >= 0, qk[:, (last[:, None] + steps).clamp(min=0)].to(old.dtype),
                       old[:, torch.arange(len(writes), device=last.device)[:, None], (depth + local).clamp(0, depth - 1)])
     conv_state[:, slots[writes]] = new

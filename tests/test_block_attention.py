@@ -1,0 +1,95 @@
+"""Attention, parents and positions against a recomputation in which each proposal is its branch run alone as a sequence."""
+
+import pytest
+import torch
+
+from blockdraft import BlockLayout, Rows, ops
+from blockdraft.testing import assert_close, poisoned, random_pages, random_rows
+
+LAYOUTS = {"tidar": BlockLayout.tidar(16, P=4), "zyphra": BlockLayout.zyphra(16, P=3), "small": BlockLayout(2, 3, 3),
+           "causal": BlockLayout(3, 4, 2, bidirectional=False), "dense": BlockLayout(4, 5, 5)}
+
+
+def inputs(layout, prefixes, generator, heads=(4, 2), dim=16, page=8, dead=0.2):
+    rows = random_rows(layout, prefixes, generator, dead)
+    total = int(rows.cu_rows[-1])
+    q = torch.randn(total, heads[0], dim, generator=generator)
+    k, v = (torch.randn(total, heads[1], dim, generator=generator) for _ in range(2))
+    past_k, past_v = ([torch.randn(n, heads[1], dim, generator=generator) for n in prefixes] for _ in range(2))
+    k_cache, table = random_pages(past_k, prefixes, page, torch.Generator().manual_seed(9))
+    v_cache, _ = random_pages(past_v, prefixes, page, torch.Generator().manual_seed(9))
+    return q, k, v, k_cache, v_cache, table, rows, past_k, past_v
+
+
+def alone(q, keys, values, position, key_position, exempt, window, causal_from, scale):
+    """Plain attention of one row over a sequence: keys up to its own place, the window, and its exempt own block."""
+    group = q.shape[0] // keys.shape[1]
+    seen = [i for i in range(len(keys)) if i < causal_from
+            and (exempt[i] or not window or key_position[i] > position - window)]
+    out, lse = [], []
+    for h in range(q.shape[0]):
+        logits = torch.stack([q[h] @ keys[i, h // group] for i in seen]).double() * scale
+        out.append((logits.softmax(0)[:, None] * torch.stack([values[i, h // group] for i in seen])).sum(0))
+        lse.append(logits.logsumexp(0))
+    return torch.stack(out), torch.stack(lse)
+
+
+def brute_force(q, k, v, rows, past_k, past_v, window, scale, layout):
+    out, lse = torch.zeros_like(q), torch.full(q.shape[:2], -torch.inf)
+    for b in range(len(rows.prefix_lens)):
+        n, D, first = int(rows.prefix_lens[b]), int(rows.draft_len[b]), int(rows.cu_rows[b])
+        for i in range(D + 1):  # the verify rows are a causal sequence
+            keys, values = torch.cat([past_k[b], k[first : first + i + 1]]), torch.cat([past_v[b], v[first : first + i + 1]])
+            at = list(range(n + i + 1))
+            out[first + i], lse[first + i] = alone(q[first + i], keys, values, n + i, at, [False] * len(at), window, len(at), scale)
+        for j, c in enumerate(rows.branch[b].tolist()):
+            if c < 0:
+                continue
+            block = slice(first + layout.V + j * layout.M, first + layout.V + (j + 1) * layout.M)
+            keys = torch.cat([past_k[b], k[first : first + c], k[block]])
+            values = torch.cat([past_v[b], v[first : first + c], v[block]])
+            at = list(range(n + c + layout.M))
+            exempt = [p >= n + c for p in at]
+            for i in range(layout.M):
+                stop = len(at) if layout.bidirectional else n + c + i + 1
+                r = block.start + i
+                out[r], lse[r] = alone(q[r], keys, values, n + c + i, at, exempt, window, stop, scale)
+    return out, lse
+
+
+@pytest.mark.parametrize("window", [0, 1, 6])
+@pytest.mark.parametrize("name", LAYOUTS)
+def test_each_proposal_is_its_branch_run_alone(name, window):
+    layout = LAYOUTS[name]
+    generator = torch.Generator().manual_seed(window)
+    q, k, v, k_cache, v_cache, table, rows, past_k, past_v = inputs(layout, [0, 5, 16, 1], generator)
+    out, lse = poisoned(*q.shape, dtype=torch.float32), poisoned(*q.shape[:2], dtype=torch.float32)
+    ops.block_attention(q, k, v, k_cache, v_cache, table, rows, scale=0.3, window=window, out=out, lse=lse)
+    expected = brute_force(q, k, v, rows, past_k, past_v, window, 0.3, layout)
+    assert_close(out, expected[0])
+    assert_close(lse, expected[1], name="lse")
+
+
+def test_chunks_equal_the_whole():
+    generator = torch.Generator().manual_seed(2)
+    k, v = torch.randn(20, 2, 16, generator=generator), torch.randn(20, 2, 16, generator=generator)
+    q = torch.randn(20, 4, 16, generator=generator)
+    zero = torch.zeros(1, dtype=torch.int32)
+    whole = ops.block_attention(q, k, v, None, None, None, Rows.prefill(zero, [20], 0))
+    k_cache, table = random_pages([k[:13]], [13], 8, torch.Generator().manual_seed(1))
+    v_cache, _ = random_pages([v[:13]], [13], 8, torch.Generator().manual_seed(1))
+    rows = Rows.prefill(zero + 13, [7], 13)
+    assert_close(ops.block_attention(q[13:], k[13:], v[13:], k_cache, v_cache, table, rows), whole[13:])
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_half_precision_and_strided_rows(dtype):
+    generator = torch.Generator().manual_seed(3)
+    q, k, v, k_cache, v_cache, table, rows, *_ = inputs(LAYOUTS["small"], [9, 3], generator)
+    expected = ops.block_attention(q.to(dtype).float(), k.to(dtype).float(), v.to(dtype).float(), k_cache.to(dtype).float(),
+                                   v_cache.to(dtype).float(), table, rows)
+    wide = torch.cat([q, k, v], 1).to(dtype)
+    q, k, v = wide.split([4, 2, 2], 1)
+    out = poisoned(*q.shape, dtype=dtype)
+    ops.block_attention(q, k, v, k_cache.to(dtype), v_cache.to(dtype), table, rows, out=out)
+    assert_close(out, expected)
