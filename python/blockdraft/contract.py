@@ -46,9 +46,10 @@ class Check:
                       str(t.dtype).removeprefix("torch."), TypeError)
         self.device = self.device or t.device
         self.need(t.device == self.device, name, f"device {self.device}", t.device)
-        sizes = [self._size(word, got) for word, got in zip(shape.split(), t.shape)]
-        if t.dim() != len(shape.split()) or tuple(t.shape) != tuple(sizes):
-            known = " ".join(str(self.dims.get(word, word)) for word in shape.split())
+        words = shape.split()
+        sizes = [self._size(word, got) for word, got in zip(words, t.shape)] if t.dim() == len(words) else None
+        if sizes != list(t.shape):
+            known = " ".join(str(self.dims.get(word, word)) for word in words)
             self.fail(name, f"shape [{shape}]" + (f" = [{known}]" if known != shape else ""), list(t.shape))
         inner = t.is_contiguous() if contiguous else t.dim() == 0 or t.shape[-1] <= 1 or t.stride(-1) == 1
         self.need(inner, name, "contiguous memory" if contiguous else "a contiguous last dimension", f"strides {t.stride()}")

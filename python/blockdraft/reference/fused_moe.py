@@ -8,15 +8,14 @@ from .moe_dispatch import moe_dispatch
 
 def fused_moe(x, experts, weights, gate_up, down, skip_prob=None, skip: str = "zero"):
     """y [T,H] in fp32: sum over the row's k choices of weight * down(silu(gate) * up); a skipped row is 0 or x * skip_prob."""
-    pairs = experts.reshape(len(x), -1)
-    order, offsets = moe_dispatch(pairs, len(gate_up))
+    order, offsets = moe_dispatch(experts, len(gate_up))
     order, bounds, weights = order.long(), offsets.tolist(), weights.reshape(-1)
     y = torch.zeros_like(x, dtype=torch.float32)
     for e in range(len(gate_up)):
         pair = order[bounds[e] : bounds[e + 1]]
         if len(pair) == 0:
             continue
-        token = pair // pairs.shape[1]
+        token = pair // experts.shape[1]
         gate, up = F.linear(x[token].float(), gate_up[e].float()).chunk(2, -1)
         out = F.linear(F.silu(gate) * up, down[e].float())
         y = y.index_add(0, token, out * weights[pair, None].float())

@@ -27,7 +27,7 @@ def law(logits, banned, temperature, top_k=None, top_p=None):
 
 
 def _truncate(p, x, top_k, top_p):
-    order = x.sort(-1, descending=True, stable=True).indices
+    order = x.sort(dim=-1, descending=True, stable=True).indices
     ranked = p.gather(-1, order)
     keep = torch.ones_like(ranked, dtype=torch.bool)
     if top_k is not None:

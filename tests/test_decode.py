@@ -1,0 +1,146 @@
+"""Greedy block decoding emits the autoregressive tokens, for random weights and for the shipped model; stops, limits."""
+
+import pytest
+import torch
+
+from blockdraft import BlockDecoder, BlockLayout, Request
+from blockdraft.data import TINY
+from blockdraft.models.config import ZayaConfig
+from blockdraft.models.weights import assemble, shapes
+from blockdraft.models.zaya import ZayaModel
+
+PRESETS = {"tidar": BlockLayout.tidar, "zyphra": BlockLayout.zyphra}
+
+
+def random_model(seed=0, **changes):
+    """Every tensor random; few tokens, so that some drafts are accepted."""
+    config = ZayaConfig(**{**dict(vocab_size=9, hidden_size=32, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=1,
+                                  head_dim=8, moe_intermediate_size=16, num_experts=3, router_hidden_size=8,
+                                  max_position_embeddings=2048, mask_token_id=8, sliding_window=40,
+                                  layer_types=["hybrid", "hybrid_sliding"]), **changes})
+    generator = torch.Generator().manual_seed(seed)
+    tensors = {}
+    for name, shape in shapes(config).items():
+        noise = torch.randn(shape, generator=generator)
+        centred = name.endswith(("norm.weight", "layernorm.weight", "_scale", "temp"))
+        tensors[name] = 1 + 0.2 * noise if centred else noise * (0.1 if len(shape) == 1 else 2 * noise[0].numel() ** -0.5)
+    return ZayaModel(config, assemble(config, tensors))
+
+
+def requests(vocab, count, length, seed=0, **options):
+    generator = torch.Generator().manual_seed(seed)
+    return [Request(torch.randint(vocab - 1, (n,), generator=generator).tolist(), length, seed=n, temperature=0.0, **options)
+            for n in [9, 1, 30, 17, 2][:count]]
+
+
+def same_as_autoregressive(model, layout, work, **options):
+    ours = BlockDecoder(model, layout, **options).generate(work)
+    plain = BlockDecoder(model, BlockLayout.autoregressive()).generate(work)
+    for a, b in zip(ours, plain):
+        assert a.tokens == b.tokens and a.reason == b.reason
+        assert max(abs(x - y) for x, y in zip(a.logprobs, b.logprobs)) < 1e-4
+    return ours
+
+
+@pytest.mark.parametrize("P", [0, 1, 3])
+@pytest.mark.parametrize("preset", PRESETS)
+def test_greedy_equals_autoregressive_for_random_weights(preset, P):
+    same_as_autoregressive(random_model(), PRESETS[preset](16, P=P), requests(9, 5, 60))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("count", [1, 5])
+@pytest.mark.parametrize("P", [0, 1, 3, None])
+@pytest.mark.parametrize("preset", PRESETS)
+def test_greedy_equals_autoregressive_for_random_weights_at_length(preset, P, count):
+    same_as_autoregressive(random_model(1), PRESETS[preset](16, P=P), requests(9, count, 210))
+
+
+@pytest.fixture(scope="module")
+def tiny():
+    return ZayaModel.load(TINY, torch.float32)
+
+
+def prompts(count, length, **options):
+    import textwrap
+
+    source = open(textwrap.__file__, "rb").read()
+    return [Request(list(source[start : start + 40 + 13 * i]), length, temperature=0.0, **options)
+            for i, start in enumerate([700, 1900, 3100, 5200, 8000][:count])]
+
+
+@pytest.mark.parametrize("P", [3, None])
+def test_greedy_equals_autoregressive_for_the_tiny_model(tiny, P):
+    done = same_as_autoregressive(tiny, BlockLayout.tidar(16, P=P), prompts(2, 200))
+    assert sum(c.tokens_per_forward for c in done) / len(done) > 1.5
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("count", [1, 5])
+@pytest.mark.parametrize("P", [0, 1, 3, None])
+@pytest.mark.parametrize("preset", PRESETS)
+def test_greedy_equals_autoregressive_for_the_tiny_model_at_length(tiny, preset, P, count):
+    same_as_autoregressive(tiny, PRESETS[preset](16, P=P), prompts(count, 240))
+
+
+@pytest.mark.parametrize("options", [dict(mode="block"), dict(mode="greedy"), dict(law="greedy"), dict(branches="planned")])
+def test_greedy_requests_in_every_mode(tiny, options):
+    same_as_autoregressive(tiny, BlockLayout.tidar(16, P=2), prompts(2, 40), **options)
+
+
+def test_stop_inside_a_block(tiny):
+    free = BlockDecoder(tiny, BlockLayout.tidar(16, P=4)).generate(prompts(3, 60))
+    newline = 10
+    stopped = same_as_autoregressive(tiny, BlockLayout.tidar(16, P=4), prompts(3, 60, stop=(newline,)))
+    inside = 0
+    for whole, cut in zip(free, stopped):
+        if newline in whole.tokens:
+            at = whole.tokens.index(newline) + 1
+            assert cut.tokens == whole.tokens[:at] and cut.reason == "stop"
+            inside += sum(cut.committed) > at
+        else:
+            assert cut.tokens == whole.tokens and cut.reason == "length"
+    assert any(c.reason == "stop" for c in stopped) and inside
+
+
+def test_a_sampled_request_does_not_depend_on_its_company(tiny):
+    work = [Request(r.prompt, 50, seed=i, temperature=0.9, draft_temperature=0.7) for i, r in enumerate(prompts(3, 50))]
+    decoder = BlockDecoder(tiny, BlockLayout.tidar(16, P=3), mode="block")
+    together = decoder.generate(work)
+    assert decoder.generate(work[::-1])[::-1] == together
+    for request, expected in zip(work, together):
+        assert decoder.generate([request])[0].tokens == expected.tokens
+
+
+def test_limits_and_single_tokens(tiny):
+    for limit in (1, 2, 3, 17):
+        for c in BlockDecoder(tiny, BlockLayout.zyphra(16, P=3)).generate(
+                [Request(prompts(1, 1)[0].prompt, limit, temperature=0.0), Request([10], limit, seed=3)]):
+            assert len(c.tokens) == len(c.logprobs) == limit and c.reason == "length"
+            assert sum(c.committed) == limit
+
+
+def test_mixed_logits_accept_more(tiny):
+    def mean(mix):
+        work = [Request(r.prompt, 80, seed=5, temperature=1.0, mix=mix) for r in prompts(3, 80)]
+        done = BlockDecoder(tiny, BlockLayout.tidar(16, P=4)).generate(work)
+        return sum(c.tokens_per_forward for c in done)
+
+    assert mean(0.3) > mean(1.0)
+
+
+def test_invalid_logits_end_a_request_and_leave_the_others(tiny):
+    class Broken:
+        def __getattr__(self, name):
+            return getattr(tiny, name)
+
+        def logits(self, hidden):
+            out = tiny.logits(hidden)
+            out[1] = torch.nan
+            return out
+
+    work = prompts(3, 20)
+    done = BlockDecoder(Broken(), BlockLayout.tidar(16, P=2)).generate(work)
+    assert [c.reason for c in done] == ["length", "invalid", "length"] and done[1].tokens == []
+    fine = BlockDecoder(tiny, BlockLayout.tidar(16, P=2)).generate(work)
+    assert done[0] == fine[0] and done[2] == fine[2]

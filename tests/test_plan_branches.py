@@ -1,0 +1,49 @@
+"""Planned branches equal the best of all branch sets, found by trying each."""
+
+import itertools
+
+import pytest
+import torch
+
+from blockdraft import ops
+
+
+def value(branches, accept, offset, D, K):
+    """Expected drafts accepted in the pass after the next, if it is drafted from `branches`."""
+    M, total = len(offset), 0.0
+    for a in range(D + 1):
+        chance = 1.0
+        for i in range(a):
+            chance *= accept[i]
+        if a < D:
+            chance *= 1 - accept[a]
+        fits = [c for c in branches if c <= a + 1]
+        if not fits:
+            continue
+        shift = a + 1 - max(fits)
+        run, gain = 1.0, 0.0
+        for m in range(shift + 1, shift + 1 + min(max(M - 1 - shift, 0), K)):
+            run *= offset[m]
+            gain += run
+        total += chance * gain
+    return total
+
+
+@pytest.mark.parametrize("K, M, P", [(4, 5, 1), (4, 5, 2), (5, 6, 3), (3, 4, 4), (4, 3, 2), (3, 6, 5), (0, 4, 2)])
+def test_equals_brute_force(K, M, P):
+    generator = torch.Generator().manual_seed(K * 100 + M * 10 + P)
+    accept, offset = torch.rand(20, K, generator=generator), torch.rand(M, generator=generator)
+    length = torch.randint(-1, K + 1, (20,), generator=generator).int()
+    plan = ops.plan_branches(accept, offset, P, length)
+    assert plan.shape == (20, P)
+    for b in range(20):
+        D = int(length[b])
+        chosen = [c for c in plan[b].tolist() if c > 0]
+        assert chosen == sorted(set(chosen)) and all(c <= D + 1 for c in chosen)
+        best = max(value(s, accept[b].double().tolist(), offset.double().tolist(), D, K)
+                   for r in range(min(P, D + 1) + 1) for s in itertools.combinations(range(1, D + 2), r)) if D >= 0 else 0.0
+        assert abs(value(chosen, accept[b].double().tolist(), offset.double().tolist(), D, K) - best) < 1e-9
+
+
+def test_no_proposals():
+    assert ops.plan_branches(torch.rand(3, 4), torch.rand(5), 0, torch.zeros(3).int()).shape == (3, 0)
