@@ -63,9 +63,13 @@ class Check:
     def choice(self, name: str, value, choices) -> None:
         self.need(value in choices, name, " or ".join(map(repr, choices)), repr(value))
 
+    @staticmethod
+    def readable(t: torch.Tensor) -> bool:
+        """Whether values may be looked at: no device synchronisation (see `env.check_values`), and not while compiling."""
+        return not torch.compiler.is_compiling() and (t.device.type == "cpu" or env.check_values())
+
     def values(self, name: str, t, ok, expected: str) -> None:
-        """Check the values of a tensor, where that costs no device synchronisation (see `env.check_values`)."""
-        if t is None or t.numel() == 0 or not (t.device.type == "cpu" or env.check_values()):
+        if t is None or t.numel() == 0 or not self.readable(t):
             return
         good = ok(t)
         if not bool(good.all()):
@@ -81,7 +85,7 @@ class Check:
         self.tensor("rows.branch", rows.branch, "B P", I32)
         self.need(rows.mask_rows >= 1, "rows.mask_rows", "at least 1", rows.mask_rows)
         cu, masks = rows.cu_rows, rows.branch.shape[1] * rows.mask_rows
-        if cu.device.type == "cpu" or env.check_values():
+        if self.readable(cu):
             self.need(int(cu[0]) == 0 and int(cu[-1]) == total, "rows.cu_rows", f"0 .. T = {total}", cu.tolist())
         verify = cu.diff() - masks
         self.values("rows.cu_rows", cu.diff(), lambda t: (t >= masks) & (t <= rows.max_rows),
@@ -105,7 +109,7 @@ class Check:
         self.tensor("block_table", block_table, "B max_pages", I32)
         page = self.dims["page"]
         self.need(page >= 8 and page & (page - 1) == 0, "k_cache", "pages of a power of two >= 8 tokens", page)
-        if block_table.device.type == "cpu" or env.check_values():
+        if self.readable(block_table):
             tokens = rows.prefix_lens.long() + (rows.draft_len + 1 if stores else 0)
             used = -(-tokens // page)
             self.need(int(used.max()) <= block_table.shape[1], "block_table",

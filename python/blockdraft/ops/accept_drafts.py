@@ -8,20 +8,20 @@ from ..registry import Op
 _SAMPLING = "Tensor {0}_temperature, Tensor? {0}_top_k, Tensor? {0}_top_p"
 _OP = Op("accept_drafts", "(Tensor target_logits, Tensor draft_tokens, Tensor? draft_logits, Tensor? draft_lse, "
          "Tensor draft_len, Tensor branch, int mask_rows, Tensor seed, Tensor position, Tensor? uniforms, "
-         f"{_SAMPLING.format('target')}, {_SAMPLING.format('drafter')}, Tensor? mix, bool dirac, str mode, "
+         f"{_SAMPLING.format('target')}, {_SAMPLING.format('drafter')}, Tensor? mix, bool dirac, str rule, "
          "int num_valid_vocab, int mask_token, Tensor? remaining, Tensor(a!) accepted, Tensor(b!) next_token, "
          "Tensor(c!) proposal, Tensor(d!) shift, Tensor(e!) next_draft_len, Tensor(f!) status, "
          "Tensor(g!)? target_logprob) -> ()")
 
 
 def _reference(target_logits, draft_tokens, draft_logits, draft_lse, draft_len, branch, mask_rows, seed, position, uniforms,
-               t0, t1, t2, d0, d1, d2, mix, dirac, mode, num_valid_vocab, mask_token, remaining, *outputs):
+               t0, t1, t2, d0, d1, d2, mix, dirac, rule, num_valid_vocab, mask_token, remaining, *outputs):
     if uniforms is None:
         K = draft_tokens.shape[1]
         uniforms = torch.cat([rng.uniform(seed, position, K, rng.ACCEPT), rng.uniform(seed, position, 1, rng.DRAW)], 1)
     result = reference.accept_drafts(
         target_logits, draft_tokens, draft_len, branch, mask_rows, uniforms.double(), Sampling(t0, t1, t2),
-        Sampling(d0, d1, d2), mix, draft_logits, dirac, mode, num_valid_vocab, mask_token, remaining,
+        Sampling(d0, d1, d2), mix, draft_logits, dirac, rule, num_valid_vocab, mask_token, remaining,
         with_logprob=outputs[-1] is not None)
     for output, value in zip(outputs, result):
         if output is not None:

@@ -1,0 +1,28 @@
+"""The command `blockdraft`. Heavy imports wait until a command runs."""
+
+import click
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120})
+@click.version_option(package_name="blockdraft")
+def main():
+    """Block-diffusion decoding kernels: demo, environment, benchmarks and roofline."""
+
+
+@main.command()
+@click.option("--tokens", default=400, show_default=True, help="Bytes to complete.")
+@click.option("--prompts", default=4, show_default=True, help="Places in the held-out file to complete from (1..8).")
+@click.option("--threads", default=0, help="CPU threads; 0: torch's choice.")
+def demo(tokens, prompts, threads):
+    """Complete a held-out file with the shipped byte-level ZAYA: autoregressively and by block diffusion."""
+    from .demo import run
+
+    run(tokens, prompts, threads)
+
+
+@main.command()
+def info():
+    """Versions, devices, and each op's backends with the reason why one cannot run."""
+    from .info import show
+
+    show()

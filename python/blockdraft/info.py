@@ -1,0 +1,28 @@
+"""What `blockdraft info` prints."""
+
+import importlib.util
+import platform
+
+import torch
+from rich.console import Console
+from rich.table import Table
+
+from . import __version__, ops, registry  # noqa: F401  (importing ops registers them)
+
+
+def devices() -> str:
+    if not torch.cuda.is_available():
+        return "CPU only"
+    return ", ".join(torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count()))
+
+
+def show() -> None:
+    console = Console(highlight=False)
+    probe = "built" if importlib.util.find_spec("blockdraft._probe") else "not built: no C++ compiler at install time"
+    for name, value in (("blockdraft", __version__), ("python", platform.python_version()), ("torch", torch.__version__),
+                        ("device", devices()), ("CPU threads", torch.get_num_threads()), ("native probes", probe)):
+        console.print(f"{name:<14} {value}")
+    table = Table("op", *registry.ORDER)
+    for name, op in sorted(registry.OPS.items()):
+        table.add_row(name, *("yes" if backend in op.backends else "not in this version" for backend in registry.ORDER))
+    console.print(table)
