@@ -88,28 +88,25 @@ def test_greedy_requests_in_every_mode(tiny, options):
     same_as_autoregressive(tiny, BlockLayout.tidar(16, P=2), prompts(2, 40), **options)
 
 
-def test_stop_inside_a_block(tiny):
-    free = BlockDecoder(tiny, BlockLayout.tidar(16, P=4)).generate(prompts(3, 60))
-    newline = 10
-    stopped = same_as_autoregressive(tiny, BlockLayout.tidar(16, P=4), prompts(3, 60, stop=(newline,)))
+@pytest.mark.parametrize("stop", [(ord("e"), ord("t")), (ord(" "), ord("s")), tuple(b"aiou")])
+def test_stop_inside_a_block(tiny, stop):
+    layout = BlockLayout.tidar(16)
+    free = BlockDecoder(tiny, layout).generate(prompts(5, 50))
+    stopped = same_as_autoregressive(tiny, layout, prompts(5, 50, stop=stop))
     inside = 0
     for whole, cut in zip(free, stopped):
-        if newline in whole.tokens:
-            at = whole.tokens.index(newline) + 1
-            assert cut.tokens == whole.tokens[:at] and cut.reason == "stop"
-            inside += sum(cut.committed) > at
-        else:
-            assert cut.tokens == whole.tokens and cut.reason == "length"
-    assert any(c.reason == "stop" for c in stopped) and inside
+        at = min((whole.tokens.index(t) + 1 for t in stop if t in whole.tokens), default=None)
+        assert cut.tokens == whole.tokens[:at] and cut.reason == ("length" if at is None else "stop")
+        inside += at is not None and sum(cut.committed) > at
+    assert inside, "no stop token was followed by others of its block: the case is not exercised"
 
 
 def test_a_sampled_request_does_not_depend_on_its_company(tiny):
     work = [Request(r.prompt, 50, seed=i, temperature=0.9, draft_temperature=0.7) for i, r in enumerate(prompts(3, 50))]
     decoder = BlockDecoder(tiny, BlockLayout.tidar(16, P=3), mode="block")
-    together = decoder.generate(work)
-    assert decoder.generate(work[::-1])[::-1] == together
-    for request, expected in zip(work, together):
-        assert decoder.generate([request])[0].tokens == expected.tokens
+    together = [c.tokens for c in decoder.generate(work)]
+    assert [c.tokens for c in decoder.generate(work[::-1])][::-1] == together
+    assert [decoder.generate([request])[0].tokens for request in work] == together
 
 
 def test_limits_and_single_tokens(tiny):
@@ -143,4 +140,4 @@ def test_invalid_logits_end_a_request_and_leave_the_others(tiny):
     done = BlockDecoder(Broken(), BlockLayout.tidar(16, P=2)).generate(work)
     assert [c.reason for c in done] == ["length", "invalid", "length"] and done[1].tokens == []
     fine = BlockDecoder(tiny, BlockLayout.tidar(16, P=2)).generate(work)
-    assert done[0] == fine[0] and done[2] == fine[2]
+    assert [c.tokens for c in done[::2]] == [c.tokens for c in fine[::2]]
