@@ -7,7 +7,8 @@ import torch
 
 from blockdraft import ops
 from blockdraft.layout import Rows
-from blockdraft.models.weights import shapes
+from blockdraft.models.config import ZayaConfig as OurConfig
+from blockdraft.models.weights import assemble, shapes
 from blockdraft.models.zaya import ZayaModel
 
 transformers = pytest.importorskip("transformers", reason="transformers is the oracle of this file")
@@ -155,3 +156,20 @@ def test_router_and_experts_equal_transformers(tmp_path):
     assert relative(y, expected) < 1e-5
     kept = ops.fused_moe(hidden[0], ours[1][:, None], ours[0][:, None], layer.gate_up, layer.down, ours[2], skip="identity")
     assert relative(kept, expected + hidden[0] * ours[2][:, None]) < 1e-5
+
+
+RELEASED = {
+    "ZAYA1-8B": {},
+    "ZAYA1-74B-preview": dict(hidden_size=4096, num_hidden_layers=60, num_attention_heads=16, num_experts=24,
+                              moe_intermediate_size=4096, layer_types=["hybrid", "hybrid_sliding"] * 30, sliding_window=4097),
+}
+
+
+@pytest.mark.parametrize("name", RELEASED)
+def test_tensor_names_and_shapes_of_the_released_models(name):
+    with torch.device("meta"):
+        hf = ZayaForCausalLM(ZayaConfig(**RELEASED[name]))
+    ours = shapes(OurConfig(**RELEASED[name]))
+    theirs = {key: tuple(t.shape) for key, t in hf.state_dict().items() if key != "lm_head.weight"}
+    assert ours == theirs
+    assemble(OurConfig(**RELEASED[name]), {key: t for key, t in hf.state_dict().items()})
