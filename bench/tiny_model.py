@@ -45,10 +45,12 @@ def corpus() -> list[bytes]:
 
 
 def initial(config: ZayaConfig, generator) -> dict[str, torch.Tensor]:
-    """Scaled normal matrices, unit scales and temperatures; the skip expert starts as free to choose as the others."""
+    """Scaled normal matrices, unit scales and temperatures."""
     tensors = {}
     for name, shape in shapes(config).items():
-        if name.endswith(("bias", "biases")):
+        if name.endswith("balancing_biases"):
+            tensors[name] = torch.full(shape, -1.0)  # skip as free to choose as the others; transformers resets it to -1
+        elif name.endswith("bias"):
             tensors[name] = torch.zeros(shape)
         elif name.endswith(("norm.weight", "layernorm.weight", "_scale", "temp")):
             tensors[name] = torch.ones(shape)

@@ -16,6 +16,8 @@ _LAZY = {
     "Sampling": "contract",
 }
 
+__all__ = list(_LAZY)
+
 
 def __getattr__(name):
     if name in _LAZY:

@@ -2,6 +2,8 @@
 
 import click
 
+from .bench.command import bench, measure_command
+
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120})
 @click.version_option(package_name="blockdraft")
@@ -26,3 +28,12 @@ def info():
     from .info import show
 
     show()
+
+
+@main.group()
+def roofline():
+    """How many draft blocks a device can afford, and why."""
+
+
+main.add_command(bench)
+roofline.add_command(measure_command)

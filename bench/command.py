@@ -1,0 +1,159 @@
+"""`blockdraft bench ...` and `blockdraft roofline measure`."""
+
+import json
+import sys
+from pathlib import Path
+
+import click
+
+from .results import OPS
+
+
+@click.group(invoke_without_command=True)
+@click.pass_context
+def bench(context):
+    """Time blockdraft's ops and their peers on the same inputs, against this machine's limits (no subcommand: all)."""
+    if context.invoked_subcommand is None:
+        context.invoke(bench.commands["all"])
+
+
+def _rows_command(op: str) -> click.Command:
+    @click.command(op, help=f"Time {'every op' if op == 'all' else op}.")
+    @click.option("--quick", is_flag=True, help="One small case of each op, for function rather than for figures.")
+    @click.option("--dtype", type=click.Choice(["bfloat16", "float16", "float32"]), multiple=True,
+                  help="May be repeated. [default: bfloat16 and float32; quick: float32]")
+    @click.option("--threads", type=click.IntRange(1), help="CPU threads. [default: torch's choice]")
+    @click.option("--impl", help="Of blockdraft's implementations only this one (peers stay).")
+    @click.option("--device", type=click.Choice(["cpu", "cuda"]), default="cpu", show_default=True, help="cuda is ROCm's name, too.")
+    @click.option("--json", "path", type=click.Path(dir_okay=False, path_type=Path), help="Write the results (schema 1).")
+    def command(quick, dtype, threads, impl, device, path):
+        _run(op, quick, list(dtype), threads, impl, device, path)
+    return command
+
+
+for _op in (*OPS, "all"):
+    bench.add_command(_rows_command(_op))
+
+
+def _run(op, quick, dtypes, threads, impl, device, path):
+    import torch
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+    from . import limits, measure, results
+    from .rows import DTYPES, all_rows
+
+    if device == "cuda" and not torch.cuda.is_available():
+        raise click.UsageError("--device: expected a device that torch sees, got cuda on a machine without one")
+    if threads:
+        torch.set_num_threads(threads)
+    dtypes = dtypes or (["float32"] if quick else ["bfloat16", "float32"])
+    console = Console(highlight=False, stderr=True)
+    builders = all_rows(op, dtypes, quick, device)
+    columns = (TextColumn("{task.description:<44}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress, torch.inference_mode():
+        task = progress.add_task("limits of this machine", total=len(builders) + 1)
+
+        def on_row(label):
+            progress.update(task, advance=1, description=label)
+            if not console.is_terminal:
+                console.print(label)
+
+        ceiling = limits.of_cpu(torch.get_num_threads()) if device == "cpu" else limits.of_gpu(DTYPES[dtypes[0]])
+        rows = measure.run(builders, ceiling, only=impl, device=device, seconds=0.3 if quick else 2.0, on_row=on_row)
+    data = {"schema": 1, "machine": results.machine(device), "limits": ceiling.to_json(), "rows": rows}
+    if path:
+        results.save(path, data)
+    show(data)
+    failed = measure.failures(rows)
+    if failed:
+        sys.exit(f"{len(failed)} rows failed their check")
+
+
+def show(data: dict) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    console, limits = Console(highlight=False), data["limits"]
+    console.print(f"{data['machine']['device']}, {limits['threads']} threads: read {limits['read_bytes_per_s'] / 1e9:.1f} GB/s, "
+                  f"multiply-add {limits['flops_per_s'] / 1e9:.0f} Gflop/s, exp {limits['exps_per_s'] / 1e9:.2f} G/s", soft_wrap=True)
+    table = Table("implementation", box=None, pad_edge=False)
+    for name in ("ms", "± mad", "of limit", "vs best peer", "convert ms"):
+        table.add_column(name, justify="right")
+    last = None
+    for row in data["rows"]:
+        this = f"{row['op']}  {row['case']}  {row['dtype']}"
+        if this != last:
+            table.add_row(*[""] * (last is not None))
+            table.add_row(f"[bold]{this}[/bold]")
+        last = this
+        name = f"  {row['impl']}" if row["is_peer"] else f"[bold]* {row['impl']}[/bold]"
+        if row["ms"] is None:
+            table.add_row(name, "cannot run" if row["is_peer"] else "FAILED")
+            continue
+        ratio = f"{row['vs_best_peer']:.2f}x" if row["vs_best_peer"] else ""
+        convert = f"{row['prepare_ms']:.0f}" if row["prepare_ms"] is not None else ""
+        table.add_row(name, f"{row['ms']:.3f}", f"{row['mad']:.3f}", f"{row['of_limit']:.2f}", ratio, convert)
+    console.print(table)
+    console.print("* blockdraft. of limit: limit time / ms. vs best peer: ms of the fastest peer / ms, above 1 is faster.")
+    for row in data["rows"]:
+        if row["error"]:
+            console.print(f"{row['op']} {row['case']} {row['dtype']} {row['impl']}: {row['error']}", soft_wrap=True, markup=False)
+
+
+@bench.command()
+@click.argument("base", type=click.Path(exists=True, dir_okay=False))
+@click.argument("head", type=click.Path(exists=True, dir_okay=False))
+def compare(base, head):
+    """Exit 1 if a row of HEAD is slower than in BASE: 10 % + 0.02 ms + 4 MAD, after the drift of the peers."""
+    from rich.console import Console
+    from rich.table import Table
+
+    from . import compare as policy
+    from . import results
+
+    try:
+        before, after = results.load(base), results.load(head)
+    except ValueError as error:
+        raise click.UsageError(str(error)) from error
+    verdicts = policy.compare(before, after)
+    table = Table("op", "case", "dtype", "implementation", "base ms", "head ms", "allowed", "", box=None, pad_edge=False)
+    for v in verdicts:
+        numbers = [f"{x:.3f}" if x is not None else "-" for x in (v.base, v.head, v.allowed)]
+        table.add_row(v.row[0], v.row[1], v.row[2], v.row[4], *numbers, f"REGRESSED: {v.why}" if v.regressed else "ok")
+    console = Console(highlight=False)
+    console.print(f"drift of the peers, divided out of head: {policy.drift(before, after):.3f}")
+    console.print(table)
+    slower = sum(v.regressed for v in verdicts)
+    console.print(f"{slower} of {len(verdicts)} rows regressed")
+    sys.exit(1 if slower else 0)
+
+
+@bench.command("plot")
+@click.argument("file", type=click.Path(exists=True, dir_okay=False))
+@click.option("--out", type=click.Path(file_okay=False, path_type=Path), default=Path("."), help="Folder for the PNGs.")
+def plot_command(file, out):
+    """Ratio bars, and the rows on the roofline, as PNGs."""
+    from . import plots, results
+
+    for path in plots.plot(results.load(file), out):
+        click.echo(path)
+
+
+@click.command("measure")
+@click.option("--threads", type=click.IntRange(1), help="Only this many threads. [default: 1 and all]")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def measure_command(threads, as_json):
+    """Measure this CPU's ceilings: memory read bandwidth, fp32 multiply-add rate, exponential rate."""
+    import os
+
+    from . import limits
+
+    counts = [threads] if threads else sorted({1, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()})
+    found = [limits.of_cpu(n) for n in counts]
+    if as_json:
+        click.echo(json.dumps([limit.to_json() for limit in found], indent=1))
+        return
+    click.echo("threads  read GB/s  multiply-add Gflop/s  exp G/s")
+    for limit in found:
+        click.echo(f"{limit.threads:7}  {limit.read_bytes_per_s / 1e9:9.1f}  {limit.flops_per_s / 1e9:20.1f}  {limit.exps_per_s / 1e9:7.2f}")

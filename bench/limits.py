@@ -1,0 +1,48 @@
+"""Ceilings of the machine, measured in the same run as the rows that they judge."""
+
+from dataclasses import asdict, dataclass
+
+from blockdraft.roofline.costs import Cost
+
+
+@dataclass(frozen=True)
+class Limits:
+    """Rates: bytes per second of reading main memory, multiply-add flops per second, exponentials per second (0: free)."""
+
+    threads: int
+    read_bytes_per_s: float
+    flops_per_s: float
+    exps_per_s: float
+
+    def milliseconds(self, cost: Cost) -> float:
+        """The time that no implementation can beat: memory and arithmetic overlap perfectly; on a CPU exponentials share
+        the vector units with multiply-adds."""
+        arithmetic = cost.flops / self.flops_per_s + (cost.exps / self.exps_per_s if self.exps_per_s else 0.0)
+        return 1e3 * max(cost.bytes / self.read_bytes_per_s, arithmetic)
+
+    def to_json(self) -> dict:
+        return asdict(self)
+
+
+def of_cpu(threads: int, seconds: float = 0.3, tries: int = 5) -> Limits:
+    """The best of a few tries of each probe: a ceiling is not an average."""
+    try:
+        from blockdraft import _probe
+    except ImportError as error:
+        raise RuntimeError("the CPU probes were not built; install blockdraft where there is a C++ compiler") from error
+    return Limits(threads, *(max(probe(threads, seconds) for _ in range(tries))
+                             for probe in (_probe.read_bandwidth, _probe.fma_peak, _probe.exp_peak)))
+
+
+def of_gpu(dtype) -> Limits:
+    """Copy bandwidth over 2 GiB and the rate of a large matrix product."""
+    import torch
+
+    from .timing import median_and_mad, on_gpu
+
+    source = torch.empty(1 << 30, dtype=torch.uint8, device="cuda")
+    target = torch.empty_like(source)
+    copy, _ = median_and_mad(on_gpu([lambda: target.copy_(source)]))
+    a, b = (torch.randn(8192, 8192, dtype=dtype, device="cuda") for _ in range(2))
+    product, _ = median_and_mad(on_gpu([lambda: a @ b]))
+    return Limits(0, 2 * source.numel() / copy * 1e3, 2 * 8192**3 / product * 1e3, 0.0)

@@ -1,0 +1,57 @@
+"""A row of the benchmark: one case of one op, its implementations and peers on the same inputs, and its check."""
+
+from dataclasses import dataclass, field
+from typing import Any, Callable
+
+import torch
+
+from blockdraft.roofline.costs import Cost
+
+DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torch.float32}
+
+
+@dataclass
+class Implementation:
+    """`prepare()` converts the row's inputs to what the implementation wants (timed apart) and returns the call to time."""
+
+    name: str
+    prepare: Callable[[], Callable[[], Any]]
+    is_peer: bool = True
+
+
+@dataclass
+class Row:
+    op: str
+    case: dict[str, Any]
+    dtype: str
+    cost: Cost
+    implementations: list[Implementation]
+    check: Callable[[Any], None]  # raises AssertionError if an implementation's result is wrong
+    seconds: float = field(default=2.0)  # time to spend on each implementation
+
+    @property
+    def label(self) -> str:
+        return " ".join(f"{key}={value}" for key, value in self.case.items())
+
+
+def own(name: str, call: Callable[[], Any]) -> Implementation:
+    """One of blockdraft's backends: nothing to convert."""
+    return Implementation(name, lambda: call, is_peer=False)
+
+
+def backends(op_name: str, call: Callable[[str], Any]) -> list[Implementation]:
+    """Every backend registered for an op; `call(backend)` runs it."""
+    from blockdraft import ops  # noqa: F401  (registers)
+    from blockdraft.registry import OPS
+
+    return [own(backend, lambda backend=backend: call(backend)) for backend in OPS[op_name].backends]
+
+
+def all_rows(op: str, dtypes: list[str], quick: bool, device: str = "cpu") -> list[Callable[[], Row]]:
+    """Builders of an op's rows (inputs are made only when a row's turn comes)."""
+    from . import accept, attention, cca, decode, moe
+
+    modules = {"attention": attention, "cca": cca, "moe": moe, "accept": accept, "decode": decode}
+    chosen = list(modules) if op == "all" else [op]
+    return [lambda module=modules[name], case=case, dtype=dtype: module.build(case, dtype, device)
+            for name in chosen for dtype in dtypes for case in modules[name].cases(quick)]

@@ -1,0 +1,66 @@
+"""How calls are timed: interleaved and repeated on the CPU, by graph replay and events on a GPU."""
+
+import statistics
+import time
+from typing import Callable
+
+import torch
+
+
+def median_and_mad(samples: list[float]) -> tuple[float, float]:
+    middle = statistics.median(samples)
+    return middle, statistics.median(abs(s - middle) for s in samples)
+
+
+def interleaved(calls: list[Callable], seconds: float, rounds: tuple[int, int] = (3, 50)) -> list[list[float]]:
+    """Milliseconds of each call, taken in turn (A B C A B C ...), so that a drift of the machine's speed meets all alike.
+
+    One warm-up each. About `seconds` are spent on each call, within `rounds` samples; a sample of a short call is the mean of
+    enough repetitions to last a few milliseconds.
+    """
+    repeats, expected = [], []
+    for call in calls:
+        call()
+        began = time.perf_counter()
+        call()
+        once = time.perf_counter() - began
+        repeats.append(max(1, min(1000, int(2e-3 / max(once, 1e-7)))))
+        expected.append(once * repeats[-1])
+    count = int(min(max(seconds * len(calls) / sum(expected), rounds[0]), rounds[1]))
+    samples = [[] for _ in calls]
+    for _ in range(count):
+        for own, call, repeat in zip(samples, calls, repeats):
+            began = time.perf_counter()
+            for _ in range(repeat):
+                call()
+            own.append((time.perf_counter() - began) / repeat * 1e3)
+    return samples
+
+
+def on_gpu(copies: list[Callable], rounds: int = 30) -> list[float]:
+    """Milliseconds of one call on a GPU. `copies` are the same call on different buffers, together larger than the last-level
+    cache, so that no call finds its inputs there. Graph replay where the call can be captured, else plain launches."""
+    for call in copies:
+        call()
+    torch.cuda.synchronize()
+    plays = [_captured(call) for call in copies]
+    samples = []
+    for i in range(rounds):
+        start, stop = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
+        start.record()
+        plays[i % len(plays)]()
+        stop.record()
+        stop.synchronize()
+        samples.append(start.elapsed_time(stop))
+    return samples
+
+
+def _captured(call: Callable) -> Callable:
+    graph = torch.cuda.CUDAGraph()
+    try:
+        with torch.cuda.graph(graph):
+            call()
+    except RuntimeError:  # synchronises or allocates: launch it as it is
+        torch.cuda.synchronize()
+        return call
+    return graph.replay
