@@ -95,7 +95,8 @@ def show(data: dict) -> None:
         convert = f"{row['prepare_ms']:.0f}" if row["prepare_ms"] is not None else ""
         table.add_row(name, f"{row['ms']:.3f}", f"{row['mad']:.3f}", f"{row['of_limit']:.2f}", ratio, convert)
     console.print(table)
-    console.print("* blockdraft. of limit: limit time / ms. vs best peer: ms of the fastest peer / ms, above 1 is faster.")
+    console.print("* blockdraft. of limit: limit time / ms. vs best peer: ms of the fastest peer / ms, above 1 is faster.",
+                  soft_wrap=True)
     for row in data["rows"]:
         if row["error"]:
             console.print(f"{row['op']} {row['case']} {row['dtype']} {row['impl']}: {row['error']}", soft_wrap=True, markup=False)
@@ -105,7 +106,7 @@ def show(data: dict) -> None:
 @click.argument("base", type=click.Path(exists=True, dir_okay=False))
 @click.argument("head", type=click.Path(exists=True, dir_okay=False))
 def compare(base, head):
-    """Exit 1 if a row of HEAD is slower than in BASE: 10 % + 0.02 ms + 4 MAD, after the drift of the peers."""
+    """Exit 1 if a row of HEAD is slower than in BASE: 10 % + 0.02 ms + 2 MAD, after the drift of the peers."""
     from rich.console import Console
     from rich.table import Table
 
@@ -117,12 +118,16 @@ def compare(base, head):
     except ValueError as error:
         raise click.UsageError(str(error)) from error
     verdicts = policy.compare(before, after)
-    table = Table("op", "case", "dtype", "implementation", "base ms", "head ms", "allowed", "", box=None, pad_edge=False)
-    for v in verdicts:
-        numbers = [f"{x:.3f}" if x is not None else "-" for x in (v.base, v.head, v.allowed)]
-        table.add_row(v.row[0], v.row[1], v.row[2], v.row[4], *numbers, f"REGRESSED: {v.why}" if v.regressed else "ok")
     console = Console(highlight=False)
     console.print(f"drift of the peers, divided out of head: {policy.drift(before, after):.3f}")
+    table = Table("row", box=None, pad_edge=False)
+    for name in ("base ms", "head ms", "allowed"):
+        table.add_column(name, justify="right")
+    table.add_column("")
+    for v in verdicts:
+        op, case, dtype, _, implementation = v.row
+        numbers = [f"{x:.3f}" if x is not None else "-" for x in (v.base, v.head, v.allowed)]
+        table.add_row(f"{op} {case} {dtype} [bold]{implementation}[/bold]", *numbers, f"REGRESSED: {v.why}" if v.regressed else "ok")
     console.print(table)
     slower = sum(v.regressed for v in verdicts)
     console.print(f"{slower} of {len(verdicts)} rows regressed")

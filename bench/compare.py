@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 from .results import key
 
-RELATIVE, ABSOLUTE, NOISE = 0.10, 0.02, 4.0  # share; milliseconds; median absolute deviations
+RELATIVE, ABSOLUTE, NOISE = 0.10, 0.02, 2.0  # share; milliseconds; median absolute deviations
 
 
 @dataclass(frozen=True)

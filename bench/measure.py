@@ -1,7 +1,7 @@
 """Check, then time: a row whose output disagrees with the reference is reported as failed and not timed."""
 
 import time
-from typing import Callable, Iterable
+from collections.abc import Callable, Iterable
 
 from .limits import Limits
 from .rows import Row

@@ -32,7 +32,8 @@ def _ratios(rows, data, path: Path) -> Path:
         for row in sorted(group, key=lambda r: r["ms"]):
             ratio = row["vs_best_peer"] or 0
             axes.barh(y, ratio, color="tab:gray" if row["is_peer"] else "tab:orange")
-            axes.text(ratio, y, f" {ratio:.2f}  ({row['ms']:.3g} ms)", fontsize=8, va="center")
+            axes.text(ratio, y, f" {ratio:.2f}  ({row['ms']:.4g} ms)", fontsize=8, va="center",
+                      bbox=dict(facecolor="white", edgecolor="none", pad=0.6))
             ticks.append(y)
             labels.append(row["impl"])
             y += 1

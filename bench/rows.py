@@ -1,7 +1,8 @@
 """A row of the benchmark: one case of one op, its implementations and peers on the same inputs, and its check."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, Callable
+from typing import Any
 
 import torch
 

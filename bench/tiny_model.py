@@ -21,7 +21,7 @@ import torch.nn.functional as F
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from blockdraft import reference
-from blockdraft.data import HELD_OUT, BYTE_EOS, BYTE_MASK, BYTE_VOCAB
+from blockdraft.data import BYTE_EOS, BYTE_MASK, BYTE_VOCAB, HELD_OUT
 from blockdraft.layout import BlockLayout, own_mask
 from blockdraft.models.config import ZayaConfig
 from blockdraft.models.weights import assemble, shapes

@@ -1,7 +1,7 @@
 """Ops and their backends. Each backend of each op is one torch operator, `blockdraft::<op>_<backend>`, of the op's schema."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Callable
 
 import torch
 
