@@ -1,5 +1,6 @@
 """Native parts of the build; everything declarative is in pyproject.toml. No network, no shell commands."""
 
+import glob
 import os
 import platform
 import shlex
@@ -30,9 +31,32 @@ def extensions() -> list:
         return []
     from pybind11.setup_helpers import Pybind11Extension
 
-    return [Pybind11Extension("blockdraft._probe", ["csrc/probe/probe.cpp"], cxx_std=17,
-                              extra_compile_args=["-O3", "-ffp-contract=fast", "-pthread", *cpu_flags()],
-                              extra_link_args=["-pthread"])]
+    flags = ["-O3", "-ffp-contract=fast", *cpu_flags()]
+    probe = Pybind11Extension("blockdraft._probe", ["csrc/probe/probe.cpp"], cxx_std=17,
+                              extra_compile_args=[*flags, "-pthread"], extra_link_args=["-pthread"])
+    return [probe, *torch_extensions(flags)]
 
 
-setup(ext_modules=extensions())
+def torch_extensions(flags: list[str]) -> list:
+    """The ops, against libtorch's stable ABI (2.10)."""
+    try:
+        from torch.utils.cpp_extension import CppExtension
+    except ImportError:
+        print("blockdraft: torch is not importable while building (use --no-build-isolation): installing without the C++ "
+              "ops; every op runs on its reference backend", file=sys.stderr)
+        return []
+    sources = sorted(glob.glob("csrc/*_host.cpp")) + ["csrc/bindings.cpp"]
+    return [CppExtension("blockdraft._ops", sources, define_macros=[("TORCH_TARGET_VERSION", "0x020a000000000000")],
+                         depends=glob.glob("csrc/**/*.h", recursive=True),
+                         extra_compile_args={"cxx": ["-std=c++20", "-fno-math-errno", *flags]})]
+
+
+def commands() -> dict:
+    try:
+        from torch.utils.cpp_extension import BuildExtension
+    except ImportError:
+        return {}
+    return {"build_ext": BuildExtension}
+
+
+setup(ext_modules=extensions(), cmdclass=commands())

@@ -24,10 +24,12 @@ class Op:
         self.name, self.schema, self.backends = name, schema, {}
         OPS[name] = self
 
-    def register(self, backend: str, function: Callable, unsupported: Callable[..., str | None] = lambda *args: None) -> None:
+    def register(self, backend: str, function: Callable | None, unsupported: Callable[..., str | None] = lambda *args: None) -> None:
+        """Add a backend. Without a function it is the C++ extension that implements the operator."""
         name = f"{self.name}_{backend}"
         _LIBRARY.define(name + self.schema)
-        _LIBRARY.impl(name, function, "CompositeExplicitAutograd")
+        if function is not None:
+            _LIBRARY.impl(name, function, "CompositeExplicitAutograd")
         torch.library.register_fake(f"blockdraft::{name}", lambda *args: None, lib=_LIBRARY)
         self.backends[backend] = Backend(getattr(torch.ops.blockdraft, name).default, unsupported)
 

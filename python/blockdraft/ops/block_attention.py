@@ -2,7 +2,7 @@ from .. import reference
 from ..contract import F32, Check
 from ..layout import Rows
 from ..registry import Op
-from . import _rows
+from . import _native, _rows
 
 _OP = Op("block_attention", "(Tensor q, Tensor k, Tensor v, Tensor? k_cache, Tensor? v_cache, Tensor? block_table, "
          f"{_rows.SCHEMA}, float scale, int window, Tensor(a!) out, Tensor(b!)? lse) -> ()")
@@ -16,6 +16,13 @@ def _reference(q, k, v, k_cache, v_cache, block_table, *rest):
         lse.copy_(result_lse)
 
 
+def _cpp_unsupported(q, k, v, *rest):
+    if q.shape[2] % 8:
+        return f"the head dim is a multiple of 8, not {q.shape[2]}"
+    return _native.unsupported(("cpu",), q)
+
+
+_OP.register("cpp", None, _cpp_unsupported)
 _OP.register("reference", _reference)
 
 
