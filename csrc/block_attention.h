@@ -61,7 +61,9 @@ class Attention {
  public:
   Attention(const AttentionShape& shape, const AttentionTensors<T>& tensors, const AttentionItem& item, float* memory)
       : shape_(shape), t_(tensors), item_(item), scratch_(memory, shape.head_dim),
-        group_(shape.query_heads / shape.kv_heads), panels_(panels_of(item.rows, group_)) {}
+        group_(shape.query_heads / shape.kv_heads), panels_(panels_of(item.rows, group_)), columns_(panels_) {
+    for (int p = 0; p < panels_; ++p) columns_[p] = columns(p);
+  }
 
   static int panels_of(int rows, int group) { return (rows * group + tile::kColumns - 1) / tile::kColumns; }
 
@@ -77,7 +79,7 @@ class Attention {
     }
     for (int p = 0; p < panels_; ++p) {
       const auto panel = scratch_.panel(p);
-      for (int c = 0; c < columns(p).count; ++c) emit(row_of(p, c), head_of(p, c), panel, c);
+      for (int c = 0; c < columns_[p].count; ++c) emit(row_of(p, c), head_of(p, c), panel, c);
     }
   }
 
@@ -106,7 +108,7 @@ class Attention {
   void stage_queries(int p) const {
     const auto panel = scratch_.panel(p);
     tile::begin(panel);
-    const int count = columns(p).count;
+    const int count = columns_[p].count;
     for (int c = 0; c < count; ++c) {
       const int64_t row = t_.cu_rows[item_.request] + row_of(p, c);
       tile::stage_column(panel, c, t_.q + row * t_.q_row + head_of(p, c) * t_.q_head, shape_.scale);
@@ -120,7 +122,7 @@ class Attention {
     if (shape_.window) {
       int lowest = INT32_MAX;
       for (int p = 0; p < panels_; ++p) {
-        const int floor = columns(p).lowest_floor;
+        const int floor = columns_[p].lowest_floor;
         lowest = floor < lowest ? floor : lowest;
       }
       if (lowest == INT32_MAX) return;
@@ -131,14 +133,20 @@ class Attention {
       const int64_t page = t_.block_table[request * t_.table_row + key / shape_.page];
       return cache + page * page_stride + (key % shape_.page) * slot_stride + item_.kv_head * head_stride;
     };
-    for (int key = start; key < item_.first_key + item_.keys; key += tile::kKeys) {
-      const int left = item_.first_key + item_.keys - key, count = left < tile::kKeys ? left : tile::kKeys;
-      tile::stage_rows(scratch_, scratch_.keys,
-                       [&](int i) { return cached(t_.k_cache, t_.k_page, t_.k_slot, t_.k_kv_head, key + i); }, count);
-      tile::stage_rows(scratch_, scratch_.values,
-                       [&](int i) { return cached(t_.v_cache, t_.v_page, t_.v_slot, t_.v_kv_head, key + i); }, count);
+    auto k_row = [&](int key) { return cached(t_.k_cache, t_.k_page, t_.k_slot, t_.k_kv_head, key); };
+    auto v_row = [&](int key) { return cached(t_.v_cache, t_.v_page, t_.v_slot, t_.v_kv_head, key); };
+    const int stop = item_.first_key + item_.keys;
+    for (int key = start; key < stop; key += tile::kKeys) {
+      const int count = stop - key < tile::kKeys ? stop - key : tile::kKeys, next = key + count;
+      const int ahead = stop - next < tile::kKeys ? stop - next : tile::kKeys;
+      tile::stage_rows(scratch_, scratch_.keys, [&](int i) { return k_row(key + i); }, count);
+      tile::stage_rows(scratch_, scratch_.values, [&](int i) { return v_row(key + i); }, count);
       for (int p = 0; p < panels_; ++p) {
-        const AttentionColumns own = columns(p);
+        for (int i = ahead * p / panels_; i < ahead * (p + 1) / panels_; ++i) {  // the next tile, a share with each panel
+          tile::prefetch(k_row(next + i), shape_.head_dim);
+          tile::prefetch(v_row(next + i), shape_.head_dim);
+        }
+        const AttentionColumns& own = columns_[p];
         if (own.limit == 0 || key + count - 1 <= own.lowest_floor) continue;
         const auto panel = scratch_.panel(p);
         tile::scores(panel, scratch_, count);
@@ -155,7 +163,7 @@ class Attention {
       const int n = count - start < tile::kKeys ? count - start : tile::kKeys;
       bool staged = false;
       for (int p = 0; p < panels_; ++p) {
-        const AttentionColumns own = columns(p);
+        const AttentionColumns& own = columns_[p];
         auto sees = [&](int i, int c) {
           const AttentionRow& row = own.row[c];
           const int key = start + i;
@@ -188,6 +196,7 @@ class Attention {
   AttentionItem item_;
   tile::Scratch scratch_;
   int group_, panels_;
+  tile::PerPanel<AttentionColumns> columns_;
 };
 
 }  // namespace blockdraft

@@ -2,10 +2,14 @@
 
 import pytest
 import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from blockdraft import BlockLayout, Rows, ops
+from blockdraft.registry import OPS
 from blockdraft.testing import assert_close, poisoned, random_pages, random_rows
 
+BACKENDS = list(OPS["block_attention"].backends)
 LAYOUTS = {"tidar": BlockLayout.tidar(16, P=4), "zyphra": BlockLayout.zyphra(16, P=3), "small": BlockLayout(2, 3, 3),
            "causal": BlockLayout(3, 4, 2, bidirectional=False), "dense": BlockLayout(4, 5, 5)}
 
@@ -57,14 +61,15 @@ def brute_force(q, k, v, rows, past_k, past_v, window, scale, layout):
     return out, lse
 
 
+@pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("window", [0, 1, 6])
 @pytest.mark.parametrize("name", LAYOUTS)
-def test_each_proposal_is_its_branch_run_alone(name, window):
+def test_each_proposal_is_its_branch_run_alone(name, window, backend):
     layout = LAYOUTS[name]
     generator = torch.Generator().manual_seed(window)
     q, k, v, k_cache, v_cache, table, rows, past_k, past_v = inputs(layout, [0, 5, 16, 1], generator)
     out, lse = poisoned(*q.shape, dtype=torch.float32), poisoned(*q.shape[:2], dtype=torch.float32)
-    ops.block_attention(q, k, v, k_cache, v_cache, table, rows, scale=0.3, window=window, out=out, lse=lse)
+    ops.block_attention(q, k, v, k_cache, v_cache, table, rows, scale=0.3, window=window, out=out, lse=lse, backend=backend)
     expected = brute_force(q, k, v, rows, past_k, past_v, window, 0.3, layout)
     assert_close(out, expected[0])
     assert_close(lse, expected[1], name="lse")
@@ -82,14 +87,93 @@ def test_chunks_equal_the_whole():
     assert_close(ops.block_attention(q[13:], k[13:], v[13:], k_cache, v_cache, table, rows), whole[13:])
 
 
+@pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-def test_half_precision_and_strided_rows(dtype):
+def test_half_precision_and_strided_rows(dtype, backend):
     generator = torch.Generator().manual_seed(3)
     q, k, v, k_cache, v_cache, table, rows, *_ = inputs(LAYOUTS["small"], [9, 3], generator)
     expected = ops.block_attention(q.to(dtype).float(), k.to(dtype).float(), v.to(dtype).float(), k_cache.to(dtype).float(),
-                                   v_cache.to(dtype).float(), table, rows)
+                                   v_cache.to(dtype).float(), table, rows, backend="reference")
     wide = torch.cat([q, k, v], 1).to(dtype)
     q, k, v = wide.split([4, 2, 2], 1)
     out = poisoned(*q.shape, dtype=dtype)
-    ops.block_attention(q, k, v, k_cache.to(dtype), v_cache.to(dtype), table, rows, out=out)
+    ops.block_attention(q, k, v, k_cache.to(dtype), v_cache.to(dtype), table, rows, out=out, backend=backend)
     assert_close(out, expected)
+
+
+@st.composite
+def cases(draw):
+    K = draw(st.integers(0, 16))
+    return dict(
+        layout=BlockLayout(K, draw(st.integers(1, 17)), draw(st.integers(0, K + 1)), draw(st.booleans())),
+        prefixes=draw(st.lists(st.one_of(st.integers(0, 40), st.sampled_from([0, 7, 8, 9, 95, 96, 97, 192, 300])), min_size=1, max_size=9)),
+        kv_heads=draw(st.sampled_from([1, 2])), group=draw(st.sampled_from([1, 2, 4, 8])), dim=draw(st.sampled_from([64, 128])),
+        page=draw(st.sampled_from([8, 16, 64])), window=draw(st.one_of(st.just(0), st.integers(1, 120))),
+        dtype=draw(st.sampled_from([torch.float32, torch.bfloat16, torch.float16])), strided=draw(st.booleans()),
+        dead=draw(st.sampled_from([0.0, 0.3, 1.0])), seed=draw(st.integers(0, 2**31)))
+
+
+def agree_with_the_reference(case, backend):
+    generator = torch.Generator().manual_seed(case["seed"])
+    q, k, v, k_cache, v_cache, table, rows, *_ = inputs(
+        case["layout"], case["prefixes"], generator, (case["kv_heads"] * case["group"], case["kv_heads"]), case["dim"],
+        case["page"], case["dead"])
+    dtype = case["dtype"]
+    q, k, v, k_cache, v_cache = (t.to(dtype) for t in (q, k, v, k_cache, v_cache))
+    if case["strided"]:
+        q, k, v = torch.cat([q, k, v], 1).split([q.shape[1], k.shape[1], v.shape[1]], 1)
+        k_cache = torch.cat([k_cache, v_cache], 2)[:, :, : case["kv_heads"]]
+    outs = {}
+    for name in ("reference", backend):
+        out, lse = poisoned(*q.shape, dtype=torch.float32 if name == "reference" else dtype), poisoned(*q.shape[:2], dtype=torch.float32)
+        wide = [t.float() if name == "reference" else t for t in (q, k, v, k_cache, v_cache)]
+        ops.block_attention(*wide, table, rows, window=case["window"], out=out, lse=lse, backend=name)
+        outs[name] = out, lse
+    assert_close(outs[backend][0], outs["reference"][0])
+    assert_close(outs[backend][1], outs["reference"][1], name="lse")
+
+
+FAST = [name for name in BACKENDS if name != "reference"]
+
+
+@pytest.mark.parametrize("backend", FAST)
+@settings(max_examples=250, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+@given(case=cases())
+def test_fuzz(case, backend):
+    agree_with_the_reference(case, backend)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("backend", FAST)
+@settings(max_examples=5000, deadline=None, suppress_health_check=list(HealthCheck))
+@given(case=cases())
+def test_fuzz_at_length(case, backend):
+    agree_with_the_reference(case, backend)
+
+
+@pytest.mark.parametrize("backend", FAST)
+def test_same_bits_alone_in_a_batch_and_with_any_threads(backend):
+    """Prefixes on both sides of the split length; each request alone, in a batch, again, and with other thread counts."""
+    layout, prefixes = BlockLayout.tidar(16, P=3), [4096, 9000, 5, 0, 4097]
+    q, k, v, k_cache, v_cache, table, rows, *_ = inputs(layout, prefixes, torch.Generator().manual_seed(0), (8, 2), 64, 16)
+
+    def run(pick):
+        span = slice(pick[0] * layout.rows, (pick[-1] + 1) * layout.rows)
+        own = layout.pack(rows.prefix_lens[pick], rows.draft_len[pick], rows.branch[pick], max(prefixes))
+        lse = torch.empty(len(pick) * layout.rows, 8)
+        return ops.block_attention(q[span], k[span], v[span], k_cache, v_cache, table[pick], own, lse=lse, backend=backend), lse
+
+    whole = run([0, 1, 2, 3, 4])
+    threads = torch.get_num_threads()
+    try:
+        for count in (1, 2, 3):
+            torch.set_num_threads(count)
+            for a, b in zip(run([0, 1, 2, 3, 4]), whole):
+                assert torch.equal(a, b)
+    finally:
+        torch.set_num_threads(threads)
+    for b in range(5):
+        for alone, batch in zip(run([b]), whole):
+            assert torch.equal(alone, batch[b * layout.rows : (b + 1) * layout.rows])
+    expected = ops.block_attention(q, k, v, k_cache, v_cache, table, rows, backend="reference")
+    assert_close(whole[0], expected)

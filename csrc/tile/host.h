@@ -6,12 +6,13 @@
 
 #include <cmath>
 #include <cstring>
+#include <vector>
 
 #include "tile.h"
 
 namespace blockdraft::host {
 
-constexpr int kLanes = 8, kColumns = 16, kKeys = 48;
+constexpr int kLanes = 8, kColumns = 16, kKeys = 96;
 
 typedef float vec __attribute__((vector_size(32)));
 typedef int32_t ivec __attribute__((vector_size(32)));
@@ -20,7 +21,7 @@ typedef uint32_t uvec __attribute__((vector_size(32)));
 
 inline vec load(const float* p) { vec v; std::memcpy(&v, p, sizeof v); return v; }
 inline void store(float* p, vec v) { std::memcpy(p, &v, sizeof v); }
-inline vec splat(float x) { return vec{} + x; }
+inline vec splat(float x) { return vec{x, x, x, x, x, x, x, x}; }  // not vec{} + x: that is an addition, for the sign of zero
 inline vec maximum(vec a, vec b) { return a > b ? a : b; }
 
 inline uvec widen(const uint16_t* p) {
@@ -77,18 +78,18 @@ inline vec exp2(vec x) {
 
 // c[i][0..16) (+)= sum over k < depth of a[i * row + k * step] * b[k][0..16), for i < R.
 template <int R, bool kAccumulate>
-inline void micro(const float* a, int64_t row, int64_t step, const float* b, float* c, int depth) {
+__attribute__((noinline)) void micro(const float* a, int64_t row, int64_t step, const float* b, float* c, int depth) {
   vec low[R], high[R];
 #pragma GCC unroll 8
   for (int i = 0; i < R; ++i) {
     low[i] = kAccumulate ? load(c + i * kColumns) : vec{};
     high[i] = kAccumulate ? load(c + i * kColumns + kLanes) : vec{};
   }
-  for (int k = 0; k < depth; ++k) {
-    const vec b0 = load(b + k * kColumns), b1 = load(b + k * kColumns + kLanes);
+  for (; depth > 0; --depth, a += step, b += kColumns) {
+    const vec b0 = load(b), b1 = load(b + kLanes);
 #pragma GCC unroll 8
     for (int i = 0; i < R; ++i) {
-      const vec x = splat(a[i * row + k * step]);
+      const vec x = splat(a[i * row]);
       low[i] += x * b0;
       high[i] += x * b1;
     }
@@ -136,6 +137,9 @@ struct Scratch {
   }
 };
 
+template <class T>
+using PerPanel = std::vector<T>;
+
 constexpr float kLowest = -1e30f;  // below every score, and finite: (-inf) - kLowest is -inf, not NaN
 
 template <class T>
@@ -162,6 +166,11 @@ inline void stage_rows(const Scratch& scratch, float* operand, Row row, int coun
     const auto* src = row(i);
     for (int d = 0; d < scratch.head_dim; d += kLanes) store(operand + i * scratch.head_dim + d, to_float(src + d));
   }
+}
+
+template <class T>
+inline void prefetch(const T* row, int n) {
+  for (int byte = 0; byte < n * int(sizeof(T)); byte += 64) __builtin_prefetch(reinterpret_cast<const char*>(row) + byte, 0, 2);
 }
 
 inline void scores(const Panel& panel, const Scratch& scratch, int count) {

@@ -13,12 +13,13 @@
 //   clear_columns(panel, from)                columns from..kColumns-1 of a panel's queries := 0
 //   begin(panel)                              output := 0, maximum := lowest, sum := 0
 //   stage_rows(scratch, operand, row, count)  key or value tile := row(i)[0..head_dim) for i < count, the rest 0
+//   prefetch(row, n)                          hint: a row of n elements is staged soon
 //   scores(panel, scratch, n)                 S^T := K Q^T for n staged rows
 //   mask(scratch, visible, n)                 S^T[i][c] := -inf where !visible(i, c)
 //   absorb(panel, scratch, n)                 running maximum, rescale, P := exp2(S^T - maximum), sum, O^T += V^T P
 //   output(panel, c, dst), maximum(panel, c), sum(panel, c)   results of a column, unnormalised; logits are in powers of 2
 //
-// `panels(scratch)` is what this group's wave owns: the host walks over all, a GPU wave has one in registers.
+//   PerPanel<T>                               what a body keeps for each panel of the group
 #pragma once
 
 #include <cstddef>
