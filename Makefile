@@ -2,9 +2,10 @@
 # make PYTHON=/path/to/python VENV= test: use that interpreter's environment (ROCm or CUDA torch) and install only blockdraft.
 PYTHON ?= python3
 VENV ?= .venv
-BIN := $(if $(VENV),$(VENV)/bin,$(patsubst %/,%,$(dir $(shell command -v $(PYTHON)))))
-INSTALL := $(BIN)/python3 -m pip install --disable-pip-version-check -q
-READY := $(if $(VENV),$(VENV)/.blockdraft,build/.blockdraft)
+ENVIRONMENT := $(if $(VENV),$(VENV)/bin/python3,$(PYTHON))
+BIN := $(if $(VENV),$(VENV)/bin,$(shell $(PYTHON) -c "import sysconfig; print(sysconfig.get_path('scripts'))"))
+INSTALL := $(ENVIRONMENT) -m pip install --disable-pip-version-check -q
+READY := $(if $(VENV),$(VENV),build/$(subst /,_,$(PYTHON)))/.blockdraft
 
 .PHONY: demo test slow clean
 
@@ -13,12 +14,13 @@ demo: $(READY)
 
 test: $(READY)
 	$(BIN)/pytest
+	$(BIN)/pytest bench --benchmark-only -q
 
 slow: $(READY)
 	$(BIN)/pytest -m slow
 
 $(READY): .ci/requirements.txt pyproject.toml setup.py $(wildcard csrc/*/*)
-	$(if $(VENV),test -x $(BIN)/python3 || $(PYTHON) -m venv $(VENV))
+	$(if $(VENV),test -x $(ENVIRONMENT) || $(PYTHON) -m venv $(VENV))
 	$(if $(VENV),$(INSTALL) -r .ci/requirements.txt)
 	$(INSTALL) --no-build-isolation --no-deps -e .
 	mkdir -p $(@D) && touch $@

@@ -89,5 +89,5 @@ def build(case, dtype, device):
     expected = ops.block_attention(q.float(), k.float(), v.float(), k_cache.float(), v_cache.float(), table, rows,
                                    backend="reference")
     cost = B * costs.block_attention(L, layout.V, branches, layout.M, HQ, HK, DIM, q.element_size())
-    return Row("attention", case, dtype, cost, backends("block_attention", mine) + peers,
+    return Row("attention", case, dtype, cost, backends("block_attention", mine, out) + peers,
                lambda result: assert_close(result, expected, q.dtype))

@@ -9,25 +9,37 @@ import click
 from .results import OPS
 
 
+_OPTIONS = [
+    click.option("--quick", is_flag=True, help="One small case of each op, for function rather than for figures."),
+    click.option("--dtype", type=click.Choice(["bfloat16", "float16", "float32"]), multiple=True,
+                 help="May be repeated. [default: bfloat16 and float32; quick: float32]"),
+    click.option("--threads", type=click.IntRange(1), help="CPU threads. [default: torch's choice]"),
+    click.option("--impl", help="Of blockdraft's implementations only this one (peers stay)."),
+    click.option("--device", type=click.Choice(["cpu", "cuda"]), default="cpu", show_default=True, help="cuda is ROCm's name, too."),
+    click.option("--json", "path", type=click.Path(dir_okay=False, path_type=Path), help="Write the results (schema 1)."),
+]
+
+
+def _options(function):
+    for option in reversed(_OPTIONS):
+        function = option(function)
+    return function
+
+
 @click.group(invoke_without_command=True)
+@_options
 @click.pass_context
-def bench(context):
+def bench(context, **options):
     """Time blockdraft's ops and their peers on the same inputs, against this machine's limits (no subcommand: all)."""
     if context.invoked_subcommand is None:
-        context.invoke(bench.commands["all"])
+        _run("all", **options)
 
 
 def _rows_command(op: str) -> click.Command:
     @click.command(op, help=f"Time {'every op' if op == 'all' else op}.")
-    @click.option("--quick", is_flag=True, help="One small case of each op, for function rather than for figures.")
-    @click.option("--dtype", type=click.Choice(["bfloat16", "float16", "float32"]), multiple=True,
-                  help="May be repeated. [default: bfloat16 and float32; quick: float32]")
-    @click.option("--threads", type=click.IntRange(1), help="CPU threads. [default: torch's choice]")
-    @click.option("--impl", help="Of blockdraft's implementations only this one (peers stay).")
-    @click.option("--device", type=click.Choice(["cpu", "cuda"]), default="cpu", show_default=True, help="cuda is ROCm's name, too.")
-    @click.option("--json", "path", type=click.Path(dir_okay=False, path_type=Path), help="Write the results (schema 1).")
-    def command(quick, dtype, threads, impl, device, path):
-        _run(op, quick, list(dtype), threads, impl, device, path)
+    @_options
+    def command(**options):
+        _run(op, **options)
     return command
 
 
@@ -35,7 +47,7 @@ for _op in (*OPS, "all"):
     bench.add_command(_rows_command(_op))
 
 
-def _run(op, quick, dtypes, threads, impl, device, path):
+def _run(op, quick, dtype, threads, impl, device, path):
     import torch
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
@@ -47,7 +59,7 @@ def _run(op, quick, dtypes, threads, impl, device, path):
         raise click.UsageError("--device: expected a device that torch sees, got cuda on a machine without one")
     if threads:
         torch.set_num_threads(threads)
-    dtypes = dtypes or (["float32"] if quick else ["bfloat16", "float32"])
+    dtypes = list(dtype) or (["float32"] if quick else ["bfloat16", "float32"])
     console = Console(highlight=False, stderr=True)
     builders = all_rows(op, dtypes, quick, device)
     columns = (TextColumn("{task.description:<44}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
@@ -65,6 +77,8 @@ def _run(op, quick, dtypes, threads, impl, device, path):
     if path:
         results.save(path, data)
     show(data)
+    if all(row["is_peer"] for row in rows):
+        raise click.UsageError(f"--impl: expected one of blockdraft's implementations of {op}, got {impl!r}")
     failed = measure.failures(rows)
     if failed:
         sys.exit(f"{len(failed)} rows failed their check")
@@ -89,16 +103,17 @@ def show(data: dict) -> None:
         last = this
         name = f"  {row['impl']}" if row["is_peer"] else f"[bold]* {row['impl']}[/bold]"
         if row["ms"] is None:
-            table.add_row(name, "cannot run" if row["is_peer"] else "FAILED")
+            absent = row["is_peer"] and not (row.get("error") or "").startswith("AssertionError")
+            table.add_row(name, "cannot run" if absent else "FAILED")
             continue
         ratio = f"{row['vs_best_peer']:.2f}x" if row["vs_best_peer"] else ""
-        convert = f"{row['prepare_ms']:.0f}" if row["prepare_ms"] is not None else ""
+        convert = f"{row['prepare_ms']:.0f}" if row.get("prepare_ms") is not None else ""
         table.add_row(name, f"{row['ms']:.3f}", f"{row['mad']:.3f}", f"{row['of_limit']:.2f}", ratio, convert)
     console.print(table)
     console.print("* blockdraft. of limit: limit time / ms. vs best peer: ms of the fastest peer / ms, above 1 is faster.",
                   soft_wrap=True)
     for row in data["rows"]:
-        if row["error"]:
+        if row.get("error"):
             console.print(f"{row['op']} {row['case']} {row['dtype']} {row['impl']}: {row['error']}", soft_wrap=True, markup=False)
 
 
@@ -141,7 +156,11 @@ def plot_command(file, out):
     """Ratio bars, and the rows on the roofline, as PNGs."""
     from . import plots, results
 
-    for path in plots.plot(results.load(file), out):
+    try:
+        data = results.load(file)
+    except ValueError as error:
+        raise click.UsageError(str(error)) from error
+    for path in plots.plot(data, out):
         click.echo(path)
 
 

@@ -43,7 +43,7 @@ def compare(base: dict, head: dict) -> list[Verdict]:
             continue
         name, now = key(before), after.get(key(before))
         if now is None or now["ms"] is None:
-            why = "missing" if now is None else f"failed: {now['error']}"
+            why = "missing" if now is None else f"failed: {now.get('error')}"
             verdicts.append(Verdict(name, before["ms"], None, None, True, why))
             continue
         allowed = before["ms"] * (1 + RELATIVE) + ABSOLUTE + NOISE * (before["mad"] + now["mad"] / scale)

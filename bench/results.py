@@ -6,13 +6,15 @@
     "impl":   a backend of blockdraft ("reference", "cpp", ...) or a peer; "is_peer": which of the two
     "dtype":  bfloat16 | float16 | float32; "threads": CPU threads, 0 on a GPU
     "ms":     median, "mad": median absolute deviation; both null if the row was not timed
-    "flops", "bytes", "exps": what the case at least needs; "of_limit": limit time / ms
+    "flops", "bytes": what the case at least needs; "of_limit": limit time / ms
     "vs_best_peer": ms of the fastest peer / ms (above 1: faster than every peer), null without a timed peer
-    "checked": the output agreed with the reference; a row that failed is never timed, and "error" says why
-    "prepare_ms": conversion of the inputs to the implementation's layout, not part of ms}]}
+    "checked": the output agreed with the reference; a row that failed is never timed
+    optional: "exps", exponentials; "prepare_ms", conversion of the inputs to the implementation's layout, not part of ms;
+    "error", why a row was not timed}]}
 """
 
 import json
+import math
 import platform
 import re
 from pathlib import Path
@@ -21,7 +23,9 @@ OPS = ("attention", "cca", "moe", "accept", "decode")
 _NUMBER, _NULL = (int, float), type(None)
 _FIELDS = {"op": str, "case": str, "impl": str, "is_peer": bool, "dtype": str, "threads": int, "ms": (*_NUMBER, _NULL),
            "mad": (*_NUMBER, _NULL), "flops": _NUMBER, "bytes": _NUMBER, "exps": _NUMBER, "of_limit": (*_NUMBER, _NULL),
-           "vs_best_peer": (*_NUMBER, _NULL), "checked": bool, "prepare_ms": (*_NUMBER, _NULL), "error": (str, _NULL)}
+           "vs_best_peer": (*_NUMBER, _NULL), "checked": bool}
+_OPTIONAL = {"exps": _NUMBER, "prepare_ms": (*_NUMBER, _NULL), "error": (str, _NULL)}
+_LIMITS = ("threads", "read_bytes_per_s", "flops_per_s", "exps_per_s")
 
 
 def machine(device: str) -> dict:
@@ -48,13 +52,18 @@ def validate(data) -> dict:
     need(data.get("schema") == 1, "schema", "1", data.get("schema"))
     for key in ("machine", "limits"):
         need(isinstance(data.get(key), dict), key, "an object", data.get(key))
+    for key in _LIMITS:
+        need(isinstance(data["limits"].get(key), _NUMBER), f"limits.{key}", "a number", data["limits"].get(key))
     need(isinstance(data.get("rows"), list), "rows", "a list", data.get("rows"))
     for i, row in enumerate(data["rows"]):
         need(isinstance(row, dict), f"rows[{i}]", "an object", row)
         for key, kind in _FIELDS.items():
             need(key in row, f"rows[{i}]", f"a field {key!r}", sorted(row))
-            plain = isinstance(row[key], kind) and (kind is bool or not isinstance(row[key], bool))
-            need(plain, f"rows[{i}].{key}", "another type", row[key])
+        for key, kind in (_FIELDS | _OPTIONAL).items():
+            value = row.get(key)
+            plain = isinstance(value, kind) and (kind is bool or not isinstance(value, bool))
+            need(plain or key not in row, f"rows[{i}].{key}", "another type", value)
+            need(not isinstance(value, float) or math.isfinite(value), f"rows[{i}].{key}", "a finite number", value)
         need(row["op"] in OPS, f"rows[{i}].op", f"one of {', '.join(OPS)}", row["op"])
         need(row["dtype"] in ("bfloat16", "float16", "float32"), f"rows[{i}].dtype", "bfloat16, float16 or float32", row["dtype"])
         need(re.fullmatch(r"\w+=\S+( \w+=\S+)*", row["case"]), f"rows[{i}].case", "space-separated key=value", row["case"])

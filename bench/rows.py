@@ -35,17 +35,23 @@ class Row:
         return " ".join(f"{key}={value}" for key, value in self.case.items())
 
 
-def own(name: str, call: Callable[[], Any]) -> Implementation:
-    """One of blockdraft's backends: nothing to convert."""
-    return Implementation(name, lambda: call, is_peer=False)
+def own(name: str, call: Callable[[], Any], out: torch.Tensor | None = None) -> Implementation:
+    """One of blockdraft's backends: nothing to convert. `out`, which it writes, is poisoned first: what an earlier
+    implementation left there must not pass for its result."""
+    def prepare():
+        if out is not None:
+            out.fill_(torch.nan)
+        return call
+
+    return Implementation(name, prepare, is_peer=False)
 
 
-def backends(op_name: str, call: Callable[[str], Any]) -> list[Implementation]:
+def backends(op_name: str, call: Callable[[str], Any], out: torch.Tensor | None = None) -> list[Implementation]:
     """Every backend registered for an op; `call(backend)` runs it."""
     from blockdraft import ops  # noqa: F401  (registers)
     from blockdraft.registry import OPS
 
-    return [own(backend, lambda backend=backend: call(backend)) for backend in OPS[op_name].backends]
+    return [own(backend, lambda backend=backend: call(backend), out) for backend in OPS[op_name].backends]
 
 
 def all_rows(op: str, dtypes: list[str], quick: bool, device: str = "cpu") -> list[Callable[[], Row]]:

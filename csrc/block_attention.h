@@ -74,7 +74,8 @@ class Attention {
     prefix();
     if (item_.own_keys) {
       const int verify = t_.cu_rows[item_.request + 1] - t_.cu_rows[item_.request] - shape_.mask_rows * shape_.proposals;
-      own_keys(0, verify, -1);
+      const int live = t_.draft_len[item_.request] + 1;  // dead rows may hold anything, NaN included
+      own_keys(0, live < verify ? live : verify, -1);
       for (int j = 0; j < shape_.proposals; ++j) own_keys(verify + j * shape_.mask_rows, shape_.mask_rows, j);
     }
     for (int p = 0; p < panels_; ++p) {

@@ -166,3 +166,21 @@ def test_sample_drafts():
     greedy, _ = ops.sample_drafts(logits, length, seed=torch.arange(n), position=torch.zeros(n, dtype=torch.int32),
                                   drafter=drafter, law="greedy")
     assert greedy[3].tolist() == [-1, logits[0, 1].argmax()] and (greedy[4:] == logits[0].argmax(-1)).all()
+
+
+@pytest.mark.parametrize("mode", ["token", "block", "greedy"])
+def test_a_blend_of_disjoint_supports_is_no_law(mode):
+    inf = torch.inf
+    target = torch.tensor([[[0.0, 0.0, -inf, -inf, -inf, -inf]] * 2])
+    draft = torch.tensor([[[-inf, -inf, 0.0, 0.0, -inf, -inf]]])
+    v = call(target, [[2]], [1], draft=draft, mode=mode, mix=torch.tensor([0.5]), num_valid_vocab=4, mask_token=0)
+    assert v.status.item() == 2 and v.accepted.item() == -1 and v.next_token.item() == -1
+
+
+def test_every_id_of_a_real_vocabulary_can_be_drawn():
+    """The resolution of the uniforms: neighbours of a rare id must get different numbers."""
+    from blockdraft import rng
+
+    u = rng.uniform(torch.arange(100_000), torch.zeros(100_000), 1, rng.DRAW).flatten()
+    assert len(u.unique()) == len(u)  # 24 bits would repeat about 300 times
+    assert ((u * 2**24) % 1 != 0).float().mean() > 0.99

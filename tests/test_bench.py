@@ -61,6 +61,19 @@ def test_a_wrong_implementation_is_failed_and_not_timed():
     assert verdict.regressed and verdict.why.startswith("failed")
 
 
+def test_an_implementation_that_writes_nothing_is_failed():
+    """What another implementation left in a shared output must not pass for a result."""
+    x, out = torch.randn(64), torch.empty(64)
+
+    def check(y):
+        assert torch.equal(y, x + 1), "values differ"
+
+    row = Row("cca", dict(B=1), "float32", Cost(1, 0, 1), [own("reference", lambda: torch.add(x, 1, out=out), out),
+                                                          own("cpp", lambda: out, out)], check)
+    rows = measure.run([lambda: row], LIMITS, seconds=0.01)
+    assert [r["checked"] for r in rows] == [True, False]
+
+
 def test_a_slower_implementation_is_caught():
     base, head = file_of(pause=2e-3), file_of(pause=2.6e-3)
     assert [v.regressed for v in compare(base, head)] == [True]

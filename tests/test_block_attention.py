@@ -75,6 +75,20 @@ def test_each_proposal_is_its_branch_run_alone(name, window, backend):
     assert_close(lse, expected[1], name="lse")
 
 
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_dead_rows_may_hold_anything(backend):
+    layout = BlockLayout(4, 3, 2)
+    q, k, v, k_cache, v_cache, table, rows, *_ = inputs(layout, [9, 0], torch.Generator().manual_seed(4), dead=0.5)
+    clean = ops.block_attention(q, k, v, k_cache, v_cache, table, rows, backend=backend)
+    dead = ~rows.table(len(q)).live
+    assert 0 < dead.sum() < len(q)
+    for t in (q, k, v):
+        t[dead] = torch.nan
+    out = poisoned(*q.shape, dtype=torch.float32)
+    ops.block_attention(q, k, v, k_cache, v_cache, table, rows, out=out, backend=backend)
+    assert torch.equal(out, clean) and (out[dead] == 0).all()
+
+
 def test_chunks_equal_the_whole():
     generator = torch.Generator().manual_seed(2)
     k, v = torch.randn(20, 2, 16, generator=generator), torch.randn(20, 2, 16, generator=generator)

@@ -129,6 +129,9 @@ def test_the_other_ops():
 
 @pytest.mark.parametrize("bad, name", [
     (dict(prompt=[]), "prompt"), (dict(max_new_tokens=0), "max_new_tokens"), (dict(temperature=-1.0), "temperature"),
+    (dict(prompt="ab"), "prompt"), (dict(prompt=[65.9]), "prompt"), (dict(prompt=[-1]), "prompt"), (dict(seed=2**63), "seed"),
+    (dict(temperature=None), "temperature"), (dict(temperature=float("inf")), "temperature"), (dict(stop=5), "stop"),
+    (dict(stop=(2**40,)), "stop"), (dict(max_new_tokens=2.5), "max_new_tokens"), (dict(top_k=2**31), "top_k"),
     (dict(top_p=0.0), "top_p"), (dict(top_k=-1), "top_k"), (dict(mix=1.5), "mix"), (dict(draft_temperature=-2.0), "draft_temperature")])
 def test_requests(bad, name):
     with pytest.raises(ValueError, match=f"Request: {name}: expected"):
@@ -206,7 +209,7 @@ def test_decoder(tmp_path):
         plain.generate([])
     with pytest.raises(ValueError, match="prompt: expected ids in 0..10, got 11"):
         plain.generate([Request([3, 11], 4)])
-    with pytest.raises(ValueError, match="max_tokens: expected at most max_position_embeddings = 64"):
+    with pytest.raises(ValueError, match="of at most max_position_embeddings = 64 together, got 101"):
         plain.generate([Request([3], 100)])
     model.config = dataclasses.replace(model.config, mask_token_id=10)
     with pytest.raises(ValueError, match=r"branches: expected 2 ascending branches in 1..4, got \[2, 1\]"):

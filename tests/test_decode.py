@@ -45,7 +45,8 @@ def same_as_autoregressive(model, layout, work, **options):
 @pytest.mark.parametrize("P", [0, 1, 3])
 @pytest.mark.parametrize("preset", PRESETS)
 def test_greedy_equals_autoregressive_for_random_weights(preset, P):
-    same_as_autoregressive(random_model(), PRESETS[preset](16, P=P), requests(9, 5, 60))
+    done = same_as_autoregressive(random_model(1), PRESETS[preset](16, P=P), requests(9, 5, 60))
+    assert P == 0 or sum(c.tokens_per_forward for c in done) / len(done) > 1.1  # drafts are accepted, not only rejected
 
 
 @pytest.mark.slow
@@ -69,9 +70,9 @@ def prompts(count, length, **options):
             for i, start in enumerate([700, 1900, 3100, 5200, 8000][:count])]
 
 
-@pytest.mark.parametrize("P", [3, None])
-def test_greedy_equals_autoregressive_for_the_tiny_model(tiny, P):
-    done = same_as_autoregressive(tiny, BlockLayout.tidar(16, P=P), prompts(2, 200))
+@pytest.mark.parametrize("preset, P", [("tidar", 3), ("tidar", None), ("zyphra", 3)])
+def test_greedy_equals_autoregressive_for_the_tiny_model(tiny, preset, P):
+    done = same_as_autoregressive(tiny, PRESETS[preset](16, P=P), prompts(2, 200))
     assert sum(c.tokens_per_forward for c in done) / len(done) > 1.5
 
 

@@ -23,10 +23,14 @@ double now() {
 
 inline void keep(vec& x) { asm volatile("" : "+m"(x)); }
 
+void check_threads(int threads) {
+  if (threads < 1 || threads > 1024) throw std::invalid_argument("threads: expected 1 .. 1024, got " + std::to_string(threads));
+}
+
 // Runs body(thread) -> units done, repeatedly until `seconds` have passed; returns units per second over all threads.
 template <class Body>
 double rate(int threads, double seconds, Body body) {
-  if (threads < 1) throw std::invalid_argument("threads: expected at least 1, got " + std::to_string(threads));
+  check_threads(threads);
   if (!(seconds > 0)) throw std::invalid_argument("seconds: expected more than 0, got " + std::to_string(seconds));
   pybind11::gil_scoped_release release;
   std::atomic<int> ready{0};
@@ -51,6 +55,7 @@ double rate(int threads, double seconds, Body body) {
 }
 
 double read_bandwidth(int threads, double seconds, int64_t mebibytes) {
+  check_threads(threads);
   if (mebibytes < 1) throw std::invalid_argument("mebibytes: expected at least 1, got " + std::to_string(mebibytes));
   const int64_t count = (mebibytes << 20) / threads / int64_t(sizeof(vec)) / 16 * 16;
   std::vector<std::unique_ptr<vec[]>> memory(threads);

@@ -78,12 +78,14 @@ class Check:
     def rows(self, rows: Rows, total: int) -> None:
         if not isinstance(rows, Rows):
             self.fail("rows", "blockdraft.Rows", type(rows).__name__, TypeError)
-        self.need(len(rows.prefix_lens) > 0, "rows.prefix_lens", "at least one request", "an empty batch")
         self.tensor("rows.prefix_lens", rows.prefix_lens, "B", I32)
+        self.need(len(rows.prefix_lens) > 0, "rows.prefix_lens", "at least one request", "an empty batch")
         self.tensor("rows.cu_rows", rows.cu_rows, "B+1", I32)
         self.tensor("rows.draft_len", rows.draft_len, "B", I32)
         self.tensor("rows.branch", rows.branch, "B P", I32)
-        self.need(rows.mask_rows >= 1, "rows.mask_rows", "at least 1", rows.mask_rows)
+        for name, least in (("mask_rows", 1), ("max_rows", 0), ("max_prefix", 0)):
+            value = getattr(rows, name)
+            self.need(isinstance(value, int) and value >= least, f"rows.{name}", f"an integer of at least {least}", value)
         cu, masks = rows.cu_rows, rows.branch.shape[1] * rows.mask_rows
         if self.readable(cu):
             self.need(int(cu[0]) == 0 and int(cu[-1]) == total, "rows.cu_rows", f"0 .. T = {total}", cu.tolist())
@@ -97,15 +99,15 @@ class Check:
         self.values("rows.branch", rows.branch,
                     lambda t: (t == -1) | (t >= 1) & (t <= rows.draft_len[:, None] + 1), "-1 or 1 .. draft_len + 1")
 
-    def pages(self, k_cache, v_cache, block_table, rows: Rows, stores: bool = False) -> None:
+    def pages(self, k_cache, v_cache, block_table, rows: Rows, dtype: torch.dtype, stores: bool = False) -> None:
         """The paged K/V cache and its table, as far as the prefix reaches (`stores`: and the live verify rows after it)."""
         given = [t is not None for t in (k_cache, v_cache, block_table)]
         if not all(given):
             self.need(not any(given), "k_cache, v_cache, block_table", "all three or none", f"{sum(given)} of them")
             self.need(stores or rows.max_prefix == 0, "k_cache", "a cache, since max_prefix is not 0", None)
             return
-        self.tensor("k_cache", k_cache, "pages page Hk Dh")
-        self.tensor("v_cache", v_cache, "pages page Hk Dh", (k_cache.dtype,))
+        self.tensor("k_cache", k_cache, "pages page Hk Dh", (dtype,))
+        self.tensor("v_cache", v_cache, "pages page Hk Dh", (dtype,))
         self.tensor("block_table", block_table, "B max_pages", I32)
         page = self.dims["page"]
         self.need(page >= 8 and page & (page - 1) == 0, "k_cache", "pages of a power of two >= 8 tokens", page)

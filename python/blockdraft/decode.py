@@ -1,6 +1,7 @@
 """Block-diffusion decoding of a batch of requests: verify drafts and draft the next ones in the same forward pass."""
 
 from collections.abc import Callable
+import math
 from dataclasses import dataclass, field
 
 import torch
@@ -30,13 +31,25 @@ class Request:
             if not ok:
                 raise ValueError(f"Request: {name}: expected {expected}, got {getattr(self, name)!r}")
 
-        need(len(self.prompt) > 0, "prompt", "at least one token")
-        need(self.max_new_tokens > 0, "max_new_tokens", "at least 1")
-        need(self.temperature >= 0, "temperature", "0 or more")
-        need(self.draft_temperature is None or self.draft_temperature >= 0, "draft_temperature", "None, or 0 or more")
-        need(self.top_k >= 0, "top_k", "0 (off) or more")
-        need(0 < self.top_p <= 1, "top_p", "more than 0, at most 1")
-        need(0 <= self.mix <= 1, "mix", "0 .. 1")
+        def whole(value, least, below):
+            return isinstance(value, int) and least <= value < below
+
+        def number(value):
+            return isinstance(value, (int, float)) and math.isfinite(value)
+
+        def ids(value):
+            return isinstance(value, (list, tuple)) and all(whole(t, 0, 2**31) for t in value)
+
+        need(ids(self.prompt) and len(self.prompt) > 0, "prompt", "a list of at least one token id")
+        need(whole(self.max_new_tokens, 1, 2**31), "max_new_tokens", "an integer of at least 1")
+        need(whole(self.seed, -(2**63), 2**63), "seed", "a 64-bit integer")
+        need(number(self.temperature) and self.temperature >= 0, "temperature", "a finite number of 0 or more")
+        need(self.draft_temperature is None or number(self.draft_temperature) and self.draft_temperature >= 0,
+             "draft_temperature", "None, or a finite number of 0 or more")
+        need(whole(self.top_k, 0, 2**31), "top_k", "an integer, 0 (off) or more")
+        need(number(self.top_p) and 0 < self.top_p <= 1, "top_p", "more than 0, at most 1")
+        need(number(self.mix) and 0 <= self.mix <= 1, "mix", "0 .. 1")
+        need(ids(self.stop), "stop", "a tuple of token ids")
 
 
 @dataclass(frozen=True)
@@ -88,10 +101,13 @@ class BlockDecoder:
         V, P = layout.V, layout.P
         if branches is None or self.planned:
             branches = [1 + round(j * (V - 1) / max(P - 1, 1)) for j in range(P)]
-        if len(branches) != P or any(not 1 <= c <= V for c in branches) or sorted(branches) != list(branches):
+        whole = not isinstance(branches, str) and all(isinstance(c, int) for c in branches)
+        if not whole or len(branches) != P or any(not 1 <= c <= V for c in branches) or sorted(branches) != list(branches):
             raise ValueError(f"BlockDecoder: branches: expected {P} ascending branches in 1..{V}, got {branches}")
         if P and model.config.mask_token_id is None:
             raise ValueError("BlockDecoder: model: expected a mask_token_id in its config, to draft with, got None")
+        if not isinstance(chunk, int) or chunk < 1:
+            raise ValueError(f"BlockDecoder: chunk: expected an integer of at least 1, got {chunk!r}")
         if mode not in ("token", "block", "greedy"):
             raise ValueError(f"BlockDecoder: mode: expected 'token', 'block' or 'greedy', got {mode!r}")
         if law not in ("sampled", "greedy"):
@@ -102,11 +118,16 @@ class BlockDecoder:
         """Complete all requests together. `on_step(tokens)` is called after each pass with the tokens emitted so far."""
         if not requests:
             raise ValueError("BlockDecoder.generate: requests: expected at least one, got an empty batch")
-        vocab = self.model.config.num_valid_vocab
+        config = self.model.config
+        longest = getattr(config, "max_position_embeddings", None)
         for request in requests:
-            bad = [t for t in request.prompt if not 0 <= t < self.model.config.vocab_size]
+            bad = [t for t in request.prompt if t >= config.vocab_size]
             if bad:
-                raise ValueError(f"BlockDecoder.generate: prompt: expected ids in 0..{vocab - 1}, got {bad[0]}")
+                raise ValueError(f"BlockDecoder.generate: prompt: expected ids in 0..{config.vocab_size - 1}, got {bad[0]}")
+            total = len(request.prompt) + request.max_new_tokens
+            if longest is not None and total > longest:
+                raise ValueError(f"BlockDecoder.generate: requests: expected prompt and max_new_tokens of at most "
+                                 f"max_position_embeddings = {longest} together, got {total}")
         self._bind(requests)
         state = self._start(requests)
         while bool((state.draft_len >= 0).any()):
@@ -116,7 +137,7 @@ class BlockDecoder:
         return self._collect(requests, state)
 
     def step(self, s: _State) -> None:
-        """One forward pass: verify, commit, draft. No host synchronisation."""
+        """One forward pass: verify, commit, draft. Nothing here waits for the device (some reference ops do)."""
         layout, model = self.layout, self.model
         rows = layout.pack(s.cache.prefix_lens, s.draft_len, s.branch, s.cache.max_tokens)
         position = s.cache.prefix_lens.clone()

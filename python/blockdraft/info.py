@@ -8,12 +8,20 @@ from rich.console import Console
 from rich.table import Table
 
 from . import __version__, ops, registry  # noqa: F401  (importing ops registers them)
+from .ops import _native
 
 
 def devices() -> str:
     if not torch.cuda.is_available():
         return "CPU only"
     return ", ".join(torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count()))
+
+
+def state(op, backend: str) -> str:
+    if backend not in op.backends:
+        return "no kernel in this version"
+    missing = _native.MISSING if backend == "cpp" else None
+    return missing or {"cpp": "yes, on the CPU", "reference": "yes, on any device"}[backend]
 
 
 def show() -> None:
@@ -24,5 +32,5 @@ def show() -> None:
         console.print(f"{name:<14} {value}")
     table = Table("op", *registry.ORDER)
     for name, op in sorted(registry.OPS.items()):
-        table.add_row(name, *("yes" if backend in op.backends else "not in this version" for backend in registry.ORDER))
+        table.add_row(name, *(state(op, backend) for backend in registry.ORDER))
     console.print(table)

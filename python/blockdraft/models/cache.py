@@ -16,9 +16,6 @@ class PagedCache:
             raise ValueError("PagedCache: max_tokens: expected one entry per request, got an empty batch")
         if page < 8 or page & (page - 1):
             raise ValueError(f"PagedCache: page: expected a power of two >= 8, got {page}")
-        if max(max_tokens) > config.max_position_embeddings:
-            raise ValueError(f"PagedCache: max_tokens: expected at most max_position_embeddings = "
-                             f"{config.max_position_embeddings}, got {max(max_tokens)}")
         counts = [-(-tokens // page) for tokens in max_tokens]
         batch, layers = len(counts), config.num_hidden_layers
         on = dict(dtype=dtype, device=device)

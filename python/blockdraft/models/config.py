@@ -8,6 +8,24 @@ _ROPE = {"hybrid": {"rope_theta": 5e6, "partial_rotary_factor": 0.5},
          "hybrid_sliding": {"rope_theta": 1e4, "partial_rotary_factor": 0.5}}
 
 
+def _plain_rope(rope) -> bool:
+    """Unscaled RoPE over a share of the head, the only kind that ZAYA uses."""
+    return (isinstance(rope, dict) and rope.get("rope_type", "default") == "default"
+            and isinstance(rope.get("rope_theta"), (int, float)) and rope["rope_theta"] > 0
+            and isinstance(share := rope.get("partial_rotary_factor", 1.0), (int, float)) and 0 < share <= 1)
+
+
+def read_json(path: Path) -> dict:
+    """The object in a JSON file, or a ValueError that names the file."""
+    try:
+        raw = json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise ValueError(f"{path}: expected a JSON file, got {error}") from error
+    if not isinstance(raw, dict):
+        raise ValueError(f"{path}: expected a JSON object, got {type(raw).__name__}")
+    return raw
+
+
 @dataclass(frozen=True)
 class ZayaConfig:
     """Defaults are ZAYA1-8B's. `mask_token_id` is blockdraft's own key: the token that fills a proposal."""
@@ -39,12 +57,13 @@ class ZayaConfig:
 
     def __post_init__(self):
         fix = lambda name, value: object.__setattr__(self, name, value)  # noqa: E731  (frozen)
-        fix("layer_types", tuple(self.layer_types or ["hybrid"] * self.num_hidden_layers))
+        fix("layer_types", self.layer_types or ["hybrid"] * self.num_hidden_layers)
         fix("rope_parameters", self.rope_parameters or _ROPE)
-        fix("num_valid_vocab", self.num_valid_vocab or self.vocab_size)
+        fix("num_valid_vocab", self.vocab_size if self.num_valid_vocab is None else self.num_valid_vocab)
+        self._check()
+        fix("layer_types", tuple(self.layer_types))
         if isinstance(self.eos_token_id, list):
             fix("eos_token_id", tuple(self.eos_token_id))
-        self._check()
 
     def _check(self):
         def need(ok, name, expected):
@@ -60,13 +79,15 @@ class ZayaConfig:
              f"a multiple of num_key_value_heads = {self.num_key_value_heads}")
         need(self.num_experts_per_tok == 1, "num_experts_per_tok", "1 (ZAYA routes each token to one expert)")
         need(self.hidden_act == "silu", "hidden_act", "'silu'")
-        need(len(self.layer_types) == self.num_hidden_layers and set(self.layer_types) <= set(_ROPE), "layer_types",
-             f"{self.num_hidden_layers} of 'hybrid' or 'hybrid_sliding'")
+        need(isinstance(self.layer_types, (list, tuple)) and len(self.layer_types) == self.num_hidden_layers
+             and set(self.layer_types) <= set(_ROPE), "layer_types", f"{self.num_hidden_layers} of 'hybrid' or 'hybrid_sliding'")
+        need(isinstance(self.rms_norm_eps, float) and self.rms_norm_eps > 0, "rms_norm_eps", "a positive number")
         need("hybrid_sliding" not in self.layer_types or (self.sliding_window or 0) > 0, "sliding_window",
              "a positive window, since some layers are 'hybrid_sliding'")
-        need(all(self._rope(kind).get("rope_type", "default") == "default" for kind in set(self.layer_types)),
-             "rope_parameters", "rope_type 'default' for every layer type in use")
-        need(self.num_valid_vocab <= self.vocab_size, "num_valid_vocab", f"at most vocab_size = {self.vocab_size}")
+        need(isinstance(self.rope_parameters, dict) and all(_plain_rope(self._rope(kind)) for kind in set(self.layer_types)),
+             "rope_parameters", "rope_type 'default', rope_theta > 0 and partial_rotary_factor in 0..1 for every layer type in use")
+        need(isinstance(self.num_valid_vocab, int) and 1 <= self.num_valid_vocab <= self.vocab_size, "num_valid_vocab",
+             f"1 .. vocab_size = {self.vocab_size}")
         need(self.mask_token_id is None or 0 <= self.mask_token_id < self.vocab_size, "mask_token_id",
              f"None or 0..{self.vocab_size - 1}")
 
@@ -107,7 +128,7 @@ class ZayaConfig:
         path = Path(folder) / "config.json"
         if not path.is_file():
             raise ValueError(f"ZayaConfig.load: folder: expected a checkpoint folder with config.json, got {str(folder)!r}")
-        raw = json.loads(path.read_text())
+        raw = read_json(path)
         if raw.get("model_type") != "zaya":
             raise ValueError(f"ZayaConfig.load: {path}: expected model_type 'zaya', got {raw.get('model_type')!r}")
         return cls(**{key: value for key, value in raw.items() if key in cls.__dataclass_fields__})

@@ -1,12 +1,12 @@
 """ZAYA's tensors: where each comes from in a Hugging Face checkpoint, and its shape."""
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
-from .config import ZayaConfig
+from ..contract import FLOATS
+from .config import ZayaConfig, read_json
 
 
 @dataclass
@@ -99,6 +99,10 @@ def assemble(config: ZayaConfig, tensors: dict[str, torch.Tensor]) -> ZayaWeight
             raise ValueError(f"checkpoint: {name}: expected a tensor of shape {shape}, got none")
         if tuple(tensors[name].shape) != shape:
             raise ValueError(f"checkpoint: {name}: expected shape {shape}, got {tuple(tensors[name].shape)}")
+        kinds = FLOATS if name.endswith("balancing_biases") else (tensors["model.embed_tokens.weight"].dtype,)
+        if tensors[name].dtype not in kinds or tensors[name].dtype not in FLOATS:
+            raise ValueError(f"checkpoint: {name}: expected one float dtype throughout (bf16, fp16 or fp32; pass dtype= to "
+                             f"convert), got {tensors[name].dtype} beside {tensors['model.embed_tokens.weight'].dtype}")
     foreign = sorted(set(tensors) - set(expected) - {"lm_head.weight"})
     if foreign:
         raise ValueError(f"checkpoint: expected only ZAYA tensors, got {foreign[0]!r} and {len(foreign) - 1} more")
@@ -146,7 +150,10 @@ def read(folder, dtype: torch.dtype | None = None, device="cpu") -> dict[str, to
 def _files(folder: Path) -> list[Path]:
     index = folder / "model.safetensors.index.json"
     if index.is_file():
-        paths = sorted({folder / name for name in json.loads(index.read_text())["weight_map"].values()})
+        shards = read_json(index).get("weight_map")
+        if not isinstance(shards, dict):
+            raise ValueError(f"checkpoint: {index}: expected a weight_map, got {shards!r}")
+        paths = sorted({folder / name for name in shards.values()})
     else:
         paths = sorted(folder.glob("*.safetensors"))
     missing = [path.name for path in paths if not path.is_file()]

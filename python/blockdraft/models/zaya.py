@@ -62,7 +62,7 @@ class ZayaModel:
         hidden = None
         for start in range(0, max(map(len, prompts)), chunk):
             pieces = [prompt[start : start + chunk] for prompt in prompts]
-            rows = Rows.prefill(cache.prefix_lens, [len(piece) for piece in pieces], start)
+            rows = Rows.prefill(cache.prefix_lens, [len(piece) for piece in pieces], cache.max_tokens)
             tokens = torch.tensor([t for piece in pieces for t in piece], device=self.device)
             hidden = self.forward(tokens, rows, cache)
             self.commit(rows.draft_len, rows, cache)

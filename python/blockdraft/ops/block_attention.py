@@ -1,3 +1,5 @@
+import math
+
 from .. import reference
 from ..contract import F32, Check
 from ..layout import Rows
@@ -35,7 +37,8 @@ def block_attention(q, k, v, k_cache, v_cache, block_table, rows: Rows, *, scale
     causal attention, as a prefill chunk needs it.
 
     q            bf16 | fp16 | fp32 [T,Hq,Dh], already rotated
-    k, v         [T,Hk,Dh], q's dtype; keys of this pass, which are read from here and not from the cache
+    k, v         [T,Hk,Dh], q's dtype; keys of this pass, which are read from here and not from the cache. Dead rows are not
+                 read; NaN in a live row may reach other rows of its request
     k_cache, v_cache  [pages,page,Hk,Dh], q's dtype; block_table int32 [B,max_pages]; all None when there is no prefix
     scale        of the logits; default Dh**-0.5
     window       a key at position p is seen by a query at position s iff p > s - window; 0: no window. A proposal sees all
@@ -48,13 +51,15 @@ def block_attention(q, k, v, k_cache, v_cache, block_table, rows: Rows, *, scale
     check.tensor("q", q, "T Hq Dh")
     check.tensor("k", k, "T Hk Dh", (q.dtype,))
     check.tensor("v", v, "T Hk Dh", (q.dtype,))
+    check.need(check.dims["Hk"] > 0, "k", "at least one head", 0)
     check.need(check.dims["Hq"] % check.dims["Hk"] == 0, "q", f"heads a multiple of k's {check.dims['Hk']}", check.dims["Hq"])
     check.rows(rows, len(q))
-    check.pages(k_cache, v_cache, block_table, rows)
+    check.pages(k_cache, v_cache, block_table, rows, q.dtype)
     check.need(window >= 0, "window", "0 (none) or more", window)
     out = q.new_empty(q.shape) if out is None else out
     check.tensor("out", out, "T Hq Dh", (q.dtype,))
     check.tensor("lse", lse, "T Hq", F32, optional=True)
     scale = check.dims["Dh"] ** -0.5 if scale is None else float(scale)
+    check.need(math.isfinite(scale), "scale", "a finite number", scale)
     _OP(backend, q, k, v, k_cache, v_cache, block_table, *_rows.flatten(rows), scale, window, out, lse)
     return out

@@ -51,8 +51,8 @@ def cca_qkv(qk, v_now, v_late, conv0_weight, conv0_bias, conv1_weight, conv1_bia
     check.tensor("conv0_bias", conv0_bias, "C")
     check.tensor("conv1_bias", conv1_bias, "C")
     d = check.dims
-    heads = d["C"] // d["Dh"]
-    d["Hq"] = heads - d["Hk"]
+    check.need(d["Hk"] > 0 and d["Dh"] > 0, "temp", "at least one KV head", d["Hk"])
+    d["Hq"] = d["C"] // d["Dh"] - d["Hk"]
     check.need(d["C"] % d["Dh"] == 0 and d["Hq"] > 0 and d["Hq"] % d["Hk"] == 0, "qk",
                f"C = (Hq+Hk)*{d['Dh']} with Hq a multiple of Hk = {d['Hk']}", d["C"])
     d["half"], d["depth"] = d["Hk"] * d["Dh"] // 2, d["k0"] + d["k1"] - 2
@@ -71,8 +71,9 @@ def cca_qkv(qk, v_now, v_late, conv0_weight, conv0_bias, conv1_weight, conv1_bia
     check.tensor("late_state", late_state, "S half", optional=True)
     check.tensor("slots", slots, "B", I32, optional=True)
     check.values("slots", slots, lambda t: (t >= -1) & (t < d["S"]), f"-1 or 0 .. {d.get('S', 0) - 1}")
-    check.pages(k_cache, v_cache, block_table, rows, stores=True)
+    check.pages(k_cache, v_cache, block_table, rows, qk.dtype, stores=True)
     shapes = (len(qk), d["Hq"], d["Dh"]), (len(qk), d["Hk"], d["Dh"]), (len(qk), d["Hk"], d["Dh"])
+    check.need(out is None or isinstance(out, (tuple, list)) and len(out) == 3, "out", "three tensors", type(out).__name__)
     q, k, v = (qk.new_empty(shape) for shape in shapes) if out is None else out
     for name, output, shape in (("out[0]", q, "T Hq Dh"), ("out[1]", k, "T Hk Dh"), ("out[2]", v, "T Hk Dh")):
         check.tensor(name, output, shape, (qk.dtype,))

@@ -44,6 +44,8 @@ def accept_drafts(target_logits, draft_tokens, draft_len, branch, mask_rows, uni
         sampled = (drafter.temperature > 0) & (not dirac)
         draft_status = torch.where(drafted & (mixes[..., 0] | sampled[:, None]), row_status(draft_logits, banned), 0)
     p = law(verified, banned, *target)
+    status = torch.where(status == 0, row_status(verified, banned), status)  # a blend of disjoint supports is empty
+    status = torch.where((status == 0) & ~(p.sum(-1) > 0), 2, status)  # a temperature that no check could see
     point = torch.zeros(batch, K, vocab, dtype=torch.float64, device=device)
     point.scatter_(-1, x.clamp(0, vocab - 1)[..., None], known[..., None].double())
     if dirac or draft_logits is None:

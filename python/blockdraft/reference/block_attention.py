@@ -14,7 +14,7 @@ def block_attention(q, k, v, k_cache, v_cache, block_table, rows: Rows, scale: f
         mine = slice(bounds[b], bounds[b + 1])
         own = type(table)(*(field[mine] for field in table))
         mask = torch.cat([prefix_mask(own, prefix, window), own_mask(own, window, rows.bidirectional)], 1)
-        keys, values = k[mine], v[mine]
+        keys, values = k[mine], v[mine].where(own.live[:, None, None], 0)  # a dead row may hold anything
         if prefix:
             pages = block_table[b, : -(-prefix // k_cache.shape[1])].long()
             keys = torch.cat([k_cache[pages].flatten(0, 1)[:prefix], keys])

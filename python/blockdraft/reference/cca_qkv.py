@@ -41,7 +41,7 @@ def cca_qkv(qk, v_now, v_late, conv0_weight, conv0_bias, conv1_weight, conv1_bia
     stored = _stored(rows, slots, None if late_state is None else late_state[:, None], start)
     late = _gather(v_late.float(), stored, lineage[:, 1:2], table)[:, 0]
     v = torch.cat([v_now.float(), late], 1).view(total, kv_heads, head_dim)
-    return q * live, k * live, v * live
+    return tuple(torch.where(live, x, 0) for x in (q, k, v))
 
 
 def store_kv(k, v, k_cache, v_cache, block_table, rows: Rows) -> None:
