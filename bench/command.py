@@ -8,7 +8,6 @@ import click
 
 from .results import OPS
 
-
 _OPTIONS = [
     click.option("--quick", is_flag=True, help="One small case of each op, for function rather than for figures."),
     click.option("--dtype", type=click.Choice(["bfloat16", "float16", "float32"]), multiple=True,

@@ -57,7 +57,7 @@ def validate(data) -> dict:
     need(isinstance(data.get("rows"), list), "rows", "a list", data.get("rows"))
     for i, row in enumerate(data["rows"]):
         need(isinstance(row, dict), f"rows[{i}]", "an object", row)
-        for key, kind in _FIELDS.items():
+        for key in _FIELDS:
             need(key in row, f"rows[{i}]", f"a field {key!r}", sorted(row))
         for key, kind in (_FIELDS | _OPTIONAL).items():
             value = row.get(key)

@@ -107,6 +107,62 @@ def test_accept(message):
         accept(**ACCEPT[message])
 
 
+def cca(**changes):
+    """A call of cca_qkv with Hq = 4, Hk = 2, Dh = 8, and the tensors that it may write."""
+    total = 2 * LAYOUT.rows
+    arguments = dict(
+        qk=torch.randn(total, 48), v_now=torch.randn(total, 8), v_late=torch.randn(total, 8), conv0_weight=torch.randn(48, 1, 2),
+        conv0_bias=torch.randn(48), conv1_weight=torch.randn(48, 8, 2), conv1_bias=torch.randn(48), temp=torch.randn(2),
+        cos_sin=torch.randn(32, 4), rows=rows(), conv_state=torch.randn(2, 2, 48), late_state=torch.randn(2, 8), slots=i32(0, 1),
+        k_cache=poisoned(4, 8, 2, 8, dtype=torch.float32), v_cache=poisoned(4, 8, 2, 8, dtype=torch.float32),
+        block_table=i32(0, 1, 2, 3).view(2, 2), out=tuple(poisoned(total, h, 8, dtype=torch.float32) for h in (4, 2, 2)))
+    arguments.update(changes)
+    return arguments
+
+
+CCA = {
+    r"v_late: expected shape \[T half\] = \[18 8\], got \[18, 6\]": dict(v_late=torch.randn(18, 6)),
+    r"qk: expected C = \(Hq\+Hk\)\*8 with Hq a multiple of Hk = 4": dict(temp=torch.randn(4)),
+    "cos_sin: expected a table of more than every position": dict(cos_sin=torch.randn(9, 4)),
+    "cos_sin: expected an even width of at most Dh = 8, got 10": dict(cos_sin=torch.randn(32, 10)),
+    "slots: expected -1 or 0 .. 1, got 2": dict(slots=i32(0, 2)),
+    "conv_state, late_state, slots: expected all three or none, got 2": dict(late_state=None),
+    r"conv_state: expected shape \[S depth C\] = \[2 2 48\], got \[2, 3, 48\]": dict(conv_state=torch.randn(2, 3, 48)),
+    "block_table: expected at least 2 pages of 8 tokens, got 1": dict(block_table=i32(0, 1).view(2, 1)),
+    "block_table: expected page numbers 0 .. 3, got 9": dict(block_table=i32(0, 1, 9, 3).view(2, 2)),
+    "k_cache: expected float32, got bfloat16": dict(k_cache=torch.randn(4, 8, 2, 8).bfloat16()),
+    "out: expected three tensors": dict(out=torch.zeros(18, 4, 8)),
+}
+
+
+@pytest.mark.parametrize("message", CCA)
+def test_cca(message):
+    arguments = cca(**CCA[message])
+    with pytest.raises((ValueError, TypeError), match="cca_qkv: " + message):
+        ops.cca_qkv(**arguments)
+    assert arguments["v_cache"].isnan().all()
+    assert not isinstance(arguments["out"], tuple) or all(t.isnan().all() for t in arguments["out"])
+
+
+def test_commit_writes_nothing_when_it_refuses():
+    state = poisoned(1, 1, 2, 6, dtype=torch.float32), poisoned(1, 1, 1, dtype=torch.float32)
+    prefix = i32(3)
+    for accepted, slots, message in ((i32(2), i32(0), "accepted: expected -1 .. draft_len, got 2"),
+                                     (i32(0), i32(1), "slots: expected -1 or 0 .. 0, got 1"),
+                                     (torch.tensor([0]), i32(0), "accepted: expected int32, got int64")):
+        with pytest.raises((ValueError, TypeError), match="commit: " + message):
+            ops.commit(torch.zeros(1, 2, 6), torch.zeros(1, 2, 1), accepted, Rows.prefill(prefix, [2], 3), *state, slots)
+    assert prefix.item() == 3 and all(t.isnan().all() for t in state)
+
+
+def test_router():
+    w = [torch.randn(shape) for shape in ((3, 6), (3,), (3,), (3,), (3, 3), (3,), (3, 3), (3,), (5, 3), (5,))]
+    with pytest.raises(ValueError, match=r"zaya_router: balancing_bias: expected shape \[E\+1\]"):
+        ops.zaya_router(torch.randn(2, 6), None, *w[:-1], torch.randn(4), 1e-5)
+    with pytest.raises(ValueError, match="zaya_router: eda_scale: expected a tensor, since prev_state is one"):
+        ops.zaya_router(torch.randn(2, 6), torch.randn(2, 3), *w[:2], None, *w[3:], 1e-5)
+
+
 def test_the_other_ops():
     with pytest.raises(ValueError, match="fused_moe: experts: expected -1 .. 1, got 2"):
         ops.fused_moe(torch.randn(2, 4), i32(0, 2).view(2, 1), torch.ones(2, 1), torch.randn(2, 6, 4), torch.randn(2, 4, 3))

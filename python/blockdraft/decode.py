@@ -1,7 +1,7 @@
 """Block-diffusion decoding of a batch of requests: verify drafts and draft the next ones in the same forward pass."""
 
-from collections.abc import Callable
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import torch
