@@ -1,7 +1,7 @@
 """Did HEAD become slower than BASE? The policy, row by row.
 
 Both files' rows of one (op, case, dtype, threads, impl) are compared. Machines drift between runs, so HEAD's times are first
-divided by the drift of the peers, code that did not change: the median of their HEAD/BASE ratios, within 0.5 .. 2. A row has
+divided by the drift of the peers, code that did not change: the median of their HEAD/BASE ratios, within 0.8 .. 1.25. A row has
 regressed if
 
     head > base * (1 + RELATIVE) + ABSOLUTE + NOISE * (mad_base + mad_head)
@@ -31,7 +31,7 @@ def drift(base: dict, head: dict) -> float:
     """Median HEAD/BASE ratio of the peers' times; 1 without any."""
     ours, theirs = ({key(r): r["ms"] for r in data["rows"] if r["is_peer"] and r["ms"]} for data in (base, head))
     ratios = [theirs[k] / ours[k] for k in ours.keys() & theirs.keys()]
-    return min(max(statistics.median(ratios), 0.5), 2.0) if ratios else 1.0
+    return min(max(statistics.median(ratios), 0.8), 1.25) if ratios else 1.0
 
 
 def compare(base: dict, head: dict) -> list[Verdict]:

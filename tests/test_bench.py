@@ -75,7 +75,7 @@ def test_an_implementation_that_writes_nothing_is_failed():
 
 
 def test_a_slower_implementation_is_caught():
-    base, head = file_of(pause=2e-3), file_of(pause=2.6e-3)
+    base, head = file_of(pause=2e-3), file_of(pause=4e-3)  # more than the drift of the peers may explain away
     assert [v.regressed for v in compare(base, head)] == [True]
     assert [v.regressed for v in compare(head, base)] == [False]
 
@@ -90,8 +90,8 @@ def test_the_drift_of_the_machine_is_divided_out():
     head = copy.deepcopy(base)
     for row in head["rows"]:
         if row["ms"]:
-            row["ms"] *= 1.4
-    assert drift(base, head) == pytest.approx(1.4)
+            row["ms"] *= 1.2
+    assert drift(base, head) == pytest.approx(1.2)
     assert not compare(base, head)[0].regressed
     head["rows"][0]["ms"] *= 1.3
     assert compare(base, head)[0].regressed
