@@ -44,7 +44,7 @@ def build(case, dtype, device):
 
     expected = autoregressive()()
 
-    def check(tokens):
+    def check(tokens, slack):
         # in half precision another order of sums may flip a near tie; the beginning must still agree
         whole = TOKENS if dtype == "float32" else 4
         assert [t[:whole] for t in tokens] == [t[:whole] for t in expected], "tokens differ from autoregressive decoding"

@@ -7,6 +7,9 @@ from .limits import Limits
 from .rows import Row
 from .timing import interleaved, median_and_mad, on_gpu
 
+# Peers written in torch round every intermediate to the storage type (four or five times in an expert, where ours keep fp32),
+# so their RMS error may be twice what is allowed to blockdraft's own implementations.
+PEER_SLACK = 2.0
 LAST_LEVEL_CACHE = 512 << 20  # rotate over more than this on a GPU (MI300X and MI355X have 256 MiB)
 
 
@@ -36,7 +39,7 @@ def _row(row: Row, build, limits: Limits, only, device, seconds) -> list[dict]:
             call = implementation.prepare()
             if implementation.is_peer:
                 result["prepare_ms"] = (time.perf_counter() - began) * 1e3
-            row.check(call())
+            row.check(call(), PEER_SLACK if implementation.is_peer else 1.0)
         except Exception as error:  # a peer that is not installed, an implementation that is wrong: say it, time the others
             result["error"] = f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
             continue

@@ -27,7 +27,7 @@ class Row:
     dtype: str
     cost: Cost
     implementations: list[Implementation]
-    check: Callable[[Any], None]  # raises AssertionError if an implementation's result is wrong
+    check: Callable[[Any, float], None]  # (result, slack of the tolerance): AssertionError if the result is wrong
     seconds: float = field(default=2.0)  # time to spend on each implementation
 
     @property
