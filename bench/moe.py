@@ -105,4 +105,5 @@ def build(case, dtype, device):
         gate, up = F.linear(x[token].float(), gate_up[e].float()).chunk(2, -1)
         expected[token] = F.linear(F.silu(gate) * up, down[e].float()) * weights[token]
     cost = costs.fused_moe(T, len(experts.unique()), HIDDEN, INNER, x.element_size())
-    return Row("moe", case, dtype, cost, backends("fused_moe", mine, out) + peers, lambda y, slack: assert_close(y, expected, x.dtype, slack=slack))
+    return Row("moe", case, dtype, cost, backends("fused_moe", mine, out) + peers,
+               lambda y, slack: assert_close(y, expected, x.dtype, slack=slack))
