@@ -1,7 +1,7 @@
 """A row of the benchmark: one case of one op, its implementations and peers on the same inputs, and its check."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -28,7 +28,6 @@ class Row:
     cost: Cost
     implementations: list[Implementation]
     check: Callable[[Any, float], None]  # (result, slack of the tolerance): AssertionError if the result is wrong
-    seconds: float = field(default=2.0)  # time to spend on each implementation
 
     @property
     def label(self) -> str:

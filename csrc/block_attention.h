@@ -67,7 +67,7 @@ class Attention {
 
   static int panels_of(int rows, int group) { return (rows * group + tile::kColumns - 1) / tile::kColumns; }
 
-  // Runs the item; emit(row, head, output column reader, maximum, sum) is then called for each of its rows and query heads.
+  // Runs the item; emit(row, head, panel, column) is then called for each of its rows and query heads.
   template <class Emit>
   void run(Emit emit) {
     for (int p = 0; p < panels_; ++p) stage_queries(p);

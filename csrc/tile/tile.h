@@ -6,18 +6,19 @@
 // stays within a lane, neither product needs a transposed operand, and the scores of one product are the operand of the next.
 //
 //   kColumns, kKeys            columns of a panel; most rows of a key tile
-//   Scratch                    memory of the group, sized by Scratch::bytes(panels, head_dim)
+//   Scratch                    memory of the group, sized by Scratch::floats(panels, head_dim)
 //   Panel                      one panel: staged queries, accumulated output, running maximum and sum per column
 //
-//   stage_column(panel, c, src, n, scale)     column c of a panel's queries := scale * src[0..n), src of any input type
+//   stage_column(panel, c, src, scale)        column c of a panel's queries := scale * src[0..head_dim), of any input type
 //   clear_columns(panel, from)                columns from..kColumns-1 of a panel's queries := 0
 //   begin(panel)                              output := 0, maximum := lowest, sum := 0
-//   stage_rows(scratch, operand, row, count)  key or value tile := row(i)[0..head_dim) for i < count, the rest 0
+//   stage_rows(scratch, operand, row, count)  key or value tile := row(i)[0..head_dim) for i < count
 //   prefetch(row, n)                          hint: a row of n elements is staged soon
 //   scores(panel, scratch, n)                 S^T := K Q^T for n staged rows
 //   mask(scratch, visible, n)                 S^T[i][c] := -inf where !visible(i, c)
 //   absorb(panel, scratch, n)                 running maximum, rescale, P := exp2(S^T - maximum), sum, O^T += V^T P
-//   output(panel, c, dst), maximum(panel, c), sum(panel, c)   results of a column, unnormalised; logits are in powers of 2
+//
+// A panel's results are unnormalised: output, and the running maximum (in powers of 2) and sum of each column.
 //
 //   PerPanel<T>                               what a body keeps for each panel of the group
 #pragma once

@@ -120,6 +120,14 @@ class Check:
             self.values("block_table", torch.where(reached, block_table, 0),
                         lambda t: (t >= 0) & (t < len(k_cache)), f"page numbers 0 .. {len(k_cache) - 1}")
 
+    def vocabulary(self, num_valid_vocab: int | None, mask_token: int) -> int:
+        """How many ids are valid (None: all of the logits' "vocab"), after checking both."""
+        vocab = self.dims["vocab"]
+        num_valid_vocab = vocab if num_valid_vocab is None else num_valid_vocab
+        self.need(1 <= num_valid_vocab <= vocab, "num_valid_vocab", f"1 .. {vocab}", num_valid_vocab)
+        self.need(-1 <= mask_token < vocab, "mask_token", f"-1 .. {vocab - 1}", mask_token)
+        return num_valid_vocab
+
     def sampling(self, name: str, sampling: Sampling) -> None:
         if not isinstance(sampling, Sampling):
             self.fail(name, "blockdraft.Sampling", type(sampling).__name__, TypeError)

@@ -66,7 +66,6 @@ def accept_drafts(target_logits, draft_tokens, draft_len, branch, mask_rows: int
     check.need(V >= 1 and vocab >= 1, "target_logits", "at least one row and one id", list(target_logits.shape))
     check.dims["K"] = V - 1
     drafter = target if drafter is None else drafter
-    num_valid_vocab = vocab if num_valid_vocab is None else num_valid_vocab
     check.tensor("draft_tokens", draft_tokens, "B K", I32)
     check.tensor("draft_len", draft_len, "B", I32)
     check.tensor("branch", branch, "B P", I32)
@@ -84,8 +83,7 @@ def accept_drafts(target_logits, draft_tokens, draft_len, branch, mask_rows: int
     dirac = law == "greedy" or mode == "greedy"
     check.need(draft_logits is not None or (dirac and mix is None) or V == 1, "draft_logits", "a tensor, for this law or mix", None)
     check.need(mask_rows >= 1, "mask_rows", "at least 1", mask_rows)
-    check.need(1 <= num_valid_vocab <= vocab, "num_valid_vocab", f"1 .. {vocab}", num_valid_vocab)
-    check.need(-1 <= mask_token < vocab, "mask_token", f"-1 .. {vocab - 1}", mask_token)
+    num_valid_vocab = check.vocabulary(num_valid_vocab, mask_token)
     check.values("draft_len", draft_len, lambda t: (t >= -1) & (t <= V - 1), f"-1 .. K = {V - 1}")
     check.values("branch", branch, lambda t: (t == -1) | (t >= 1) & (t <= V), f"-1 or 1 .. {V}")
     check.values("mix", mix, lambda t: (t >= 0) & (t <= 1), "0 .. 1")

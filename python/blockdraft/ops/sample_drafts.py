@@ -36,16 +36,13 @@ def sample_drafts(logits, draft_len, *, seed, position, drafter: Sampling, law: 
     """
     check = Check("sample_drafts")
     check.tensor("logits", logits, "B K vocab")
-    vocab = check.dims["vocab"]
-    num_valid_vocab = vocab if num_valid_vocab is None else num_valid_vocab
     check.tensor("draft_len", draft_len, "B", I32)
     check.tensor("seed", seed, "B", I64)
     check.tensor("position", position, "B", I32)
     check.tensor("uniforms", uniforms, "B K", (torch.float64,), optional=True)
     check.sampling("drafter", drafter)
     check.choice("law", law, ("sampled", "greedy"))
-    check.need(1 <= num_valid_vocab <= vocab, "num_valid_vocab", f"1 .. {vocab}", num_valid_vocab)
-    check.need(-1 <= mask_token < vocab, "mask_token", f"-1 .. {vocab - 1}", mask_token)
+    num_valid_vocab = check.vocabulary(num_valid_vocab, mask_token)
     check.values("draft_len", draft_len, lambda t: (t >= -1) & (t <= check.dims["K"]), f"-1 .. K = {check.dims['K']}")
     check.values("uniforms", uniforms, lambda t: (t >= 0) & (t < 1), "0 <= u < 1")
     tokens = draft_len.new_empty(logits.shape[:2])
