@@ -12,7 +12,7 @@ using torch::stable::Tensor;
 void block_attention_cpu(Tensor q, Tensor k, Tensor v, std::optional<Tensor> k_cache, std::optional<Tensor> v_cache,
                          std::optional<Tensor> block_table, Tensor cu_rows, Tensor prefix_lens, Tensor draft_len, Tensor branch,
                          int64_t mask_rows, bool bidirectional, int64_t max_rows, int64_t max_prefix, double scale,
-                         int64_t window, Tensor out, std::optional<Tensor> lse);
+                         int64_t window, int64_t split, Tensor out, std::optional<Tensor> lse, std::optional<Tensor> workspace);
 
 }  // namespace blockdraft
 

@@ -2,7 +2,7 @@
 supports them). A tensor passed as an output is written in place and returned."""
 
 from .accept_drafts import Accepted, accept_drafts
-from .block_attention import block_attention
+from .block_attention import block_attention, block_attention_workspace
 from .cca_qkv import cca_qkv
 from .commit import commit
 from .fused_moe import fused_moe
@@ -11,5 +11,5 @@ from .plan_branches import plan_branches
 from .sample_drafts import sample_drafts
 from .zaya_router import zaya_router
 
-__all__ = ["Accepted", "accept_drafts", "block_attention", "cca_qkv", "commit", "fused_moe", "moe_dispatch", "plan_branches",
-           "sample_drafts", "zaya_router"]
+__all__ = ["Accepted", "accept_drafts", "block_attention", "block_attention_workspace", "cca_qkv", "commit", "fused_moe",
+           "moe_dispatch", "plan_branches", "sample_drafts", "zaya_router"]

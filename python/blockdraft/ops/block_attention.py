@@ -1,5 +1,7 @@
 import math
 
+import torch
+
 from .. import reference
 from ..contract import F32, Check
 from ..layout import Rows
@@ -7,11 +9,18 @@ from ..registry import Op
 from . import _native, _rows
 
 _OP = Op("block_attention", "(Tensor q, Tensor k, Tensor v, Tensor? k_cache, Tensor? v_cache, Tensor? block_table, "
-         f"{_rows.SCHEMA}, float scale, int window, Tensor(a!) out, Tensor(b!)? lse) -> ()")
+         f"{_rows.SCHEMA}, float scale, int window, int split, Tensor(a!) out, Tensor(b!)? lse, Tensor(c!)? workspace) -> ()")
+
+MOST_SPLITS = 32  # of a prefix; a longer one gets longer splits, multiples of split_keys. The kernels know it too
+
+
+def split_keys(device: torch.device) -> int:
+    """Least keys of a split: short enough to feed the device, long enough that merging costs little beside reading them."""
+    return 4096 if device.type == "cpu" else 2048
 
 
 def _reference(q, k, v, k_cache, v_cache, block_table, *rest):
-    *rows, scale, window, out, lse = rest
+    *rows, scale, window, _, out, lse, _ = rest
     result, result_lse = reference.block_attention(q, k, v, k_cache, v_cache, block_table, Rows(*rows), scale, window)
     out.copy_(result)
     if lse is not None:
@@ -24,12 +33,19 @@ def _cpp_unsupported(q, k, v, *rest):
     return _native.unsupported(("cpu",), q)
 
 
+def block_attention_workspace(q, rows: Rows) -> tuple[int, ...]:
+    """Shape of the float32 workspace of `block_attention`: [splits,T,Hq,Dh+2] by the host-known max_prefix, splits 0 where one
+    split holds it. The unnormalised output, maximum and sum of every split stand there until they are merged."""
+    splits = min(MOST_SPLITS, -(-rows.max_prefix // split_keys(q.device)))
+    return (splits if splits > 1 else 0, *q.shape[:2], q.shape[2] + 2)
+
+
 _OP.register("cpp", None, _cpp_unsupported)
 _OP.register("reference", _reference)
 
 
 def block_attention(q, k, v, k_cache, v_cache, block_table, rows: Rows, *, scale: float | None = None, window: int = 0,
-                    out=None, lse=None, backend: str | None = None):
+                    out=None, lse=None, workspace=None, backend: str | None = None):
     """Attention of packed verify rows and proposals over a paged prefix and each other.
 
     A verify row i sees the prefix and verify rows 0..i; a mask row of branch c sees the prefix, verify rows 0..c-1 and its
@@ -45,6 +61,7 @@ def block_attention(q, k, v, k_cache, v_cache, block_table, rows: Rows, *, scale
                  of itself whatever the window
     out          [T,Hq,Dh], q's dtype, made if None; 0 for a dead row
     lse          float32 [T,Hq], written if given: natural-log normaliser, -inf for a dead row
+    workspace    float32 of `block_attention_workspace`'s shape, made if None
     Raises ValueError or TypeError, before anything is written. Source: TiDAR, arXiv 2511.08923, fig. 3.
     """
     check = Check("block_attention")
@@ -61,5 +78,9 @@ def block_attention(q, k, v, k_cache, v_cache, block_table, rows: Rows, *, scale
     check.tensor("lse", lse, "T Hq", F32, optional=True)
     scale = check.dims["Dh"] ** -0.5 if scale is None else float(scale)
     check.need(math.isfinite(scale), "scale", "a finite number", scale)
-    _OP(backend, q, k, v, k_cache, v_cache, block_table, *_rows.flatten(rows), scale, window, out, lse)
+    shape = block_attention_workspace(q, rows)
+    workspace = q.new_empty(shape, dtype=torch.float32) if workspace is None else workspace
+    check.tensor("workspace", workspace, " ".join(map(str, shape)), F32, contiguous=True)
+    _OP(backend, q, k, v, k_cache, v_cache, block_table, *_rows.flatten(rows), scale, window, split_keys(q.device), out, lse,
+        workspace)
     return out
