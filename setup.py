@@ -45,7 +45,7 @@ def torch_extensions(flags: list[str]) -> list:
         print("blockdraft: torch is not importable while building (use --no-build-isolation): installing without the C++ "
               "ops; every op runs on its reference backend", file=sys.stderr)
         return []
-    sources = sorted(glob.glob("csrc/*_host.cpp")) + ["csrc/bindings.cpp"]
+    sources = sorted(glob.glob("csrc/*.cpp"))
     return [CppExtension("blockdraft._ops", sources, define_macros=[("TORCH_TARGET_VERSION", "0x020a000000000000")],
                          depends=glob.glob("csrc/**/*.h", recursive=True),
                          extra_compile_args={"cxx": ["-std=c++20", "-fno-math-errno", *flags]})]
