@@ -8,8 +8,12 @@ namespace blockdraft {
 using Library = torch::stable::detail::StableLibrary;
 
 void register_block_attention(Library&);
+void register_commit(Library&);
 
-static void register_ops(Library& library) { register_block_attention(library); }
+static void register_ops(Library& library) {
+  register_block_attention(library);
+  register_commit(library);
+}
 
 }  // namespace blockdraft
 

@@ -17,10 +17,10 @@ void block_attention_host(const AttentionParams<T>&, const Parallel&);
 template <class T>
 void block_attention_hip(const AttentionParams<T>&, void* stream);
 
-static void block_attention(Tensor q, Tensor k, Tensor v, std::optional<Tensor> k_cache, std::optional<Tensor> v_cache,
-                            std::optional<Tensor> block_table, Tensor cu_rows, Tensor prefix_lens, Tensor draft_len, Tensor branch,
-                            int64_t mask_rows, bool bidirectional, int64_t max_rows, int64_t max_prefix, double scale, int64_t window,
-                            int64_t split, Tensor out, std::optional<Tensor> lse, std::optional<Tensor> workspace) {
+static void block_attention_torch(Tensor q, Tensor k, Tensor v, std::optional<Tensor> k_cache, std::optional<Tensor> v_cache,
+                                  std::optional<Tensor> block_table, Tensor cu_rows, Tensor prefix_lens, Tensor draft_len, Tensor branch,
+                                  int64_t mask_rows, bool bidirectional, int64_t max_rows, int64_t max_prefix, double scale, int64_t window,
+                                  int64_t split, Tensor out, std::optional<Tensor> lse, std::optional<Tensor> workspace) {
   if (q.numel() == 0) return;
   for_float_type(q, [&](auto type) {
     using T = decltype(type);
@@ -51,7 +51,7 @@ static void block_attention(Tensor q, Tensor k, Tensor v, std::optional<Tensor> 
 }
 
 void register_block_attention(torch::stable::detail::StableLibrary& library) {
-  library.impl("block_attention_cpp", TORCH_BOX(&block_attention));
+  library.impl("block_attention_cpp", TORCH_BOX(&block_attention_torch));
 }
 
 }  // namespace blockdraft

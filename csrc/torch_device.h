@@ -17,6 +17,10 @@ namespace blockdraft {
 template <class T>
 T* data(const torch::stable::Tensor& t) { return static_cast<T*>(t.data_ptr()); }
 
+inline int64_t item_size(const torch::stable::Tensor& t) {
+  return t.scalar_type() == torch::headeronly::ScalarType::Float ? 4 : 2;
+}
+
 // f(float{} | bf16{} | fp16{}) by t's element type.
 template <class F>
 void for_float_type(const torch::stable::Tensor& t, F f) {

@@ -204,6 +204,12 @@ class Tile : public Group {
     product<false>(keys_, head_dim_, 1, panel.queries, scores_, staged_, head_dim_);
   }
 
+  template <class F>
+  void each_score(const Panel& panel, F f) const {
+    for (int i = 0; i < staged_; ++i)
+      for (int c = 0; c < panel.count; ++c) f(i, panel.x[c], scores_[i * kColumns + c]);
+  }
+
   template <class Visible>
   void mask(const Panel& panel, Visible visible) {
     for (int c = 0; c < panel.count; ++c) {

@@ -6,6 +6,7 @@
 //
 //   group.each(n, f)       f(i) for i < n, each by exactly one thread of the group
 //   group.leader()         true for one thread of the group
+//   Group::store(p, x)     *p := x rounded to nearest
 //   group.barrier()        what the group's threads wrote before is visible to all of them after
 //
 // An attention tile, Tile<T, X>, is a group that holds query columns and walks over tiles of at most kKeys keys and values.
@@ -24,8 +25,9 @@
 //   each_panel(f)              f(panel) for every panel of this wave
 //     panel.any(f)             whether f(X) holds for a column of the panel
 //     scores(panel)            S^T := K Q^T, -inf beyond the staged tile's n rows
-//     mask(panel, visible)     S^T[i][c] := -inf where !visible(i, X)
-//     absorb(panel)            running maximum, rescale, P := exp2(S^T - maximum) rounded to T, sum, O^T += V^T P^T
+//     mask(panel, visible)     S^T[i][c] := -inf but for visible(X).from <= i < visible(X).to
+//     each_score(panel, f)     f(i, X, S^T[i][c]) by the score's thread (a product's result, where that is what is wanted)
+//     absorb(panel)            running maximum, rescale, P := exp2(S^T - maximum), rounded to T on a GPU, sum, O^T += V^T P^T
 //   close(f)                   f(X, maximum, sum, output) for every column, by one or more threads each. Results are
 //                              unnormalised: maximum in powers of 2, and output.store(pointer, scale) writes this thread's part
 //                              of scale * O; output.leader() is true for one of a column's threads
