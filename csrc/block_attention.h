@@ -27,6 +27,11 @@ struct AttentionParams {
   float scale;              // of the logits, times log2(e): scores are powers of 2
   bool bidirectional;
 
+  template <class F>
+  void each_pointer(F f) {
+    f(q), f(k), f(v), f(k_cache), f(v_cache), f(block_table), f(cu_rows), f(prefix_lens), f(draft_len), f(branch);
+    f(out), f(lse), f(workspace);
+  }
   int verify_rows(int request) const { return cu_rows[request + 1] - cu_rows[request] - mask_rows * proposals; }
   float* partial(int split, int64_t row, int head) const {  // unnormalised output, maximum, sum of a split
     return workspace + ((split * total_rows + row) * query_heads + head) * (head_dim + 2);
@@ -107,8 +112,9 @@ template <class Tile, class T>
 class Attention {
  public:
   Attention(Tile& tile, const AttentionParams<T>& params, const AttentionItem& item)
-      : tile_(tile), p_(params), item_(item), first_(params.cu_rows[item.request]), prefix_(params.prefix_lens[item.request]),
-        draft_len_(params.draft_len[item.request]), verify_(params.verify_rows(item.request)) {
+      : tile_(tile), p_(params), item_(item), first_(Tile::uniform(params.cu_rows[item.request])),
+        prefix_(Tile::uniform(params.prefix_lens[item.request])), draft_len_(Tile::uniform(params.draft_len[item.request])),
+        verify_(Tile::uniform(params.verify_rows(item.request))) {
     survey();
   }
 
@@ -151,7 +157,7 @@ class Attention {
     if (limit_ > item_.first_row) lowest = item_.first_row;
     else limit_ = 0;
     for (int j = item_.first_row > verify_ ? masks : 0; j < p_.proposals && verify_ + j * p_.mask_rows < last; ++j) {
-      const int branch = attention_branch(p_, item_.request, j);
+      const int branch = Tile::uniform(attention_branch(p_, item_.request, j));
       if (branch == 0) continue;
       limit_ = most(limit_, branch);
       lowest = least(lowest, branch + most(item_.first_row - verify_ - j * p_.mask_rows, 0));
@@ -166,7 +172,7 @@ class Attention {
     if (segment == kPrefix) return item_.stop_key;
     if (segment == kVerify) return limit_;
     const int before = item_.first_row + item_.rows - verify_ - segment * p_.mask_rows;  // rows of the item from its start on
-    if (before <= 0 || before >= item_.rows + p_.mask_rows || attention_branch(p_, item_.request, segment) == 0) return 0;
+    if (before <= 0 || before >= item_.rows + p_.mask_rows || Tile::uniform(attention_branch(p_, item_.request, segment)) == 0) return 0;
     return p_.bidirectional ? p_.mask_rows : least(p_.mask_rows, before);
   }
 

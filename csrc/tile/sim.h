@@ -87,6 +87,7 @@ class Group {
   }
   bool leader() const { return wave_ == 0; }
   void barrier() const { scheduler_.barrier(wave_); }
+  static int uniform(int x) { return x; }
   template <class T>
   static void store(T* p, float x) { host::from_float(p, x); }
 

@@ -1,0 +1,41 @@
+// GPU launcher of block_attention for gfx942 and gfx950. The device code needs no HIP headers, so that it also compiles where
+// there is only clang.
+#include <stdint.h>
+
+#pragma clang force_cuda_host_device begin
+#include "block_attention.h"
+#include "tile/cdna.h"
+#pragma clang force_cuda_host_device end
+
+namespace blockdraft {
+
+template <class T, int kDim>
+BLOCKDRAFT_KERNEL(cdna::kThreads, 2) block_attention_kernel(AttentionParams<T> p, AttentionGrid<T> grid) {
+  using Tile = cdna::Tile<T, AttentionColumn, kDim>;
+  __attribute__((shared)) static typename Tile::Memory memory;
+  const int64_t id = cdna::contiguous_per_xcd(grid.items);
+  p.each_pointer([](auto*& pointer) { pointer = cdna::global(pointer); });
+  AttentionItem item;
+  if (id >= grid.items || !grid.item(p, id, item)) return;
+  Tile tile(memory);
+  Attention<Tile, T>(tile, p, item).run();
+}
+
+template <class T>
+BLOCKDRAFT_KERNEL(cdna::kWave, 1) block_attention_merge_kernel(AttentionParams<T> p) {
+  p.each_pointer([](auto*& pointer) { pointer = cdna::global(pointer); });
+  cdna::Group<cdna::kWave> group;
+  const int row = __builtin_amdgcn_workgroup_id_x() / p.query_heads;
+  merge_attention(group, p, row / p.max_rows, row % p.max_rows, __builtin_amdgcn_workgroup_id_x() % p.query_heads);
+}
+
+#define KERNELS(T)                                                                                 \
+  template BLOCKDRAFT_KERNEL(cdna::kThreads, 2) block_attention_kernel<T, 64>(AttentionParams<T>, AttentionGrid<T>);  \
+  template BLOCKDRAFT_KERNEL(cdna::kThreads, 2) block_attention_kernel<T, 128>(AttentionParams<T>, AttentionGrid<T>); \
+  template BLOCKDRAFT_KERNEL(cdna::kWave, 1) block_attention_merge_kernel<T>(AttentionParams<T>);
+KERNELS(float)
+KERNELS(bf16)
+KERNELS(fp16)
+#undef KERNELS
+
+}  // namespace blockdraft
