@@ -125,19 +125,23 @@ class Attention {
      },
                [&](const AttentionColumn& x) { return x.limit ? p_.q + (first_ + x.row) * p_.q_row + x.head * p_.q_head : nullptr; },
                p_.scale);
-    KeyTile now = next({kPrefix, start_, 0}), ahead = next(now);
-    locate(now);
-    tile_.load();
-    locate(ahead);
-    while (now.count) {
-      const KeyTile after = next(ahead);
-      if constexpr (Tile::kBuffers == 1) tile_.barrier();  // everyone is done with the tile before
-      tile_.deposit();
-      tile_.barrier();
-      tile_.load();
-      locate(after);
-      tile_.each_panel([&](auto& panel) { absorb(panel, now); });
-      now = ahead, ahead = after;
+    KeyTile now = next({kPrefix, start_, 0});
+    if (now.count) {
+      KeyTile ahead = next(now);
+      locate(now);
+      load(now);
+      locate(ahead);
+      for (bool more = true; more;) {
+        const KeyTile after = next(ahead);
+        if constexpr (Tile::kBuffers == 1) tile_.barrier();  // everyone is done with the tile before
+        tile_.deposit(now.count);
+        tile_.barrier();
+        load(ahead);
+        locate(after);
+        tile_.each_panel([&](auto& panel) { absorb(panel, now); });
+        more = ahead.start != now.start || ahead.segment != now.segment;
+        now = ahead, ahead = after;
+      }
     }
     tile_.close([&](const AttentionColumn& x, float top, float sum, auto output) { emit(x, top, sum, output); });
   }
@@ -146,7 +150,7 @@ class Attention {
   static constexpr int kPrefix = -2, kVerify = -1;  // segments of the keys; j >= 0 is proposal j
 
   struct KeyTile {
-    int segment, start, count;  // count 0: there are no more
+    int segment, start, count;
   };
 
   // What the rows of the item see as a whole: verify keys below limit_, prefix keys from start_.
@@ -176,30 +180,31 @@ class Attention {
     return p_.bidirectional ? p_.mask_rows : least(p_.mask_rows, before);
   }
 
-  // The key tile after t that some row of the item may see.
-  KeyTile next(KeyTile t) const {
-    t.start += t.count;
-    while (t.start >= stop(t.segment)) {
-      if (item_.split + 1 < item_.splits || t.segment + 1 >= p_.proposals) return {t.segment, t.start, 0};
-      t = {t.segment + 1, t.segment == kPrefix ? verify_start_ : 0, 0};
+  // The key tile after t that some row of the item may see; t itself if it is the last.
+  KeyTile next(const KeyTile& t) const {
+    int segment = t.segment, start = t.start + t.count;
+    while (start >= stop(segment)) {
+      if (item_.split + 1 < item_.splits || segment + 1 >= p_.proposals) return t;
+      ++segment;
+      start = segment == kVerify ? verify_start_ : 0;
     }
-    return {t.segment, t.start, least(stop(t.segment) - t.start, Tile::kKeys)};
+    return {segment, start, least(stop(segment) - start, Tile::kKeys)};
   }
 
   void locate(const KeyTile& t) {
-    if (t.segment == kPrefix) {
-      const int32_t* pages = p_.block_table + item_.request * p_.table_row;
-      const int slots = (1 << p_.page_shift) - 1;
-      auto cached = [=, this](const T* cache, int64_t page_stride, int64_t slot_stride, int64_t head_stride, int key) {
-        return cache + pages[key >> p_.page_shift] * page_stride + (key & slots) * slot_stride + item_.kv_head * head_stride;
-      };
-      tile_.locate([&](int i) { return cached(p_.k_cache, p_.k_page, p_.k_slot, p_.k_kv_head, t.start + i); },
-                   [&](int i) { return cached(p_.v_cache, p_.v_page, p_.v_slot, p_.v_kv_head, t.start + i); }, t.count);
-      return;
-    }
-    const int64_t row = first_ + t.start + (t.segment < 0 ? 0 : verify_ + t.segment * p_.mask_rows);
-    tile_.locate([&](int i) { return p_.k + (row + i) * p_.k_row + item_.kv_head * p_.k_head; },
-                 [&](int i) { return p_.v + (row + i) * p_.v_row + item_.kv_head * p_.v_head; }, t.count);
+    const int32_t* pages = p_.block_table + item_.request * p_.table_row;
+    tile_.locate([&](int i) { return t.segment == kPrefix ? pages[(t.start + i) >> p_.page_shift] : 0; }, t.count);
+  }
+
+  void load(const KeyTile& t) {
+    const bool cached = t.segment == kPrefix;
+    const int64_t own = first_ + t.start + (t.segment < 0 ? 0 : verify_ + t.segment * p_.mask_rows);
+    const T* keys = cached ? p_.k_cache + item_.kv_head * p_.k_kv_head : p_.k + own * p_.k_row + item_.kv_head * p_.k_head;
+    const T* values = cached ? p_.v_cache + item_.kv_head * p_.v_kv_head : p_.v + own * p_.v_row + item_.kv_head * p_.v_head;
+    const int64_t key_slot = cached ? p_.k_slot : p_.k_row, value_slot = cached ? p_.v_slot : p_.v_row;
+    const int start = cached ? t.start : 0, slots = cached ? (1 << p_.page_shift) - 1 : INT32_MAX;
+    tile_.load([&](int page, int i) { return keys + page * p_.k_page + ((start + i) & slots) * key_slot; },
+               [&](int page, int i) { return values + page * p_.v_page + ((start + i) & slots) * value_slot; }, t.count);
   }
 
   // The keys of a segment that a column sees: always an interval.

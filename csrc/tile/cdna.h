@@ -146,8 +146,8 @@ class Tile : public Group<kThreads> {
   static constexpr int kGroupColumns = kWaves * kColumns;
 
   struct Memory {  // in LDS
-    alignas(16) T keys[kBuffers][kKeys * kKeyStride];    // [key][dim]
-    alignas(16) T values[kBuffers][kDim * kValueStride];  // [dim][key, in the order of a score register]
+    alignas(16) T keys[kBuffers * kKeys * kKeyStride];     // [buffer][key][dim]
+    alignas(16) T values[kBuffers * kDim * kValueStride];  // [buffer][dim][key, in the order of a score register]
   };
 
   struct Panel {
@@ -174,39 +174,36 @@ class Tile : public Group<kThreads> {
 #pragma unroll
     for (int c = 0; c < kDim / (2 * kFragment); ++c) {
       panel_.queries[c] = Fragment{};
-      if (src && panel_.present) panel_.queries[c] = *reinterpret_cast<const Fragment*>(global(src) + (2 * c + half()) * kFragment);
+      if (src && panel_.present) panel_.queries[c] = read(src + (2 * c + half()) * kFragment);
     }
 #pragma unroll
     for (int d = 0; d < kDim / 32; ++d) panel_.output[d] = acc16{};
     panel_.top = kLowest, panel_.sum = 0;
   }
 
+  template <class Place>
+  void locate(Place place, int n) {
+    each_unit([&](int u, bool, int row, int) {
+#pragma unroll
+      for (int i = 0; i < 2; ++i) places_[u][i] = place(least(row + i, n - 1));
+    });
+  }
+
   template <class Key, class Value>
-  void locate(Key key, Value value, int n) {
-    located_ = n;
-    if (n == 0) return;
+  void load(Key key, Value value, int n) {
     each_unit([&](int u, bool of_values, int row, int dim) {
 #pragma unroll
       for (int i = 0; i < 2; ++i) {  // rows beyond n repeat the last: they are masked, and must be finite where it is
-        if (of_values) source_[u][i] = value(least(row + i, n - 1)) + dim;
-        else source_[u][i] = key(least(row + i, n - 1)) + dim;
+        const int at = least(row + i, n - 1);
+        data_[u][i] = read(of_values ? value(places_[u][i], at) + dim : key(places_[u][i], at) + dim);
       }
     });
   }
 
-  void load() {
-    loaded_ = located_;
-    if (loaded_ == 0) return;
-    each_unit([&](int u, bool, int, int) {
-#pragma unroll
-      for (int i = 0; i < 2; ++i) data_[u][i] = *reinterpret_cast<const Fragment*>(global(source_[u][i]));
-    });
-  }
-
-  void deposit() {
+  void deposit(int n) {
     if constexpr (kBuffers == 2) buffer_ ^= 1;
-    staged_ = loaded_;
-    T *keys = memory_.keys[buffer_], *values = memory_.values[buffer_];
+    staged_ = n;
+    T *keys = memory_.keys + key_buffer(), *values = memory_.values + value_buffer();
     each_unit([&](int u, bool of_values, int row, int dim) {
       if (!of_values) {
 #pragma unroll
@@ -229,7 +226,7 @@ class Tile : public Group<kThreads> {
   }
 
   void scores(Panel& panel) const {
-    const T* row = memory_.keys[buffer_] + lane() % 32 * kKeyStride + half() * kFragment;
+    const T* row = memory_.keys + key_buffer() + lane() % 32 * kKeyStride + half() * kFragment;
     acc16 s{};
 #pragma unroll
     for (int c = 0; c < kDim / (2 * kFragment); ++c)
@@ -275,7 +272,7 @@ class Tile : public Group<kThreads> {
     const auto eight = p.lo + p.hi;
     const auto four = eight.lo + eight.hi;
     panel.sum += four.x + four.y + (four.z + four.w);  // of this lane's keys; close adds the other half's
-    const T* column = memory_.values[buffer_] + lane() % 32 * kValueStride + half() * 16;
+    const T* column = memory_.values + value_buffer() + lane() % 32 * kValueStride + half() * 16;
 #pragma unroll
     for (int c = 0; c < 16 / kFragment; ++c) {
       const Fragment weights = Mma<T>::pack(p, c * kFragment);
@@ -298,7 +295,7 @@ class Tile : public Group<kThreads> {
           D four[4];
 #pragma unroll
           for (int j = 0; j < 4; ++j) from_float(four + j, scale == 0 ? 0.0f : scale * output[d][i + j]);
-          __builtin_memcpy(global(p) + d * 32 + key_of(i), four, sizeof four);
+          __builtin_memcpy((__attribute__((address_space(1))) D*)p + d * 32 + key_of(i), four, sizeof four);
         }
     }
   };
@@ -311,6 +308,9 @@ class Tile : public Group<kThreads> {
   }
 
  private:
+  int key_buffer() const { return uniform(buffer_ ? kKeys * kKeyStride : 0); }
+  int value_buffer() const { return uniform(buffer_ ? kDim * kValueStride : 0); }
+
   // f(unit of this thread, whether it stages values or keys, row, dim): two rows from `row`, a fragment from `dim`. A wave
   // stages either keys or values.
   template <class F>
@@ -323,6 +323,8 @@ class Tile : public Group<kThreads> {
     }
   }
 
+  static Fragment read(const T* p) { return *(const __attribute__((address_space(1))) Fragment*)p; }  // of global memory
+
   static int wave() { return __builtin_amdgcn_readfirstlane(thread_index() / kWave); }
   static int lane() { return thread_index() & (kWave - 1); }
   static int half() { return lane() >> 5; }
@@ -332,8 +334,8 @@ class Tile : public Group<kThreads> {
   Panel panel_;
   float scale_;
   bool active_;
-  int located_ = 0, loaded_ = 0, staged_ = 0, buffer_ = 0;
-  const T* source_[kUnitsOfThread][2];
+  int staged_ = 0, buffer_ = 0;
+  int places_[kUnitsOfThread][2];
   Fragment data_[kUnitsOfThread][2];
 };
 

@@ -6,7 +6,6 @@
 
 #include <cmath>
 #include <cstring>
-#include <utility>
 #include <vector>
 
 #include "tile.h"
@@ -175,20 +174,23 @@ class Tile : public Group {
     }
   }
 
-  template <class Key, class Value>
-  void locate(Key key, Value value, int n) {
-    located_.n = n;
-    for (int i = 0; i < n; ++i) located_.keys[i] = key(i), located_.values[i] = value(i);
+  template <class Place>
+  void locate(Place place, int n) {
+    for (int i = 0; i < n; ++i) places_[i] = place(i);
   }
 
-  void load() { std::swap(loaded_, located_); }  // deposit reads them; until then each_panel has them prefetched
+  template <class Key, class Value>
+  void load(Key key, Value value, int n) {  // deposit reads them; until then each_panel has them prefetched
+    loaded_ = n;
+    for (int i = 0; i < loaded_; ++i) key_rows_[i] = key(places_[i], i), value_rows_[i] = value(places_[i], i);
+  }
 
-  void deposit() {
-    staged_ = loaded_.n;
+  void deposit(int n) {
+    staged_ = n;
     for (int i = 0; i < staged_; ++i)
       for (int d = 0; d < head_dim_; d += kLanes) {
-        host::store(keys_ + i * head_dim_ + d, to_float(loaded_.keys[i] + d));
-        host::store(values_ + i * head_dim_ + d, to_float(loaded_.values[i] + d));
+        host::store(keys_ + i * head_dim_ + d, to_float(key_rows_[i] + d));
+        host::store(values_ + i * head_dim_ + d, to_float(value_rows_[i] + d));
       }
   }
 
@@ -196,7 +198,7 @@ class Tile : public Group {
   void each_panel(F f) {
     const int panels = int(panels_.size());
     for (int p = 0; p < panels; ++p) {
-      for (int i = loaded_.n * p / panels; i < loaded_.n * (p + 1) / panels; ++i) prefetch(loaded_.keys[i]), prefetch(loaded_.values[i]);
+      for (int i = loaded_ * p / panels; i < loaded_ * (p + 1) / panels; ++i) prefetch(key_rows_[i]), prefetch(value_rows_[i]);
       f(panels_[p]);
     }
   }
@@ -265,11 +267,6 @@ class Tile : public Group {
   }
 
  private:
-  struct Located {
-    const T *keys[kKeys], *values[kKeys];
-    int n = 0;
-  };
-
   void stage_query(const Panel& panel, int c, const T* src, float scale) const {
     for (int d = 0; d < head_dim_; d += kLanes) {
       const vec x = src ? to_float(src + d) * scale : vec{};
@@ -283,9 +280,9 @@ class Tile : public Group {
   }
 
   float *keys_, *values_, *scores_, *columns_;
-  int head_dim_, staged_ = 0;
+  int head_dim_, loaded_ = 0, staged_ = 0, places_[kKeys];
+  const T *key_rows_[kKeys], *value_rows_[kKeys];
   std::vector<Panel> panels_;
-  Located located_, loaded_;
 };
 
 }  // namespace blockdraft::host

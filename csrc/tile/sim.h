@@ -154,17 +154,21 @@ class Tile : public Group {
     }
   }
 
-  template <class Key, class Value>
-  void locate(Key key, Value value, int n) {
-    located_.assign(n, {});
-    for (int i = wave_; i < n; i += kWaves) located_[i] = {key(i), value(i)};  // a wave stages its share of the rows
+  template <class Place>
+  void locate(Place place, int n) {
+    places_.assign(n, 0);
+    for (int i = wave_; i < n; i += kWaves) places_[i] = place(i);  // a wave stages its share of the rows
   }
 
-  void load() { loaded_ = located_; }
+  template <class Key, class Value>
+  void load(Key key, Value value, int n) {
+    loaded_.assign(n, {});
+    for (int i = wave_; i < n; i += kWaves) loaded_[i] = {key(places_[i], i), value(places_[i], i)};
+  }
 
-  void deposit() {
+  void deposit(int n) {
     buffer_ = (buffer_ + 1) % kBuffers;
-    staged_ = int(loaded_.size());
+    staged_ = n;
     for (int i = wave_; i < staged_; i += kWaves)
       for (int d = 0; d < dim_; ++d) {
         memory_.keys[buffer_][i * dim_ + d] = value(loaded_[i].first[d]);
@@ -238,7 +242,8 @@ class Tile : public Group {
   int dim_, buffer_ = 0, staged_ = 0;
   float scale_ = 0;
   Panel panel_;
-  std::vector<std::pair<const T*, const T*>> located_, loaded_;
+  std::vector<int> places_;
+  std::vector<std::pair<const T*, const T*>> loaded_;
 };
 
 // Runs body(Tile&) as every wave of a group.

@@ -20,9 +20,9 @@
 //
 //   open(n, x, query, scale)   n columns; column c is described by x(c); its query is query(X) -> const T*, or null for zeros.
 //                              Outputs, sums := 0
-//   locate(key, value, n)      the next tile to load: its n rows are key(i) and value(i) -> const T*, for i < n (0: none)
-//   load()                     begins to read the located tile
-//   deposit()                  the loaded tile becomes the staged one
+//   locate(place, n)       place(i) -> int begins to look up where row i of a tile of n > 0 rows is
+//   load(key, value, n)    begins to read the located tile: key(place, i), value(place, i) -> const T*
+//   deposit(n)             the loaded tile becomes the staged one
 //   each_panel(f)              f(panel) for every panel of this wave
 //     panel.any(f)             whether f(X) holds for a column of the panel
 //     scores(panel)            S^T := K Q^T, -inf beyond the staged tile's n rows
