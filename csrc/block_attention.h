@@ -263,19 +263,12 @@ void merge_attention(Group& group, const AttentionParams<T>& p, int request, int
   const int64_t packed = p.cu_rows[request] + row;
   float top = kLowest, sum = 0;
   for (int s = 0; s < splits; ++s) top = most(top, p.partial(s, packed, head)[p.head_dim]);
-  float weight[kMostSplits];
-  for (int s = 0; s < splits; ++s) {
-    const float* partial = p.partial(s, packed, head);
-    weight[s] = __builtin_exp2f(partial[p.head_dim] - top);
-    sum += weight[s] * partial[p.head_dim + 1];
-  }
+  auto weight = [&](int s) { return __builtin_exp2f(p.partial(s, packed, head)[p.head_dim] - top); };
+  for (int s = 0; s < splits; ++s) sum += weight(s) * p.partial(s, packed, head)[p.head_dim + 1];
   const bool live = attention_column(p, request, row, head).limit > 0;
   T* out = p.out + packed * p.out_row + head * p.out_head;
-  group.each(p.head_dim, [&](int d) {
-    float total = 0;
-    for (int s = 0; s < splits; ++s) total += weight[s] * p.partial(s, packed, head)[d];
-    Group::store(out + d, live ? total / sum : 0.0f);
-  });
+  group.combine(p.head_dim, splits, weight, [&](int s) { return p.partial(s, packed, head); },
+                [&](int d, float total) { Group::store(out + d, live ? total / sum : 0.0f); });
   if (group.leader()) store_lse(p, packed, head, live, top, sum);
 }
 

@@ -29,13 +29,35 @@ BLOCKDRAFT_KERNEL(cdna::kWave, 1) block_attention_merge_kernel(AttentionParams<T
   merge_attention(group, p, row / p.max_rows, row % p.max_rows, __builtin_amdgcn_workgroup_id_x() % p.query_heads);
 }
 
-#define KERNELS(T)                                                                                 \
+#define BLOCKDRAFT_INSTANTIATE(T)                                                                                      \
   template BLOCKDRAFT_KERNEL(cdna::kThreads, 2) block_attention_kernel<T, 64>(AttentionParams<T>, AttentionGrid<T>);  \
   template BLOCKDRAFT_KERNEL(cdna::kThreads, 2) block_attention_kernel<T, 128>(AttentionParams<T>, AttentionGrid<T>); \
   template BLOCKDRAFT_KERNEL(cdna::kWave, 1) block_attention_merge_kernel<T>(AttentionParams<T>);
-KERNELS(float)
-KERNELS(bf16)
-KERNELS(fp16)
-#undef KERNELS
+BLOCKDRAFT_INSTANTIATE(float)
+BLOCKDRAFT_INSTANTIATE(bf16)
+BLOCKDRAFT_INSTANTIATE(fp16)
+#undef BLOCKDRAFT_INSTANTIATE
 
 }  // namespace blockdraft
+
+#if __has_include(<hip/hip_runtime.h>)
+#include <hip/hip_runtime.h>
+
+namespace blockdraft {
+
+template <class T>
+void block_attention_hip(const AttentionParams<T>& p, void* stream) {
+  const AttentionGrid<T> grid(p, cdna::kThreads / cdna::kWave * cdna::kColumns);
+  const dim3 groups(ceil_div<int64_t>(grid.items, 8) * 8);
+  auto* kernel = p.head_dim == 64 ? block_attention_kernel<T, 64> : block_attention_kernel<T, 128>;
+  kernel<<<groups, cdna::kThreads, 0, static_cast<hipStream_t>(stream)>>>(p, grid);
+  if (grid.splits > 1)
+    block_attention_merge_kernel<T><<<p.batch * p.max_rows * p.query_heads, cdna::kWave, 0, static_cast<hipStream_t>(stream)>>>(p);
+}
+
+template void block_attention_hip(const AttentionParams<float>&, void*);
+template void block_attention_hip(const AttentionParams<bf16>&, void*);
+template void block_attention_hip(const AttentionParams<fp16>&, void*);
+
+}  // namespace blockdraft
+#endif

@@ -6,7 +6,7 @@
 
 namespace blockdraft {
 
-struct alignas(16) Bits128 { uint64_t half[2]; };
+typedef uint64_t Bits128 __attribute__((vector_size(16)));
 
 template <class U>
 struct CommitParams {
@@ -16,6 +16,11 @@ struct CommitParams {
   const int32_t *accepted, *cu_rows, *slots;
   int32_t* prefix_lens;
   int batch, layers, channels, half, depth;  // channels and half in units
+
+  template <class F>
+  void each_pointer(F f) {
+    f(qk), f(v_late), f(conv_state), f(late_state), f(accepted), f(cu_rows), f(slots), f(prefix_lens);
+  }
 };
 
 // One group does a request, since all of it depends on the prefix length that it then changes.

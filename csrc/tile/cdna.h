@@ -122,6 +122,14 @@ class Group {
   void each(int n, F f) const {
     for (int i = thread_index(); i < n; i += kThreadsOfGroup) f(i);
   }
+  template <class Weight, class Term, class F>
+  void combine(int n, int terms, Weight weight, Term term, F f) const {
+    each(n, [&](int i) {
+      float total = 0;
+      for (int s = 0; s < terms; ++s) total += weight(s) * term(s)[i];
+      f(i, total);
+    });
+  }
   bool leader() const { return thread_index() == 0; }
   static int uniform(int x) { return __builtin_amdgcn_readfirstlane(x); }
   void barrier() const {

@@ -4,6 +4,7 @@
 // whatever the input type.
 #pragma once
 
+#include <algorithm>
 #include <cmath>
 #include <cstring>
 #include <vector>
@@ -112,10 +113,26 @@ inline void product(const float* a, int64_t row, int64_t step, const float* b, f
 }
 
 class Group {
+  static constexpr int kBlock = 128;  // of a sum that stays in the L1
+
  public:
   template <class F>
   void each(int n, F f) const {
     for (int i = 0; i < n; ++i) f(i);
+  }
+  template <class Weight, class Term, class F>
+  void combine(int n, int terms, Weight weight, Term term, F f) const {
+    float total[kBlock];
+    for (int first = 0; first < n; first += kBlock) {
+      const int count = least(n - first, kBlock);
+      std::fill(total, total + count, 0.0f);
+      for (int s = 0; s < terms; ++s) {
+        const float factor = weight(s);
+        const float* values = term(s) + first;
+        for (int i = 0; i < count; ++i) total[i] += factor * values[i];
+      }
+      for (int i = 0; i < count; ++i) f(first + i, total[i]);
+    }
   }
   static bool leader() { return true; }
   static void barrier() {}

@@ -85,6 +85,14 @@ class Group {
   void each(int n, F f) const {
     for (int i = wave_; i < n; i += kWaves) f(i);
   }
+  template <class Weight, class Term, class F>
+  void combine(int n, int terms, Weight weight, Term term, F f) const {
+    each(n, [&](int i) {
+      float total = 0;
+      for (int s = 0; s < terms; ++s) total += weight(s) * term(s)[i];
+      f(i, total);
+    });
+  }
   bool leader() const { return wave_ == 0; }
   void barrier() const { scheduler_.barrier(wave_); }
   static int uniform(int x) { return x; }
