@@ -46,7 +46,7 @@ class Device:
 @dataclass(frozen=True)
 class Ceilings:
     """Rates of one device for one matrix dtype and one basis. Vector and exponential rates are quoted ones unless
-    somebody achieved others; L2 is left out (None) where no bandwidth is known. used: the figures behind the rates.
+    somebody achieved others; L2 is left out (None) where no bandwidth is known, as is the memory's size. used: the figures behind the rates.
     shared_units: products, vector arithmetic and exponentials compete for one unit, as on a CPU."""
 
     device: str
@@ -57,6 +57,7 @@ class Ceilings:
     vector_flops_per_s: float
     exps_per_s: float
     l2_bytes_per_s: float | None
+    memory_gb: float | None
     used: dict[str, Figure]
     shared_units: bool = False
 
@@ -99,9 +100,10 @@ def ceilings(device: Device, dtype: str, basis: str) -> Ceilings:
         if figure:
             used[name] = figure
     rate = {name: figure.value * 1e12 for name, figure in used.items()}
+    size = device.figure("memory_gb", "quoted")
     return Ceilings(device.name, dtype, basis, rate[f"{dtype}_tflops"], rate["memory_tb_per_s"],
                     rate.get("fp32_vector_tflops", math.inf), rate.get("exp_tera_per_s", math.inf), rate.get("l2_tb_per_s"),
-                    used, device.arch == "cpu")
+                    size and size.value, used, device.arch == "cpu")
 
 
 def known_dtypes(device: Device) -> list[str]:

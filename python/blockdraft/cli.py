@@ -3,6 +3,7 @@
 import click
 
 from .bench.command import bench, measure_command
+from .roofline.command import roofline
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120})
@@ -30,10 +31,6 @@ def info():
     show()
 
 
-@main.group()
-def roofline():
-    """How many draft blocks a device can afford, and why."""
-
-
 main.add_command(bench)
+main.add_command(roofline)
 roofline.add_command(measure_command)
