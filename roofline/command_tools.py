@@ -1,0 +1,47 @@
+"""`blockdraft roofline plot`, `isa` and `check`."""
+
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import click
+
+from .output import output_options, table
+
+_ARCHES = ("gfx942", "gfx950")
+
+
+@click.command()
+@click.argument("sources", nargs=-1, type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@click.option("--arch", type=click.Choice(_ARCHES), multiple=True, help="May be repeated.  [default: both]")
+@click.option("--kind", type=click.Choice(["all", "hip", "triton"]), default="all", show_default=True)
+@click.option("--flag", multiple=True, help="For clang, such as -DNAME=1; may be repeated.")
+@output_options
+def isa(sources, arch, kind, flag):
+    """Registers, LDS, spills, occupancy and hot loop of HIP files SOURCES, or of all the project's HIP and Triton kernels."""
+    from . import isa as compiler
+
+    files = list(sources) or (compiler.hip_sources() if kind != "triton" else [])
+    rows = []
+    for target in arch or _ARCHES:
+        for source in files:
+            rows += [{"source": source.name, **asdict(r)} for r in compiler.compile_hip(source, target, flag)]
+        if kind != "hip" and not sources:
+            for name, fn, signature, constexprs, options in compiler.triton_compilations(target):
+                report = compiler.compile_triton(fn, signature, constexprs, target, options)
+                rows.append({"source": f"{fn.__module__.rsplit('.', 1)[-1]}.py", **asdict(replace(report, kernel=name))})
+    if not rows:
+        raise ValueError(f"isa: expected .hip files as arguments, or kernels in {compiler.CSRC}/*.hip and triton_kernels/, got none")
+
+    def show():
+        table("Kernels as compiled, without an AMD device", ("kernel ", "arch ", "VGPR", "AGPR", "SGPR", "LDS B", "spill v/s", "waves/SIMD",
+              "limit "), ((r["kernel"], r["arch"], r["vgpr"], r["agpr"], r["sgpr"], r["lds"], f"{r['vgpr_spill']}/{r['sgpr_spill']}",
+                           r["waves_per_simd"], r["limited_by"]) for r in rows))
+        classes = ("mfma", "valu", "trans", "salu", "lds", "vmem", "branch", "wait")
+        columns = ("kernel ", "arch ", "instr", *classes, "16 B loads", "per mfma", "mfma cyc", "issue cyc", "bound ")
+        table("\nHot loop, one iteration of a wave", columns, (
+            (r["kernel"], r["arch"], r["loop_instructions"], *(r[f"loop_{c}"] for c in classes), r["loop_loads_16_bytes"],
+             "-" if r["instructions_per_mfma"] is None else f"{r['instructions_per_mfma']:.1f}",
+             "?" if r["loop_mfma_cycles"] is None else r["loop_mfma_cycles"], r["loop_issue_cycles"], r["bound"]) for r in rows),
+            ("mfma cyc: the matrix unit's cycles for a wave; issue cyc: 4 an instruction, the least in which one wave issues them.",
+             "bound: the larger over all waves of a SIMD (vector instructions count 4 cycles, exponentials 16; ? cycles not known)."))
+    return rows, show
