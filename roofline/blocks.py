@@ -97,17 +97,19 @@ def verdict(devices: dict[str, Device], model: ZayaConfig) -> list[str]:
     ]
 
 
-def affordable(w: Workload, rates: Ceilings, slack: float = 0.25, launch_us: float = 0.0) -> int:
-    """Largest P whose whole pass takes at most 1 + slack times the pass that only verifies; branches spread evenly."""
+def affordable(w: Workload, rates: Ceilings, slack: float = 0.25, launch_us: float = 0.0) -> float:
+    """The P whose whole pass takes 1 + slack times the pass that only verifies, between whole P by linear interpolation, at
+    most V; branches spread evenly."""
     if not 0 <= slack <= 100:
         raise ValueError(f"slack: expected 0 .. 100 (a share of the pass that only verifies), got {slack!r}")
-    limit = (1 + slack) * pass_seconds(replace(w, branches=()), rates, launch_us)
-    best = 0
+    last = pass_seconds(replace(w, branches=()), rates, launch_us)
+    limit = (1 + slack) * last
     for count in range(1, w.verify_rows + 1):
-        if pass_seconds(replace(w, branches=spread(count, w.verify_rows)), rates, launch_us) > limit:
-            break
-        best = count
-    return best
+        seconds = pass_seconds(replace(w, branches=spread(count, w.verify_rows)), rates, launch_us)
+        if seconds > limit:
+            return count - 1 + (limit - last) / (seconds - last)
+        last = seconds
+    return float(w.verify_rows)
 
 
 @dataclass(frozen=True)

@@ -5,44 +5,20 @@ from dataclasses import replace
 import click
 
 from . import rows as table_rows
+from .options import (
+    BASES,
+    acceptance_law,
+    acceptance_options,
+    batch_option,
+    context_option,
+    device_option,
+    devices_option,
+    model_option,
+    model_options,
+    prepare,
+    workload_options,
+)
 from .output import number, numbers, output_options, table
-
-_FILE = click.Path(exists=True, dir_okay=False)
-_BASES = click.Choice(["peak", "sustained", "achieved"])
-
-
-def _options(*options):
-    def apply(function):
-        for option in reversed(options):
-            function = option(function)
-        return function
-    return apply
-
-
-_devices_file = click.option("--devices", "devices_file", type=_FILE, help="TOML that extends or overrides devices.toml.")
-_model = click.option("--model", default="ZAYA1-8B", show_default=True, help="Name, or a folder with a ZAYA config.json.")
-_device = click.option("--device", default="MI300X", show_default=True, help='Name in any case; "cpu" is this machine.')
-_batch = click.option("--batch", type=int, default=16, show_default=True, help="Requests.")
-_context = click.option("--context", type=int, default=8192, show_default=True, help="Cached tokens of each request.")
-_work = _options(
-    _model,
-    click.option("--drafts", type=int, default=16, show_default=True, help="K: drafts under test; K + 1 verify rows."),
-    click.option("--mask-rows", type=int, help="M: rows of a proposal.  [default: K + 1]"),
-    click.option("--dtype", default="bf16", show_default=True, help="Of weights, activations and products."),
-    click.option("--kv-dtype", help="Of the cache.  [default: --dtype]"),
-    click.option("--lm-head", default="twice", show_default=True,
-                 help="twice: verify rows, then the chosen drafts; once: all rows."),
-    click.option("--routing", callback=numbers, help="Share of rows of each expert, or @FILE.  [default: uniform]"),
-    click.option("--basis", type=_BASES, default="achieved", show_default=True,
-                 help="peak: quoted FLOP/s and bandwidth; sustained: quoted FLOP/s, achieved bandwidth; achieved: both."),
-    click.option("--launch-us", type=float, default=0.0, show_default=True, help="Microseconds added for each kernel launch."),
-    _devices_file)
-_acceptance = _options(
-    click.option("--mean", type=float, help="Mean tokens a pass with full drafts.  [default: 4.6, Zyphra's lossless figure]"),
-    click.option("--alpha", type=float, help="Probability of each draft, independent."),
-    click.option("--histogram", callback=numbers, help="How often 0, 1, ..., K drafts of K were accepted, or @FILE."),
-    click.option("--offsets", callback=numbers,
-                 help="Factor on the acceptance by mask offset, M numbers, or @FILE; alone: the acceptance itself."))
 
 
 @click.group()
@@ -52,7 +28,7 @@ def roofline():
 
 @roofline.command()
 @click.option("--sources", is_flag=True, help="Every figure with its source, date and confidence.")
-@_devices_file
+@devices_option
 @output_options
 def devices(sources, devices_file):
     """Devices and their figures: quoted ones and achieved ones."""
@@ -79,13 +55,13 @@ def devices(sources, devices_file):
 
 
 @roofline.command()
-@_model
+@model_option
 @click.option("--device", multiple=True, help="May be repeated.  [default: all]")
-@_batch
-@_context
+@batch_option
+@context_option
 @click.option("--slack", type=float, default=0.25, show_default=True,
               help="What the proposals may add to the whole pass, as a share of the pass that only verifies.")
-@_devices_file
+@devices_option
 @output_options
 def blocks(model, device, batch, context, slack, devices_file):
     """Blocks t and proposals t - 1 that are free in attention over a long prefix, under each assumption; then whole passes."""
@@ -108,7 +84,7 @@ def blocks(model, device, batch, context, slack, devices_file):
                *verdict(known, config)))
         bases = {r["basis"]: [] for r in whole}
         for r in whole:
-            bases[r["basis"]].append(number(r["proposals"], "d"))
+            bases[r["basis"]].append(number(r["proposals"], ".1f"))
         table(f"\nWhole pass at batch {batch}, context {context}: proposals that add at most {slack:.0%} to the pass that only verifies",
               ("17-row blocks, bf16", *names), ((basis, *cells) for basis, cells in bases.items()),
               ("Bases are explained by `step --help`; the figures behind them and their sources by `devices --sources`.",))
@@ -116,11 +92,11 @@ def blocks(model, device, batch, context, slack, devices_file):
 
 
 @roofline.command()
-@_model
+@model_option
 @click.option("--rows", "query_rows", type=click.IntRange(1, 4096), default=16, show_default=True, help="Query rows of a request.")
 @click.option("--device", default="MI300X", show_default=True)
-@click.option("--basis", type=_BASES, default="peak", show_default=True)
-@_devices_file
+@click.option("--basis", type=BASES, default="peak", show_default=True)
+@devices_option
 @output_options
 def attention(model, query_rows, device, basis, devices_file):
     """CCGQA beside MHA, GQA and MLA with the same cache: intensity, and the blocks that are free."""
@@ -141,40 +117,18 @@ def attention(model, query_rows, device, basis, devices_file):
     return rows, show
 
 
-def _setting(model, drafts, mask_rows, dtype, kv_dtype, lm_head, routing, basis, launch_us, devices_file, device, batch, context):
-    """The workload without branches, and the device's ceilings."""
-    from .devices import ceilings, find, load
-    from .models import find as find_model
-    from .step import Workload
-
-    if not 0 <= drafts <= 256:
-        raise ValueError(f"--drafts: expected 0 .. 256, got {drafts}")
-    work = Workload(find_model(model), batch, context, drafts + 1, drafts + 1 if mask_rows is None else mask_rows, (), dtype,
-                    kv_dtype or dtype, lm_head, routing, 0)
-    return work, ceilings(find(device, load(devices_file)), dtype, basis)
-
-
-def _law(work, mean, alpha, histogram, offsets):
-    from .acceptance import from_options
-
-    return from_options(work.verify_rows - 1, work.mask_rows, mean, alpha, histogram, offsets)
-
-
 @roofline.command()
-@_device
-@_batch
-@_context
-@_work
-@_acceptance
+@workload_options
+@acceptance_options
 @click.option("--proposals", type=int, default=3, show_default=True, help="P, with the best branches for the acceptance.")
 @click.option("--branches", callback=numbers, help="These branches instead, 1..K+1.")
 @output_options
-def step(mean, alpha, histogram, offsets, proposals, branches, device, **setting):
+def step(mean, alpha, histogram, offsets, proposals, branches, **setting):
     """Time, bound and share of each op, autoregressive and block diffusion side by side."""
     from .plan import best_branches, steady_state
 
-    work, rates = _setting(device=device, **setting)
-    law, launch_us = _law(work, mean, alpha, histogram, offsets), setting["launch_us"]
+    work, rates, _ = prepare(**setting)
+    law, launch_us = acceptance_law(work, mean, alpha, histogram, offsets), setting["launch_us"]
     if branches is not None and any(c != int(c) for c in branches):
         raise ValueError(f"--branches: expected integers, got {list(branches)}")
     steady = steady_state(law, map(int, branches)) if branches is not None else best_branches(law, proposals)[0]
@@ -194,21 +148,18 @@ def step(mean, alpha, histogram, offsets, proposals, branches, device, **setting
 
 
 @roofline.command()
-@_device
-@_batch
-@_context
-@_work
-@_acceptance
+@workload_options
+@acceptance_options
 @click.option("--max-proposals", type=int, default=8, show_default=True, help="P from 0 (autoregressive) up to this.")
 @click.option("--simulate", type=int, help="Check the tokens a pass by this many simulated passes.")
 @output_options
-def plan(mean, alpha, histogram, offsets, max_proposals, simulate, device, **setting):
+def plan(mean, alpha, histogram, offsets, max_proposals, simulate, **setting):
     """The best P and branches for a device, batch, context and acceptance, in the steady state."""
     from .plan import candidates
     from .plan import plan as options_of
 
-    work, rates = _setting(device=device, **setting)
-    law = _law(work, mean, alpha, histogram, offsets)
+    work, rates, _ = prepare(**setting)
+    law = acceptance_law(work, mean, alpha, histogram, offsets)
     if not 0 <= max_proposals <= work.verify_rows:
         raise ValueError(f"--max-proposals: expected 0 .. {work.verify_rows} (one for each branch), got {max_proposals}")
     options = options_of(work, candidates(law, range(max_proposals + 1)), rates, setting["launch_us"])
@@ -223,19 +174,19 @@ def plan(mean, alpha, histogram, offsets, max_proposals, simulate, device, **set
 
 
 @roofline.command()
-@_device
+@device_option
 @click.option("--batches", callback=numbers, default="1,4,16,64", show_default=True)
 @click.option("--contexts", callback=numbers, default="1024,8192,32768,131072", show_default=True)
-@_work
-@_acceptance
+@model_options
+@acceptance_options
 @click.option("--max-proposals", type=int, default=8, show_default=True)
 @output_options
-def sweep(mean, alpha, histogram, offsets, max_proposals, batches, contexts, device, **setting):
+def sweep(mean, alpha, histogram, offsets, max_proposals, batches, contexts, **setting):
     """Every batch, context and P; the table shows the best P of each batch and context."""
     from .sweep import run
 
-    work, rates = _setting(device=device, batch=1, context=0, **setting)
-    law = _law(work, mean, alpha, histogram, offsets)
+    work, rates, _ = prepare(batch=1, context=0, **setting)
+    law = acceptance_law(work, mean, alpha, histogram, offsets)
     rows = run(work, law, rates, batches, contexts, max_proposals, setting["launch_us"])
 
     def show():

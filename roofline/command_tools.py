@@ -5,6 +5,7 @@ from pathlib import Path
 
 import click
 
+from .options import acceptance_law, acceptance_options, prepare, workload_options
 from .output import output_options, table
 
 _ARCHES = ("gfx942", "gfx950")
@@ -45,3 +46,45 @@ def isa(sources, arch, kind, flag):
             ("mfma cyc: the matrix unit's cycles for a wave; issue cyc: 4 an instruction, the least in which one wave issues them.",
              "bound: the larger over all waves of a SIMD (vector instructions count 4 cycles, exponentials 16; ? cycles not known)."))
     return rows, show
+
+
+@click.command()
+@click.option("--out", type=click.Path(file_okay=False, path_type=Path), default=Path("roofline-plots"), show_default=True, help="Folder.")
+@workload_options
+@acceptance_options
+@click.option("--proposals", type=int, default=3, show_default=True, help="P of the block pass on the roofline.")
+@click.option("--slack", type=float, default=0.25, show_default=True, help="What proposals may add to the pass that only verifies.")
+@output_options
+def plot(mean, alpha, histogram, offsets, proposals, slack, out, **setting):
+    """The roofline with every op, proposals against context, a heat map of the best P (PNG, SVG), and a page with sliders."""
+    from . import page, plots, sweep
+    from .devices import ceilings, load
+    from .plan import best_branches
+
+    work, rates, device = prepare(**setting)
+    law, launch_us, name = acceptance_law(work, mean, alpha, histogram, offsets), setting["launch_us"], setting["model"]
+    steady = best_branches(law, proposals)[0]
+    drafting = replace(work, branches=steady.branches, accepted=steady.tokens_per_pass - 1)
+    known = list(load(setting["devices_file"]).values())
+    quoted = rates if device.name == "cpu" else ceilings(device, work.dtype, "peak")
+    where = f"{name}, {work.dtype}, {rates.device}"
+    paths = plots.roofline(quoted, rates, {"autoregressive": work.autoregressive(), "block diffusion": drafting}, launch_us,
+                           f"{where}, batch {work.batch}, context {work.context_tokens}, P = {proposals}\n{plots.subtitle(rates)}", out)
+    able = []
+    for other in known:
+        try:
+            able.append(ceilings(other, work.dtype, rates.basis))
+        except ValueError:
+            continue
+    paths += plots.blocks_against_context(able, work, slack, launch_us,
+                                          f"{name}, {work.dtype}, batch {work.batch}\n{plots.subtitle(rates)}", out)
+    contexts = [n for n in page.CONTEXTS if n <= work.model.max_position_embeddings]
+    rows = sweep.run(work, law, rates, page.BATCHES, contexts, page.MAX_PROPOSALS, launch_us)
+    paths += plots.heat_map(rows, f"{where}\n{plots.subtitle(rates)}", out)
+    content = page.data(name, work, known + [device] * (device not in known), launch_us)
+    paths.append(page.write(out / "blocks.html", content))
+
+    def show():
+        for path in paths:
+            click.echo(path)
+    return [{"file": str(path)} for path in paths], show
