@@ -88,3 +88,33 @@ def plot(mean, alpha, histogram, offsets, proposals, slack, out, **setting):
         for path in paths:
             click.echo(path)
     return [{"file": str(path)} for path in paths], show
+
+
+@click.command()
+@click.option("--op", "modules", type=click.Choice(["attention", "cca", "moe", "accept"]), multiple=True,
+              help="May be repeated.  [default: all whose C++ kernel is built]")
+@click.option("--dtype", type=click.Choice(["bfloat16", "float16", "float32"]), default="float32", show_default=True)
+@click.option("--threads", type=click.IntRange(1, 1024), default=1, show_default=True)
+@click.option("--seconds", type=click.FloatRange(0.01, 60), default=0.5, show_default=True, help="Spent on each shape.")
+@output_options
+def check(modules, dtype, threads, seconds):
+    """The model against this CPU: one efficiency an op, fitted on some shapes, predicts others; exit 1 beyond 25 %."""
+    from . import check as reality
+
+    built = reality.available()
+    missing = [m for m in modules if m not in built]
+    if missing or not built:
+        raise ValueError(f"--op: expected one of {', '.join(built) or 'nothing (no C++ kernel is built)'}, got {', '.join(missing)}")
+    found = reality.run(list(modules) or built, dtype, threads, seconds, on_shape=lambda label: click.echo(label, err=True))
+    rows = [{**asdict(c), "predicted_ms": c.predicted_ms, "error": c.error} for c in found]
+    held = [c for c in found if c.held_out]
+
+    def show():
+        worst = {c.op: max((h.error for h in held if h.op == c.op), key=abs) for c in found}
+        table(f"Predicted against measured on this CPU, {dtype}, {threads} thread{'s' * (threads > 1)}",
+              ("op", "case ", "used to ", "limit ms", "measured ms", "of limit", "predicted ms", "error"),
+              ((c.op, c.case, "predict" if c.held_out else "fit", f"{c.limit_ms:.3f}", f"{c.measured_ms:.3f}",
+                f"{c.limit_ms / c.measured_ms:.2f}", f"{c.predicted_ms:.3f}", f"{c.error:+.1%}") for c in found),
+              (f"{c.op}: efficiency {c.efficiency:.3f}, fitted; worst error of the {sum(h.op == c.op for h in held)} shapes held out: "
+               f"{worst[c.op]:+.1%}" for c in {c.op: c for c in found}.values()))
+    return rows, show, int(any(abs(c.error) > 0.25 for c in held))

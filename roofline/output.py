@@ -5,13 +5,15 @@ import functools
 import io
 import json
 import math
+import sys
 from collections.abc import Iterable
 
 import click
 
 
 def output_options(function):
-    """--json and --csv. The command returns (rows, show): flat dicts, and a function that prints them for people."""
+    """--json and --csv. The command returns (rows, show) or (rows, show, exit status): flat dicts, and a function that prints
+    them for people."""
     @click.option("--json", "as_json", is_flag=True, help="Print the rows as JSON.")
     @click.option("--csv", "as_csv", is_flag=True, help="Print the rows as CSV.")
     @functools.wraps(function)
@@ -19,7 +21,7 @@ def output_options(function):
         if as_json and as_csv:
             raise click.UsageError("--json, --csv: expected one of them, got both")
         try:
-            rows, show = function(**options)
+            rows, show, *status = function(**options)
         except ValueError as error:
             raise click.UsageError(str(error)) from error
         if as_json:
@@ -28,6 +30,7 @@ def output_options(function):
             click.echo(to_csv(rows), nl=False)
         else:
             show()
+        sys.exit(*status)
     return command
 
 

@@ -9,16 +9,16 @@ from .devices import BASIS_TEXT, Ceilings
 from .step import Workload, pass_ops, time_ops
 
 
-def save(name: str, folder: Path, draw: Callable, size: tuple[float, float]) -> list[Path]:
-    """Draw on fresh axes and write NAME.png and NAME.svg."""
+def save(name: str, folder: Path, draw: Callable, size: tuple[float, float], columns: int = 1) -> list[Path]:
+    """Draw on a fresh row of axes and write NAME.png and NAME.svg."""
     import matplotlib
 
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
     folder.mkdir(parents=True, exist_ok=True)
-    figure, axes = plt.subplots(figsize=size, layout="constrained")
-    draw(figure, axes)
+    figure, axes = plt.subplots(1, columns, figsize=size, layout="constrained", sharex=True, sharey=True, squeeze=False)
+    draw(figure, *axes[0])
     paths = [folder / f"{name}.{kind}" for kind in ("png", "svg")]
     for path in paths:
         figure.savefig(path, dpi=130)
@@ -27,45 +27,54 @@ def save(name: str, folder: Path, draw: Callable, size: tuple[float, float]) -> 
 
 
 def roofline(quoted: Ceilings, used: Ceilings, passes: dict[str, Workload], launch_us: float, title: str, folder: Path) -> list[Path]:
-    """Each op of up to two passes at its intensity (products and other arithmetic over bytes of main memory) and predicted
+    """A panel for each pass: every op at its intensity (products and other arithmetic over bytes of main memory) and predicted
     rate, under the quoted roof and, where it differs, the one that the times rest on."""
-    def draw(figure, axes):
-        import numpy as np
-        from matplotlib import colormaps
+    def draw(figure, *panels):
+        for axes, (mode, work) in zip(panels, passes.items()):
+            timed = time_ops(pass_ops(work), used, launch_us)
+            _roofs(axes, quoted, used)
+            _points(axes, timed)
+            axes.set(xscale="log", yscale="log", xlim=(0.1, 1e6), ylim=(0.02, 3 * quoted.matrix_flops_per_s / 1e12),
+                     xlabel="FLOP per byte of main memory", title=f"{mode}, {work.rows} row{'s' * (work.rows > 1)} a request")
+            axes.title.set_size(10)
+            axes.grid(alpha=0.2)
+        panels[0].set_ylabel(f"TFLOP/s ({used.dtype})")
+        panels[0].legend(loc="upper left", fontsize=8)
+        figure.suptitle(title, fontsize=11)
+    return save("roofline", folder, draw, (13, 6.2), len(passes))
 
-        timed = {mode: {t.op.name: t for t in time_ops(pass_ops(w), used, launch_us)} for mode, w in passes.items()}
-        names = list(dict.fromkeys(name for ops in timed.values() for name in ops))
-        points, idle = [], []
-        for i, name in enumerate(names):
-            label = name
-            for mode, marker in zip(timed, ("o", "s")):
-                t = timed[mode].get(name)
-                flops = t.op.cost.flops + t.op.cost.vector_flops if t else 0
-                if not flops:
-                    idle += [name] if t and name not in idle else []
-                    continue
-                x, y = flops / t.op.cost.bytes, flops / t.seconds / 1e12
-                filled = mode == list(timed)[-1]
-                axes.plot(x, y, marker, color=colormaps["tab20"](i), markersize=8, label=label, zorder=3,
-                          markerfacecolor=colormaps["tab20"](i) if filled else "white", markeredgewidth=1.8)
-                points.append((x, y))
-                label = "_nolegend_"
-        x = np.geomspace(min(p[0] for p in points) / 3, max(4 * quoted.ridge_flops_per_byte, *(2 * p[0] for p in points)), 400)
-        for rates, style, text in ((quoted, "-", "quoted peaks"), (used, "--", used.basis)):
-            if rates is used and used.basis == "peak":
-                continue
-            axes.plot(x, np.minimum(rates.matrix_flops_per_s, x * rates.memory_bytes_per_s) / 1e12, style, color="black", linewidth=1.2,
-                      label=f"{text}: {rates.matrix_flops_per_s / 1e12:.0f} TFLOP/s,\n{rates.memory_bytes_per_s / 1e12:.2f} TB/s")
-        axes.axhline(used.vector_flops_per_s / 1e12, color="gray", linewidth=1, linestyle=":",
-                     label=f"vector fp32: {used.vector_flops_per_s / 1e12:.0f} TFLOP/s (quoted)" if used.device != "cpu" else "fp32")
-        for mode, marker in zip(timed, ("o", "s")):
-            axes.plot([], [], marker, color="black", markerfacecolor="white" if marker == "o" and len(timed) > 1 else "black", label=mode)
-        axes.set(xscale="log", yscale="log", xlabel="FLOP per byte of main memory", ylabel=f"TFLOP/s ({used.dtype})", title=title,
-                 ylim=(min(p[1] for p in points) / 3, 2 * quoted.matrix_flops_per_s / 1e12))
-        axes.grid(alpha=0.25, which="both")
-        note = f"No arithmetic: {', '.join(idle)}" if idle else None
-        figure.legend(*axes.get_legend_handles_labels(), loc="outside right upper", fontsize=8, title=note, title_fontsize=8)
-    return save("roofline", folder, draw, (10.5, 5.8))
+
+def _roofs(axes, quoted: Ceilings, used: Ceilings) -> None:
+    x = [0.01, quoted.ridge_flops_per_byte, used.ridge_flops_per_byte, 1e6]
+    for rates, style, text in ((quoted, "-", "quoted peaks"), (used, "--", used.basis)):
+        if rates is quoted or used.basis != "peak" and rates.device != "cpu":
+            y = [min(rates.matrix_flops_per_s, at * rates.memory_bytes_per_s) / 1e12 for at in sorted(x)]
+            axes.plot(sorted(x), y, style, color="black", linewidth=1.2, label=f"{text if rates.device != 'cpu' else 'measured'}: "
+                      f"{_short(rates.matrix_flops_per_s / 1e12)} TFLOP/s, {_short(rates.memory_bytes_per_s / 1e12)} TB/s")
+    axes.axhline(used.vector_flops_per_s / 1e12, color="gray", linewidth=1, linestyle=":",
+                 label=f"fp32 vector arithmetic: {_short(used.vector_flops_per_s / 1e12)} TFLOP/s")
+
+
+def _short(value: float) -> str:
+    return f"{value:.0f}" if value >= 100 else f"{value:.3g}"
+
+
+def _points(axes, timed) -> None:
+    """Ops share intensities, so that names stand in a column, in the order of the points along the roof, with lines to them."""
+    placed = []
+    for t in timed:
+        flops = t.op.cost.flops + t.op.cost.vector_flops
+        if flops:
+            placed.append((flops / t.op.cost.bytes, flops / t.seconds / 1e12, f"{t.op.name} ({t.bound})", t.bound))
+    idle = [t.op.name for t in timed if not t.op.cost.flops + t.op.cost.vector_flops]
+    colors = {bound: color for bound, color in zip(("memory", "matrix", "arithmetic", "vector", "L2", "launch"),
+                                                   ("tab:blue", "tab:orange", "tab:orange", "tab:green", "tab:purple", "tab:red"))}
+    for i, (x, y, name, bound) in enumerate(sorted(placed)):
+        axes.plot(x, y, "o", color=colors[bound], markersize=6, zorder=3)
+        axes.annotate(name, (x, y), xytext=(0.67, 0.07 + 0.56 * i / max(len(placed) - 1, 1)), textcoords="axes fraction", fontsize=8.5,
+                      va="center", color="black", arrowprops=dict(arrowstyle="-", color=colors[bound], linewidth=0.7, relpos=(0, 0.5)))
+    if idle:
+        axes.text(0.67, 0.015, f"without arithmetic: {', '.join(idle)}", transform=axes.transAxes, fontsize=8, color="dimgray")
 
 
 def blocks_against_context(devices: Iterable[Ceilings], work: Workload, slack: float, launch_us: float, title: str, folder: Path) -> list[Path]:

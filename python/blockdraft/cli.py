@@ -4,7 +4,7 @@ import click
 
 from .bench.command import bench, measure_command
 from .roofline.command import roofline
-from .roofline.command_tools import isa, plot
+from .roofline.command_tools import check, isa, plot
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120})
@@ -34,5 +34,5 @@ def info():
 
 main.add_command(bench)
 main.add_command(roofline)
-for command in (plot, isa, measure_command):
+for command in (plot, isa, measure_command, check):
     roofline.add_command(command)
