@@ -7,6 +7,7 @@ c <= a+1 (a fixed branch c is live as min(c, D+1)); the next shift is a+1-c, and
 
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from itertools import combinations
 from math import comb
 
@@ -43,12 +44,11 @@ AUTOREGRESSIVE = Steady((), 1.0, 0.0, ())
 
 
 def steady_state(acceptance: Acceptance, branches: Iterable[int]) -> Steady:
-    branches = tuple(branches)
-    return _steady(acceptance, [branches])[0]
+    return _best(acceptance, [tuple(branches)])
 
 
-def _steady(acceptance: Acceptance, sets: list[tuple[int, ...]]) -> list[Steady]:
-    """The steady states of many sets of equal size, solved together."""
+def _solve(acceptance: Acceptance, sets: list[tuple[int, ...]]):
+    """Tokens a pass [sets] and shares of the shifts [sets, M] of many sets, solved together."""
     import numpy as np
 
     V, states = len(acceptance.drafts) + 1, len(acceptance.offsets)
@@ -79,11 +79,10 @@ def _steady(acceptance: Acceptance, sets: list[tuple[int, ...]]) -> list[Steady]
     right = np.zeros((len(sets), states, 1))
     right[:, -1] = 1.0
     share = np.linalg.solve(system, right)[..., 0].clip(0)
-    lengths = np.array([acceptance.draft_len(s) for s in range(states)], float)
-    return [Steady(tuple(branches), float(t), float(d), tuple(map(float, law)))
-            for branches, t, d, law in zip(sets, share @ commits, share @ lengths, share)]
+    return share @ commits, share
 
 
+@lru_cache(maxsize=256)
 def best_branches(acceptance: Acceptance, proposals: int, exhaustive: int = EXHAUSTIVE) -> tuple[Steady, bool]:
     """The best set of `proposals` branches for every pass, and whether that is certain: all sets are tried where there are
     at most `exhaustive`, otherwise branches are added one by one and then exchanged until no exchange helps."""
@@ -106,11 +105,15 @@ def best_branches(acceptance: Acceptance, proposals: int, exhaustive: int = EXHA
 
 
 def _best(acceptance: Acceptance, sets: Iterable[tuple[int, ...]], chunk: int = 4096) -> Steady:
+    """The first of the best sets."""
     sets, best = list(sets), None
     for start in range(0, len(sets), chunk):
-        for steady in _steady(acceptance, sets[start : start + chunk]):
-            if best is None or steady.tokens_per_pass > best.tokens_per_pass * (1 + 1e-12):
-                best = steady
+        tokens, share = _solve(acceptance, sets[start : start + chunk])
+        n = int((tokens > tokens.max() * (1 - 1e-12)).argmax())
+        if best is None or tokens[n] > best.tokens_per_pass * (1 + 1e-12):
+            law = tuple(map(float, share[n]))
+            drafts = sum(p * acceptance.draft_len(s) for s, p in enumerate(law))
+            best = Steady(sets[start + n], float(tokens[n]), drafts, law)
     return best
 
 

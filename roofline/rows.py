@@ -99,7 +99,7 @@ def step_notes(rows: list[dict], work: Workload, rates: Ceilings, launch_us: flo
 
 def rate_notes(rates: Ceilings, launch_us: float) -> list[str]:
     """What the times rest on."""
-    used = ", ".join(f"{name} {figure.value:g} ({figure.kind}{', unconfirmed' * (figure.confidence == 'unconfirmed')})"
+    used = ", ".join(f"{name} {figure.value:.5g} ({figure.kind}{', unconfirmed' * (figure.confidence == 'unconfirmed')})"
                      for name, figure in rates.used.items())
     launches = f"{launch_us:g} us a launch" if launch_us else "launch overhead not counted (--launch-us)"
     return [f"Lower bounds, all of an op overlapping. Basis {rates.basis}: {BASIS_TEXT[rates.basis]}; {launches}.",

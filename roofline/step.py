@@ -127,10 +127,8 @@ def _heads(w: Workload, size: float) -> list[OpCost]:
 
 def _windows(model: ZayaConfig) -> dict[int, int]:
     """Number of blocks by sliding window (0: none)."""
-    found = {}
-    for layer in range(model.num_hidden_layers):
-        found[model.window(layer)] = found.get(model.window(layer), 0) + 1
-    return found
+    sliding = model.layer_types.count("hybrid_sliding")
+    return {window: count for window, count in ((0, model.num_hidden_layers - sliding), (model.sliding_window, sliding)) if count}
 
 
 def _attention(w: Workload, window: int, size: float, kv: float) -> Cost:
