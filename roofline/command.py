@@ -28,19 +28,21 @@ def roofline():
 
 @roofline.command()
 @click.option("--sources", is_flag=True, help="Every figure with its source, date and confidence.")
+@click.option("--cpu", is_flag=True, help="This machine as well, probed for some seconds.")
 @devices_option
 @output_options
-def devices(sources, devices_file):
+def devices(sources, cpu, devices_file):
     """Devices and their figures: quoted ones and achieved ones."""
-    from .devices import load
+    from .devices import find, load
 
-    rows = table_rows.device_figures(load(devices_file).values())
+    known = load(devices_file)
+    rows = table_rows.device_figures([*known.values(), *([find("cpu", known)] if cpu else [])])
 
     def show():
         if sources:
             texts = list(dict.fromkeys(f"{r['source']} ({r['date']})" for r in rows))
             table("Figures, dense", ("device", "figure ", "kind ", "value", "confidence ", "source", "note "), (
-                (r["device"], r["figure"], r["kind"], f"{r['value']:g}", r["confidence"],
+                (r["device"], r["figure"], r["kind"], f"{r['value']:.5g}", r["confidence"],
                  texts.index(f"{r['source']} ({r['date']})") + 1, r["note"]) for r in rows),
                 ("Of several figures of a kind the first is used. Sources, with the date of publication or reading:",
                  *(f"{i:3} {text}" for i, text in enumerate(texts, 1))))

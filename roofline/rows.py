@@ -18,7 +18,7 @@ def device_figures(devices: Iterable[Device]) -> list[dict]:
 
 
 def cell(row: dict | None) -> str:
-    return "-" if row is None else f"{row['value']:g}" + "?" * (row["confidence"] == "unconfirmed")
+    return "-" if row is None else f"{row['value']:.5g}" + "?" * (row["confidence"] == "unconfirmed")
 
 
 def block_readings(devices: Iterable[Device], model) -> list[dict]:
