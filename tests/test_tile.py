@@ -1,6 +1,7 @@
 """The tile layer: each primitive on the host and on sim against numpy, the kernels on sim, and sim's own alarm."""
 
 import ctypes
+import random
 import shutil
 
 import harness
@@ -70,43 +71,60 @@ def test_each_store_leader_and_barrier(target, dtype):
         assert torch.equal(out, x.to(dtype)) and int(count) == int((x.to(dtype) != 0).sum())
 
 
-def attention_case(dtype, seed, dim=16):
-    generator = torch.Generator().manual_seed(seed)
-    layout = BlockLayout(4, 5, 3, bidirectional=bool(seed % 2))
-    prefixes = [0, 70, 41]
-    rows = random_rows(layout, prefixes, generator)
+def attention_case(dtype, seed):
+    """Random shapes, dead rows of NaN, and a window (0: none)."""
+    choose, generator = random.Random(seed), torch.Generator().manual_seed(seed)
+    K = choose.randint(0, 8)
+    layout = BlockLayout(K, choose.randint(1, 9), choose.randint(0, K + 1), bidirectional=choose.random() < 0.7)
+    prefixes = [choose.choice([0, 1, 7, 8, 31, 32, 33, 64, choose.randint(0, 150)]) for _ in range(choose.randint(1, 3))]
+    kv_heads, group, dim = choose.choice([1, 2]), choose.choice([1, 2, 4, 8]), choose.choice([8, 16, 64])
+    rows = random_rows(layout, prefixes, generator, choose.choice([0.0, 0.3, 1.0]))
     total = int(rows.cu_rows[-1])
-    q, k, v = (torch.randn(total, heads, dim, generator=generator).to(dtype) for heads in (4, 2, 2))
-    past = [[torch.randn(n, 2, dim, generator=generator).to(dtype) for n in prefixes] for _ in range(2)]
-    (k_cache, table), (v_cache, _) = (random_pages(p, prefixes, 8, torch.Generator().manual_seed(9)) for p in past)
+    q, k, v = (torch.randn(total, heads, dim, generator=generator).to(dtype) for heads in (kv_heads * group, kv_heads, kv_heads))
+    past = [[torch.randn(n, kv_heads, dim, generator=generator).to(dtype) for n in prefixes] for _ in range(2)]
+    page = choose.choice([8, 16])
+    (k_cache, table), (v_cache, _) = (random_pages(p, prefixes, page, torch.Generator().manual_seed(9)) for p in past)
     dead = ~rows.table(total).live
     for t in (q, k, v):
         t[dead] = torch.nan
-    return q, k, v, k_cache, v_cache, table, rows
+    return (q, k, v, k_cache, v_cache, table, rows), choose.choice([0, 0, choose.randint(1, 60)])
 
 
-def run_attention(target, dtype, seed, window=0, dropped=-1, flags=()):
-    case = attention_case(dtype, seed)
+def run_attention(target, dtype, seed, dropped=-1):
+    case, window = attention_case(dtype, seed)
     q, rows = case[0], case[6]
     out, lse = poisoned(*q.shape, dtype=dtype), poisoned(*q.shape[:2], dtype=torch.float32)
     split = 32
     workspace = poisoned(-(-rows.max_prefix // split), *q.shape[:2], q.shape[2] + 2, dtype=torch.float32)
     params = harness.attention_params(*case, out, lse, workspace, split=split, window=window)
-    harness.checks(*flags).check_block_attention(TARGETS[target], TYPES[dtype], ctypes.byref(params), SEED(seed), dropped)
-    wide = [t.float() for t in case[:5]]
+    harness.checks().check_block_attention(TARGETS[target], TYPES[dtype], ctypes.byref(params), SEED(seed), dropped)
     expected, expected_lse = poisoned(*q.shape, dtype=torch.float32), poisoned(*q.shape[:2], dtype=torch.float32)
-    ops.block_attention(*wide, *case[5:], window=window, out=expected, lse=expected_lse, backend="reference")
+    ops.block_attention(*(t.float() for t in case[:5]), *case[5:], window=window, out=expected, lse=expected_lse, backend="reference")
     return (out, lse), (expected, expected_lse)
 
 
-@pytest.mark.parametrize("window", [0, 20])
 @pytest.mark.parametrize("dtype", TYPES)
 @pytest.mark.parametrize("target", TARGETS)
-def test_block_attention(target, dtype, window):
-    for seed in range(3):
-        (out, lse), (expected, expected_lse) = run_attention(target, dtype, seed, window)
+def test_block_attention(target, dtype):
+    for seed in range(30):
+        (out, lse), (expected, expected_lse) = run_attention(target, dtype, seed)
         assert_close(out, expected)
         assert_close(lse, expected_lse, dtype, name="lse")
+
+
+@pytest.mark.parametrize("group_columns", [256, 544])  # of cdna.h, host.h
+@pytest.mark.parametrize("rows", [16, 17, 64, 68, 272, 1224, 65, 1])
+def test_row_tiles_are_even_and_cover(rows, group_columns):
+    case, _ = attention_case(torch.float32, 0)
+    params = harness.attention_params(*case, case[0], case[0], case[0], split=32)
+    cu_rows, zero = torch.tensor([0, rows], dtype=torch.int32), torch.zeros(1, dtype=torch.int32)
+    params.cu_rows, params.prefix_lens, params.batch, params.max_rows, params.max_prefix = cu_rows.data_ptr(), zero.data_ptr(), 1, rows, 0
+    params.query_heads, params.kv_heads, params.proposals = 4, 1, 0
+    first = torch.zeros(rows + 1, dtype=torch.int32)
+    count = harness.checks().check_row_tiles(ctypes.byref(params), group_columns, pointer(first))
+    sizes = first[: count + 1].diff()
+    assert int(first[0]) == 0 and int(first[count]) == rows and count == -(-rows * 4 // group_columns)
+    assert int(sizes.max() - sizes.min()) <= 1 and int(sizes.max()) * 4 <= group_columns
 
 
 def commit_case(seed):
@@ -135,9 +153,9 @@ def test_commit(target):
 @pytest.mark.parametrize("target, dropped", [("sim", 0), ("sim", 1), ("sim with one buffer", 1), ("sim with one buffer", 2)])
 def test_sim_notices_a_missing_barrier_of_attention(target, dropped):
     def wrong(seed):
-        (out, _), (expected, _) = run_attention(target, torch.float32, seed, dropped=dropped)
+        (out, _), (expected, _) = run_attention(target, torch.float32, seed, dropped)
         return not torch.allclose(out, expected, atol=10 * TOLERANCES[torch.float32].max)
-    assert any(wrong(seed) for seed in range(5))
+    assert any(wrong(seed) for seed in range(20))
 
 
 def test_sim_notices_a_missing_barrier_of_commit():

@@ -1,4 +1,4 @@
-"""Builds the checks of csrc (tests/native/checks.cpp) and calls them from tests: parameters as the kernels take them."""
+"""Builds the checks of csrc (tests/support/checks.cpp) and calls them from tests: parameters as the kernels take them."""
 
 import ctypes
 import subprocess
@@ -67,12 +67,15 @@ def commit_params(qk, v_late, accepted, rows, conv_state, late_state, slots) -> 
         half=v_late.shape[2], depth=conv_state.shape[2])
 
 
+FLAGS: list[str] = []  # further ones for the compiler: pytest --native-flags
+
+
 @cache
-def checks(*flags: str) -> ctypes.CDLL:
-    """The checks as a shared library, compiled with further flags."""
+def checks() -> ctypes.CDLL:
+    """The checks as a shared library."""
     library = Path(mkdtemp()) / "checks.so"
-    sources = [ROOT / "tests/native/checks.cpp", ROOT / "csrc/block_attention_host.cpp", ROOT / "csrc/commit_host.cpp"]
-    subprocess.run(["c++", "-std=c++20", "-O1", "-Wall", "-Wextra", "-Werror", "-Wno-psabi", "-fPIC", "-shared", "-pthread", *flags, f"-I{ROOT}/csrc",
+    sources = [ROOT / "tests/support/checks.cpp", ROOT / "csrc/block_attention_host.cpp", ROOT / "csrc/commit_host.cpp"]
+    subprocess.run(["c++", "-std=c++20", "-O1", "-Wall", "-Wextra", "-Werror", "-Wno-psabi", "-fPIC", "-shared", "-pthread", *FLAGS, f"-I{ROOT}/csrc",
                     *map(str, sources), "-o", str(library)], check=True)
     loaded = ctypes.CDLL(str(library))
     for function, structure in (("attention_params_size", AttentionParams), ("commit_params_size", CommitParams)):

@@ -111,6 +111,17 @@ void check_block_attention(int target, int type, const void* params, uint64_t se
   });
 }
 
+// First rows of request 0's row tiles, and the row after the last; returns how many there are.
+int check_row_tiles(const void* params, int group_columns, int* first) {
+  const auto& p = *static_cast<const AttentionParams<float>*>(params);
+  const AttentionGrid<float> grid(p, group_columns);
+  AttentionItem item;
+  int tiles = 0;
+  for (int64_t id = 0; id < grid.tiles; ++id)
+    if (grid.item(p, id, item)) first[tiles] = item.first_row, first[++tiles] = item.first_row + item.rows;
+  return tiles;
+}
+
 void check_commit(int target, const void* params, uint64_t seed, int dropped) {  // of 32-bit units
   const auto& p = *static_cast<const CommitParams<uint32_t>*>(params);
   if (target == 0) return commit_host(p, Parallel(threads));
