@@ -5,6 +5,7 @@ import ctypes
 import os
 import shutil
 import struct
+import subprocess
 import sys
 import types
 from pathlib import Path
@@ -48,6 +49,18 @@ class Emulator:
         base = ctypes.addressof(memory)
         self.emu.run_asm(base + entry, len(image) - entry, groups, 1, 1, threads, 1, 1, ctypes.addressof(segment),
                          rsrc2=rsrc2, scratch_size=private, arch="cdna")
+
+
+def code_object(source: Path, arch: str, folder: Path) -> Path:
+    """A .hip file compiled, assembled and linked by ziglang's clang."""
+    from blockdraft.roofline.isa import hip_assembly
+
+    assembly, object_file, linked = (folder / f"{source.stem}.{arch}.{end}" for end in ("s", "o", "co"))
+    assembly.write_text(hip_assembly(source, arch, [f"-I{Path(__file__).parent}"]))
+    zig = [sys.executable, "-m", "ziglang"]
+    subprocess.run([*zig, "clang", "--target=amdgcn-amd-amdhsa", f"-mcpu={arch}", "-c", "-x", "assembler", assembly, "-o", object_file], check=True)
+    subprocess.run([*zig, "ld.lld", "-shared", object_file, "-o", linked], check=True)
+    return linked
 
 
 def symbol(sections, name: str) -> int:
