@@ -1,5 +1,5 @@
-// Registers the C++ kernels under the schemas that blockdraft.registry defines, and nothing else. The module itself is empty:
-// importing it runs the registrations.
+// Registers the C++ kernels under the schemas that blockdraft.registry defines, and nothing else. The module only says on which
+// devices they run; importing it runs the registrations.
 #include <Python.h>
 #include <torch/csrc/stable/library.h>
 
@@ -23,6 +23,12 @@ STABLE_TORCH_LIBRARY_IMPL(blockdraft, CUDA, library) { blockdraft::register_ops(
 #endif
 
 extern "C" PyObject* PyInit__ops() {
-  static PyModuleDef module = {PyModuleDef_HEAD_INIT, "_ops", "C++ kernels of blockdraft", -1, nullptr};
-  return PyModule_Create(&module);
+  static PyModuleDef definition = {PyModuleDef_HEAD_INIT, "_ops", "C++ kernels of blockdraft", -1, nullptr};
+  PyObject* module = PyModule_Create(&definition);
+#ifdef BLOCKDRAFT_HIP
+  PyModule_AddStringConstant(module, "devices", "cpu cuda");
+#else
+  PyModule_AddStringConstant(module, "devices", "cpu");
+#endif
+  return module;
 }

@@ -1,6 +1,6 @@
 // GPU launcher of block_attention for gfx942 and gfx950. The device code needs no HIP headers, so that it also compiles where
 // there is only clang.
-#include <stdint.h>
+#include "hip_launch.h"
 
 #pragma clang force_cuda_host_device begin
 #include "block_attention.h"
@@ -40,19 +40,16 @@ BLOCKDRAFT_INSTANTIATE(fp16)
 
 }  // namespace blockdraft
 
-#if __has_include(<hip/hip_runtime.h>)
-#include <hip/hip_runtime.h>
-
+#ifdef BLOCKDRAFT_HIP_RUNTIME
 namespace blockdraft {
 
 template <class T>
 void block_attention_hip(const AttentionParams<T>& p, void* stream) {
   const AttentionGrid<T> grid(p, cdna::kThreads / cdna::kWave * cdna::kColumns);
-  const dim3 groups(ceil_div<int64_t>(grid.items, 8) * 8);
   auto* kernel = p.head_dim == 64 ? block_attention_kernel<T, 64> : block_attention_kernel<T, 128>;
-  kernel<<<groups, cdna::kThreads, 0, static_cast<hipStream_t>(stream)>>>(p, grid);
+  launch(kernel, ceil_div<int64_t>(grid.items, 8) * 8, cdna::kThreads, stream, p, grid);
   if (grid.splits > 1)
-    block_attention_merge_kernel<T><<<p.batch * p.max_rows * p.query_heads, cdna::kWave, 0, static_cast<hipStream_t>(stream)>>>(p);
+    launch(block_attention_merge_kernel<T>, int64_t(p.batch) * p.max_rows * p.query_heads, cdna::kWave, stream, p);
 }
 
 template void block_attention_hip(const AttentionParams<float>&, void*);

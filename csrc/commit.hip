@@ -1,5 +1,5 @@
 // GPU launcher of commit: a workgroup is a request.
-#include <stdint.h>
+#include "hip_launch.h"
 
 #pragma clang force_cuda_host_device begin
 #include "commit.h"
@@ -23,14 +23,12 @@ template BLOCKDRAFT_KERNEL(kCommitThreads, 4) commit_kernel<Bits128>(CommitParam
 
 }  // namespace blockdraft
 
-#if __has_include(<hip/hip_runtime.h>)
-#include <hip/hip_runtime.h>
-
+#ifdef BLOCKDRAFT_HIP_RUNTIME
 namespace blockdraft {
 
 template <class U>
 void commit_hip(const CommitParams<U>& p, void* stream) {
-  if (p.batch > 0) commit_kernel<U><<<p.batch, kCommitThreads, 0, static_cast<hipStream_t>(stream)>>>(p);
+  launch(commit_kernel<U>, p.batch, kCommitThreads, stream, p);
 }
 
 template void commit_hip(const CommitParams<uint16_t>&, void*);

@@ -58,7 +58,8 @@ def code_object(source: Path, arch: str, folder: Path) -> Path:
     assembly, object_file, linked = (folder / f"{source.stem}.{arch}.{end}" for end in ("s", "o", "co"))
     assembly.write_text(hip_assembly(source, arch, [f"-I{Path(__file__).parent}"]))
     zig = [sys.executable, "-m", "ziglang"]
-    subprocess.run([*zig, "clang", "--target=amdgcn-amd-amdhsa", f"-mcpu={arch}", "-c", "-x", "assembler", assembly, "-o", object_file], check=True)
+    assemble = ["clang", "--target=amdgcn-amd-amdhsa", f"-mcpu={arch}", "-c", "-x", "assembler"]
+    subprocess.run([*zig, *assemble, assembly, "-o", object_file], check=True)
     subprocess.run([*zig, "ld.lld", "-shared", object_file, "-o", linked], check=True)
     return linked
 

@@ -75,8 +75,8 @@ def checks() -> ctypes.CDLL:
     """The checks as a shared library."""
     library = Path(mkdtemp()) / "checks.so"
     sources = [ROOT / "tests/support/checks.cpp", ROOT / "csrc/block_attention_host.cpp", ROOT / "csrc/commit_host.cpp"]
-    subprocess.run(["c++", "-std=c++20", "-O1", "-Wall", "-Wextra", "-Werror", "-Wno-psabi", "-fPIC", "-shared", "-pthread", *FLAGS, f"-I{ROOT}/csrc",
-                    *map(str, sources), "-o", str(library)], check=True)
+    subprocess.run(["c++", "-std=c++20", "-O1", "-shared", "-fPIC", "-pthread", "-Wall", "-Wextra", "-Werror", "-Wno-psabi", *FLAGS,
+                    f"-I{ROOT}/csrc", *map(str, sources), "-o", str(library)], check=True)
     loaded = ctypes.CDLL(str(library))
     for function, structure in (("attention_params_size", AttentionParams), ("commit_params_size", CommitParams)):
         getattr(loaded, function).restype = ctypes.c_size_t

@@ -19,7 +19,7 @@ def _cpp_unsupported(qk, v_late, *rest):
     states = rest[-3:-1]
     if any(state.dtype != qk.dtype for state in states):
         return f"the states have qk's dtype, {qk.dtype}, not {', '.join(str(state.dtype) for state in states)}"
-    return _native.unsupported(("cpu",), qk)
+    return _native.unsupported(qk)
 
 
 _OP.register("cpp", None, _cpp_unsupported)

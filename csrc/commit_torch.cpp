@@ -6,7 +6,7 @@
 
 #include <initializer_list>
 
-#include "torch_device.h"
+#include "torch_launch.h"
 
 namespace blockdraft {
 
