@@ -62,18 +62,17 @@ inline void from_float(fp16* p, float x) {
   } else p->bits = uint16_t(sign | ((u - 0x38000000 + 0xfff + ((u >> 13) & 1)) >> 13));
 }
 
-// 2^x to 2 ulp for x <= 0; 0 below -126.
+// 2^x to 3e-7 relative for x <= 0; 0 below -126. (A minimax polynomial over -1/2 .. 1/2; sums divide the errors out.)
 inline vec exp2(vec x) {
   const vec magic = splat(12582912.0f);  // 1.5 * 2^23: adding it rounds to an integer
-  x = maximum(x, splat(-127.0f));
-  vec shifted = x + magic, r = x - (shifted - magic);
-  vec p = 1.5403530e-4f * r + 1.3333558e-3f;
-  p = p * r + 9.6181291e-3f;
-  p = p * r + 5.5504109e-2f;
-  p = p * r + 2.4022651e-1f;
-  p = p * r + 6.9314718e-1f;
-  p = p * r + 1.0f;
-  ivec power = ((ivec)shifted - (ivec)magic + 127) << 23;
+  x = maximum(splat(-127.0f), x);  // this way round NaN stays NaN
+  const vec shifted = x + magic, r = x - (shifted - magic);
+  vec p = 1.3276472e-3f * r + 9.6755415e-3f;
+  p = p * r + 5.5507133e-2f;
+  p = p * r + 2.4022120e-1f;
+  p = p * r + 6.9314697e-1f;
+  p = p * r + 1.0000001f;
+  const ivec power = ((ivec)shifted << 23) + (127 << 23);  // the magic number's bits are shifted out
   return p * (vec)power;
 }
 
@@ -102,14 +101,17 @@ __attribute__((noinline)) void micro(const float* a, int64_t row, int64_t step, 
   }
 }
 
-// `rows` output rows in blocks of six, then four (8 is 4 + 4, not 6 + 1 + 1), then one.
+// `rows` output rows: blocks of six, then the rest.
 template <bool kAccumulate>
 inline void product(const float* a, int64_t row, int64_t step, const float* b, float* c, int rows, int depth) {
-  const int sixes = 6 * (rows / 6 - (rows % 6 >= 2 && rows % 6 < 4 && rows >= 8));
-  int i = 0;
-  for (; i < sixes; i += 6) micro<6, kAccumulate>(a + i * row, row, step, b, c + i * kColumns, depth);
-  for (; rows - i >= 4; i += 4) micro<4, kAccumulate>(a + i * row, row, step, b, c + i * kColumns, depth);
-  for (; i < rows; ++i) micro<1, kAccumulate>(a + i * row, row, step, b, c + i * kColumns, depth);
+  for (; rows >= 6; rows -= 6, a += 6 * row, c += 6 * kColumns) micro<6, kAccumulate>(a, row, step, b, c, depth);
+  switch (rows) {
+    case 5: return micro<5, kAccumulate>(a, row, step, b, c, depth);
+    case 4: return micro<4, kAccumulate>(a, row, step, b, c, depth);
+    case 3: return micro<3, kAccumulate>(a, row, step, b, c, depth);
+    case 2: return micro<2, kAccumulate>(a, row, step, b, c, depth);
+    case 1: return micro<1, kAccumulate>(a, row, step, b, c, depth);
+  }
 }
 
 class Group {
@@ -145,6 +147,7 @@ template <class T, class X>
 class Tile : public Group {
  public:
   static constexpr int kKeys = 96, kBuffers = 1;
+  static constexpr int kValuePad = 16;  // floats: with a power of two between rows, a column of values would fill few cache sets
   static constexpr int kGroupColumns = 544;  // 136 rows of a group of 4, whose operands stay in the L2
 
   struct Panel {
@@ -164,12 +167,12 @@ class Tile : public Group {
 
   // `memory`: floats(columns, head_dim) of them, aligned to a cache line.
   static int64_t floats(int columns, int head_dim) {
-    return 2 * int64_t(kKeys) * head_dim + kKeys * kColumns + int64_t(ceil_div(columns, kColumns)) * (2 * head_dim + 2) * kColumns;
+    return int64_t(kKeys) * (2 * head_dim + kValuePad + kColumns) + int64_t(ceil_div(columns, kColumns)) * (2 * head_dim + 2) * kColumns;
   }
   Tile(float* memory, int head_dim) : head_dim_(head_dim) {
     keys_ = memory;
     values_ = keys_ + kKeys * head_dim;
-    scores_ = values_ + kKeys * head_dim;
+    scores_ = values_ + kKeys * (head_dim + kValuePad);
     columns_ = scores_ + kKeys * kColumns;
   }
 
@@ -204,18 +207,15 @@ class Tile : public Group {
 
   void deposit(int n) {
     staged_ = n;
-    for (int i = 0; i < staged_; ++i)
-      for (int d = 0; d < head_dim_; d += kLanes) {
-        host::store(keys_ + i * head_dim_ + d, to_float(key_rows_[i] + d));
-        host::store(values_ + i * head_dim_ + d, to_float(value_rows_[i] + d));
-      }
+    stage(keys_, head_dim_, key_rows_);
+    stage(values_, head_dim_ + kValuePad, value_rows_);
   }
 
   template <class F>
   void each_panel(F f) {
     const int panels = int(panels_.size());
     for (int p = 0; p < panels; ++p) {
-      for (int i = loaded_ * p / panels; i < loaded_ * (p + 1) / panels; ++i) prefetch(key_rows_[i]), prefetch(value_rows_[i]);
+      for (int i = loaded_ * p / panels; i < loaded_ * (p + 1) / panels; ++i) prefetch<2>(key_rows_[i]), prefetch<2>(value_rows_[i]);
       f(panels_[p]);
     }
   }
@@ -240,30 +240,43 @@ class Tile : public Group {
   }
 
   void absorb(Panel& panel) {
-    float* s = scores_;
+    float* const s = scores_;
+    const int n = staged_, dim = head_dim_;
     bool grown = false;
     for (int half = 0; half < kColumns; half += kLanes) {
+      float* const column = s + half;
       const vec before = host::load(panel.running + half);
-      vec top = before;
-      for (int i = 0; i < staged_; ++i) top = maximum(top, host::load(s + i * kColumns + half));
-      vec sum{};
-      for (int i = 0; i < staged_; ++i) {
-        const vec p = exp2(host::load(s + i * kColumns + half) - top);
-        host::store(s + i * kColumns + half, p);
+      vec top = before, other = before, sum{}, odd{};  // two of each: independent chains
+      int i = 0;
+      for (; i + 1 < n; i += 2) {
+        top = maximum(top, host::load(column + i * kColumns));
+        other = maximum(other, host::load(column + (i + 1) * kColumns));
+      }
+      if (i < n) top = maximum(top, host::load(column + i * kColumns));
+      top = maximum(top, other);
+      for (i = 0; i + 1 < n; i += 2) {
+        const vec p = exp2(host::load(column + i * kColumns) - top), q = exp2(host::load(column + (i + 1) * kColumns) - top);
+        host::store(column + i * kColumns, p);
+        host::store(column + (i + 1) * kColumns, q);
+        sum += p, odd += q;
+      }
+      if (i < n) {
+        const vec p = exp2(host::load(column + i * kColumns) - top);
+        host::store(column + i * kColumns, p);
         sum += p;
       }
       const vec shrink = exp2(before - top);
       host::store(panel.running + half, top);
-      host::store(panel.running + kColumns + half, host::load(panel.running + kColumns + half) * shrink + sum);
+      host::store(panel.running + kColumns + half, host::load(panel.running + kColumns + half) * shrink + (sum + odd));
       const ivec changed = before < top;
       for (int j = 0; j < kLanes; ++j) grown |= changed[j] != 0;
       if (grown)
-        for (int d = 0; d < head_dim_; ++d) {
+        for (int d = 0; d < dim; ++d) {
           float* o = panel.output + d * kColumns + half;
           host::store(o, host::load(o) * shrink);
         }
     }
-    product<true>(values_, 1, head_dim_, s, panel.output, head_dim_, staged_);
+    product<true>(values_, 1, dim + kValuePad, s, panel.output, dim, n);
   }
 
   struct Output {
@@ -284,6 +297,15 @@ class Tile : public Group {
   }
 
  private:
+  void stage(float* operand, int stride, const T* const* rows) const {
+    const int dim = head_dim_, n = staged_;
+    for (int i = 0; i < n; ++i) {
+      const T* src = rows[i];
+      if (i + 4 < n) prefetch<3>(rows[i + 4]);
+      for (int d = 0; d < dim; d += kLanes) host::store(operand + i * stride + d, to_float(src + d));
+    }
+  }
+
   void stage_query(const Panel& panel, int c, const T* src, float scale) const {
     for (int d = 0; d < head_dim_; d += kLanes) {
       const vec x = src ? to_float(src + d) * scale : vec{};
@@ -291,9 +313,10 @@ class Tile : public Group {
     }
   }
 
+  template <int kLocality>  // 3: into the L1, 2: the L2
   void prefetch(const T* row) const {
     for (int byte = 0; byte < head_dim_ * int(sizeof(T)); byte += 64)
-      __builtin_prefetch(reinterpret_cast<const char*>(row) + byte, 0, 2);
+      __builtin_prefetch(reinterpret_cast<const char*>(row) + byte, 0, kLocality);
   }
 
   float *keys_, *values_, *scores_, *columns_;
