@@ -82,7 +82,9 @@ def published_share(devices: dict[str, Device], model: ZayaConfig, block_rows: i
 
 
 def verdict(devices: dict[str, Device], model: ZayaConfig) -> list[str]:
-    """Which reading yields the published numbers, in sentences."""
+    """Which reading yields the published numbers, in sentences; none for a model with other groups than ZAYA1-8B's 4."""
+    if group_size(model) != 4:
+        return []
     found = {reading.name: tuple(floor(b.proposals) if b.t else None for b in
                                  (blocks(devices[name], model, reading) for name in PUBLISHED)) for reading in READINGS}
     want = tuple(PUBLISHED.values())

@@ -6,7 +6,7 @@ from pathlib import Path
 import click
 
 from .options import acceptance_law, acceptance_options, prepare, workload_options
-from .output import output_options, table
+from .output import number, output_options, table
 
 _ARCHES = ("gfx942", "gfx950")
 
@@ -42,9 +42,10 @@ def isa(sources, arch, kind, flag):
         table("\nHot loop, one iteration of a wave", columns, (
             (r["kernel"], r["arch"], r["loop_instructions"], *(r[f"loop_{c}"] for c in classes), r["loop_loads_16_bytes"],
              "-" if r["instructions_per_mfma"] is None else f"{r['instructions_per_mfma']:.1f}",
-             "?" if r["loop_mfma_cycles"] is None else r["loop_mfma_cycles"], r["loop_issue_cycles"], r["bound"]) for r in rows),
-            ("mfma cyc: the matrix unit's cycles for a wave; issue cyc: 4 an instruction, the least in which one wave issues them.",
-             "bound: the larger over all waves of a SIMD (vector instructions count 4 cycles, exponentials 16; ? cycles not known)."))
+             number(r["loop_mfma_cycles"], "d") + "?" * r["mfma_cycles_unconfirmed"], r["loop_issue_cycles"], r["bound"]) for r in rows),
+            ("Each instruction counts once, those of branches and loops within the hot loop as well. mfma cyc: the matrix unit's",
+             "cycles for a wave; issue cyc: 4 an instruction, the least in which one wave issues them. bound: the larger over all waves",
+             "of a SIMD (vector instructions count 4 cycles, exponentials 16). - cycles not known, ? not confirmed."))
     return rows, show
 
 

@@ -89,6 +89,11 @@ def test_mfma_cycles(arch, instruction, cycles):
     assert assembly.mfma_cycles(instruction, arch) == cycles
 
 
+def test_names_are_readable():
+    symbol = "_ZN10blockdraft22block_attention_kernelINS_4bf16ELi128EEEvNS_15AttentionParamsIT_EENS_13AttentionGridIS3_EE"
+    assert assembly.short_name(symbol) in ("block_attention_kernel<bf16, 128>", symbol) and assembly.short_name("attn") == "attn"
+
+
 def test_wrong_input_is_named():
     with pytest.raises(ValueError, match="arch: expected one of gfx942, gfx950, got 'gfx90a'"):
         assembly.parse(LISTING, "gfx90a")
