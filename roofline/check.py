@@ -7,7 +7,8 @@ from dataclasses import dataclass
 # bench module: (op, shapes to fit the efficiency on, shapes held out)
 SHAPES = {
     "attention": ("block_attention",
-                  [dict(B=1, L=2048, P=3), dict(B=1, L=8192, P=1), dict(B=4, L=1024, P=2), dict(B=2, L=4096, P=4)],
+                  [dict(B=1, L=2048, P=3), dict(B=1, L=8192, P=1), dict(B=4, L=1024, P=2), dict(B=2, L=4096, P=4),
+                   dict(B=2, L=3072, P=0)],
                   [dict(B=1, L=1024, P=3), dict(B=1, L=3072, P=1), dict(B=1, L=4096, P=3), dict(B=1, L=6144, P=2), dict(B=1, L=8192, P=3),
                    dict(B=2, L=1024, P=5), dict(B=2, L=2048, P=2), dict(B=2, L=8192, P=1), dict(B=4, L=2048, P=3), dict(B=8, L=1024, P=1),
                    dict(B=1, L=4096, P=0), dict(B=4, L=2048, P=0), dict(B=1, L=2048, P=8)]),
@@ -18,6 +19,8 @@ SHAPES = {
             [dict(T=8), dict(T=24), dict(T=32), dict(T=48), dict(T=96), dict(T=136), dict(T=192), dict(T=384)]),
     "accept": ("accept_drafts", [dict(B=b, mode="token", accepted=a) for b, a in ((1, 8), (2, 4), (4, 12))],
                [dict(B=b, mode="token", accepted=a) for b, a in ((1, 2), (1, 4), (1, 12), (2, 2), (2, 8), (2, 12), (4, 4), (4, 8))]),
+    # large batches only: a smaller state stays in the last-level cache, where memory is no limit
+    "commit": ("commit", [dict(B=b) for b in (32, 64, 96)], [dict(B=b) for b in (36, 40, 48, 52, 56, 72, 80, 88)]),
 }
 
 
