@@ -50,10 +50,13 @@ def fit(pairs: list[tuple[float, float]]) -> float:
 
 
 def available(backend: str = "cpp") -> list[str]:
-    """Bench modules whose op has this backend."""
+    """Bench modules whose op has this backend, built."""
     from blockdraft import ops  # noqa: F401  (registers)
+    from blockdraft.ops import _native
     from blockdraft.registry import OPS
 
+    if backend == "cpp" and _native.MISSING:
+        return []
     return [module for module, (op, _, _) in SHAPES.items() if backend in OPS[op].backends]
 
 

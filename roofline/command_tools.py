@@ -5,6 +5,7 @@ from pathlib import Path
 
 import click
 
+from .models import title
 from .options import acceptance_law, acceptance_options, prepare, workload_options
 from .output import number, output_options, table
 
@@ -63,7 +64,7 @@ def plot(mean, alpha, histogram, offsets, proposals, slack, out, **setting):
     from .plan import best_branches
 
     work, rates, device = prepare(**setting)
-    law, launch_us, name = acceptance_law(work, mean, alpha, histogram, offsets), setting["launch_us"], setting["model"]
+    law, launch_us, name = acceptance_law(work, mean, alpha, histogram, offsets), setting["launch_us"], title(setting["model"])
     steady = best_branches(law, proposals)[0]
     drafting = replace(work, branches=steady.branches, accepted=steady.tokens_per_pass - 1)
     known = list(load(setting["devices_file"]).values())

@@ -70,7 +70,7 @@ class Ceilings:
         return [name for name, figure in self.used.items() if figure.confidence == "unconfirmed"]
 
     def seconds(self, cost: Cost) -> tuple[float, str]:
-        """Time that a perfect implementation takes, everything overlapping, and what bounds it."""
+        """Time that an ideal implementation takes, everything overlapping, and what bounds it."""
         matrix = cost.flops / self.matrix_flops_per_s
         vector = cost.vector_flops / self.vector_flops_per_s + cost.exps / self.exps_per_s
         terms = {"memory": cost.bytes / self.memory_bytes_per_s, "matrix": matrix, "vector": vector}
@@ -120,7 +120,10 @@ def this_cpu(threads: int | None = None) -> Device:
     from blockdraft.bench.limits import of_cpu
 
     count = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    found = of_cpu(threads or count)
+    try:
+        found = of_cpu(threads or count)
+    except RuntimeError as error:  # built without a C++ compiler
+        raise ValueError(f"device: cpu: {error}") from error
 
     def figure(rate, note=""):
         return (Figure(rate / 1e12, "achieved", "probe", "now", "read", note),)

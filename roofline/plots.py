@@ -124,4 +124,4 @@ def heat_map(rows: list[dict], title: str, folder: Path) -> list[Path]:
 
 
 def subtitle(rates: Ceilings) -> str:
-    return f"lower bounds; {BASIS_TEXT[rates.basis]}"
+    return f"ideal times; {BASIS_TEXT[rates.basis]}"

@@ -165,5 +165,9 @@ def test_a_triton_kernel_is_compiled_and_reported(tmp_path, monkeypatch):
     spec.loader.exec_module(module)
     signature = {"a": "*bf16", "out": "*fp32", "n": "i32", "B": "constexpr"}
     report = isa.compile_triton(module.product, signature, {"B": 64}, "gfx950", {"num_warps": 4})
+    monkeypatch.setattr(isa, "triton_compilations", lambda arch: [("product bf16", module.product, signature, {"B": 64}, {"num_warps": 4})])
+    listed = CliRunner().invoke(main, ["roofline", "isa", "--kind", "triton", "--arch", "gfx950", "--json"])
+    assert [(r["kernel"], r["source"], r["loop_mfma"]) for r in json.loads(listed.output)] == [
+        ("product bf16", "triton_product.py", report.loop_mfma)]
     assert report.kernel == "product" and report.threads == 256 and report.loop_mfma >= 4 and report.lds > 0
     assert report.loop_mfma_cycles == 32 * report.loop_mfma or report.loop_mfma_cycles == 16 * report.loop_mfma
