@@ -45,8 +45,8 @@ class Device:
 
 @dataclass(frozen=True)
 class Ceilings:
-    """Rates of one device for one matrix dtype and one basis. Vector and exponential rates are quoted ones unless
-    somebody achieved others; L2 is left out (None) where no bandwidth is known, as is the memory's size. used: the figures behind the rates.
+    """Rates of one device for one matrix dtype and one basis. Vector and exponential rates are quoted ones where
+    nobody achieved others; L2 is left out (None) where no bandwidth is known, as is the memory's size. used: the figures behind the rates.
     shared_units: products, vector arithmetic and exponentials compete for one unit, as on a CPU."""
 
     device: str
@@ -95,8 +95,8 @@ def ceilings(device: Device, dtype: str, basis: str) -> Ceilings:
                          "no such figure is known; a file given by --devices can add it")
     flops, memory = BASES[basis]
     used = {f"{dtype}_tflops": device.figure(f"{dtype}_tflops", flops), "memory_tb_per_s": device.figure("memory_tb_per_s", memory)}
-    for name in ("fp32_vector_tflops", "exp_tera_per_s", "l2_tb_per_s"):
-        figure = device.figure(name, "achieved") or device.figure(name, "quoted")
+    for name, kind in (("fp32_vector_tflops", flops), ("exp_tera_per_s", flops), ("l2_tb_per_s", memory)):
+        figure = device.figure(name, kind) or device.figure(name, "quoted")
         if figure:
             used[name] = figure
     rate = {name: figure.value * 1e12 for name, figure in used.items()}

@@ -34,7 +34,7 @@ def roofline(quoted: Ceilings, used: Ceilings, passes: dict[str, Workload], laun
             timed = time_ops(pass_ops(work), used, launch_us)
             _roofs(axes, quoted, used)
             _points(axes, timed)
-            axes.set(xscale="log", yscale="log", xlim=(0.1, 1e6), ylim=(0.02, 3 * quoted.matrix_flops_per_s / 1e12),
+            axes.set(xscale="log", yscale="log", xlim=(0.1, 1e6), ylim=(1.5e-17 * quoted.matrix_flops_per_s, 2e-11 * quoted.matrix_flops_per_s),
                      xlabel="FLOP per byte of main memory", title=f"{mode}, {work.rows} row{'s' * (work.rows > 1)} a request")
             axes.title.set_size(10)
             axes.grid(alpha=0.2)
@@ -46,11 +46,13 @@ def roofline(quoted: Ceilings, used: Ceilings, passes: dict[str, Workload], laun
 
 def _roofs(axes, quoted: Ceilings, used: Ceilings) -> None:
     x = [0.01, quoted.ridge_flops_per_byte, used.ridge_flops_per_byte, 1e6]
-    for rates, style, text in ((quoted, "-", "quoted peaks"), (used, "--", used.basis)):
-        if rates is quoted or used.basis != "peak" and rates.device != "cpu":
-            y = [min(rates.matrix_flops_per_s, at * rates.memory_bytes_per_s) / 1e12 for at in sorted(x)]
-            axes.plot(sorted(x), y, style, color="black", linewidth=1.2, label=f"{text if rates.device != 'cpu' else 'measured'}: "
-                      f"{_short(rates.matrix_flops_per_s / 1e12)} TFLOP/s, {_short(rates.memory_bytes_per_s / 1e12)} TB/s")
+    roofs = [(quoted, "-", "quoted peaks" if quoted is not used else "measured")]
+    if used is not quoted and used.basis != "peak":
+        roofs.append((used, "--", used.basis))
+    for rates, style, text in roofs:
+        y = [min(rates.matrix_flops_per_s, at * rates.memory_bytes_per_s) / 1e12 for at in sorted(x)]
+        axes.plot(sorted(x), y, style, color="black", linewidth=1.2, label=f"{text}: "
+                  f"{_short(rates.matrix_flops_per_s / 1e12)} TFLOP/s, {_short(rates.memory_bytes_per_s / 1e12)} TB/s")
     axes.axhline(used.vector_flops_per_s / 1e12, color="gray", linewidth=1, linestyle=":",
                  label=f"fp32 vector arithmetic: {_short(used.vector_flops_per_s / 1e12)} TFLOP/s")
 
