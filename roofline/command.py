@@ -88,7 +88,7 @@ def blocks(model, device, batch, context, slack, devices_file):
                *verdict(known, config)))
         bases = {r["basis"]: [] for r in whole}
         for r in whole:
-            bases[r["basis"]].append(number(r["proposals"], ".1f"))
+            bases[r["basis"]].append(number(r["proposals"], ".1f") + "?" * bool(r["unconfirmed"]))
         table(f"\nWhole pass at batch {batch}, context {context}: proposals that add at most {slack:.0%} to the pass that only verifies",
               ("17-row blocks, bf16", *names), ((basis, *cells) for basis, cells in bases.items()),
               ("Bases are explained by `step --help`; the figures behind them and their sources by `devices --sources`.",))

@@ -69,6 +69,11 @@ class Ceilings:
     def unconfirmed(self) -> list[str]:
         return [name for name, figure in self.used.items() if figure.confidence == "unconfirmed"]
 
+    @property
+    def doubtful(self) -> tuple[str, ...]:
+        """Of the matrix rate and the bandwidth those that nobody confirmed."""
+        return tuple(name for name in (f"{self.dtype}_tflops", "memory_tb_per_s") if name in self.unconfirmed)
+
     def seconds(self, cost: Cost) -> tuple[float, str]:
         """Time that an ideal implementation takes, everything overlapping, and what bounds it."""
         matrix = cost.flops / self.matrix_flops_per_s

@@ -86,7 +86,7 @@ def blocks_against_context(devices: Iterable[Ceilings], work: Workload, slack: f
     def draw(figure, axes):
         for rates, marker in zip(devices, "osD^vPX*h<>"):
             values = [affordable(replace(work, context_tokens=n), rates, slack, launch_us) for n in contexts]
-            axes.plot(contexts, values, marker=marker, markersize=5, label=f"{rates.device}{' ?' if _doubtful(rates) else ''}")
+            axes.plot(contexts, values, marker=marker, markersize=5, label=f"{rates.device}{' ?' * bool(rates.doubtful)}")
         axes.set_xscale("log", base=2)
         axes.set_xticks(contexts, [f"{n // 1024}k" if n >= 1024 else str(n) for n in contexts])
         axes.set(xlabel="cached tokens of each request", ylabel=f"proposals for at most {slack:.0%} more time", title=title)
@@ -94,10 +94,6 @@ def blocks_against_context(devices: Iterable[Ceilings], work: Workload, slack: f
         axes.grid(alpha=0.3)
         figure.legend(*axes.get_legend_handles_labels(), loc="outside right upper", fontsize=9, title="? unconfirmed figures", title_fontsize=8)
     return save("blocks", folder, draw, (9.5, 5))
-
-
-def _doubtful(rates: Ceilings) -> bool:
-    return "memory_tb_per_s" in rates.unconfirmed or f"{rates.dtype}_tflops" in rates.unconfirmed
 
 
 def heat_map(rows: list[dict], title: str, folder: Path) -> list[Path]:

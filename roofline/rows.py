@@ -42,13 +42,13 @@ def whole_passes(devices: Iterable[Device], model, batch: int, context: int, sla
         for device in devices:
             row = {"reading": "whole pass", "device": device.name, "basis": basis, "assumption": BASIS_TEXT[basis], "block_rows": 17,
                    "dtype": "bf16", "kv_dtype": "bf16", "batch": batch, "context_tokens": context, "slack": slack,
-                   "proposals": None, "unavailable": ""}
+                   "proposals": None, "unavailable": "", "unconfirmed": ""}
             try:
                 rates = ceilings(device, "bf16", basis)
             except ValueError as error:
                 rows.append(row | {"unavailable": str(error)})
             else:
-                rows.append(row | {"proposals": affordable(work, rates, slack), "unconfirmed": " ".join(rates.unconfirmed)})
+                rows.append(row | {"proposals": affordable(work, rates, slack), "unconfirmed": " ".join(rates.doubtful)})
     return rows
 
 
