@@ -11,7 +11,10 @@ from .step import Workload, pass_ops, time_ops
 
 def save(name: str, folder: Path, draw: Callable, size: tuple[float, float], columns: int = 1) -> list[Path]:
     """Draw on a fresh row of axes and write NAME.png and NAME.svg."""
-    import matplotlib
+    try:
+        import matplotlib
+    except ImportError as error:
+        raise ValueError(f"plot: needs matplotlib: pip install 'blockdraft[bench]' ({error})") from error
 
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
