@@ -26,7 +26,8 @@ SHAPES = {
 
 @dataclass(frozen=True)
 class Checked:
-    """One shape: the limit by this machine's ceilings, the median time and, for the op, the efficiency that was fitted."""
+    """One shape: the limit by this machine's ceilings, the time of the fastest sample (the ceilings are the best of a few tries
+    as well, so that other work on the machine blurs neither) and, for the op, the efficiency that was fitted."""
 
     op: str
     case: str
@@ -84,9 +85,9 @@ def run(modules: list[str], dtype: str, threads: int, seconds: float, backend: s
 def _measure(module: str, case: dict, dtype: str, backend: str, seconds: float, ceilings) -> tuple[str, float, float]:
     from importlib import import_module
 
-    from blockdraft.bench.timing import interleaved, median_and_mad
+    from blockdraft.bench.timing import interleaved
 
     row = import_module(f"blockdraft.bench.{module}").build(case, dtype, "cpu")
     call = next(i for i in row.implementations if i.name == backend).prepare()
     row.check(call(), 1.0)
-    return row.label, ceilings.milliseconds(row.cost), median_and_mad(interleaved([call], seconds)[0])[0]
+    return row.label, ceilings.milliseconds(row.cost), min(interleaved([call], seconds)[0])
