@@ -1,5 +1,6 @@
 """What AMD assembly says of its kernels: registers, LDS, spills, and the instruction mix of the hot loop. Text in, numbers out."""
 
+import ctypes
 import re
 from collections import Counter
 from dataclasses import dataclass
@@ -13,6 +14,7 @@ MFMA_CYCLES = {
     "gfx950": {"16x16x16 16": 16, "32x32x8 16": 32, "16x16x32 16": 16, "32x32x16 16": 32, "16x16x32 8": 16, "32x32x16 8": 32,
                "16x16x128 8": 32, "16x16x128 4": 16, "32x32x64 8": 64, "32x32x64 4": 32},
 }
+UNCONFIRMED = {"gfx942": (), "gfx950": ("16x16x16 16", "32x32x8 16", "16x16x32 8", "32x32x16 8")}  # taken to be gfx942's
 ISSUE_CYCLES, EXP_CYCLES = 4, 16  # a wave issues at most one instruction in 4 cycles; v_exp and its like take 16
 CLASSES = ("mfma", "valu", "trans", "salu", "lds", "vmem", "branch", "wait")
 _PREFIX = (("v_mfma", "mfma"), ("v_smfmac", "mfma"), ("v_", "valu"), ("ds_", "lds"), ("global_", "vmem"), ("buffer_", "vmem"),
@@ -24,12 +26,15 @@ _WIDE = re.compile(r"(global|buffer|flat)_load_(lds_)?dwordx4\b")
 
 @dataclass(frozen=True)
 class KernelReport:
-    """vgpr, agpr, sgpr: registers. lds, scratch: bytes. waves_per_simd: occupancy, and what limits it. loop_*: instructions of
-    one iteration of the innermost loop with most MFMAs (most instructions where there is none) by class; all 0 without a loop.
-    loop_mfma_cycles: the matrix unit's, of one wave (None where a shape's cycles are not known); loop_issue_cycles: what a
-    wave needs to issue them all. bound: the larger of the two over all waves of a SIMD, "issue" or "mfma"."""
+    """kernel: its name without namespace and parameters; symbol: as linked. vgpr, agpr, sgpr: registers. lds, scratch: bytes.
+    waves_per_simd: occupancy, and what limits it. loop_*: instructions of one iteration of the innermost loop with most MFMAs
+    (most instructions where there is none) by class, each counted once, in branches and loops within it as well; all 0 without
+    a loop. loop_mfma_cycles: the matrix unit's, of one wave, None where a shape's cycles are not known,
+    mfma_cycles_unconfirmed where nobody confirmed them. loop_issue_cycles: what a wave needs to issue them all. bound: the
+    larger of the two over all waves of a SIMD, "issue" or "mfma"; "unknown" without cycles."""
 
     kernel: str
+    symbol: str
     arch: str
     vgpr: int
     agpr: int
@@ -53,6 +58,7 @@ class KernelReport:
     loop_loads_16_bytes: int
     instructions_per_mfma: float | None
     loop_mfma_cycles: int | None
+    mfma_cycles_unconfirmed: bool
     loop_issue_cycles: int
     bound: str
 
@@ -86,13 +92,29 @@ def _kernel(entry: dict[str, str], text: str, arch: str, dynamic_lds: int) -> Ke
     mfma = [op for op in loop if classify(op) == "mfma"]
     cycles = [mfma_cycles(op, arch) for op in mfma]
     matrix = None if None in cycles else sum(cycles)
+    doubtful = any(_shape(op) in UNCONFIRMED[arch] for op in mfma)
     issue = ISSUE_CYCLES * len(loop)
     vector = ISSUE_CYCLES * mix["valu"] + EXP_CYCLES * mix["trans"]
+    bound = "unknown" if matrix is None else "mfma" if matrix and matrix * waves >= max(issue, vector * waves) else "issue"
     return KernelReport(
-        name, arch, total - agpr, agpr, int(entry["sgpr_count"]), lds, int(entry["private_segment_fixed_size"]),
+        short_name(name), name, arch, total - agpr, agpr, int(entry["sgpr_count"]), lds, int(entry["private_segment_fixed_size"]),
         int(entry["vgpr_spill_count"]), int(entry["sgpr_spill_count"]), threads, waves, limit, len(loop),
-        *(mix[c] for c in CLASSES), sum(bool(_WIDE.match(op)) for op in loop), len(loop) / len(mfma) if mfma else None, matrix, issue,
-        "mfma" if matrix is not None and matrix * waves >= max(issue, vector * waves) and matrix else "issue")
+        *(mix[c] for c in CLASSES), sum(bool(_WIDE.match(op)) for op in loop), len(loop) / len(mfma) if mfma else None, matrix,
+        doubtful, issue, bound)
+
+
+def short_name(symbol: str) -> str:
+    """A C++ symbol as written, without return type, namespace and parameters; the symbol itself where nothing can read it."""
+    if not symbol.startswith("_Z"):
+        return symbol
+    try:
+        demangle = ctypes.CDLL("libstdc++.so.6").__cxa_demangle
+    except OSError:
+        return symbol
+    demangle.restype = ctypes.c_char_p
+    text = demangle(symbol.encode(), None, None, ctypes.byref(ctypes.c_int()))
+    name = re.match(r"(?:void )?(.+?>(?=\()|[^(<]+)", text.decode()) if text else None
+    return re.sub(r"\w+::", "", name[1]) if name else symbol
 
 
 def occupancy(registers: int, lds_bytes: int, threads: int, arch: str) -> tuple[int, str]:
@@ -101,7 +123,7 @@ def occupancy(registers: int, lds_bytes: int, threads: int, arch: str) -> tuple[
     by_registers = REGISTERS // max(-(-registers // GRANULE) * GRANULE, GRANULE)
     groups = ARCHES[arch] * 1024 // lds_bytes if lds_bytes else MAX_WAVES * SIMDS
     by_lds = groups * wave_count // SIMDS if groups * wave_count >= SIMDS else min(groups, 1)
-    limits = {"registers": by_registers, "LDS": by_lds, "waves": MAX_WAVES}
+    limits = {"waves": MAX_WAVES, "registers": by_registers, "LDS": by_lds}
     least = min(limits, key=limits.get)
     return limits[least], least
 
@@ -113,11 +135,16 @@ def classify(instruction: str) -> str:
 
 
 def mfma_cycles(instruction: str, arch: str) -> int | None:
-    shape = re.match(r"v_mfma_(?:scale_)?f32_(\d+x\d+x\d+)_?(bf16|f16|fp8|bf8|f8f6f4)", instruction)
-    if not shape:
+    return MFMA_CYCLES[arch].get(_shape(instruction))
+
+
+def _shape(instruction: str) -> str | None:
+    """"32x32x8 16": rows, columns, depth and bits of the operands."""
+    found = re.match(r"v_mfma_(?:scale_)?f32_(\d+x\d+x\d+)_?(bf16|f16|fp8|bf8|f8f6f4)", instruction)
+    if not found:
         return None
-    bits = 16 if shape[2] in ("bf16", "f16") else 4 if re.search(r"cbsz:4\b", instruction) else 8
-    return MFMA_CYCLES[arch].get(f"{shape[1]} {bits}")
+    bits = 16 if found[2] in ("bf16", "f16") else 4 if re.search(r"cbsz:4\b", instruction) else 8
+    return f"{found[1]} {bits}"
 
 
 def _instructions(body: str) -> list[str]:

@@ -67,8 +67,7 @@ def blocks(device: Device, model: ZayaConfig, reading: Reading) -> Blocks:
     except ValueError as error:
         return Blocks(device.name, reading, None, str(error))
     row = intensity_flops_per_byte(group_size(model), reading.block_rows, ITEMSIZE_BYTES[reading.kv_dtype])
-    behind = tuple(name for name in rates.unconfirmed if name in ("memory_tb_per_s", f"{reading.dtype}_tflops"))
-    return Blocks(device.name, reading, rates.ridge_flops_per_byte / row, unconfirmed=behind)
+    return Blocks(device.name, reading, rates.ridge_flops_per_byte / row, unconfirmed=rates.doubtful)
 
 
 def published_share(devices: dict[str, Device], model: ZayaConfig, block_rows: int = 16) -> tuple[float, float]:
@@ -82,7 +81,9 @@ def published_share(devices: dict[str, Device], model: ZayaConfig, block_rows: i
 
 
 def verdict(devices: dict[str, Device], model: ZayaConfig) -> list[str]:
-    """Which reading yields the published numbers, in sentences."""
+    """Which reading yields the published numbers, in sentences; none for a model with other groups than ZAYA1-8B's 4."""
+    if group_size(model) != 4:
+        return []
     found = {reading.name: tuple(floor(b.proposals) if b.t else None for b in
                                  (blocks(devices[name], model, reading) for name in PUBLISHED)) for reading in READINGS}
     want = tuple(PUBLISHED.values())

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 # bench module: (op, shapes to fit the efficiency on, shapes held out)
 SHAPES = {
     "attention": ("block_attention",
-                  [dict(B=1, L=2048, P=3), dict(B=1, L=8192, P=1), dict(B=4, L=1024, P=2), dict(B=2, L=4096, P=4)],
+                  [dict(B=1, L=2048, P=3), dict(B=1, L=8192, P=1), dict(B=4, L=1024, P=2), dict(B=2, L=4096, P=4),
+                   dict(B=2, L=3072, P=0)],
                   [dict(B=1, L=1024, P=3), dict(B=1, L=3072, P=1), dict(B=1, L=4096, P=3), dict(B=1, L=6144, P=2), dict(B=1, L=8192, P=3),
                    dict(B=2, L=1024, P=5), dict(B=2, L=2048, P=2), dict(B=2, L=8192, P=1), dict(B=4, L=2048, P=3), dict(B=8, L=1024, P=1),
                    dict(B=1, L=4096, P=0), dict(B=4, L=2048, P=0), dict(B=1, L=2048, P=8)]),
@@ -18,12 +19,15 @@ SHAPES = {
             [dict(T=8), dict(T=24), dict(T=32), dict(T=48), dict(T=96), dict(T=136), dict(T=192), dict(T=384)]),
     "accept": ("accept_drafts", [dict(B=b, mode="token", accepted=a) for b, a in ((1, 8), (2, 4), (4, 12))],
                [dict(B=b, mode="token", accepted=a) for b, a in ((1, 2), (1, 4), (1, 12), (2, 2), (2, 8), (2, 12), (4, 4), (4, 8))]),
+    # large batches only: a smaller state stays in the last-level cache, where memory is no limit
+    "commit": ("commit", [dict(B=b) for b in (32, 64, 96)], [dict(B=b) for b in (36, 40, 48, 52, 56, 72, 80, 88)]),
 }
 
 
 @dataclass(frozen=True)
 class Checked:
-    """One shape: the limit by this machine's ceilings, the median time and, for the op, the efficiency that was fitted."""
+    """One shape: the limit by this machine's ceilings, the time of the fastest sample (the ceilings are the best of a few tries
+    as well, so that other work on the machine blurs neither) and, for the op, the efficiency that was fitted."""
 
     op: str
     case: str
@@ -47,10 +51,13 @@ def fit(pairs: list[tuple[float, float]]) -> float:
 
 
 def available(backend: str = "cpp") -> list[str]:
-    """Bench modules whose op has this backend."""
+    """Bench modules whose op has this backend, built."""
     from blockdraft import ops  # noqa: F401  (registers)
+    from blockdraft.ops import _native
     from blockdraft.registry import OPS
 
+    if backend == "cpp" and _native.MISSING:
+        return []
     return [module for module, (op, _, _) in SHAPES.items() if backend in OPS[op].backends]
 
 
@@ -78,9 +85,9 @@ def run(modules: list[str], dtype: str, threads: int, seconds: float, backend: s
 def _measure(module: str, case: dict, dtype: str, backend: str, seconds: float, ceilings) -> tuple[str, float, float]:
     from importlib import import_module
 
-    from blockdraft.bench.timing import interleaved, median_and_mad
+    from blockdraft.bench.timing import interleaved
 
     row = import_module(f"blockdraft.bench.{module}").build(case, dtype, "cpu")
     call = next(i for i in row.implementations if i.name == backend).prepare()
     row.check(call(), 1.0)
-    return row.label, ceilings.milliseconds(row.cost), median_and_mad(interleaved([call], seconds)[0])[0]
+    return row.label, ceilings.milliseconds(row.cost), min(interleaved([call], seconds)[0])

@@ -5,6 +5,7 @@ from dataclasses import replace
 import click
 
 from . import rows as table_rows
+from .models import title
 from .options import (
     BASES,
     acceptance_law,
@@ -80,13 +81,14 @@ def blocks(model, device, batch, context, slack, devices_file):
         names = [d.name for d in chosen]
         by = {(r["reading"], r["device"]): r for r in rows}
         readings = dict.fromkeys(r["reading"] for r in rows)
-        table(f"{model}: blocks t (proposals t - 1) that reading a long prefix pays for; 16-row blocks, bf16", ("FLOP/s / bandwidth", *names),
+        table(f"{title(model)}: blocks t (proposals t - 1) that reading a long prefix pays for; 16-row blocks, bf16",
+              ("FLOP/s / bandwidth", *names),
               ((reading, *(table_rows.t_cell(by[reading, name]) for name in names)) for reading in readings),
               ("t = FLOP/s / bandwidth / FLOP per byte of one block's attention. - no such figure known. ? rests on an unconfirmed figure.",
                *verdict(known, config)))
         bases = {r["basis"]: [] for r in whole}
         for r in whole:
-            bases[r["basis"]].append(number(r["proposals"], ".1f"))
+            bases[r["basis"]].append(number(r["proposals"], ".1f") + "?" * bool(r["unconfirmed"]))
         table(f"\nWhole pass at batch {batch}, context {context}: proposals that add at most {slack:.0%} to the pass that only verifies",
               ("17-row blocks, bf16", *names), ((basis, *cells) for basis, cells in bases.items()),
               ("Bases are explained by `step --help`; the figures behind them and their sources by `devices --sources`.",))
@@ -111,7 +113,7 @@ def attention(model, query_rows, device, basis, devices_file):
 
     def show():
         cache = rows[0]["cache_bytes_per_token"]
-        table(f"{model}: one block's attention, {query_rows} rows, with {cache:.0f} bytes of bf16 cache a token, on {rates.device}",
+        table(f"{title(model)}: one block's attention, {query_rows} rows, with {cache:.0f} bytes of bf16 cache a token, on {rates.device}",
               ("kind", "query heads", "flop/byte, 1 row", f"flop/byte, {query_rows} rows", "t free blocks", "of the ridge"),
               ((r["kind"], r["query_heads"], f"{r['intensity_1_row']:.2f}", f"{r['intensity']:.1f}", f"{r['t']:.2f}",
                 f"{r['intensity'] / rates.ridge_flops_per_byte:.0%}") for r in rows),
@@ -140,7 +142,7 @@ def step(mean, alpha, histogram, offsets, proposals, branches, **setting):
     def show():
         ops = list(dict.fromkeys(r["op"] for r in reversed(rows)))[::-1]  # the block pass has every op of the other
         by = {(r["op"], r["mode"]): r for r in rows}
-        table(f"{setting['model']} on {rates.device}, batch {work.batch}, context {work.context_tokens}, "
+        table(f"{title(setting['model'])} on {rates.device}, batch {work.batch}, context {work.context_tokens}, "
               f"{drafting.rows} rows a request: V = {work.verify_rows}, P = {len(steady.branches)} x M = {work.mask_rows}, "
               f"branches {' '.join(map(str, steady.branches))}",
               ("op", "AR us", "share", "bound ", "block us", "share", "bound ", "GFLOP", "MB", "launches"),
@@ -170,7 +172,7 @@ def plan(mean, alpha, histogram, offsets, max_proposals, simulate, **setting):
     def show():
         columns = ("P", "branches ", "tokens/pass", *(["simulated"] if simulate else []), "drafts/pass", "pass ms", "tokens/s",
                    "vs AR", "")
-        table(f"{setting['model']} on {rates.device}, batch {work.batch}, context {work.context_tokens}: P proposals, best branches",
+        table(f"{title(setting['model'])} on {rates.device}, batch {work.batch}, context {work.context_tokens}: P proposals, best branches",
               columns, (table_rows.plan_line(r, bool(simulate)) for r in rows), table_rows.rate_notes(rates, setting["launch_us"]))
     return rows, show
 
@@ -194,7 +196,7 @@ def sweep(mean, alpha, histogram, offsets, max_proposals, batches, contexts, **s
     def show():
         best = {(r["batch"], r["context_tokens"]): r for r in rows if r["best"]}
         lengths = list(dict.fromkeys(r["context_tokens"] for r in rows))
-        table(f"{setting['model']} on {rates.device}: best P, tokens/s of the batch (speed-up over autoregressive)",
+        table(f"{title(setting['model'])} on {rates.device}: best P, tokens/s of the batch (speed-up over autoregressive)",
               ("batch", *(f"context {n}" for n in lengths)),
               ((b, *(table_rows.sweep_cell(best[b, n]) for n in lengths)) for b in dict.fromkeys(r["batch"] for r in rows)),
               ("* weights and cache exceed the device's memory.", *table_rows.rate_notes(rates, setting["launch_us"])))

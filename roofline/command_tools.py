@@ -5,8 +5,9 @@ from pathlib import Path
 
 import click
 
+from .models import title
 from .options import acceptance_law, acceptance_options, prepare, workload_options
-from .output import output_options, table
+from .output import number, output_options, table
 
 _ARCHES = ("gfx942", "gfx950")
 
@@ -42,9 +43,10 @@ def isa(sources, arch, kind, flag):
         table("\nHot loop, one iteration of a wave", columns, (
             (r["kernel"], r["arch"], r["loop_instructions"], *(r[f"loop_{c}"] for c in classes), r["loop_loads_16_bytes"],
              "-" if r["instructions_per_mfma"] is None else f"{r['instructions_per_mfma']:.1f}",
-             "?" if r["loop_mfma_cycles"] is None else r["loop_mfma_cycles"], r["loop_issue_cycles"], r["bound"]) for r in rows),
-            ("mfma cyc: the matrix unit's cycles for a wave; issue cyc: 4 an instruction, the least in which one wave issues them.",
-             "bound: the larger over all waves of a SIMD (vector instructions count 4 cycles, exponentials 16; ? cycles not known)."))
+             number(r["loop_mfma_cycles"], "d") + "?" * r["mfma_cycles_unconfirmed"], r["loop_issue_cycles"], r["bound"]) for r in rows),
+            ("Each instruction counts once, those of branches and loops within the hot loop as well. mfma cyc: the matrix unit's",
+             "cycles for a wave; issue cyc: 4 an instruction, the least in which one wave issues them. bound: the larger over all waves",
+             "of a SIMD (vector instructions count 4 cycles, exponentials 16). - cycles not known, ? not confirmed."))
     return rows, show
 
 
@@ -62,7 +64,7 @@ def plot(mean, alpha, histogram, offsets, proposals, slack, out, **setting):
     from .plan import best_branches
 
     work, rates, device = prepare(**setting)
-    law, launch_us, name = acceptance_law(work, mean, alpha, histogram, offsets), setting["launch_us"], setting["model"]
+    law, launch_us, name = acceptance_law(work, mean, alpha, histogram, offsets), setting["launch_us"], title(setting["model"])
     steady = best_branches(law, proposals)[0]
     drafting = replace(work, branches=steady.branches, accepted=steady.tokens_per_pass - 1)
     known = list(load(setting["devices_file"]).values())
@@ -91,7 +93,7 @@ def plot(mean, alpha, histogram, offsets, proposals, slack, out, **setting):
 
 
 @click.command()
-@click.option("--op", "modules", type=click.Choice(["attention", "cca", "moe", "accept"]), multiple=True,
+@click.option("--op", "modules", type=click.Choice(["attention", "cca", "moe", "accept", "commit"]), multiple=True,
               help="May be repeated.  [default: all whose C++ kernel is built]")
 @click.option("--dtype", type=click.Choice(["bfloat16", "float16", "float32"]), default="float32", show_default=True)
 @click.option("--threads", type=click.IntRange(1, 1024), default=1, show_default=True)

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from math import ceil
 
 # rows of a tile that reads its operand once from L2: attention rows of a KV head, and rows (or columns) of a matrix product
-ATTENTION_TILE, MATRIX_TILE = 256, 128
+ATTENTION_TILE = MATRIX_TILE = 256
 
 
 @dataclass(frozen=True)

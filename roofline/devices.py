@@ -45,8 +45,8 @@ class Device:
 
 @dataclass(frozen=True)
 class Ceilings:
-    """Rates of one device for one matrix dtype and one basis. Vector and exponential rates are quoted ones unless
-    somebody achieved others; L2 is left out (None) where no bandwidth is known, as is the memory's size. used: the figures behind the rates.
+    """Rates of one device for one matrix dtype and one basis. Vector and exponential rates are quoted ones where
+    nobody achieved others; L2 is left out (None) where no bandwidth is known, as is the memory's size. used: the figures behind the rates.
     shared_units: products, vector arithmetic and exponentials compete for one unit, as on a CPU."""
 
     device: str
@@ -69,8 +69,13 @@ class Ceilings:
     def unconfirmed(self) -> list[str]:
         return [name for name, figure in self.used.items() if figure.confidence == "unconfirmed"]
 
+    @property
+    def doubtful(self) -> tuple[str, ...]:
+        """Of the matrix rate and the bandwidth those that nobody confirmed."""
+        return tuple(name for name in (f"{self.dtype}_tflops", "memory_tb_per_s") if name in self.unconfirmed)
+
     def seconds(self, cost: Cost) -> tuple[float, str]:
-        """Time that a perfect implementation takes, everything overlapping, and what bounds it."""
+        """Time that an ideal implementation takes, everything overlapping, and what bounds it."""
         matrix = cost.flops / self.matrix_flops_per_s
         vector = cost.vector_flops / self.vector_flops_per_s + cost.exps / self.exps_per_s
         terms = {"memory": cost.bytes / self.memory_bytes_per_s, "matrix": matrix, "vector": vector}
@@ -95,8 +100,8 @@ def ceilings(device: Device, dtype: str, basis: str) -> Ceilings:
                          "no such figure is known; a file given by --devices can add it")
     flops, memory = BASES[basis]
     used = {f"{dtype}_tflops": device.figure(f"{dtype}_tflops", flops), "memory_tb_per_s": device.figure("memory_tb_per_s", memory)}
-    for name in ("fp32_vector_tflops", "exp_tera_per_s", "l2_tb_per_s"):
-        figure = device.figure(name, "achieved") or device.figure(name, "quoted")
+    for name, kind in (("fp32_vector_tflops", flops), ("exp_tera_per_s", flops), ("l2_tb_per_s", memory)):
+        figure = device.figure(name, kind) or device.figure(name, "quoted")
         if figure:
             used[name] = figure
     rate = {name: figure.value * 1e12 for name, figure in used.items()}
@@ -120,7 +125,10 @@ def this_cpu(threads: int | None = None) -> Device:
     from blockdraft.bench.limits import of_cpu
 
     count = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    found = of_cpu(threads or count)
+    try:
+        found = of_cpu(threads or count)
+    except RuntimeError as error:  # built without a C++ compiler
+        raise ValueError(f"device: cpu: {error}") from error
 
     def figure(rate, note=""):
         return (Figure(rate / 1e12, "achieved", "probe", "now", "read", note),)

@@ -26,6 +26,12 @@ def find(name: str) -> ZayaConfig:
     raise ValueError(f"model: expected one of {', '.join(MODELS)}, or a folder with a ZAYA config.json, got {name!r}")
 
 
+def title(name: str) -> str:
+    """The name as it is printed, with what nobody confirmed."""
+    known = next((model for model in MODELS if model.lower() == name.lower()), Path(name).name)
+    return known + (f" ({UNCONFIRMED[known]} unconfirmed)" if known in UNCONFIRMED else "")
+
+
 def weight_count(config: ZayaConfig) -> int:
     """All parameters but norms and biases."""
     from .costs import active_weights

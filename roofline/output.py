@@ -50,8 +50,8 @@ def table(title: str, columns: Iterable[str], lines: Iterable[Iterable], notes: 
     from rich.table import Table
 
     console = Console(highlight=False)
-    if not console.is_terminal and console.width < 140:
-        console = Console(highlight=False, width=140)
+    if not console.is_terminal:
+        console = Console(highlight=False, width=180)  # a file or a pipe has no width to fit
     console.print(f"[bold]{title}[/bold]", soft_wrap=True)
     grid = Table(box=None, pad_edge=False, header_style="dim")
     for i, name in enumerate(columns):

@@ -11,7 +11,10 @@ from .step import Workload, pass_ops, time_ops
 
 def save(name: str, folder: Path, draw: Callable, size: tuple[float, float], columns: int = 1) -> list[Path]:
     """Draw on a fresh row of axes and write NAME.png and NAME.svg."""
-    import matplotlib
+    try:
+        import matplotlib
+    except ImportError as error:
+        raise ValueError(f"plot: needs matplotlib: pip install 'blockdraft[bench]' ({error})") from error
 
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
@@ -34,7 +37,7 @@ def roofline(quoted: Ceilings, used: Ceilings, passes: dict[str, Workload], laun
             timed = time_ops(pass_ops(work), used, launch_us)
             _roofs(axes, quoted, used)
             _points(axes, timed)
-            axes.set(xscale="log", yscale="log", xlim=(0.1, 1e6), ylim=(0.02, 3 * quoted.matrix_flops_per_s / 1e12),
+            axes.set(xscale="log", yscale="log", xlim=(0.1, 1e6), ylim=(1.5e-17 * quoted.matrix_flops_per_s, 2e-11 * quoted.matrix_flops_per_s),
                      xlabel="FLOP per byte of main memory", title=f"{mode}, {work.rows} row{'s' * (work.rows > 1)} a request")
             axes.title.set_size(10)
             axes.grid(alpha=0.2)
@@ -46,11 +49,13 @@ def roofline(quoted: Ceilings, used: Ceilings, passes: dict[str, Workload], laun
 
 def _roofs(axes, quoted: Ceilings, used: Ceilings) -> None:
     x = [0.01, quoted.ridge_flops_per_byte, used.ridge_flops_per_byte, 1e6]
-    for rates, style, text in ((quoted, "-", "quoted peaks"), (used, "--", used.basis)):
-        if rates is quoted or used.basis != "peak" and rates.device != "cpu":
-            y = [min(rates.matrix_flops_per_s, at * rates.memory_bytes_per_s) / 1e12 for at in sorted(x)]
-            axes.plot(sorted(x), y, style, color="black", linewidth=1.2, label=f"{text if rates.device != 'cpu' else 'measured'}: "
-                      f"{_short(rates.matrix_flops_per_s / 1e12)} TFLOP/s, {_short(rates.memory_bytes_per_s / 1e12)} TB/s")
+    roofs = [(quoted, "-", "quoted peaks" if quoted is not used else "measured")]
+    if used is not quoted and used.basis != "peak":
+        roofs.append((used, "--", used.basis))
+    for rates, style, text in roofs:
+        y = [min(rates.matrix_flops_per_s, at * rates.memory_bytes_per_s) / 1e12 for at in sorted(x)]
+        axes.plot(sorted(x), y, style, color="black", linewidth=1.2, label=f"{text}: "
+                  f"{_short(rates.matrix_flops_per_s / 1e12)} TFLOP/s, {_short(rates.memory_bytes_per_s / 1e12)} TB/s")
     axes.axhline(used.vector_flops_per_s / 1e12, color="gray", linewidth=1, linestyle=":",
                  label=f"fp32 vector arithmetic: {_short(used.vector_flops_per_s / 1e12)} TFLOP/s")
 
@@ -84,7 +89,7 @@ def blocks_against_context(devices: Iterable[Ceilings], work: Workload, slack: f
     def draw(figure, axes):
         for rates, marker in zip(devices, "osD^vPX*h<>"):
             values = [affordable(replace(work, context_tokens=n), rates, slack, launch_us) for n in contexts]
-            axes.plot(contexts, values, marker=marker, markersize=5, label=f"{rates.device}{' ?' if _doubtful(rates) else ''}")
+            axes.plot(contexts, values, marker=marker, markersize=5, label=f"{rates.device}{' ?' * bool(rates.doubtful)}")
         axes.set_xscale("log", base=2)
         axes.set_xticks(contexts, [f"{n // 1024}k" if n >= 1024 else str(n) for n in contexts])
         axes.set(xlabel="cached tokens of each request", ylabel=f"proposals for at most {slack:.0%} more time", title=title)
@@ -92,10 +97,6 @@ def blocks_against_context(devices: Iterable[Ceilings], work: Workload, slack: f
         axes.grid(alpha=0.3)
         figure.legend(*axes.get_legend_handles_labels(), loc="outside right upper", fontsize=9, title="? unconfirmed figures", title_fontsize=8)
     return save("blocks", folder, draw, (9.5, 5))
-
-
-def _doubtful(rates: Ceilings) -> bool:
-    return "memory_tb_per_s" in rates.unconfirmed or f"{rates.dtype}_tflops" in rates.unconfirmed
 
 
 def heat_map(rows: list[dict], title: str, folder: Path) -> list[Path]:
@@ -124,4 +125,4 @@ def heat_map(rows: list[dict], title: str, folder: Path) -> list[Path]:
 
 
 def subtitle(rates: Ceilings) -> str:
-    return f"lower bounds; {BASIS_TEXT[rates.basis]}"
+    return f"ideal times; {BASIS_TEXT[rates.basis]}"

@@ -42,13 +42,13 @@ def whole_passes(devices: Iterable[Device], model, batch: int, context: int, sla
         for device in devices:
             row = {"reading": "whole pass", "device": device.name, "basis": basis, "assumption": BASIS_TEXT[basis], "block_rows": 17,
                    "dtype": "bf16", "kv_dtype": "bf16", "batch": batch, "context_tokens": context, "slack": slack,
-                   "proposals": None, "unavailable": ""}
+                   "proposals": None, "unavailable": "", "unconfirmed": ""}
             try:
                 rates = ceilings(device, "bf16", basis)
             except ValueError as error:
                 rows.append(row | {"unavailable": str(error)})
             else:
-                rows.append(row | {"proposals": affordable(work, rates, slack), "unconfirmed": " ".join(rates.unconfirmed)})
+                rows.append(row | {"proposals": affordable(work, rates, slack), "unconfirmed": " ".join(rates.doubtful)})
     return rows
 
 
@@ -70,7 +70,7 @@ def steps(ar: Workload, drafting: Workload, tokens_per_pass: float, rates: Ceili
         timed = time_ops(pass_ops(work), rates, launch_us)
         total = sum(t.seconds for t in timed)
         base = base or work.batch / total
-        common = {"mode": mode, "device": rates.device, "basis": rates.basis}
+        common = {"mode": mode, "device": rates.device, "basis": rates.basis, "dtype": rates.dtype}
         for t in timed:
             rows.append({**common, "op": t.op.name, "us": t.seconds * 1e6, "share": t.seconds / total, "bound": t.bound,
                          **asdict(t.op.cost), "launches": t.op.launches})
@@ -94,7 +94,7 @@ def step_notes(rows: list[dict], work: Workload, rates: Ceilings, launch_us: flo
     memory = "" if _fits(work, rates) else " Weights and cache exceed the device's memory."
     return [f"Autoregressive {ar['tokens_per_s']:.0f} tokens/s; block diffusion {block['tokens_per_s']:.0f} tokens/s at "
             f"{block['tokens_per_pass']:.2f} tokens a pass: {block['speed_up']:.2f}x.{memory}",
-            "GFLOP, MB and launches are those of the block pass; every op reads its inputs from main memory.", *rate_notes(rates, launch_us)]
+            "GFLOP, MB (of main memory) and launches are those of the block pass.", *rate_notes(rates, launch_us)]
 
 
 def rate_notes(rates: Ceilings, launch_us: float) -> list[str]:
@@ -102,8 +102,8 @@ def rate_notes(rates: Ceilings, launch_us: float) -> list[str]:
     used = ", ".join(f"{name} {figure.value:.5g} ({figure.kind}{', unconfirmed' * (figure.confidence == 'unconfirmed')})"
                      for name, figure in rates.used.items())
     launches = f"{launch_us:g} us a launch" if launch_us else "launch overhead not counted (--launch-us)"
-    return [f"Lower bounds, all of an op overlapping. Basis {rates.basis}: {BASIS_TEXT[rates.basis]}; {launches}.",
-            f"Rates: {used}. Sources: `devices --sources`."]
+    return ["Ideal times: each op reads its inputs from main memory and overlaps all it does; " + launches + ".",
+            f"Basis {rates.basis}: {BASIS_TEXT[rates.basis]}. Rates: {used}. Sources: `devices --sources`."]
 
 
 def plans(options: list[Option], law: Acceptance, simulated_passes: int | None) -> list[dict]:

@@ -5,6 +5,7 @@ import sys
 
 import pytest
 
+from blockdraft import roofline
 from blockdraft.roofline import blocks, costs, devices, models, step
 from blockdraft.roofline.devices import ceilings, find, load
 
@@ -90,12 +91,19 @@ def test_a_file_extends_and_overrides(tmp_path):
     ("[X.quoted]\nbf16 = 1", "expected one of fp32_tflops, bf16_tflops"), ("[X.quoted]\nbf16_tflops = 1", "expected a memory_tb_per_s"),
     ("[X.quoted]\nmemory_tb_per_s = 1", "expected one of fp32_tflops"), ("[X.best]\na = 1", "expected arch, quoted, achieved"),
     ("[X.quoted]\nbf16_tflops = { value = 1, confidence = 'sure' }", "expected a confidence of read, derived, unconfirmed"),
-    ("[X.quoted]\nbf16_tflops = { value = 1, source = 'hearsay' }", "expected a source of rocm"), ("[X", "expected a TOML file")])
+    ("[X.quoted]\nbf16_tflops = { value = 1, source = 'hearsay' }", "expected a source of amd-specs"), ("[X", "expected a TOML file")])
 def test_a_wrong_file_is_refused(tmp_path, text, message):
     path = tmp_path / "mine.toml"
     path.write_text(text)
     with pytest.raises(ValueError, match=message.replace("[", r"\[")):
         load(path)
+
+
+def test_the_library_s_example_runs():
+    example = "\n".join(line.strip() for line in roofline.__doc__.split("\n\n")[1].splitlines())
+    found = {}
+    exec(example, found)
+    assert found["best"].branches == (1, 7) and 1 < found["best"].tokens_per_pass < 4.6 and found["rates"].device == "MI355X"
 
 
 def test_import_is_light():

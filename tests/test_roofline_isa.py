@@ -89,6 +89,11 @@ def test_mfma_cycles(arch, instruction, cycles):
     assert assembly.mfma_cycles(instruction, arch) == cycles
 
 
+def test_names_are_readable():
+    symbol = "_ZN10blockdraft22block_attention_kernelINS_4bf16ELi128EEEvNS_15AttentionParamsIT_EENS_13AttentionGridIS3_EE"
+    assert assembly.short_name(symbol) in ("block_attention_kernel<bf16, 128>", symbol) and assembly.short_name("attn") == "attn"
+
+
 def test_wrong_input_is_named():
     with pytest.raises(ValueError, match="arch: expected one of gfx942, gfx950, got 'gfx90a'"):
         assembly.parse(LISTING, "gfx90a")
@@ -160,5 +165,9 @@ def test_a_triton_kernel_is_compiled_and_reported(tmp_path, monkeypatch):
     spec.loader.exec_module(module)
     signature = {"a": "*bf16", "out": "*fp32", "n": "i32", "B": "constexpr"}
     report = isa.compile_triton(module.product, signature, {"B": 64}, "gfx950", {"num_warps": 4})
+    monkeypatch.setattr(isa, "triton_compilations", lambda arch: [("product bf16", module.product, signature, {"B": 64}, {"num_warps": 4})])
+    listed = CliRunner().invoke(main, ["roofline", "isa", "--kind", "triton", "--arch", "gfx950", "--json"])
+    assert [(r["kernel"], r["source"], r["loop_mfma"]) for r in json.loads(listed.output)] == [
+        ("product bf16", "triton_product.py", report.loop_mfma)]
     assert report.kernel == "product" and report.threads == 256 and report.loop_mfma >= 4 and report.lds > 0
     assert report.loop_mfma_cycles == 32 * report.loop_mfma or report.loop_mfma_cycles == 16 * report.loop_mfma
