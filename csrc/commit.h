@@ -30,8 +30,7 @@ void commit(Group& group, const CommitParams<U>& p, int request) {
   if (accepted < 0) return;
   const bool fresh = p.prefix_lens[request] == 0;  // what its slot holds is another request's
   if (slot >= 0) {
-    group.each(p.layers * p.channels, [&](int i) {
-      const int layer = i / p.channels, channel = i % p.channels;
+    group.each(p.layers, p.channels, [&](int layer, int channel) {
       U* state = p.conv_state + layer * p.conv_layer + slot * p.conv_slot + channel;
       const U* rows = p.qk + layer * p.qk_layer + first * p.qk_row + channel;
       for (int tap = 0; tap < p.depth; ++tap) {  // ascending: a tap is read before it is overwritten
@@ -39,8 +38,7 @@ void commit(Group& group, const CommitParams<U>& p, int request) {
         state[tap * p.conv_tap] = row >= 0 ? rows[row * p.qk_row] : fresh ? U{} : state[(p.depth + row) * p.conv_tap];
       }
     });
-    group.each(p.layers * p.half, [&](int i) {
-      const int layer = i / p.half, channel = i % p.half;
+    group.each(p.layers, p.half, [&](int layer, int channel) {
       p.late_state[layer * p.late_layer + slot * p.late_slot + channel] =
           p.v_late[layer * p.v_layer + (first + accepted) * p.v_row + channel];
     });

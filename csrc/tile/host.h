@@ -122,6 +122,11 @@ class Group {
   void each(int n, F f) const {
     for (int i = 0; i < n; ++i) f(i);
   }
+  template <class F>
+  void each(int m, int n, F f) const {
+    for (int i = 0; i < m; ++i)
+      for (int j = 0; j < n; ++j) f(i, j);
+  }
   template <class Weight, class Term, class F>
   void combine(int n, int terms, Weight weight, Term term, F f) const {
     float total[kBlock];

@@ -85,6 +85,10 @@ class Group {
   void each(int n, F f) const {
     for (int i = wave_; i < n; i += kWaves) f(i);
   }
+  template <class F>
+  void each(int m, int n, F f) const {
+    each(m * n, [&](int i) { f(i / n, i % n); });
+  }
   template <class Weight, class Term, class F>
   void combine(int n, int terms, Weight weight, Term term, F f) const {
     each(n, [&](int i) {

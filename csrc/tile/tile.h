@@ -5,6 +5,7 @@
 // A *group* (host: a thread; GPU: a workgroup) works on one item; every wave of it runs the body. All targets have
 //
 //   group.each(n, f)       f(i) for i < n, each by exactly one thread of the group
+//   group.each(m, n, f)    f(i, j) for i < m, j < n, likewise
 //   group.combine(n, m, weight, term, f)   f(i, sum over s < m of weight(s) * term(s)[i]) for i < n, in the order of s
 //   Group::uniform(x)      x, which is the same in all threads of the group
 //   group.leader()         true for one thread of the group
