@@ -1,0 +1,19 @@
+"""The Triton kernels: imported when one is first run."""
+
+import importlib.util
+
+import torch
+
+from .. import env
+
+_MISSING = None if importlib.util.find_spec("triton") else "triton is not installed"
+
+
+def unsupported(tensor: torch.Tensor) -> str | None:
+    """The reason why they cannot take this tensor here, or None."""
+    if _MISSING:
+        return _MISSING
+    if env.triton_interpreter():
+        return "Triton's interpreter multiplies bfloat16 wrongly" if tensor.dtype == torch.bfloat16 else None
+    kind = tensor.device.type
+    return None if kind == "cuda" else f"the Triton kernels run on a GPU, or with TRITON_INTERPRET=1, not on {kind}"
