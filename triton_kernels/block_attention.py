@@ -25,20 +25,17 @@ class Config:
     options: dict  # of the compiler
 
 
-def config(target: str, itemsize: int, rows: int, group: int) -> Config:
+def config(target: str, head_dim: int, itemsize: int, rows: int, group: int) -> Config:
     """For a target ("gfx942", "gfx950", "sm_90", "interpreter") and requests of up to `rows` rows, `group` heads a KV head."""
-    sizes = [size for size in (16, 32, 64, 128, 256) if size >= group]
-    if itemsize == 4 and group <= 64:
-        sizes = [size for size in sizes if size <= 64]
     # A tile costs its columns, and about 32 more for the staging of keys that every tile repeats.
-    columns = min(reversed(sizes), key=lambda size: triton.cdiv(rows, size // group) * (size + 32))
+    sizes = (64,) if itemsize == 4 else (128, 64)
+    columns = min(sizes, key=lambda size: triton.cdiv(rows, size // group) * (size + 32))
     if target == "interpreter":
         return Config(columns, 16, dies(target), {})
-    warps = {16: 1, 32: 2, 64: 4, 128: 4, 256: 8}[columns]  # side by side in columns: no row's sums leave its wave
-    options = dict(num_warps=warps, num_stages=2)
-    if target.startswith("gfx"):
-        options |= dict(matrix_instr_nonkdim=16)
-    return Config(columns, 32 if itemsize == 4 else 64, dies(target), options)
+    options = dict(num_warps=4, num_stages=2)  # waves side by side in columns: a row's sums stay in its wave
+    if target.startswith("gfx"):  # two waves a SIMD have 256 registers each
+        options |= dict(matrix_instr_nonkdim=16, waves_per_eu=1 if itemsize == 4 else 2)
+    return Config(columns, 32, dies(target), options)
 
 
 @triton.jit
@@ -63,11 +60,9 @@ def _splits(prefix, split, MOST_SPLITS: tl.constexpr):
 
 
 @triton.jit
-def _absorb(q, k, v, seen, acc, top, total, scale, MASKED: tl.constexpr):
-    """One tile of keys into the running output, maximum (of unscaled scores) and sum."""
-    scores = tl.dot(q, tl.trans(k), input_precision="ieee")
-    if MASKED:
-        scores = tl.where(seen, scores, float("-inf"))
+def _absorb(q, k, v, bias, acc, top, total, scale):
+    """One tile of keys into the running output, maximum (of unscaled scores) and sum; bias: -inf where a key is not seen."""
+    scores = tl.dot(q, tl.trans(k), bias, input_precision="ieee")
     new_top = tl.maximum(top, tl.max(scores, 1))
     weights = tl.exp2(scores * scale - (new_top * scale)[:, None])
     correction = tl.exp2((top - new_top) * scale)
@@ -77,10 +72,9 @@ def _absorb(q, k, v, seen, acc, top, total, scale, MASKED: tl.constexpr):
 
 
 @triton.jit
-def _cached(cache, table, key, d, kv_head, PAGE: tl.constexpr, PAGE_STRIDE: tl.constexpr, SLOT: tl.constexpr, HEAD: tl.constexpr):
-    """Pointers to [keys, dim] of a paged cache. Pages times their stride may pass 2^31."""
-    page = tl.load(table + key // PAGE).to(tl.int64)
-    return cache + kv_head * HEAD + (page * PAGE_STRIDE + (key % PAGE) * SLOT)[:, None] + d[None, :]
+def _cached(cache, page, slot, d, d_mask, PAGE_STRIDE: tl.constexpr, SLOT: tl.constexpr):
+    """[keys, dim] of a paged cache. Pages times their stride may pass 2^31."""
+    return tl.load(cache + (page.to(tl.int64) * PAGE_STRIDE + slot * SLOT)[:, None] + d[None, :], mask=d_mask[None, :], other=0)
 
 
 @triton.jit
@@ -149,7 +143,7 @@ def attend(q, k, v, k_cache, v_cache, block_table, cu_rows, prefix_lens, draft_l
     row = first + column // GROUP
     head = kv_head * GROUP + column % GROUP
     used = column < count * GROUP
-    limit, proposal, index, position = _row(row, tl.minimum(rows, first + count), verify, drafts, branch, MASK_ROWS)
+    limit, proposal, index, position = _row(row, first + count, verify, drafts, branch, MASK_ROWS)
     live = limit > 0
     most_limit = tl.max(limit)
     floor = position - window  # a key is seen iff its position, after the prefix, is above it
@@ -158,8 +152,8 @@ def attend(q, k, v, k_cache, v_cache, block_table, cu_rows, prefix_lens, draft_l
     d = tl.arange(0, PADDED)
     d_mask = d < DIM
     base64 = base.to(tl.int64)
-    at_q = (column // GROUP * Q_ROW + head * Q_HEAD)[:, None] + d[None, :]
-    queries = tl.load(q + (base64 + first) * Q_ROW + at_q, mask=used[:, None] & d_mask[None, :], other=0)
+    at_q = tl.minimum(column // GROUP, count - 1) * Q_ROW + head * Q_HEAD  # unused columns repeat the last row
+    queries = tl.load(q + (base64 + first) * Q_ROW + (at_q[:, None] + d[None, :]), mask=d_mask[None, :], other=0)
     acc = tl.zeros([COLUMNS, PADDED], tl.float32)
     top = tl.full([COLUMNS], LOWEST, tl.float32)
     total = tl.zeros([COLUMNS], tl.float32)
@@ -169,29 +163,34 @@ def attend(q, k, v, k_cache, v_cache, block_table, cu_rows, prefix_lens, draft_l
         begin = part * length
         stop = tl.where(most_limit > 0, tl.minimum(begin + length, prefix), begin)
         table = block_table + request.to(tl.int64) * table_row
+        k_cache += kv_head * K_CACHE_HEAD
+        v_cache += kv_head * V_CACHE_HEAD
         if WINDOWED:
             begin += tl.maximum(lowest + 1 + prefix - begin, 0) // KEYS * KEYS
             whole = begin
         else:
             whole = begin + (stop - begin) // KEYS * KEYS
+            page = tl.load(table + (begin + key_column) // PAGE, mask=begin + key_column < whole, other=0)
             for start in range(begin, whole, KEYS):
                 key = start + key_column
-                keys = tl.load(_cached(k_cache, table, key, d, kv_head, PAGE, K_PAGE, K_SLOT, K_CACHE_HEAD), mask=d_mask[None, :], other=0)
-                values = tl.load(_cached(v_cache, table, key, d, kv_head, PAGE, V_PAGE, V_SLOT, V_CACHE_HEAD), mask=d_mask[None, :], other=0)
-                acc, top, total = _absorb(queries, keys, values, None, acc, top, total, scale, False)
-        for start in range(whole, stop, KEYS):
+                keys = _cached(k_cache, page, key % PAGE, d, d_mask, K_PAGE, K_SLOT)
+                values = _cached(v_cache, page, key % PAGE, d, d_mask, V_PAGE, V_SLOT)
+                page = tl.load(table + tl.minimum(key + KEYS, stop - 1) // PAGE)  # a tile ahead
+                acc, top, total = _absorb(queries, keys, values, None, acc, top, total, scale)
+        for start in tl.range(whole, stop, KEYS, num_stages=1):
             key = start + key_column
-            seen = (key < stop)[None, :]
+            seen = tl.broadcast_to((key < stop)[None, :], [COLUMNS, KEYS])
             if WINDOWED:
                 seen = seen & (key[None, :] - prefix > floor[:, None])
             key = tl.minimum(key, stop - 1)  # what lies beyond may hold anything, and pages beyond are no pages
-            keys = tl.load(_cached(k_cache, table, key, d, kv_head, PAGE, K_PAGE, K_SLOT, K_CACHE_HEAD), mask=d_mask[None, :], other=0)
-            values = tl.load(_cached(v_cache, table, key, d, kv_head, PAGE, V_PAGE, V_SLOT, V_CACHE_HEAD), mask=d_mask[None, :], other=0)
-            acc, top, total = _absorb(queries, keys, values, seen, acc, top, total, scale, True)
+            page = tl.load(table + key // PAGE)
+            keys = _cached(k_cache, page, key % PAGE, d, d_mask, K_PAGE, K_SLOT)
+            values = _cached(v_cache, page, key % PAGE, d, d_mask, V_PAGE, V_SLOT)
+            acc, top, total = _absorb(queries, keys, values, tl.where(seen, 0.0, float("-inf")), acc, top, total, scale)
 
     # The last split also takes the request's own rows: the tiles of verify keys below the highest limit, and those of the
     # proposals that this row tile touches. Tiles count from the request's first row whatever the row tile.
-    is_mask = live & (proposal >= 0)
+    is_mask = proposal >= 0
     masks_first = tl.min(tl.where(is_mask, verify + proposal * MASK_ROWS, NOWHERE)) // KEYS
     masks_stop = tl.cdiv(tl.max(tl.where(is_mask, verify + (proposal + 1) * MASK_ROWS, 0)), KEYS)
     trunk_stop = tl.cdiv(most_limit, KEYS)
@@ -201,24 +200,25 @@ def attend(q, k, v, k_cache, v_cache, block_table, cu_rows, prefix_lens, draft_l
     trunk = trunk_stop - trunk_first
     masks_first = tl.where(trunk > 0, tl.maximum(masks_first, trunk_stop), masks_first)
     visits = tl.where(part == parts - 1, trunk + tl.maximum(masks_stop - masks_first, 0), 0)
-    for visit in range(0, visits):
+    for visit in tl.range(0, visits, num_stages=1):
         start = tl.where(visit < trunk, trunk_first + visit, masks_first + visit - trunk) * KEYS
         key = start + key_column
         key_limit, key_proposal, key_index, _ = _row(key, rows, verify, drafts, branch, MASK_ROWS)
         seen = key[None, :] < limit[:, None]
         if WINDOWED:
             seen = seen & (key[None, :] > floor[:, None])
-        block = key_proposal[None, :] == tl.where(is_mask, proposal, -2)[:, None]
+        block = tl.where(key_proposal < 0, -2, key_proposal)[None, :] == proposal[:, None]
         if not BIDIRECTIONAL:
             block = block & (key_index[None, :] <= index[:, None])
+        bias = tl.where(block, 0.0, tl.where(seen, 0.0, float("-inf")))
         readable = (key_limit > 0)[:, None] & d_mask[None, :]  # a dead row may hold anything
         offset = key_column[:, None]
         keys = tl.load(k + (base64 + start) * K_ROW + kv_head * K_HEAD + (offset * K_ROW + d[None, :]), mask=readable, other=0)
         values = tl.load(v + (base64 + start) * V_ROW + kv_head * V_HEAD + (offset * V_ROW + d[None, :]), mask=readable, other=0)
-        acc, top, total = _absorb(queries, keys, values, seen | block, acc, top, total, scale, True)
+        acc, top, total = _absorb(queries, keys, values, bias, acc, top, total, scale)
 
     top *= scale
-    if parts == 1:
+    if workspace is None:
         out += (base64 + first) * OUT_ROW
         if lse is not None:
             lse += (base64 + first) * LSE_ROW
@@ -243,7 +243,7 @@ def merge(cu_rows, prefix_lens, draft_len, branch, out, lse, workspace, total_ro
     rows = tl.load(cu_rows + request + 1) - base
     parts, _ = _splits(tl.load(prefix_lens + request), split, MOST_SPLITS)
     entry = tl.program_id(0) % chunks * ENTRIES + tl.arange(0, ENTRIES)
-    if (parts == 1) | (tl.program_id(0) % chunks * ENTRIES >= rows * HEADS):
+    if tl.program_id(0) % chunks * ENTRIES >= rows * HEADS:
         return
     row = entry // HEADS
     head = entry % HEADS
@@ -290,14 +290,14 @@ def launch(q, k, v, k_cache, v_cache, block_table, cu_rows, prefix_lens, draft_l
     if q.numel() == 0:
         return
     batch, proposals, heads, kv_heads = len(prefix_lens), branch.shape[1], q.shape[1], k.shape[1]
-    settings = config(arch(), q.element_size(), max_rows, heads // kv_heads)
+    settings = config(arch(), q.shape[2], q.element_size(), max_rows, heads // kv_heads)
     constants = _constants(settings, q, k, v, (k_cache, v_cache), out, lse, mask_rows, bidirectional, window, most_splits)
     tiles = triton.cdiv(max_rows, settings.columns // constants["GROUP"])
     splits = max(1, min(triton.cdiv(max_prefix, split), most_splits))
     chunks = triton.cdiv(batch * kv_heads * splits, settings.xcds) * settings.xcds
     table_row = block_table.stride(0) if block_table is not None else 0
     attend[(chunks * tiles,)](
-        q, k, v, k_cache, v_cache, block_table, cu_rows, prefix_lens, draft_len, branch, out, lse, workspace, batch, len(q), max_rows,
+        q, k, v, k_cache, v_cache, block_table, cu_rows, prefix_lens, draft_len, branch, out, lse, workspace if splits > 1 else None, batch, len(q), max_rows,
         max_prefix, split, table_row, branch.stride(0), proposals, window, scale * LOG2_E, **constants, **settings.options)
     if splits > 1:
         merge[(batch * triton.cdiv(max_rows * heads, MERGED),)](
@@ -313,7 +313,7 @@ def compilations(target: str):
             output = dict(OUT_ROW=kv_heads * group * dim, OUT_HEAD=dim, LSE_ROW=kv_heads * group, LSE_HEAD=1, DIM=dim, PADDED=dim,
                           MASK_ROWS=16, MOST_SPLITS=32)
             for rows in (1, 64, 272):
-                settings = config(target, itemsize, rows, group)
+                settings = config(target, dim, itemsize, rows, group)
                 row, slot = kv_heads * group * dim, kv_heads * dim
                 constants = output | dict(
                     Q_ROW=row, Q_HEAD=dim, K_ROW=slot, K_HEAD=dim, V_ROW=slot, V_HEAD=dim, K_PAGE=page * slot, K_SLOT=slot,
