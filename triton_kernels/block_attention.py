@@ -40,15 +40,15 @@ def config(target: str, head_dim: int, itemsize: int, rows: int, group: int) -> 
 
 @triton.jit
 def _row(row, rows, verify, draft_len, branch, MASK_ROWS: tl.constexpr):
-    """How many verify keys a row of the request sees (0: it is dead), its proposal (-1: none), its index there, and its
-    position after the prefix."""
+    """Of a row of the request: how many verify keys it sees (0: it is dead), the first row of its proposal (NOWHERE: it is in
+    none), and its position after the prefix."""
     is_mask = row >= verify
-    proposal = tl.where(is_mask, (row - verify) // MASK_ROWS, -1)
-    index = tl.where(is_mask, (row - verify) % MASK_ROWS, row)
+    proposal = (row - verify) // MASK_ROWS
     c = tl.load(branch + proposal, mask=is_mask & (row < rows), other=0)
     limit = tl.where(is_mask, c, row + 1)
     live = (limit >= 1) & (limit <= draft_len + 1) & (row < rows)
-    return tl.where(live, limit, 0), tl.where(live, proposal, -1), index, tl.where(is_mask, c + index, row)
+    block = tl.where(is_mask & live, verify + proposal * MASK_ROWS, NOWHERE)
+    return tl.where(live, limit, 0), block, tl.where(is_mask, c + (row - verify) % MASK_ROWS, row)
 
 
 @triton.jit
@@ -143,7 +143,7 @@ def attend(q, k, v, k_cache, v_cache, block_table, cu_rows, prefix_lens, draft_l
     row = first + column // GROUP
     head = kv_head * GROUP + column % GROUP
     used = column < count * GROUP
-    limit, proposal, index, position = _row(row, first + count, verify, drafts, branch, MASK_ROWS)
+    limit, block, position = _row(row, first + count, verify, drafts, branch, MASK_ROWS)
     live = limit > 0
     most_limit = tl.max(limit)
     floor = position - window  # a key is seen iff its position, after the prefix, is above it
@@ -190,9 +190,9 @@ def attend(q, k, v, k_cache, v_cache, block_table, cu_rows, prefix_lens, draft_l
 
     # The last split also takes the request's own rows: the tiles of verify keys below the highest limit, and those of the
     # proposals that this row tile touches. Tiles count from the request's first row whatever the row tile.
-    is_mask = proposal >= 0
-    masks_first = tl.min(tl.where(is_mask, verify + proposal * MASK_ROWS, NOWHERE)) // KEYS
-    masks_stop = tl.cdiv(tl.max(tl.where(is_mask, verify + (proposal + 1) * MASK_ROWS, 0)), KEYS)
+    block_stop = tl.where(block == NOWHERE, 0, block + MASK_ROWS if BIDIRECTIONAL else row + 1)
+    masks_first = tl.min(block) // KEYS
+    masks_stop = tl.cdiv(tl.max(block_stop), KEYS)
     trunk_stop = tl.cdiv(most_limit, KEYS)
     trunk_first = trunk_stop * 0
     if WINDOWED:
@@ -203,14 +203,12 @@ def attend(q, k, v, k_cache, v_cache, block_table, cu_rows, prefix_lens, draft_l
     for visit in tl.range(0, visits, num_stages=1):
         start = tl.where(visit < trunk, trunk_first + visit, masks_first + visit - trunk) * KEYS
         key = start + key_column
-        key_limit, key_proposal, key_index, _ = _row(key, rows, verify, drafts, branch, MASK_ROWS)
-        seen = key[None, :] < limit[:, None]
+        trunk_margin = (limit - 1)[:, None] - key[None, :]  # seen if not negative
         if WINDOWED:
-            seen = seen & (key[None, :] > floor[:, None])
-        block = tl.where(key_proposal < 0, -2, key_proposal)[None, :] == proposal[:, None]
-        if not BIDIRECTIONAL:
-            block = block & (key_index[None, :] <= index[:, None])
-        bias = tl.where(block, 0.0, tl.where(seen, 0.0, float("-inf")))
+            trunk_margin = tl.minimum(trunk_margin, key[None, :] - (floor + 1)[:, None])
+        block_margin = tl.minimum(key[None, :] - block[:, None], (block_stop - 1)[:, None] - key[None, :])
+        bias = tl.where(tl.maximum(trunk_margin, block_margin) >= 0, 0.0, float("-inf"))
+        key_limit, _, _ = _row(key, rows, verify, drafts, branch, MASK_ROWS)
         readable = (key_limit > 0)[:, None] & d_mask[None, :]  # a dead row may hold anything
         offset = key_column[:, None]
         keys = tl.load(k + (base64 + start) * K_ROW + kv_head * K_HEAD + (offset * K_ROW + d[None, :]), mask=readable, other=0)
@@ -248,7 +246,7 @@ def merge(cu_rows, prefix_lens, draft_len, branch, out, lse, workspace, total_ro
     row = entry // HEADS
     head = entry % HEADS
     used = row < rows
-    limit, _, _, _ = _row(row, rows, rows - proposals * MASK_ROWS, tl.load(draft_len + request), branch + request * branch_row, MASK_ROWS)
+    limit, _, _ = _row(row, rows, rows - proposals * MASK_ROWS, tl.load(draft_len + request), branch + request * branch_row, MASK_ROWS)
     d = tl.arange(0, PADDED)
     row64 = base.to(tl.int64) + row
     acc = tl.zeros([ENTRIES, PADDED], tl.float32)
@@ -297,8 +295,9 @@ def launch(q, k, v, k_cache, v_cache, block_table, cu_rows, prefix_lens, draft_l
     chunks = triton.cdiv(batch * kv_heads * splits, settings.xcds) * settings.xcds
     table_row = block_table.stride(0) if block_table is not None else 0
     attend[(chunks * tiles,)](
-        q, k, v, k_cache, v_cache, block_table, cu_rows, prefix_lens, draft_len, branch, out, lse, workspace if splits > 1 else None, batch, len(q), max_rows,
-        max_prefix, split, table_row, branch.stride(0), proposals, window, scale * LOG2_E, **constants, **settings.options)
+        q, k, v, k_cache, v_cache, block_table, cu_rows, prefix_lens, draft_len, branch, out, lse,
+        workspace if splits > 1 else None, batch, len(q), max_rows, max_prefix, split, table_row, branch.stride(0), proposals, window,
+        scale * LOG2_E, **constants, **settings.options)
     if splits > 1:
         merge[(batch * triton.cdiv(max_rows * heads, MERGED),)](
             cu_rows, prefix_lens, draft_len, branch, out, lse, workspace, len(q), max_rows, split, branch.stride(0), proposals,

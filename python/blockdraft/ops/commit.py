@@ -2,7 +2,7 @@ from .. import reference
 from ..contract import I32, Check
 from ..layout import Rows
 from ..registry import Op
-from . import _rows
+from . import _rows, _triton
 
 _OP = Op("commit", f"(Tensor qk, Tensor v_late, Tensor accepted, Tensor cu_rows, Tensor(a!) prefix_lens, "
          f"{_rows.SCHEMA.split(', ', 2)[2]}, Tensor(b!) conv_state, Tensor(c!) late_state, Tensor slots) -> ()")
@@ -15,6 +15,13 @@ def _reference(qk, v_late, accepted, *rest):
         old.copy_(new)
 
 
+def _triton_run(qk, v_late, accepted, cu_rows, prefix_lens, *rest):
+    from ..triton_kernels import commit as kernels
+
+    kernels.launch(qk, v_late, accepted, cu_rows, prefix_lens, *rest[6:])
+
+
+_OP.register("triton", _triton_run, lambda qk, *rest: _triton.unsupported(qk))
 _OP.register("reference", _reference)
 
 
