@@ -1,6 +1,12 @@
-"""Triton 3.6's interpreter fails with numpy >= 2.4, which converts no array of one element to an int (triton #9171)."""
+"""What tests of the Triton kernels need: a reason where they cannot run, and the interpreter in working order."""
 
-from blockdraft import env
+import importlib.util
+import sys
+
+import pytest
+import torch
+
+from blockdraft import env, ops  # noqa: F401  (ops registers)
 
 if env.triton_interpreter():
     from triton.runtime import interpreter
@@ -8,7 +14,28 @@ if env.triton_interpreter():
     original = interpreter._patch_lang_tensor
 
     def patched(tensor, scope):
+        """Triton 3.6 calls int() on arrays of one element, which numpy >= 2.4 refuses (triton #9171)."""
         original(tensor, scope)
         scope.set_attr(tensor, "__index__", lambda self: int(self.handle.data.item()))
 
     interpreter._patch_lang_tensor = patched
+
+
+def pytest_runtest_setup(item):
+    values = item.callspec.params if hasattr(item, "callspec") else {}
+    if values.get("backend") != "triton":
+        return
+    if importlib.util.find_spec("triton") is None:
+        pytest.skip("triton is not installed")
+    if env.triton_interpreter():
+        if values.get("dtype") == torch.bfloat16:
+            pytest.skip("Triton's interpreter multiplies bfloat16 wrongly; test_triton_offline.py looks at the code")
+    elif not torch.cuda.is_available():
+        pytest.skip("needs a GPU, or TRITON_INTERPRET=1: test_triton.py runs it so")
+
+
+@pytest.fixture(autouse=True, scope="session")
+def short_splits():
+    """The interpreter is slow: prefixes of a few dozen keys already have several splits."""
+    if env.triton_interpreter():
+        sys.modules["blockdraft.ops.block_attention"].split_keys = lambda device: 16

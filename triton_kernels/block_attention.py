@@ -179,14 +179,14 @@ def attend(q, k, v, k_cache, v_cache, block_table, cu_rows, prefix_lens, draft_l
                 acc, top, total = _absorb(queries, keys, values, None, acc, top, total, scale)
         for start in tl.range(whole, stop, KEYS, num_stages=1):
             key = start + key_column
-            seen = tl.broadcast_to((key < stop)[None, :], [COLUMNS, KEYS])
+            margin = tl.broadcast_to((stop - 1 - key)[None, :], [COLUMNS, KEYS])  # seen if not negative
             if WINDOWED:
-                seen = seen & (key[None, :] - prefix > floor[:, None])
+                margin = tl.minimum(margin, key[None, :] - (prefix + floor + 1)[:, None])
             key = tl.minimum(key, stop - 1)  # what lies beyond may hold anything, and pages beyond are no pages
             page = tl.load(table + key // PAGE)
             keys = _cached(k_cache, page, key % PAGE, d, d_mask, K_PAGE, K_SLOT)
             values = _cached(v_cache, page, key % PAGE, d, d_mask, V_PAGE, V_SLOT)
-            acc, top, total = _absorb(queries, keys, values, tl.where(seen, 0.0, float("-inf")), acc, top, total, scale)
+            acc, top, total = _absorb(queries, keys, values, tl.where(margin >= 0, 0.0, float("-inf")), acc, top, total, scale)
 
     # The last split also takes the request's own rows: the tiles of verify keys below the highest limit, and those of the
     # proposals that this row tile touches. Tiles count from the request's first row whatever the row tile.
@@ -203,7 +203,7 @@ def attend(q, k, v, k_cache, v_cache, block_table, cu_rows, prefix_lens, draft_l
     for visit in tl.range(0, visits, num_stages=1):
         start = tl.where(visit < trunk, trunk_first + visit, masks_first + visit - trunk) * KEYS
         key = start + key_column
-        trunk_margin = (limit - 1)[:, None] - key[None, :]  # seen if not negative
+        trunk_margin = (limit - 1)[:, None] - key[None, :]
         if WINDOWED:
             trunk_margin = tl.minimum(trunk_margin, key[None, :] - (floor + 1)[:, None])
         block_margin = tl.minimum(key[None, :] - block[:, None], (block_stop - 1)[:, None] - key[None, :])
@@ -309,21 +309,24 @@ def compilations(target: str):
     kv_heads, group, page = 2, 4, 16
     for dtype, itemsize in (("bf16", 2), ("fp16", 2), ("fp32", 4)):
         for dim in (128, 64):
-            output = dict(OUT_ROW=kv_heads * group * dim, OUT_HEAD=dim, LSE_ROW=kv_heads * group, LSE_HEAD=1, DIM=dim, PADDED=dim,
-                          MASK_ROWS=16, MOST_SPLITS=32)
-            for rows in (1, 64, 272):
+            row, slot = kv_heads * group * dim, kv_heads * dim
+            output = dict(OUT_ROW=row, OUT_HEAD=dim, LSE_ROW=kv_heads * group, LSE_HEAD=1, DIM=dim, PADDED=dim, MASK_ROWS=16, MOST_SPLITS=32)
+            fixed = output | dict(
+                Q_ROW=row, Q_HEAD=dim, K_ROW=slot, K_HEAD=dim, V_ROW=slot, V_HEAD=dim, K_PAGE=page * slot, K_SLOT=slot, K_CACHE_HEAD=dim,
+                V_PAGE=page * slot, V_SLOT=slot, V_CACHE_HEAD=dim, KV_HEADS=kv_heads, GROUP=group, PAGE=page)
+            for rows, window, splits in ((64, False, True), (64, False, False), (64, True, True), (1, False, True)):
                 settings = config(target, dim, itemsize, rows, group)
-                row, slot = kv_heads * group * dim, kv_heads * dim
-                constants = output | dict(
-                    Q_ROW=row, Q_HEAD=dim, K_ROW=slot, K_HEAD=dim, V_ROW=slot, V_HEAD=dim, K_PAGE=page * slot, K_SLOT=slot,
-                    K_CACHE_HEAD=dim, V_PAGE=page * slot, V_SLOT=slot, V_CACHE_HEAD=dim, KV_HEADS=kv_heads, GROUP=group, PAGE=page,
-                    BIDIRECTIONAL=True, WINDOWED=False, COLUMNS=settings.columns, KEYS=settings.keys, XCDS=settings.xcds)
-                yield f"attend {dtype} dim={dim} rows={rows}", attend, _signature(attend, dtype), constants, settings.options
-            yield (f"merge {dtype} dim={dim}", merge, _signature(merge, dtype), output | dict(HEADS=kv_heads * group, ENTRIES=MERGED),
-                   dict(num_warps=4))
+                constants = fixed | dict(BIDIRECTIONAL=not window, WINDOWED=window, COLUMNS=settings.columns, KEYS=settings.keys,
+                                         XCDS=settings.xcds)
+                if not splits:
+                    constants["workspace"] = None
+                name = f"attend {dtype} dim={dim} rows={rows}" + " window causal" * window + " unsplit" * (not splits)
+                yield name, attend, _signature(attend, dtype, constants), constants, settings.options
+            constants = output | dict(HEADS=kv_heads * group, ENTRIES=MERGED)
+            yield f"merge {dtype} dim={dim}", merge, _signature(merge, dtype, constants), constants, dict(num_warps=4)
 
 
-def _signature(kernel, dtype) -> dict:
+def _signature(kernel, dtype: str, constants: dict) -> dict:
     types = dict.fromkeys("q k v k_cache v_cache out".split(), f"*{dtype}") | {"lse": "*fp32", "workspace": "*fp32", "scale": "fp32"}
     types |= dict.fromkeys("block_table cu_rows prefix_lens draft_len branch".split(), "*i32")
-    return {p.name: "constexpr" if p.is_constexpr else types.get(p.name, "i32") for p in kernel.params}
+    return {p.name: "constexpr" if p.is_constexpr or p.name in constants else types.get(p.name, "i32") for p in kernel.params}

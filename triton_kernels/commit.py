@@ -16,7 +16,7 @@ def _metadata(grid, kernel, args):
 
 @triton.jit(launch_metadata=_metadata)
 def keep(qk, v_late, accepted, cu_rows, prefix_lens, conv_state, late_state, slots,
-         QK_LAYER, QK_ROW, LATE_LAYER, LATE_ROW, CONV_LAYER, CONV_SLOT, CONV_STEP, STATE_LAYER, STATE_SLOT,
+         qk_layer, qk_row, late_layer, late_row, conv_layer, conv_slot, conv_step, state_layer, state_slot,
          C: tl.constexpr, HALF: tl.constexpr, DEPTH: tl.constexpr, CHANNELS: tl.constexpr):
     """Program (request, layer, channels of the convolution's state or of the delayed value)."""
     request = tl.program_id(0)
@@ -29,21 +29,21 @@ def keep(qk, v_late, accepted, cu_rows, prefix_lens, conv_state, late_state, slo
     block = tl.program_id(2) - tl.cdiv(C, CHANNELS)
     if block >= 0:
         channel = block * CHANNELS + tl.arange(0, CHANNELS)
-        value = tl.load(v_late + layer * LATE_LAYER + last * LATE_ROW + channel, mask=channel < HALF)
-        tl.store(late_state + layer * STATE_LAYER + slot * STATE_SLOT + channel, value.to(late_state.dtype.element_ty), mask=channel < HALF)
+        value = tl.load(v_late + layer * late_layer + last * late_row + channel, mask=channel < HALF)
+        tl.store(late_state + layer * state_layer + slot * state_slot + channel, value.to(late_state.dtype.element_ty), mask=channel < HALF)
         return
     channel = tl.program_id(2) * CHANNELS + tl.arange(0, CHANNELS)
     used = channel < C
-    state = conv_state + layer * CONV_LAYER + slot * CONV_SLOT + channel
+    state = conv_state + layer * conv_layer + slot * conv_slot + channel
     empty = tl.load(prefix_lens + request) == 0  # whatever is stored then, NaN too, counts as 0
     # Step i of the new state is row a - (DEPTH-1-i) or, if that is before row 0, old step i + a + 1: always one that is
     # not yet overwritten, as the same thread goes through a channel's steps upwards.
     for i in tl.static_range(DEPTH):
         row = a - (DEPTH - 1 - i)
-        old = tl.load(state + (i + a + 1) * CONV_STEP, mask=used & (row < 0), other=0)
-        new = tl.load(qk + layer * QK_LAYER + (last - (DEPTH - 1 - i)) * QK_ROW + channel, mask=used & (row >= 0), other=0)
+        old = tl.load(state + (i + a + 1) * conv_step, mask=used & (row < 0), other=0)
+        new = tl.load(qk + layer * qk_layer + (last - (DEPTH - 1 - i)) * qk_row + channel, mask=used & (row >= 0), other=0)
         kept = tl.where(row >= 0, new.to(old.dtype), tl.where(empty, 0, old))
-        tl.store(state + i * CONV_STEP, kept, mask=used)
+        tl.store(state + i * conv_step, kept, mask=used)
 
 
 @triton.jit(do_not_specialize=["batch"])
