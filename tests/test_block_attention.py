@@ -209,7 +209,7 @@ FAST = [name for name in BACKENDS if name != "reference"]
 
 
 @pytest.mark.parametrize("backend", FAST)
-@settings(max_examples=40 if SLOW else 250, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+@settings(max_examples=30 if SLOW else 250, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
 @given(case=cases())
 def test_fuzz(case, backend):
     agree_with_the_reference(case, backend)

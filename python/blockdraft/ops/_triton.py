@@ -6,13 +6,13 @@ import torch
 
 from .. import env
 
-_MISSING = None if importlib.util.find_spec("triton") else "triton is not installed"
+MISSING = None if importlib.util.find_spec("triton") else "triton is not installed"
 
 
 def unsupported(tensor: torch.Tensor) -> str | None:
     """The reason why they cannot take this tensor here, or None."""
-    if _MISSING:
-        return _MISSING
+    if MISSING:
+        return MISSING
     if env.triton_interpreter():
         return "Triton's interpreter multiplies bfloat16 wrongly" if tensor.dtype == torch.bfloat16 else None
     kind = tensor.device.type
