@@ -233,7 +233,7 @@ def test_same_bits_alone_in_a_batch_and_with_any_threads(backend):
 
     def run(pick):
         span = slice(pick[0] * layout.rows, (pick[-1] + 1) * layout.rows)
-        own = layout.pack(rows.prefix_lens[pick], rows.draft_len[pick], rows.branch[pick], max(prefixes))
+        own = layout.pack(rows.prefix_lens[pick], rows.draft_len[pick], rows.branch[pick], max(prefixes[b] for b in pick))
         lse = torch.empty(len(pick) * layout.rows, 8)
         return attend(q[span], k[span], v[span], k_cache, v_cache, table[pick], own, lse=lse, backend=backend), lse
 

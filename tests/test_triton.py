@@ -7,11 +7,23 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 from blockdraft import env
 
 pytest.importorskip("triton", reason="triton is not installed")
 TESTS = Path(__file__).parent
+
+
+def test_a_launch_states_its_costs():
+    """As roofline/costs.py counts bytes, for one request."""
+    from blockdraft.roofline import costs
+    from blockdraft.triton_kernels import block_attention
+
+    args = dict(q=torch.empty(64, 8, 128, dtype=torch.bfloat16), total_rows=64, max_rows=64, max_prefix=1000, batch=1, DIM=128, GROUP=4,
+                KV_HEADS=2)
+    stated, counted = block_attention.launch_metadata(None, None, args), costs.block_attention(1000, 16, [16] * 3, 16, 8, 2, 128, 2)
+    assert stated["bytes"] == counted.bytes and abs(stated["flops16"] / counted.flops - 1) < 0.03
 
 
 @pytest.mark.skipif(env.triton_interpreter(), reason="already under the interpreter")

@@ -87,7 +87,7 @@ def _finish(acc, top, total, live, used, at_out, at_lse, d, d_mask, out, lse):
         tl.store(lse + at_lse, tl.where(live, natural, float("-inf")), mask=used)
 
 
-def _metadata(grid, kernel, args):
+def launch_metadata(grid, kernel, args):
     """Operations and bytes if every request had max_prefix cached tokens, for profilers."""
     rows, prefix, dim, heads = args["total_rows"], args["max_prefix"], args["DIM"], args["GROUP"] * args["KV_HEADS"]
     width = args["q"].dtype.itemsize
@@ -100,7 +100,7 @@ def _metadata(grid, kernel, args):
 _RUNTIME = ["batch", "total_rows", "max_rows", "max_prefix", "split", "table_row", "branch_row", "proposals", "window"]
 
 
-@triton.jit(launch_metadata=_metadata, do_not_specialize=_RUNTIME)
+@triton.jit(launch_metadata=launch_metadata, do_not_specialize=_RUNTIME)
 def attend(q, k, v, k_cache, v_cache, block_table, cu_rows, prefix_lens, draft_len, branch, out, lse, workspace,
            batch, total_rows, max_rows, max_prefix, split, table_row, branch_row, proposals, window, scale,
            # strides are the model's: constants let the addresses fold

@@ -7,14 +7,14 @@ CHANNELS = 512  # of a program; one wave
 REQUESTS = 128  # of a program that only adds to prefix lengths
 
 
-def _metadata(grid, kernel, args):
+def launch_metadata(grid, kernel, args):
     layers, batch = args["conv_state"].shape[0], args["accepted"].shape[0]
     width = args["conv_state"].element_size()
     return {"name": f"commit layers={layers} requests={batch}",
             "bytes": 2 * layers * batch * (args["DEPTH"] * args["C"] + args["HALF"]) * width}
 
 
-@triton.jit(launch_metadata=_metadata)
+@triton.jit(launch_metadata=launch_metadata)
 def keep(qk, v_late, accepted, cu_rows, prefix_lens, conv_state, late_state, slots,
          qk_layer, qk_row, late_layer, late_row, conv_layer, conv_slot, conv_step, state_layer, state_slot,
          C: tl.constexpr, HALF: tl.constexpr, DEPTH: tl.constexpr, CHANNELS: tl.constexpr):

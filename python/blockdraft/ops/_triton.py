@@ -1,5 +1,6 @@
 """The Triton kernels: imported when one is first run."""
 
+import importlib
 import importlib.util
 
 import torch
@@ -7,6 +8,13 @@ import torch
 from .. import env
 
 MISSING = None if importlib.util.find_spec("triton") else "triton is not installed"
+
+
+def launch(op: str, *args) -> None:
+    """Run `triton_kernels/<op>.py` on the device of the first argument."""
+    kernels = importlib.import_module(f"..triton_kernels.{op}", __package__)
+    with torch.cuda.device_of(args[0]):
+        kernels.launch(*args)
 
 
 def unsupported(tensor: torch.Tensor) -> str | None:

@@ -42,8 +42,8 @@ def block_attention_workspace(q, rows: Rows) -> tuple[int, ...]:
 
 def _triton_unsupported(q, k, v, *rest):
     scale, dim, group = rest[11], q.shape[2], q.shape[1] // k.shape[1]
-    if dim % 8 or dim > 256:
-        return f"the head dim is a multiple of 8 up to 256, not {dim}"
+    if dim % 8 or dim > 128:
+        return f"the head dim is a multiple of 8 up to 128, not {dim}"
     if group > 64:
         return f"at most 64 query heads share a KV head, not {group}"
     if not scale > 0:
@@ -51,13 +51,7 @@ def _triton_unsupported(q, k, v, *rest):
     return _triton.unsupported(q)
 
 
-def _triton_run(*args):
-    from ..triton_kernels import block_attention as kernels
-
-    kernels.launch(*args, MOST_SPLITS)
-
-
-_OP.register("triton", _triton_run, _triton_unsupported)
+_OP.register("triton", lambda *args: _triton.launch("block_attention", *args, MOST_SPLITS), _triton_unsupported)
 _OP.register("cpp", None, _cpp_unsupported)
 _OP.register("reference", _reference)
 

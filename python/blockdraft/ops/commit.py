@@ -15,13 +15,7 @@ def _reference(qk, v_late, accepted, *rest):
         old.copy_(new)
 
 
-def _triton_run(qk, v_late, accepted, cu_rows, prefix_lens, *rest):
-    from ..triton_kernels import commit as kernels
-
-    kernels.launch(qk, v_late, accepted, cu_rows, prefix_lens, *rest[6:])
-
-
-_OP.register("triton", _triton_run, lambda qk, *rest: _triton.unsupported(qk))
+_OP.register("triton", lambda *args: _triton.launch("commit", *args[:5], *args[-3:]), lambda qk, *rest: _triton.unsupported(qk))
 _OP.register("reference", _reference)
 
 
