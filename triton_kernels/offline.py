@@ -22,7 +22,7 @@ def report(compiled) -> dict:
     loop = max(loops(text), key=lambda lines: sum("v_mfma" in line for line in lines), default=[])
     count = lambda pattern: sum(bool(re.search(pattern, line)) for line in loop)  # noqa: E731
     return numbers | dict(lds=compiled.metadata.shared, instructions=len(loop), mfma=count("v_mfma"),
-                          loads16=count(r"(global|buffer)_load_dwordx4"), loads=count(r"(global|buffer|flat)_load"),
+                          loads16=count(r"(global|buffer)_load_(lds_)?dwordx4"), loads=count(r"(global|buffer|flat)_load"),
                           lds_reads=count("ds_read"), lds_writes=count("ds_write"), barriers=count("s_barrier"))
 
 
