@@ -45,10 +45,21 @@ def torch_extensions(flags: list[str]) -> list:
         print("blockdraft: torch is not importable while building (use --no-build-isolation): installing without the C++ "
               "ops; every op runs on its reference backend", file=sys.stderr)
         return []
-    sources = sorted(glob.glob("csrc/*_host.cpp")) + ["csrc/bindings.cpp"]
-    return [CppExtension("blockdraft._ops", sources, define_macros=[("TORCH_TARGET_VERSION", "0x020a000000000000")],
-                         depends=glob.glob("csrc/**/*.h", recursive=True),
-                         extra_compile_args={"cxx": ["-std=c++20", "-fno-math-errno", *flags]})]
+    import torch
+
+    sources, macros = sorted(glob.glob("csrc/*.cpp")), [("TORCH_TARGET_VERSION", "0x020a000000000000")]
+    common = ["-std=c++20", "-fno-math-errno"]
+    rocm = {}
+    if torch.version.hip:  # CUDAExtension would hipify, and may overwrite, sources that are HIP already
+        from torch.utils.cpp_extension import ROCM_HOME
+
+        os.environ.setdefault("PYTORCH_ROCM_ARCH", "gfx942;gfx950")
+        sources += sorted(glob.glob("csrc/*.hip"))
+        macros += [("BLOCKDRAFT_HIP", None), ("__HIP_PLATFORM_AMD__", None)]
+        rocm = dict(include_dirs=[f"{ROCM_HOME}/include"], library_dirs=[f"{ROCM_HOME}/lib"],
+                    libraries=["amdhip64", "c10_hip", "torch_hip"])
+    return [CppExtension("blockdraft._ops", sources, define_macros=macros, depends=glob.glob("csrc/**/*.h", recursive=True),
+                         extra_compile_args={"cxx": [*common, *flags], "nvcc": [*common, "-O3"]}, **rocm)]
 
 
 def commands() -> dict:

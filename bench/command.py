@@ -1,10 +1,11 @@
 """`blockdraft bench ...` and `blockdraft roofline measure`."""
 
-import json
 import sys
 from pathlib import Path
 
 import click
+
+from blockdraft.roofline.output import output_options, table
 
 from .results import OPS
 
@@ -165,8 +166,8 @@ def plot_command(file, out):
 
 @click.command("measure")
 @click.option("--threads", type=click.IntRange(1), help="Only this many threads. [default: 1 and all]")
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-def measure_command(threads, as_json):
+@output_options
+def measure_command(threads):
     """Measure this CPU's ceilings: memory read bandwidth, fp32 multiply-add rate, exponential rate."""
     import os
 
@@ -174,9 +175,7 @@ def measure_command(threads, as_json):
 
     counts = [threads] if threads else sorted({1, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()})
     found = [limits.of_cpu(n) for n in counts]
-    if as_json:
-        click.echo(json.dumps([limit.to_json() for limit in found], indent=1))
-        return
-    click.echo("threads  read GB/s  multiply-add Gflop/s  exp G/s")
-    for limit in found:
-        click.echo(f"{limit.threads:7}  {limit.read_bytes_per_s / 1e9:9.1f}  {limit.flops_per_s / 1e9:20.1f}  {limit.exps_per_s / 1e9:7.2f}")
+    return [limit.to_json() for limit in found], lambda: table(
+        "This CPU, measured now", ("threads", "read GB/s", "multiply-add Gflop/s", "exp G/s"),
+        ((limit.threads, f"{limit.read_bytes_per_s / 1e9:.1f}", f"{limit.flops_per_s / 1e9:.1f}", f"{limit.exps_per_s / 1e9:.2f}")
+         for limit in found))

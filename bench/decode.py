@@ -8,7 +8,7 @@ import torch
 from blockdraft import BlockDecoder, BlockLayout, Request
 from blockdraft.data import TINY
 from blockdraft.models.zaya import ZayaModel
-from blockdraft.roofline.costs import Cost
+from blockdraft.roofline import costs
 
 from .rows import DTYPES, Implementation, Row, own
 
@@ -50,9 +50,7 @@ def build(case, dtype, device):
         assert [t[:whole] for t in tokens] == [t[:whole] for t in expected], "tokens differ from autoregressive decoding"
 
     # the limit is that of autoregressive decoding: active weights read once a token
-    c = model.config
-    active = c.num_hidden_layers * (c.hidden_size * (2 * c.conv_channels + 3 * c.moe_intermediate_size)
-                                    + c.conv_channels * c.head_dim * c.cca_time1) + c.hidden_size * c.vocab_size
-    cost = TOKENS * Cost(2 * active * case["batch"], 0, active * model.weights.embedding.element_size())
+    active = costs.active_weights(model.config)
+    cost = TOKENS * costs.Cost(2 * active * case["batch"], 0, active * model.weights.embedding.element_size())
     return Row("decode", case, dtype, cost, [own("block P=3", blocks(3)), own("block P=16", blocks(16)),
                Implementation("autoregressive", autoregressive), Implementation("transformers generate", transformers)], check)

@@ -1,26 +1,34 @@
-// Registers the C++ kernels under the schemas that blockdraft.registry defines, and nothing else. The module itself is empty:
-// importing it runs the registrations.
+// Registers the C++ kernels under the schemas that blockdraft.registry defines, and nothing else. The module only says on which
+// devices they run; importing it runs the registrations.
 #include <Python.h>
 #include <torch/csrc/stable/library.h>
-#include <torch/csrc/stable/tensor.h>
-
-#include <optional>
 
 namespace blockdraft {
-using torch::stable::Tensor;
 
-void block_attention_cpu(Tensor q, Tensor k, Tensor v, std::optional<Tensor> k_cache, std::optional<Tensor> v_cache,
-                         std::optional<Tensor> block_table, Tensor cu_rows, Tensor prefix_lens, Tensor draft_len, Tensor branch,
-                         int64_t mask_rows, bool bidirectional, int64_t max_rows, int64_t max_prefix, double scale,
-                         int64_t window, int64_t split, Tensor out, std::optional<Tensor> lse, std::optional<Tensor> workspace);
+using Library = torch::stable::detail::StableLibrary;
+
+void register_block_attention(Library&);
+void register_commit(Library&);
+
+static void register_ops(Library& library) {
+  register_block_attention(library);
+  register_commit(library);
+}
 
 }  // namespace blockdraft
 
-STABLE_TORCH_LIBRARY_IMPL(blockdraft, CPU, m) {
-  m.impl("block_attention_cpp", TORCH_BOX(&blockdraft::block_attention_cpu));
-}
+STABLE_TORCH_LIBRARY_IMPL(blockdraft, CPU, library) { blockdraft::register_ops(library); }
+#ifdef BLOCKDRAFT_HIP
+STABLE_TORCH_LIBRARY_IMPL(blockdraft, CUDA, library) { blockdraft::register_ops(library); }
+#endif
 
 extern "C" PyObject* PyInit__ops() {
-  static PyModuleDef module = {PyModuleDef_HEAD_INIT, "_ops", "C++ kernels of blockdraft", -1, nullptr};
-  return PyModule_Create(&module);
+  static PyModuleDef definition = {PyModuleDef_HEAD_INIT, "_ops", "C++ kernels of blockdraft", -1, nullptr};
+  PyObject* module = PyModule_Create(&definition);
+#ifdef BLOCKDRAFT_HIP
+  PyModule_AddStringConstant(module, "devices", "cpu cuda");
+#else
+  PyModule_AddStringConstant(module, "devices", "cpu");
+#endif
+  return module;
 }

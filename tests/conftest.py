@@ -1,8 +1,11 @@
-"""What tests of the Triton kernels need: a reason where they cannot run, and the interpreter in working order."""
+"""Options of the slower checks; what tests of the Triton kernels need: a reason where they cannot run, a working interpreter."""
 
 import importlib.util
+import shlex
 import sys
+from pathlib import Path
 
+import harness
 import pytest
 import torch
 
@@ -39,3 +42,22 @@ def short_splits():
     """The interpreter is slow: prefixes of a few dozen keys already have several splits."""
     if env.triton_interpreter():
         sys.modules["blockdraft.ops.block_attention"].split_keys = lambda device: 16
+
+
+def pytest_addoption(parser):
+    parser.addoption("--native-flags", default="", help="further compiler flags for tests/support/checks.cpp, such as -fsanitize=address")
+    parser.addoption("--emulator", type=Path, help="a tinygrad checkout, whose CDNA emulator runs the HIP kernels")
+
+
+def pytest_configure(config):
+    harness.FLAGS[:] = shlex.split(config.getoption("--native-flags"))
+
+
+@pytest.fixture(scope="session")
+def emulator(request, tmp_path_factory):
+    checkout = request.config.getoption("--emulator")
+    if checkout is None:
+        pytest.skip("needs a tinygrad checkout: pytest --emulator PATH")
+    from emulator import Emulator
+
+    return Emulator(checkout, tmp_path_factory.mktemp("clang"))

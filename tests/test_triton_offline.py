@@ -7,6 +7,7 @@ import pytest
 pytest.importorskip("triton", reason="triton is not installed")
 
 from blockdraft import env
+from blockdraft.roofline.assembly import parse
 from blockdraft.triton_kernels import block_attention, commit, offline
 
 if env.triton_interpreter():
@@ -24,13 +25,13 @@ CASES = [pytest.param(arch, case, id=f"{arch} {case[0]}", marks=[] if case[0] in
 def test_code(arch, case):
     name, *source = case
     compiled = offline.build(arch, *source)
-    found = offline.report(compiled)
-    print(f"{arch} {name}: " + " ".join(f"{key}={value}" for key, value in found.items()))
-    assert found["vgpr_spills"] == found["sgpr_spills"] == found["scratch"] == 0
-    assert found["lds"] <= LDS[arch]
+    found = parse(compiled.asm["amdgcn"], arch, compiled.metadata.shared)[0]
+    print(f"{name}: {found}")
+    assert found.vgpr_spill == found.sgpr_spill == found.scratch == 0
+    assert found.lds <= LDS[arch]
     if name.startswith("attend"):
         kind = name.split()[1]
         assert set(re.findall(r"v_mfma_\w+", compiled.asm["amdgcn"])) == {f"v_mfma_f32_16x16x{MFMA[arch, kind]}"}  # operands as they are
-        assert found["mfma"] and found["loads16"] >= 2
+        assert found.loop_mfma and found.loop_loads_16_bytes >= 2
         # 64 or 128 columns: each row's sums are made in the same way, in one wave
         assert set(re.findall(r"warpsPerCTA = (\[\d, \d\]), instrShape = (\[\d+, \d+)", compiled.asm["ttgir"])) == {("[4, 1]", "[16, 16")}

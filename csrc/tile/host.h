@@ -4,6 +4,7 @@
 // whatever the input type.
 #pragma once
 
+#include <algorithm>
 #include <cmath>
 #include <cstring>
 #include <vector>
@@ -12,7 +13,7 @@
 
 namespace blockdraft::host {
 
-constexpr int kLanes = 8, kColumns = 16, kKeys = 96;
+constexpr int kLanes = 8, kColumns = 16;
 
 typedef float vec __attribute__((vector_size(32)));
 typedef int32_t ivec __attribute__((vector_size(32)));
@@ -111,101 +112,194 @@ inline void product(const float* a, int64_t row, int64_t step, const float* b, f
   for (; i < rows; ++i) micro<1, kAccumulate>(a + i * row, row, step, b, c + i * kColumns, depth);
 }
 
-struct Panel {
-  float* queries;  // [head_dim][kColumns], scaled
-  float* output;   // [head_dim][kColumns]
-  float* running;  // maximum [kColumns], sum [kColumns]
-  int head_dim;
-};
+class Group {
+  static constexpr int kBlock = 128;  // of a sum that stays in the L1
 
-struct Scratch {
-  float *keys, *values, *scores, *columns;
-  int head_dim;
-
-  static int64_t floats(int panels, int head_dim) {
-    return 2 * int64_t(kKeys) * head_dim + kKeys * kColumns + int64_t(panels) * (2 * head_dim + 2) * kColumns;
+ public:
+  template <class F>
+  void each(int n, F f) const {
+    for (int i = 0; i < n; ++i) f(i);
   }
-  Scratch(float* memory, int head_dim) : head_dim(head_dim) {
-    keys = memory;
-    values = keys + kKeys * head_dim;
-    scores = values + kKeys * head_dim;
-    columns = scores + kKeys * kColumns;
-  }
-  Panel panel(int i) const {
-    float* base = columns + int64_t(i) * (2 * head_dim + 2) * kColumns;
-    return {base, base + head_dim * kColumns, base + 2 * head_dim * kColumns, head_dim};
-  }
-};
-
-template <class T>
-using PerPanel = std::vector<T>;
-
-constexpr float kLowest = -1e30f;  // below every score, and finite: (-inf) - kLowest is -inf, not NaN
-
-template <class T>
-inline void stage_column(const Panel& panel, int c, const T* src, float scale) {
-  for (int d = 0; d < panel.head_dim; d += kLanes) {
-    const vec x = to_float(src + d) * scale;
-    for (int j = 0; j < kLanes; ++j) panel.queries[(d + j) * kColumns + c] = x[j];
-  }
-}
-
-inline void clear_columns(const Panel& panel, int from) {
-  for (int d = 0; d < panel.head_dim; ++d)
-    for (int c = from; c < kColumns; ++c) panel.queries[d * kColumns + c] = 0;
-}
-
-inline void begin(const Panel& panel) {
-  std::memset(panel.output, 0, sizeof(float) * panel.head_dim * kColumns);
-  for (int c = 0; c < kColumns; ++c) panel.running[c] = kLowest, panel.running[kColumns + c] = 0;
-}
-
-template <class Row>
-inline void stage_rows(const Scratch& scratch, float* operand, Row row, int count) {
-  for (int i = 0; i < count; ++i) {
-    const auto* src = row(i);
-    for (int d = 0; d < scratch.head_dim; d += kLanes) store(operand + i * scratch.head_dim + d, to_float(src + d));
-  }
-}
-
-template <class T>
-inline void prefetch(const T* row, int n) {
-  for (int byte = 0; byte < n * int(sizeof(T)); byte += 64) __builtin_prefetch(reinterpret_cast<const char*>(row) + byte, 0, 2);
-}
-
-inline void scores(const Panel& panel, const Scratch& scratch, int count) {
-  product<false>(scratch.keys, scratch.head_dim, 1, panel.queries, scratch.scores, count, panel.head_dim);
-}
-
-template <class Visible>
-inline void mask(const Scratch& scratch, Visible visible, int count) {
-  for (int i = 0; i < count; ++i)
-    for (int c = 0; c < kColumns; ++c)
-      if (!visible(i, c)) scratch.scores[i * kColumns + c] = -INFINITY;
-}
-
-inline void absorb(const Panel& panel, const Scratch& scratch, int count) {
-  float* s = scratch.scores;
-  bool grown = false;
-  for (int half = 0; half < kColumns; half += kLanes) {
-    const vec before = load(panel.running + half);
-    vec top = before;
-    for (int i = 0; i < count; ++i) top = maximum(top, load(s + i * kColumns + half));
-    vec sum{};
-    for (int i = 0; i < count; ++i) {
-      const vec p = exp2(load(s + i * kColumns + half) - top);
-      store(s + i * kColumns + half, p);
-      sum += p;
+  template <class Weight, class Term, class F>
+  void combine(int n, int terms, Weight weight, Term term, F f) const {
+    float total[kBlock];
+    for (int first = 0; first < n; first += kBlock) {
+      const int count = least(n - first, kBlock);
+      std::fill(total, total + count, 0.0f);
+      for (int s = 0; s < terms; ++s) {
+        const float factor = weight(s);
+        const float* values = term(s) + first;
+        for (int i = 0; i < count; ++i) total[i] += factor * values[i];
+      }
+      for (int i = 0; i < count; ++i) f(first + i, total[i]);
     }
-    const vec shrink = exp2(before - top);
-    store(panel.running + half, top);
-    store(panel.running + kColumns + half, load(panel.running + kColumns + half) * shrink + sum);
-    const ivec changed = before < top;
-    for (int j = 0; j < kLanes; ++j) grown |= changed[j] != 0;
-    if (grown)
-      for (int d = 0; d < panel.head_dim; ++d) store(panel.output + d * kColumns + half, load(panel.output + d * kColumns + half) * shrink);
   }
-  product<true>(scratch.values, 1, scratch.head_dim, s, panel.output, panel.head_dim, count);
-}
+  static bool leader() { return true; }
+  static void barrier() {}
+  static int uniform(int x) { return x; }
+  template <class T>
+  static void store(T* p, float x) { from_float(p, x); }
+};
+
+template <class T, class X>
+class Tile : public Group {
+ public:
+  static constexpr int kKeys = 96, kBuffers = 1;
+  static constexpr int kGroupColumns = 544;  // 136 rows of a group of 4, whose operands stay in the L2
+
+  struct Panel {
+    float* queries;  // [head_dim][kColumns], scaled
+    float* output;   // [head_dim][kColumns]
+    float* running;  // maximum [kColumns], sum [kColumns]
+    int count;
+    X x[kColumns];
+
+    template <class F>
+    bool any(F f) const {
+      for (int c = 0; c < count; ++c)
+        if (f(x[c])) return true;
+      return false;
+    }
+  };
+
+  // `memory`: floats(columns, head_dim) of them, aligned to a cache line.
+  static int64_t floats(int columns, int head_dim) {
+    return 2 * int64_t(kKeys) * head_dim + kKeys * kColumns + int64_t(ceil_div(columns, kColumns)) * (2 * head_dim + 2) * kColumns;
+  }
+  Tile(float* memory, int head_dim) : head_dim_(head_dim) {
+    keys_ = memory;
+    values_ = keys_ + kKeys * head_dim;
+    scores_ = values_ + kKeys * head_dim;
+    columns_ = scores_ + kKeys * kColumns;
+  }
+
+  template <class Describe, class Query>
+  void open(int n, Describe x, Query query, float scale) {
+    panels_.resize(ceil_div(n, kColumns));
+    for (int p = 0; p < int(panels_.size()); ++p) {
+      Panel& panel = panels_[p];
+      panel.queries = columns_ + int64_t(p) * (2 * head_dim_ + 2) * kColumns;
+      panel.output = panel.queries + head_dim_ * kColumns;
+      panel.running = panel.output + head_dim_ * kColumns;
+      panel.count = least(n - p * kColumns, kColumns);
+      std::memset(panel.output, 0, sizeof(float) * head_dim_ * kColumns);
+      for (int c = 0; c < kColumns; ++c) {
+        panel.running[c] = kLowest, panel.running[kColumns + c] = 0;
+        if (c < panel.count) panel.x[c] = x(p * kColumns + c);
+        stage_query(panel, c, c < panel.count ? query(panel.x[c]) : nullptr, scale);
+      }
+    }
+  }
+
+  template <class Place>
+  void locate(Place place, int n) {
+    for (int i = 0; i < n; ++i) places_[i] = place(i);
+  }
+
+  template <class Key, class Value>
+  void load(Key key, Value value, int n) {  // deposit reads them; until then each_panel has them prefetched
+    loaded_ = n;
+    for (int i = 0; i < loaded_; ++i) key_rows_[i] = key(places_[i], i), value_rows_[i] = value(places_[i], i);
+  }
+
+  void deposit(int n) {
+    staged_ = n;
+    for (int i = 0; i < staged_; ++i)
+      for (int d = 0; d < head_dim_; d += kLanes) {
+        host::store(keys_ + i * head_dim_ + d, to_float(key_rows_[i] + d));
+        host::store(values_ + i * head_dim_ + d, to_float(value_rows_[i] + d));
+      }
+  }
+
+  template <class F>
+  void each_panel(F f) {
+    const int panels = int(panels_.size());
+    for (int p = 0; p < panels; ++p) {
+      for (int i = loaded_ * p / panels; i < loaded_ * (p + 1) / panels; ++i) prefetch(key_rows_[i]), prefetch(value_rows_[i]);
+      f(panels_[p]);
+    }
+  }
+
+  void scores(const Panel& panel) {
+    product<false>(keys_, head_dim_, 1, panel.queries, scores_, staged_, head_dim_);
+  }
+
+  template <class F>
+  void each_score(const Panel& panel, F f) const {
+    for (int i = 0; i < staged_; ++i)
+      for (int c = 0; c < panel.count; ++c) f(i, panel.x[c], scores_[i * kColumns + c]);
+  }
+
+  template <class Visible>
+  void mask(const Panel& panel, Visible visible) {
+    for (int c = 0; c < panel.count; ++c) {
+      const auto seen = visible(panel.x[c]);
+      for (int i = 0; i < staged_; ++i)
+        if (i < seen.from || i >= seen.to) scores_[i * kColumns + c] = -INFINITY;
+    }
+  }
+
+  void absorb(Panel& panel) {
+    float* s = scores_;
+    bool grown = false;
+    for (int half = 0; half < kColumns; half += kLanes) {
+      const vec before = host::load(panel.running + half);
+      vec top = before;
+      for (int i = 0; i < staged_; ++i) top = maximum(top, host::load(s + i * kColumns + half));
+      vec sum{};
+      for (int i = 0; i < staged_; ++i) {
+        const vec p = exp2(host::load(s + i * kColumns + half) - top);
+        host::store(s + i * kColumns + half, p);
+        sum += p;
+      }
+      const vec shrink = exp2(before - top);
+      host::store(panel.running + half, top);
+      host::store(panel.running + kColumns + half, host::load(panel.running + kColumns + half) * shrink + sum);
+      const ivec changed = before < top;
+      for (int j = 0; j < kLanes; ++j) grown |= changed[j] != 0;
+      if (grown)
+        for (int d = 0; d < head_dim_; ++d) {
+          float* o = panel.output + d * kColumns + half;
+          host::store(o, host::load(o) * shrink);
+        }
+    }
+    product<true>(values_, 1, head_dim_, s, panel.output, head_dim_, staged_);
+  }
+
+  struct Output {
+    const float* column;
+    int head_dim;
+    static bool leader() { return true; }
+    template <class D>
+    void store(D* p, float scale) const {
+      for (int d = 0; d < head_dim; ++d) from_float(p + d, scale == 0 ? 0.0f : scale * column[d * kColumns]);
+    }
+  };
+
+  template <class F>
+  void close(F f) {
+    for (const Panel& panel : panels_)
+      for (int c = 0; c < panel.count; ++c)
+        f(panel.x[c], panel.running[c], panel.running[kColumns + c], Output{panel.output + c, head_dim_});
+  }
+
+ private:
+  void stage_query(const Panel& panel, int c, const T* src, float scale) const {
+    for (int d = 0; d < head_dim_; d += kLanes) {
+      const vec x = src ? to_float(src + d) * scale : vec{};
+      for (int j = 0; j < kLanes; ++j) panel.queries[(d + j) * kColumns + c] = x[j];
+    }
+  }
+
+  void prefetch(const T* row) const {
+    for (int byte = 0; byte < head_dim_ * int(sizeof(T)); byte += 64)
+      __builtin_prefetch(reinterpret_cast<const char*>(row) + byte, 0, 2);
+  }
+
+  float *keys_, *values_, *scores_, *columns_;
+  int head_dim_, loaded_ = 0, staged_ = 0, places_[kKeys];
+  const T *key_rows_[kKeys], *value_rows_[kKeys];
+  std::vector<Panel> panels_;
+};
 
 }  // namespace blockdraft::host

@@ -3,6 +3,8 @@
 import click
 
 from .bench.command import bench, measure_command
+from .roofline.command import roofline
+from .roofline.command_tools import check, isa, plot
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120})
@@ -30,10 +32,7 @@ def info():
     show()
 
 
-@main.group()
-def roofline():
-    """How many draft blocks a device can afford, and why."""
-
-
 main.add_command(bench)
-roofline.add_command(measure_command)
+main.add_command(roofline)
+for command in (plot, isa, measure_command, check):
+    roofline.add_command(command)

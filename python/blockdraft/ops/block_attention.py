@@ -27,10 +27,19 @@ def _reference(q, k, v, k_cache, v_cache, block_table, *rest):
         lse.copy_(result_lse)
 
 
-def _cpp_unsupported(q, k, v, *rest):
-    if q.shape[2] % 8:
-        return f"the head dim is a multiple of 8, not {q.shape[2]}"
-    return _native.unsupported(("cpu",), q)
+def _cpp_unsupported(q, k, v, k_cache, v_cache, *rest):
+    out, dim = rest[-3], q.shape[2]
+    if q.device.type == "cpu":
+        if dim % 8:
+            return f"the head dim is a multiple of 8, not {dim}"
+    elif dim not in (64, 128):
+        return f"the head dim is 64 or 128 on a GPU, not {dim}"
+    elif q.shape[1] > 256 * k.shape[1]:
+        return f"at most 256 query heads share a KV head, not {q.shape[1] // k.shape[1]}"
+    reason = _native.unsupported(q)
+    if reason or q.device.type == "cpu":
+        return reason
+    return _native.unaligned(q=q, k=k, v=v, k_cache=k_cache, v_cache=v_cache, out=out)
 
 
 def block_attention_workspace(q, rows: Rows) -> tuple[int, ...]:

@@ -2,7 +2,7 @@ from .. import reference
 from ..contract import I32, Check
 from ..layout import Rows
 from ..registry import Op
-from . import _rows, _triton
+from . import _native, _rows, _triton
 
 _OP = Op("commit", f"(Tensor qk, Tensor v_late, Tensor accepted, Tensor cu_rows, Tensor(a!) prefix_lens, "
          f"{_rows.SCHEMA.split(', ', 2)[2]}, Tensor(b!) conv_state, Tensor(c!) late_state, Tensor slots) -> ()")
@@ -15,7 +15,15 @@ def _reference(qk, v_late, accepted, *rest):
         old.copy_(new)
 
 
+def _cpp_unsupported(qk, v_late, *rest):
+    states = rest[-3:-1]
+    if any(state.dtype != qk.dtype for state in states):
+        return f"the states have qk's dtype, {qk.dtype}, not {', '.join(str(state.dtype) for state in states)}"
+    return _native.unsupported(qk)
+
+
 _OP.register("triton", lambda *args: _triton.launch("commit", *args[:5], *args[-3:]), lambda qk, *rest: _triton.unsupported(qk))
+_OP.register("cpp", None, _cpp_unsupported)
 _OP.register("reference", _reference)
 
 

@@ -1,0 +1,136 @@
+"""How many draft blocks ride along for free: decode attention over a long prefix, and the whole pass."""
+
+from dataclasses import dataclass, replace
+from math import floor
+
+from blockdraft.models.config import ZayaConfig
+
+from .devices import ITEMSIZE_BYTES, Ceilings, Device, ceilings
+from .step import Workload, pass_seconds, spread
+
+PUBLISHED = {"MI300X": 3, "MI355X": 5}  # Zyphra: "~3 block sized proposals on MI300X in bf16, ~5 on MI355X"
+
+
+@dataclass(frozen=True)
+class Reading:
+    """One way of reading "blocks a device affords"."""
+
+    name: str
+    basis: str
+    block_rows: int = 16
+    dtype: str = "bf16"
+    kv_dtype: str = "bf16"
+
+
+# named FLOP/s / bandwidth
+READINGS = (
+    Reading("peak / peak", "peak"),
+    Reading("peak / peak, 17 rows", "peak", 17),
+    Reading("peak / sustained", "sustained"),
+    Reading("peak / sustained, 17 rows", "sustained", 17),
+    Reading("achieved / achieved", "achieved"),
+    Reading("achieved / achieved, 17 rows", "achieved", 17),
+    Reading("peak / peak, fp8 KV, bf16 products", "peak", 16, "bf16", "fp8"),
+    Reading("peak / peak, fp8 KV, fp8 products", "peak", 16, "fp8", "fp8"),
+)
+
+
+@dataclass(frozen=True)
+class Blocks:
+    """t blocks in a pass (verify block and proposals) before products take longer than reading the prefix; proposals = t - 1.
+    unavailable: why there is no figure. unconfirmed: figures behind it that nobody confirmed."""
+
+    device: str
+    reading: Reading
+    t: float | None
+    unavailable: str = ""
+    unconfirmed: tuple[str, ...] = ()
+
+    @property
+    def proposals(self) -> float | None:
+        return None if self.t is None else self.t - 1
+
+
+def intensity_flops_per_byte(group: int, query_rows: float, kv_itemsize: float = 2.0) -> float:
+    """Of attention over a long prefix: each cached key and value (4 flops for a row and query head) is read once for
+    `query_rows` rows of the `group` query heads that share a KV head."""
+    return 2 * group * query_rows / kv_itemsize
+
+
+def group_size(model: ZayaConfig) -> int:
+    return model.num_attention_heads // model.num_key_value_heads
+
+
+def blocks(device: Device, model: ZayaConfig, reading: Reading) -> Blocks:
+    try:
+        rates = ceilings(device, reading.dtype, reading.basis)
+    except ValueError as error:
+        return Blocks(device.name, reading, None, str(error))
+    row = intensity_flops_per_byte(group_size(model), reading.block_rows, ITEMSIZE_BYTES[reading.kv_dtype])
+    behind = tuple(name for name in rates.unconfirmed if name in ("memory_tb_per_s", f"{reading.dtype}_tflops"))
+    return Blocks(device.name, reading, rates.ridge_flops_per_byte / row, unconfirmed=behind)
+
+
+def published_share(devices: dict[str, Device], model: ZayaConfig, block_rows: int = 16) -> tuple[float, float]:
+    """Shares of the peak bandwidth, (lowest, highest], with which peak FLOP/s and whole proposals give Zyphra's numbers."""
+    low, high = 0.0, 1.0
+    for name, count in PUBLISHED.items():
+        peak = ceilings(devices[name], "bf16", "peak")
+        t = peak.ridge_flops_per_byte / intensity_flops_per_byte(group_size(model), block_rows)
+        low, high = max(low, t / (count + 2)), min(high, t / (count + 1))
+    return low, high
+
+
+def verdict(devices: dict[str, Device], model: ZayaConfig) -> list[str]:
+    """Which reading yields the published numbers, in sentences."""
+    found = {reading.name: tuple(floor(b.proposals) if b.t else None for b in
+                                 (blocks(devices[name], model, reading) for name in PUBLISHED)) for reading in READINGS}
+    want = tuple(PUBLISHED.values())
+    fit = [name for name, counts in found.items() if counts == want]
+    low, high = published_share(devices, model)
+    peak = found["peak / peak"]
+    return [
+        f"Published: about {want[0]} proposals on MI300X and {want[1]} on MI355X (Zyphra, bf16). Whole proposals, rounded down:",
+        f"  yes: {'; '.join(fit) or 'no reading in the table'}",
+        f"  no:  peak / peak, which gives {peak[0]} and {peak[1]}",
+        f"  With peak FLOP/s and 16-row blocks, exactly shares of the peak bandwidth above {low:.3f} and up to {high:.3f} give them.",
+    ]
+
+
+def affordable(w: Workload, rates: Ceilings, slack: float = 0.25, launch_us: float = 0.0) -> float:
+    """The P whose whole pass takes 1 + slack times the pass that only verifies, between whole P by linear interpolation, at
+    most V; branches spread evenly."""
+    if not 0 <= slack <= 100:
+        raise ValueError(f"slack: expected 0 .. 100 (a share of the pass that only verifies), got {slack!r}")
+    last = pass_seconds(replace(w, branches=()), rates, launch_us)
+    limit = (1 + slack) * last
+    for count in range(1, w.verify_rows + 1):
+        seconds = pass_seconds(replace(w, branches=spread(count, w.verify_rows)), rates, launch_us)
+        if seconds > limit:
+            return count - 1 + (limit - last) / (seconds - last)
+        last = seconds
+    return float(w.verify_rows)
+
+
+@dataclass(frozen=True)
+class Kind:
+    """A kind of attention. flops and elements are those of one cached token, for one query row."""
+
+    name: str
+    query_heads: int
+    flops_per_row: float
+    cached_elements: int
+
+
+def kinds(model: ZayaConfig, rope_elements: int = 64) -> list[Kind]:
+    """Kinds with the same cache per token as the model's CCGQA. The others have the query heads of an uncompressed model of
+    this width (hidden / head dim), but MHA, whose heads each need their own K and V; MLA is the absorbed form, whose cache is
+    one latent and `rope_elements` shared by all heads."""
+    heads, dim, kv = model.hidden_size // model.head_dim, model.head_dim, model.num_key_value_heads
+    cached = 2 * kv * dim
+    latent = cached - rope_elements
+    if latent <= 0:
+        raise ValueError(f"model: expected more than {rope_elements} cached elements a token, got {cached}")
+    return [Kind("MHA", kv, 4.0 * kv * dim, cached), Kind("GQA", heads, 4.0 * heads * dim, cached),
+            Kind("MLA (absorbed)", heads, 2.0 * heads * (2 * latent + rope_elements), cached),
+            Kind("CCGQA", model.num_attention_heads, 4.0 * model.num_attention_heads * dim, cached)]

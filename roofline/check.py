@@ -1,0 +1,86 @@
+"""The model against this CPU: one efficiency an op, fitted on some shapes, predicts the time of others."""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+# bench module: (op, shapes to fit the efficiency on, shapes held out)
+SHAPES = {
+    "attention": ("block_attention",
+                  [dict(B=1, L=2048, P=3), dict(B=1, L=8192, P=1), dict(B=4, L=1024, P=2), dict(B=2, L=4096, P=4)],
+                  [dict(B=1, L=1024, P=3), dict(B=1, L=3072, P=1), dict(B=1, L=4096, P=3), dict(B=1, L=6144, P=2), dict(B=1, L=8192, P=3),
+                   dict(B=2, L=1024, P=5), dict(B=2, L=2048, P=2), dict(B=2, L=8192, P=1), dict(B=4, L=2048, P=3), dict(B=8, L=1024, P=1),
+                   dict(B=1, L=4096, P=0), dict(B=4, L=2048, P=0), dict(B=1, L=2048, P=8)]),
+    "cca": ("cca_qkv", [dict(B=1, rows=64), dict(B=4, rows=64), dict(B=8, rows=136), dict(B=1, rows=272)],
+            [dict(B=2, rows=64), dict(B=8, rows=64), dict(B=16, rows=64), dict(B=1, rows=136), dict(B=2, rows=136), dict(B=4, rows=136),
+             dict(B=2, rows=272), dict(B=4, rows=272)]),
+    "moe": ("fused_moe", [dict(T=16), dict(T=64), dict(T=272)],
+            [dict(T=8), dict(T=24), dict(T=32), dict(T=48), dict(T=96), dict(T=136), dict(T=192), dict(T=384)]),
+    "accept": ("accept_drafts", [dict(B=b, mode="token", accepted=a) for b, a in ((1, 8), (2, 4), (4, 12))],
+               [dict(B=b, mode="token", accepted=a) for b, a in ((1, 2), (1, 4), (1, 12), (2, 2), (2, 8), (2, 12), (4, 4), (4, 8))]),
+}
+
+
+@dataclass(frozen=True)
+class Checked:
+    """One shape: the limit by this machine's ceilings, the median time and, for the op, the efficiency that was fitted."""
+
+    op: str
+    case: str
+    held_out: bool
+    limit_ms: float
+    measured_ms: float
+    efficiency: float
+
+    @property
+    def predicted_ms(self) -> float:
+        return self.limit_ms / self.efficiency
+
+    @property
+    def error(self) -> float:
+        return self.predicted_ms / self.measured_ms - 1
+
+
+def fit(pairs: list[tuple[float, float]]) -> float:
+    """The efficiency that (limit, measured) pairs show: the geometric mean of their ratios."""
+    return math.exp(sum(math.log(limit / measured) for limit, measured in pairs) / len(pairs))
+
+
+def available(backend: str = "cpp") -> list[str]:
+    """Bench modules whose op has this backend."""
+    from blockdraft import ops  # noqa: F401  (registers)
+    from blockdraft.registry import OPS
+
+    return [module for module, (op, _, _) in SHAPES.items() if backend in OPS[op].backends]
+
+
+def run(modules: list[str], dtype: str, threads: int, seconds: float, backend: str = "cpp",
+        on_shape: Callable[[str], None] = lambda label: None) -> list[Checked]:
+    """Times every shape with the benchmark's own inputs, check and clock."""
+    import torch
+
+    from blockdraft.bench import limits
+
+    torch.set_num_threads(threads)
+    ceilings, found = limits.of_cpu(threads), []
+    with torch.inference_mode():
+        for module in modules:
+            op, fitted, held = SHAPES[module]
+            rows = []
+            for case in fitted + held:
+                on_shape(f"{op} {case}")
+                rows.append(_measure(module, case, dtype, backend, seconds, ceilings))
+            efficiency = fit([(limit, ms) for _, limit, ms in rows[: len(fitted)]])
+            found += [Checked(op, label, i >= len(fitted), limit, ms, efficiency) for i, (label, limit, ms) in enumerate(rows)]
+    return found
+
+
+def _measure(module: str, case: dict, dtype: str, backend: str, seconds: float, ceilings) -> tuple[str, float, float]:
+    from importlib import import_module
+
+    from blockdraft.bench.timing import interleaved, median_and_mad
+
+    row = import_module(f"blockdraft.bench.{module}").build(case, dtype, "cpu")
+    call = next(i for i in row.implementations if i.name == backend).prepare()
+    row.check(call(), 1.0)
+    return row.label, ceilings.milliseconds(row.cost), median_and_mad(interleaved([call], seconds)[0])[0]

@@ -1,0 +1,39 @@
+"""Models by name, or by the config.json of any ZAYA."""
+
+from pathlib import Path
+
+from blockdraft.models.config import ZayaConfig
+
+MODELS = {
+    "ZAYA1-8B": ZayaConfig(),
+    # router_hidden_size is not published apart from the weights: 8B's is assumed
+    "ZAYA1-74B": ZayaConfig(hidden_size=4096, num_hidden_layers=60, num_attention_heads=16, num_experts=24,
+                            moe_intermediate_size=4096, sliding_window=4097, layer_types=("hybrid", "hybrid_sliding") * 30),
+}
+UNCONFIRMED = {"ZAYA1-74B": "router_hidden_size = 256"}
+
+
+def find(name: str) -> ZayaConfig:
+    """A named model, whatever its case, or the config.json in a folder (or that file itself)."""
+    for known, config in MODELS.items():
+        if known.lower() == name.lower():
+            return config
+    path = Path(name)
+    if path.name == "config.json" and path.is_file():
+        return ZayaConfig.load(path.parent)
+    if path.is_dir():
+        return ZayaConfig.load(path)
+    raise ValueError(f"model: expected one of {', '.join(MODELS)}, or a folder with a ZAYA config.json, got {name!r}")
+
+
+def weight_count(config: ZayaConfig) -> int:
+    """All parameters but norms and biases."""
+    from .costs import active_weights
+
+    idle = config.num_experts - 1
+    return active_weights(config) + config.num_hidden_layers * idle * 3 * config.hidden_size * config.moe_intermediate_size
+
+
+def kv_bytes_per_token(config: ZayaConfig, itemsize: float) -> float:
+    """Of all blocks, windows not counted."""
+    return 2 * config.num_hidden_layers * config.num_key_value_heads * config.head_dim * itemsize

@@ -1,0 +1,78 @@
+// Small kernel bodies that use one or a few primitives of the tile layer each, for comparison with numpy.
+#pragma once
+
+#include "tile/tile.h"
+
+namespace blockdraft {
+
+struct TestColumn {
+  int index, from, to;
+};
+
+// Calls absorb(panel, start) for every panel and tile of m > 0 rows of k and v.
+template <class Tile, class T, class Absorb>
+void walk(Tile& tile, const T* k, const T* v, int m, int depth, Absorb absorb) {
+  auto count = [&](int start) { return least(m - start, Tile::kKeys); };
+  auto locate = [&](int start) { tile.locate([](int i) { return i; }, count(start)); };
+  auto load = [&](int start) {
+    tile.load([&](int place, int) { return k + int64_t(start + place) * depth; },
+              [&](int place, int) { return v + int64_t(start + place) * depth; }, count(start));
+  };
+  locate(0);
+  load(0);
+  for (int start = 0; start < m; start += Tile::kKeys) {
+    const int next = start + Tile::kKeys < m ? start + Tile::kKeys : start;
+    locate(next);
+    if constexpr (Tile::kBuffers == 1) tile.barrier();
+    tile.deposit(count(start));
+    tile.barrier();
+    load(next);
+    tile.each_panel([&](auto& panel) { absorb(panel, start); });
+  }
+}
+
+// c[m][n] = scale * a[m][depth] b[n][depth]^T, with at most Tile::kGroupColumns columns n.
+template <class Tile, class T>
+void gemm(Tile& tile, const T* a, const T* b, float* c, int m, int n, int depth, float scale) {
+  tile.open(n, [](int i) { return TestColumn{i, 0, 0}; }, [&](const TestColumn& x) { return b + int64_t(x.index) * depth; }, scale);
+  walk(tile, a, a, m, depth, [&](auto& panel, int start) {
+    tile.scores(panel);
+    tile.each_score(panel, [&](int i, const TestColumn& x, float s) { c[int64_t(start + i) * n + x.index] = s; });
+  });
+}
+
+// Softmax attention of n columns, each over rows from[c] .. to[c] of m keys: unnormalised output [n][depth], maximum and sum.
+template <class Tile, class T>
+void attend(Tile& tile, const T* q, const T* k, const T* v, const int* from, const int* to, float* out, float* top, float* sum,
+            int m, int n, int depth, float scale) {
+  tile.open(n, [&](int i) { return TestColumn{i, from[i], to[i]}; },
+            [&](const TestColumn& x) { return x.to > x.from ? q + int64_t(x.index) * depth : nullptr; }, scale);
+  walk(tile, k, v, m, depth, [&](auto& panel, int start) {
+    if (!panel.any([&](const TestColumn& x) { return x.from < start + Tile::kKeys && x.to > start; })) return;
+    struct Span { int from, to; };
+    tile.scores(panel);
+    tile.mask(panel, [&](const TestColumn& x) { return Span{x.from - start, x.to - start}; });
+    tile.absorb(panel);
+  });
+  tile.close([&](const TestColumn& x, float column_top, float column_sum, auto output) {
+    output.store(out + int64_t(x.index) * depth, 1.0f);
+    if (output.leader()) top[x.index] = column_top, sum[x.index] = column_sum;
+  });
+}
+
+// out[i] = T(x[i]); then, behind a barrier, the leader counts the elements of x that are not 0 in `count`.
+template <class Group, class T>
+void copy_and_count(Group& group, const float* x, T* out, int n, int* count) {
+  group.each(n, [&](int i) { Group::store(out + i, x[i]); });
+  group.barrier();
+  if (!group.leader()) return;
+  int found = 0;
+  for (int i = 0; i < n; ++i) {
+    T zero;
+    Group::store(&zero, 0.0f);
+    found += __builtin_memcmp(out + i, &zero, sizeof(T)) != 0;
+  }
+  *count = found;
+}
+
+}  // namespace blockdraft

@@ -1,0 +1,164 @@
+"""The reading of AMD assembly: a small listing written by hand, and kernels compiled here where the compilers are installed."""
+
+import importlib.util
+import json
+
+import pytest
+from click.testing import CliRunner
+
+from blockdraft.cli import main
+from blockdraft.roofline import assembly, isa
+
+needs_ziglang = pytest.mark.skipif(importlib.util.find_spec("ziglang") is None, reason="ziglang (clang for amdgcn) is not installed")
+needs_triton = pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="triton is not installed")
+
+LISTING = """
+	.text
+toy:                                    ; @toy
+; %bb.0:
+	s_load_dwordx2 s[0:1], s[4:5], 0x0
+	v_exp_f32_e32 v9, v9
+	s_branch .LBB0_2
+.LBB0_1:                                ; an outer loop, without MFMA of its own
+	v_add_f32_e32 v1, v1, v2
+	v_add_f32_e32 v1, v1, v2
+.LBB0_2:
+	global_load_dwordx4 v[4:7], v[0:1], off
+.LBB0_3:                                ; the hot loop, entered here; its latch lies below an exit
+	v_mfma_f32_32x32x16_bf16 a[0:15], v[4:7], v[4:7], a[0:15]
+	s_cbranch_scc1 .LBB0_5
+; %bb.4:
+	buffer_load_dwordx4 v[4:7], v0, s[0:3], 0 offen
+	ds_read_b128 v[8:11], v3
+	s_waitcnt vmcnt(0) lgkmcnt(0)
+	v_mfma_f32_16x16x128_f8f6f4 v[0:3], v[4:7], v[4:7], v[0:3] cbsz:4 blgp:4
+	v_exp_f32_e32 v9, v9
+	s_add_i32 s6, s6, 1
+	s_branch .LBB0_3
+.LBB0_5:
+	s_cbranch_vccnz .LBB0_1
+; %bb.6:
+	s_endpgm
+	.section	.rodata,"a",@progbits
+	.amdgpu_metadata
+---
+amdhsa.kernels:
+  - .agpr_count:     16
+    .args:
+      - .name:           x
+        .size:           8
+    .group_segment_fixed_size: 35000
+    .max_flat_workgroup_size: 256
+    .name:           toy
+    .private_segment_fixed_size: 8
+    .sgpr_count:     20
+    .sgpr_spill_count: 1
+    .vgpr_count:     116
+    .vgpr_spill_count: 2
+amdhsa.target:   amdgcn-amd-amdhsa--gfx950
+...
+	.end_amdgpu_metadata
+"""
+
+
+def test_a_listing_is_read():
+    (r,) = assembly.parse(LISTING, "gfx950")
+    assert (r.kernel, r.vgpr, r.agpr, r.sgpr, r.lds, r.scratch, r.vgpr_spill, r.sgpr_spill) == ("toy", 100, 16, 20, 35000, 8, 2, 1)
+    assert (r.loop_instructions, r.loop_mfma, r.loop_trans, r.loop_salu, r.loop_lds, r.loop_vmem) == (9, 2, 1, 1, 1, 1)
+    assert (r.loop_valu, r.loop_branch, r.loop_wait, r.loop_loads_16_bytes) == (0, 2, 1, 1)
+    assert r.instructions_per_mfma == 4.5 and r.loop_mfma_cycles == 32 + 16 and r.loop_issue_cycles == 36
+    assert (r.waves_per_simd, r.limited_by, r.bound) == (4, "registers", "mfma")
+    assert assembly.parse(LISTING, "gfx942")[0].limited_by == "LDS"  # 64 KiB hold one workgroup: one wave a SIMD
+    assert assembly.parse(LISTING, "gfx942")[0].loop_mfma_cycles is None  # gfx942 has neither shape
+    assert assembly.parse(LISTING, "gfx950", dynamic_lds_bytes=60000)[0].waves_per_simd == 1
+
+
+@pytest.mark.parametrize("registers, lds, threads, arch, waves", [
+    (128, 0, 256, "gfx942", 4), (129, 0, 256, "gfx942", 3), (512, 0, 256, "gfx942", 1), (64, 0, 64, "gfx942", 8),
+    (32, 32768, 256, "gfx942", 2), (32, 32768, 256, "gfx950", 5), (32, 32768, 512, "gfx942", 4)])
+def test_occupancy(registers, lds, threads, arch, waves):
+    assert assembly.occupancy(registers, lds, threads, arch)[0] == waves
+
+
+@pytest.mark.parametrize("arch, instruction, cycles", [
+    ("gfx942", "v_mfma_f32_16x16x16_bf16 a[0:3], v[0:1], v[0:1], a[0:3]", 16), ("gfx942", "v_mfma_f32_32x32x8_bf16 a, v, v, a", 32),
+    ("gfx942", "v_mfma_f32_32x32x8_f16 a, v, v, a", 32), ("gfx942", "v_mfma_f32_32x32x16_fp8_fp8 a, v, v, a", 32),
+    ("gfx950", "v_mfma_f32_16x16x32_bf16 a, v, v, a", 16), ("gfx950", "v_mfma_f32_32x32x64_f8f6f4 a, v, v, a", 64),
+    ("gfx950", "v_mfma_f32_32x32x2_f32 a, v, v, a", None)])
+def test_mfma_cycles(arch, instruction, cycles):
+    assert assembly.mfma_cycles(instruction, arch) == cycles
+
+
+def test_wrong_input_is_named():
+    with pytest.raises(ValueError, match="arch: expected one of gfx942, gfx950, got 'gfx90a'"):
+        assembly.parse(LISTING, "gfx90a")
+    with pytest.raises(ValueError, match="expected .amdgpu_metadata"):
+        assembly.parse("s_endpgm", "gfx950")
+
+
+KERNEL = """
+typedef float f4 __attribute__((ext_vector_type(4)));
+typedef __bf16 b4 __attribute__((ext_vector_type(4)));
+typedef short s4 __attribute__((ext_vector_type(4)));
+extern "C" __attribute__((global)) __attribute__((amdgpu_flat_work_group_size(64, 64)))
+void product(const f4* a, f4* out, int n) {
+  __attribute__((shared)) static f4 tile[64];
+  int lane = __builtin_amdgcn_workitem_id_x();
+  f4 acc = 0.f;
+#pragma unroll 1
+  for (int i = 0; i < n; ++i) {
+    tile[lane] = a[i * 64 + lane];
+    __builtin_amdgcn_s_barrier();
+    s4 x = __builtin_bit_cast(s4, *(double*)&tile[63 - lane]);
+    acc = __builtin_amdgcn_mfma_f32_16x16x16bf16_1k(x, x, acc, 0, 0, 0);
+    __builtin_amdgcn_s_barrier();
+  }
+  out[lane] = acc;
+}
+"""
+
+
+@needs_ziglang
+def test_a_hip_kernel_is_compiled_and_reported(tmp_path):
+    path = tmp_path / "product.hip"
+    path.write_text(KERNEL)
+    outcome = CliRunner().invoke(main, ["roofline", "isa", str(path), "--json"])
+    assert outcome.exit_code == 0, outcome.output
+    rows = json.loads(outcome.output)
+    assert [(r["kernel"], r["arch"]) for r in rows] == [("product", "gfx942"), ("product", "gfx950")]
+    for r in rows:
+        assert r["lds"] == 1024 and r["vgpr_spill"] == r["sgpr_spill"] == 0 and 0 < r["vgpr"] + r["agpr"] < 64 and r["threads"] == 64
+        assert r["loop_mfma"] == 1 and r["loop_mfma_cycles"] == 16 and r["loop_loads_16_bytes"] == 1 and r["loop_lds"] == 2
+    assert "product" in CliRunner().invoke(main, ["roofline", "isa", str(path), "--arch", "gfx950"], env={"COLUMNS": "160"}).output
+
+    path.write_text("int main( {")
+    broken = CliRunner().invoke(main, ["roofline", "isa", str(path), "--arch", "gfx950"])
+    assert broken.exit_code == 2 and "expected a source that compiles" in broken.output and "error:" in broken.output
+
+
+@needs_ziglang
+@pytest.mark.slow
+def test_the_project_s_hip_kernels_do_not_spill():
+    for source in isa.hip_sources():
+        for arch in assembly.ARCHES:
+            for report in isa.compile_hip(source, arch):
+                assert report.vgpr_spill == report.sgpr_spill == report.scratch == 0, (source.name, report)
+
+
+@needs_triton
+def test_a_triton_kernel_is_compiled_and_reported(tmp_path, monkeypatch):
+    monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
+    if importlib.util.find_spec("triton.backends.amd") is None:
+        pytest.skip("this triton has no AMD backend")
+    path = tmp_path / "triton_product.py"
+    path.write_text("import triton\nimport triton.language as tl\n\n@triton.jit\ndef product(a, out, n, B: tl.constexpr):\n"
+                    "    at = tl.arange(0, B)[:, None] * B + tl.arange(0, B)[None]\n    acc = tl.zeros((B, B), tl.float32)\n"
+                    "    for i in range(n):\n        acc = tl.dot(tl.load(a + at + i * B * B), tl.load(a + at), acc)\n"
+                    "    tl.store(out + at, acc)\n")
+    spec = importlib.util.spec_from_file_location("triton_product", path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    signature = {"a": "*bf16", "out": "*fp32", "n": "i32", "B": "constexpr"}
+    report = isa.compile_triton(module.product, signature, {"B": 64}, "gfx950", {"num_warps": 4})
+    assert report.kernel == "product" and report.threads == 256 and report.loop_mfma >= 4 and report.lds > 0
+    assert report.loop_mfma_cycles == 32 * report.loop_mfma or report.loop_mfma_cycles == 16 * report.loop_mfma
