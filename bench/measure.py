@@ -3,6 +3,8 @@
 import time
 from collections.abc import Callable, Iterable
 
+from blockdraft.registry import Unsupported
+
 from .limits import Limits
 from .rows import Row
 from .timing import interleaved, median_and_mad, on_gpu
@@ -40,6 +42,9 @@ def _row(row: Row, build, limits: Limits, only, device, seconds) -> list[dict]:
             if implementation.is_peer:
                 result["prepare_ms"] = (time.perf_counter() - began) * 1e3
             row.check(call(), PEER_SLACK if implementation.is_peer else 1.0)
+        except Unsupported:  # a backend for other devices or dtypes
+            results.pop()
+            continue
         except Exception as error:  # a peer that is not installed, an implementation that is wrong: say it, time the others
             result["error"] = f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
             continue

@@ -8,6 +8,7 @@ import torch
 from blockdraft.bench.measure import PEER_SLACK
 from blockdraft.bench.results import OPS
 from blockdraft.bench.rows import all_rows
+from blockdraft.registry import Unsupported
 
 
 @cache
@@ -26,8 +27,11 @@ def test_row(benchmark, row, implementation):
     with torch.inference_mode():
         try:
             call = implementation.prepare()
+            result = call()
         except ImportError as error:
             pytest.skip(f"peer not installed: {error}")
-        row.check(call(), PEER_SLACK if implementation.is_peer else 1.0)
+        except Unsupported as error:
+            pytest.skip(str(error))
+        row.check(result, PEER_SLACK if implementation.is_peer else 1.0)
         benchmark.group = f"{row.op} {row.label} {row.dtype}"
         benchmark.pedantic(call, rounds=3, warmup_rounds=1)

@@ -46,12 +46,10 @@ def compile_triton(fn, signature: dict, constexprs: dict, arch: str, options: di
     if arch not in ARCHES:
         raise ValueError(f"arch: expected one of {', '.join(ARCHES)}, got {arch!r}")
     try:
-        import triton
-        from triton.backends.compiler import GPUTarget
-        from triton.compiler import ASTSource
+        from ..triton_kernels import offline
     except ImportError as error:
         raise ValueError(f"isa: Triton kernels need triton with its AMD backend: pip install 'blockdraft[isa]' ({error})") from error
-    built = triton.compile(ASTSource(fn, signature, constexprs), target=GPUTarget("hip", arch, 64), options=options)
+    built = offline.build(arch, fn, signature, constexprs, options)
     return parse(built.asm["amdgcn"], arch, built.metadata.shared)[0]
 
 

@@ -64,8 +64,9 @@ def test_opcheck(name, monkeypatch):
 
     monkeypatch.setattr(registry.Op, "__call__", spy)
     calls()[name]()
-    for backend in seen["op"].backends:
-        torch.library.opcheck(seen["op"].backends[backend].run, seen["args"])
+    for backend in seen["op"].backends.values():
+        if backend.unsupported(*seen["args"]) is None:
+            torch.library.opcheck(backend.run, seen["args"])
 
 
 @pytest.mark.parametrize("name", calls())

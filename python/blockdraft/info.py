@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.table import Table
 
 from . import __version__, ops, registry  # noqa: F401  (importing ops registers them)
-from .ops import _native
+from .ops import _native, _triton
 
 
 def devices() -> str:
@@ -20,8 +20,8 @@ def devices() -> str:
 def state(op, backend: str) -> str:
     if backend not in op.backends:
         return "no kernel in this version"
-    missing = _native.MISSING if backend == "cpp" else None
-    return missing or {"cpp": "yes, on the CPU", "reference": "yes, on any device"}[backend]
+    missing = {"cpp": _native.MISSING, "triton": _triton.MISSING}.get(backend)
+    return missing or {"triton": "yes, on a GPU", "cpp": "yes, on the CPU", "reference": "yes, on any device"}[backend]
 
 
 def show() -> None:

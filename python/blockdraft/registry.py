@@ -17,6 +17,10 @@ class Backend:
     unsupported: Callable[..., str | None]  # arguments -> the reason why they cannot run here, or None
 
 
+class Unsupported(ValueError):
+    """A backend asked for by name cannot run with these arguments; the message says why."""
+
+
 class Op:
     """A schema with out arguments, `(Tensor x, Tensor(a!) out) -> ()`, and the backends registered for it."""
 
@@ -44,5 +48,5 @@ class Op:
             raise ValueError(f"{self.name}: backend: expected one of {', '.join(self.backends)}, got {backend!r}")
         reason = self.backends[backend].unsupported(*args)
         if reason:
-            raise ValueError(f"{self.name}: backend: expected one that supports these arguments, got {backend!r}: {reason}")
+            raise Unsupported(f"{self.name}: backend: expected one that supports these arguments, got {backend!r}: {reason}")
         return self.backends[backend]

@@ -6,7 +6,7 @@ from .. import reference
 from ..contract import F32, Check
 from ..layout import Rows
 from ..registry import Op
-from . import _native, _rows
+from . import _native, _rows, _triton
 
 _OP = Op("block_attention", "(Tensor q, Tensor k, Tensor v, Tensor? k_cache, Tensor? v_cache, Tensor? block_table, "
          f"{_rows.SCHEMA}, float scale, int window, int split, Tensor(a!) out, Tensor(b!)? lse, Tensor(c!)? workspace) -> ()")
@@ -49,6 +49,18 @@ def block_attention_workspace(q, rows: Rows) -> tuple[int, ...]:
     return (splits if splits > 1 else 0, *q.shape[:2], q.shape[2] + 2)
 
 
+def _triton_unsupported(q, k, v, *rest):
+    scale, dim, group = rest[11], q.shape[2], q.shape[1] // k.shape[1]
+    if dim % 8 or dim > 128:
+        return f"the head dim is a multiple of 8 up to 128, not {dim}"
+    if group > 64:
+        return f"at most 64 query heads share a KV head, not {group}"
+    if not scale > 0:
+        return f"the scale is positive, not {scale}"
+    return _triton.unsupported(q)
+
+
+_OP.register("triton", lambda *args: _triton.launch("block_attention", *args, MOST_SPLITS), _triton_unsupported)
 _OP.register("cpp", None, _cpp_unsupported)
 _OP.register("reference", _reference)
 

@@ -2,7 +2,7 @@ from .. import reference
 from ..contract import I32, Check
 from ..layout import Rows
 from ..registry import Op
-from . import _native, _rows
+from . import _native, _rows, _triton
 
 _OP = Op("commit", f"(Tensor qk, Tensor v_late, Tensor accepted, Tensor cu_rows, Tensor(a!) prefix_lens, "
          f"{_rows.SCHEMA.split(', ', 2)[2]}, Tensor(b!) conv_state, Tensor(c!) late_state, Tensor slots) -> ()")
@@ -22,6 +22,7 @@ def _cpp_unsupported(qk, v_late, *rest):
     return _native.unsupported(qk)
 
 
+_OP.register("triton", lambda *args: _triton.launch("commit", *args[:5], *args[-3:]), lambda qk, *rest: _triton.unsupported(qk))
 _OP.register("cpp", None, _cpp_unsupported)
 _OP.register("reference", _reference)
 
