@@ -10,9 +10,27 @@ import sys
 import types
 from pathlib import Path
 
-# The checkout computes the row of a 32x32 MFMA result register wrongly.
+# The checkout computes the row of a 32x32 MFMA result register wrongly, and the source lanes of row_bcast:15 and :31.
 WRONG = "m_base = c_grp * UOp.const(16, dtypes.int) + UOp.const((out_reg // 4) * 4 + out_reg % 4, dtypes.int)"
 RIGHT = "m_base = c_grp * UOp.const(4, dtypes.int) + UOp.const((out_reg // 4) * 8 + out_reg % 4, dtypes.int)"
+WRONG_BROADCAST = "elif op == 'row_bcast': src_lane = row_base"
+RIGHT_BROADCAST = ("elif op == 'row_bcast': src_lane, valid = "
+                   "(row_base - _c(1, dtypes.int), row > _c(0, dtypes.int)) if arg == 15 else (_c(31, dtypes.int), row > _c(1, dtypes.int))")
+# It lacks ds_swizzle_b32; Triton's reductions use it for one exchange, of each lane with lane ^ 16.
+PERMUTES = "if is_lds and 'PERMUTE' in op_name:"
+SWIZZLES = "if is_lds and ('PERMUTE' in op_name or 'SWIZZLE' in op_name):"
+SWIZZLE = """declare tmp : 32'B[64];
+declare DATA0 : 32'U;
+declare ADDR : 32'U;
+declare VDST : 32'U;
+for i in 0 : 63 do
+tmp[i] = VGPR[i ^ 16][ADDR]
+endfor;
+for i in 0 : 63 do
+if EXEC[i].u1 then
+VGPR[i][VDST] = tmp[i]
+endif
+endfor"""
 
 
 class Emulator:
@@ -28,14 +46,22 @@ class Emulator:
         from tinygrad.runtime.support.elf import elf_loader
 
         source = (checkout / "test/mockgpu/amd/emu.py").read_text()
-        assert WRONG in source, "the emulator is not the version that these corrections are for"
+        for wrong, right in ((WRONG, RIGHT), (WRONG_BROADCAST, RIGHT_BROADCAST), (PERMUTES, SWIZZLES)):
+            assert wrong in source, "the emulator is not the version that these corrections are for"
+            source = source.replace(wrong, right)
         self.emu = types.ModuleType("emu")
         self.emu.__file__ = str(checkout / "test/mockgpu/amd/emu.py")
         self.emu.__package__ = "test.mockgpu.amd"
-        exec(compile(source.replace(WRONG, RIGHT), self.emu.__file__, "exec"), self.emu.__dict__)
+        exec(compile(source, self.emu.__file__, "exec"), self.emu.__dict__)
+        swizzle = next(op for op in self.emu.PCODE_CDNA if op.name == "DS_SWIZZLE_B32")
+        self.emu.PCODE_CDNA[swizzle] = SWIZZLE
+        permute = next(op for op in self.emu.PCODE_CDNA if op.name == "DS_BPERMUTE_B32")
+        text = self.emu.PCODE_CDNA[permute]
+        assert "/ 4U % 64U" in text  # lanes past 63 must wrap; the checkout does not wrap them
+        self.emu.PCODE_CDNA[permute] = text.replace("/ 4U % 64U", "/ 4U & 63U")
         self.load = elf_loader
 
-    def run(self, code_object: Path, kernel: str, groups: int, threads: int, arguments: bytes) -> None:
+    def run(self, code_object: Path, kernel: str, groups: int, threads: int, arguments: bytes, dynamic_lds: int = 0) -> None:
         """Launch the kernel whose mangled name contains `kernel`; pointers in the arguments are host addresses."""
         data = code_object.read_bytes()
         image, sections, _ = self.load(data)
@@ -44,7 +70,7 @@ class Emulator:
         lds, private, kernarg = struct.unpack_from("<III", image, descriptor)
         entry = descriptor + struct.unpack_from("<q", image, descriptor + 16)[0]
         rsrc2 = struct.unpack_from("<I", image, descriptor + 52)[0]
-        rsrc2 = (rsrc2 & ~(0x1FF << 15)) | ((lds + 511) // 512 << 15)
+        rsrc2 = (rsrc2 & ~(0x1FF << 15)) | ((lds + dynamic_lds + 511) // 512 << 15)
         segment = (ctypes.c_uint8 * max(kernarg, len(arguments))).from_buffer_copy(arguments.ljust(kernarg, b"\0"))
         base = ctypes.addressof(memory)
         self.emu.run_asm(base + entry, len(image) - entry, groups, 1, 1, threads, 1, 1, ctypes.addressof(segment),

@@ -1,0 +1,68 @@
+"""The Triton kernels' AMD code, launched by their own launcher, in an emulator of the instructions: pytest --emulator PATH."""
+
+import inspect
+import struct
+
+import pytest
+import torch
+
+pytest.importorskip("triton", reason="triton is not installed")
+
+from blockdraft import BlockLayout, env, ops
+from blockdraft.ops._rows import flatten
+from blockdraft.testing import assert_close, poisoned, random_pages, random_rows
+from blockdraft.triton_kernels import block_attention, offline
+
+if env.triton_interpreter():
+    pytest.skip("the interpreter takes the compiler's place", allow_module_level=True)
+
+TYPES = {torch.bfloat16: "*bf16", torch.float16: "*fp16", torch.float32: "*fp32", torch.int32: "*i32", int: "i32", float: "fp32"}
+OPTIONS = ("num_warps", "num_stages", "matrix_instr_nonkdim", "waves_per_eu")
+
+
+class Emulated:
+    """Stands in for a kernel: compiles it for the very arguments of a launch, and runs that code."""
+
+    def __init__(self, kernel, arch, emulator, folder):
+        self.kernel, self.arch, self.emulator, self.folder = kernel, arch, emulator, folder
+
+    def __getitem__(self, grid):
+        return lambda *args, **named: self.launch(grid, args, named)
+
+    def launch(self, grid, args, named):
+        options = {key: named.pop(key) for key in OPTIONS if key in named}
+        given = inspect.signature(self.kernel.fn).bind(*args, **named).arguments
+        fixed = {p.name: given[p.name] for p in self.kernel.params if p.is_constexpr or given[p.name] is None}
+        moving = {name: value for name, value in given.items() if name not in fixed}
+        signature = {name: TYPES[getattr(given[name], "dtype", type(given[name]))] if name in moving else "constexpr" for name in given}
+        built = offline.build(self.arch, self.kernel, signature, fixed, options)
+        path = self.folder / f"{self.kernel.__name__}.co"
+        path.write_bytes(built.asm["hsaco"])
+        packed = struct.pack("".join({"*": "Q", "i": "i", "f": "f"}[signature[name][0]] for name in moving),
+                             *(getattr(value, "data_ptr", lambda value=value: value)() for value in moving.values()))
+        packed += bytes(-len(packed) % 8)  # two pointers to scratch memory follow, unused
+        self.emulator.run(path, self.kernel.__name__, grid[0], 64 * options["num_warps"], packed, built.metadata.shared)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
+@pytest.mark.parametrize("window", [0, 12])
+def test_attention_in_the_emulator(window, dtype, emulator, tmp_path, monkeypatch):
+    """gfx942 (for gfx950 the emulator lacks ds_read_b64_tr_b16): dead rows, three splits of a prefix, none, pages of NaN."""
+    monkeypatch.setattr(block_attention, "arch", lambda: "gfx942")
+    for name in ("attend", "merge"):
+        monkeypatch.setattr(block_attention, name, Emulated(getattr(block_attention, name), "gfx942", emulator, tmp_path))
+    generator = torch.Generator().manual_seed(1)
+    prefixes = [150, 0]
+    rows = random_rows(BlockLayout(3, 4, 2, bidirectional=not window), prefixes, generator)
+    total = int(rows.cu_rows[-1])
+    q, k, v = (torch.randn(total, heads, 64, generator=generator).to(dtype) for heads in (2, 1, 1))
+    past = [torch.randn(n, 1, 64, generator=generator).to(dtype) for n in prefixes]
+    cache, table = random_pages(past, prefixes, 16, generator)
+    out, lse = poisoned(total, 2, 64, dtype=dtype), poisoned(total, 2, dtype=torch.float32)
+    workspace = poisoned(3, total, 2, 66, dtype=torch.float32)
+    block_attention.launch(q, k, v, cache, cache, table, *flatten(rows), 0.125, window, 64, out, lse, workspace, 32)
+    expected_lse = torch.empty_like(lse)
+    wide = [t.float() for t in (q, k, v, cache, cache)]
+    expected = ops.block_attention(*wide, table, rows, scale=0.125, window=window, lse=expected_lse, backend="reference")
+    assert_close(out, expected)
+    assert_close(lse, expected_lse, name="lse")
