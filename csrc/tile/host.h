@@ -151,7 +151,7 @@ class Group {
 template <class T, class X>
 class Tile : public Group {
  public:
-  static constexpr int kKeys = 96, kBuffers = 1;
+  static constexpr int kKeys = 192, kBuffers = 1;
   static constexpr int kValuePad = 16;  // floats: with a power of two between rows, a column of values would fill few cache sets
   static constexpr int kGroupColumns = 544;  // 136 rows of a group of 4, whose operands stay in the L2
 
