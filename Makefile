@@ -13,7 +13,8 @@ demo: $(READY)
 	$(BIN)/blockdraft demo
 
 test: $(READY)
-	$(BIN)/pytest
+	OMP_NUM_THREADS=1 $(BIN)/pytest -q -n auto -m "not slow and not timing"
+	$(BIN)/pytest -q -m timing
 	$(BIN)/pytest bench --benchmark-only -q
 
 slow: $(READY)

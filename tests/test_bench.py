@@ -74,12 +74,14 @@ def test_an_implementation_that_writes_nothing_is_failed():
     assert [r["checked"] for r in rows] == [True, False]
 
 
+@pytest.mark.timing
 def test_a_slower_implementation_is_caught():
     base, head = file_of(pause=2e-3), file_of(pause=4e-3)  # more than the drift of the peers may explain away
     assert [v.regressed for v in compare(base, head)] == [True]
     assert [v.regressed for v in compare(head, base)] == [False]
 
 
+@pytest.mark.timing
 def test_identical_runs_compare_clean_in_nine_of_ten():
     files = [file_of() for _ in range(11)]
     assert sum(any(v.regressed for v in compare(a, b)) for a, b in zip(files, files[1:])) <= 1
@@ -120,6 +122,7 @@ def test_validation(change, where, tmp_path):
     assert outcome.exit_code == 2 and "bench results" in outcome.output
 
 
+@pytest.mark.timing
 def test_quick_run_of_every_op_end_to_end(tmp_path):
     """The command itself: every op has a checked row of blockdraft's and at least two real peers."""
     path = tmp_path / "quick.json"
@@ -136,6 +139,7 @@ def test_quick_run_of_every_op_end_to_end(tmp_path):
     assert (tmp_path / "roofline.png").stat().st_size > 10_000
 
 
+@pytest.mark.timing
 def test_ceilings():
     outcome = CliRunner().invoke(main, ["roofline", "measure", "--threads", "1", "--json"])
     assert outcome.exit_code == 0, outcome.output
