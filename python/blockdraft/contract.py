@@ -1,5 +1,6 @@
 """Checks shared by the public ops: each failure names the argument, what was expected and what came."""
 
+from functools import cache
 from typing import NamedTuple
 
 import torch
@@ -20,6 +21,13 @@ class Sampling(NamedTuple):
     temperature: torch.Tensor
     top_k: torch.Tensor | None = None
     top_p: torch.Tensor | None = None
+
+
+@cache
+def _names(shape: str) -> tuple[tuple[str, int], ...]:
+    """"T 2 B+1" -> (("T", 0), ("", 2), ("B", 1)): names, and what is added to them."""
+    parts = [("", word) if word.isdigit() else (*word.partition("+")[::2],) for word in shape.split()]
+    return tuple((base, int(extra or 0)) for base, extra in parts)
 
 
 class Check:
@@ -44,21 +52,21 @@ class Check:
         if t.dtype not in dtypes:
             self.fail(name, " or ".join(str(d).removeprefix("torch.") for d in dtypes),
                       str(t.dtype).removeprefix("torch."), TypeError)
-        self.device = self.device or t.device
-        self.need(t.device == self.device, name, f"device {self.device}", t.device)
-        words = shape.split()
-        sizes = [self._size(word, got) for word, got in zip(words, t.shape)] if t.dim() == len(words) else None
-        if sizes != list(t.shape):
-            known = " ".join(str(self.dims.get(word, word)) for word in words)
-            self.fail(name, f"shape [{shape}]" + (f" = [{known}]" if known != shape else ""), list(t.shape))
-        inner = t.is_contiguous() if contiguous else t.dim() == 0 or t.shape[-1] <= 1 or t.stride(-1) == 1
-        self.need(inner, name, "contiguous memory" if contiguous else "a contiguous last dimension", f"strides {t.stride()}")
+        device = t.device
+        self.device = self.device or device
+        if device != self.device:
+            self.fail(name, f"device {self.device}", device)
+        names, sizes = _names(shape), t.shape
+        if len(sizes) != len(names) or not all(got == self._size(*name, got) for name, got in zip(names, sizes)):
+            known = " ".join(str(self.dims.get(word, word)) for word in shape.split())
+            self.fail(name, f"shape [{shape}]" + (f" = [{known}]" if known != shape else ""), list(sizes))
+        inner = t.is_contiguous() if contiguous else t.dim() == 0 or t.stride(-1) == 1 or sizes[-1] <= 1
+        if not inner:
+            self.fail(name, "contiguous memory" if contiguous else "a contiguous last dimension", f"strides {t.stride()}")
 
-    def _size(self, word: str, got: int) -> int:
-        if word.isdigit():
-            return int(word)
-        base, _, extra = word.partition("+")
-        return self.dims.setdefault(base, got - int(extra or 0)) + int(extra or 0)
+    def _size(self, base: str, extra: int, got: int) -> int:
+        """What a dimension should be; a name not seen before takes what it got."""
+        return (self.dims.setdefault(base, got - extra) if base else 0) + extra
 
     def choice(self, name: str, value, choices) -> None:
         self.need(value in choices, name, " or ".join(map(repr, choices)), repr(value))
@@ -86,18 +94,21 @@ class Check:
         for name, least in (("mask_rows", 1), ("max_rows", 0), ("max_prefix", 0)):
             value = getattr(rows, name)
             self.need(isinstance(value, int) and value >= least, f"rows.{name}", f"an integer of at least {least}", value)
-        cu, masks = rows.cu_rows, rows.branch.shape[1] * rows.mask_rows
-        if self.readable(cu):
-            self.need(int(cu[0]) == 0 and int(cu[-1]) == total, "rows.cu_rows", f"0 .. T = {total}", cu.tolist())
-        verify = cu.diff() - masks
-        self.values("rows.cu_rows", cu.diff(), lambda t: (t >= masks) & (t <= rows.max_rows),
-                    f"{masks} mask rows .. max_rows = {rows.max_rows} for each request")
-        self.values("rows.prefix_lens", rows.prefix_lens, lambda t: (t >= 0) & (t <= rows.max_prefix),
-                    f"0 .. max_prefix = {rows.max_prefix}")
-        self.values("rows.draft_len", rows.draft_len, lambda t: (t >= -1) & (t < verify.clamp(min=0)),
-                    "-1 .. verify rows - 1 for each request")
-        self.values("rows.branch", rows.branch,
-                    lambda t: (t == -1) | (t >= 1) & (t <= rows.draft_len[:, None] + 1), "-1 or 1 .. draft_len + 1")
+        if not self.readable(rows.cu_rows):
+            return
+        masks, bounds = rows.branch.shape[1] * rows.mask_rows, rows.cu_rows.tolist()
+        self.need(bounds[0] == 0 and bounds[-1] == total, "rows.cu_rows", f"0 .. T = {total}", bounds)
+        requests = zip(bounds, bounds[1:], rows.prefix_lens.tolist(), rows.draft_len.tolist(), rows.branch.tolist())
+        for first, last, prefix, draft_len, branch in requests:  # lists: cheaper than tensors of this size
+            if not masks <= last - first <= rows.max_rows:
+                self.fail("rows.cu_rows", f"{masks} mask rows .. max_rows = {rows.max_rows} for each request", last - first)
+            if not 0 <= prefix <= rows.max_prefix:
+                self.fail("rows.prefix_lens", f"0 .. max_prefix = {rows.max_prefix}", prefix)
+            if not -1 <= draft_len < max(last - first - masks, 0):
+                self.fail("rows.draft_len", "-1 .. verify rows - 1 for each request", draft_len)
+            for c in branch:
+                if c != -1 and not 1 <= c <= draft_len + 1:
+                    self.fail("rows.branch", "-1 or 1 .. draft_len + 1", c)
 
     def pages(self, k_cache, v_cache, block_table, rows: Rows, dtype: torch.dtype, stores: bool = False) -> None:
         """The paged K/V cache and its table, as far as the prefix reaches (`stores`: and the live verify rows after it)."""
@@ -116,9 +127,12 @@ class Check:
             used = -(-tokens // page)
             self.need(int(used.max()) <= block_table.shape[1], "block_table",
                       f"at least {int(used.max())} pages of {page} tokens", block_table.shape[1])
+            if not block_table.numel():
+                return
             reached = torch.arange(block_table.shape[1], device=used.device) < used[:, None]
-            self.values("block_table", torch.where(reached, block_table, 0),
-                        lambda t: (t >= 0) & (t < len(k_cache)), f"page numbers 0 .. {len(k_cache) - 1}")
+            first, last = torch.where(reached, block_table, 0).aminmax()
+            bad = first if first < 0 else last
+            self.need(0 <= int(bad) < len(k_cache), "block_table", f"page numbers 0 .. {len(k_cache) - 1}", int(bad))
 
     def vocabulary(self, num_valid_vocab: int | None, mask_token: int) -> int:
         """How many ids are valid (None: all of the logits' "vocab"), after checking both."""
