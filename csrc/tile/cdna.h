@@ -128,11 +128,7 @@ class Group {
   }
   template <class Weight, class Term, class F>
   void combine(int n, int terms, Weight weight, Term term, F f) const {
-    each(n, [&](int i) {
-      float total = 0;
-      for (int s = 0; s < terms; ++s) total += weight(s) * term(s)[i];
-      f(i, total);
-    });
+    each(n, [&](int i) { f(i, weighted_sum(i, terms, weight, term)); });
   }
   bool leader() const { return thread_index() == 0; }
   static int uniform(int x) { return __builtin_amdgcn_readfirstlane(x); }

@@ -53,4 +53,12 @@ constexpr N most(N a, N b) { return a > b ? a : b; }
 template <class N>
 constexpr N ceil_div(N a, N b) { return (a + b - 1) / b; }
 
+// Element i of combine's sum, where a thread does whole elements.
+template <class Weight, class Term>
+float weighted_sum(int i, int terms, Weight weight, Term term) {
+  float total = 0;
+  for (int s = 0; s < terms; ++s) total += weight(s) * term(s)[i];
+  return total;
+}
+
 }  // namespace blockdraft
