@@ -4,6 +4,7 @@ from .. import reference, rng
 from ..contract import F32, I32, I64, Check, Sampling
 from ..reference.accept_drafts import Accepted
 from ..registry import Op
+from . import _native
 
 _SAMPLING = "Tensor {0}_temperature, Tensor? {0}_top_k, Tensor? {0}_top_p"
 _OP = Op("accept_drafts", "(Tensor target_logits, Tensor draft_tokens, Tensor? draft_logits, Tensor? draft_lse, "
@@ -28,6 +29,11 @@ def _reference(target_logits, draft_tokens, draft_logits, draft_lse, draft_len, 
             output.copy_(value)
 
 
+def _cpp_unsupported(target_logits, *rest):
+    return _native.unsupported(("cpu",), target_logits)
+
+
+_OP.register("cpp", None, _cpp_unsupported)
 _OP.register("reference", _reference)
 
 

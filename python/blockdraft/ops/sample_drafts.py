@@ -3,6 +3,7 @@ import torch
 from .. import reference, rng
 from ..contract import I32, I64, Check, Sampling
 from ..registry import Op
+from . import _native
 from .accept_drafts import _SAMPLING
 
 _OP = Op("sample_drafts", "(Tensor logits, Tensor draft_len, Tensor seed, Tensor position, Tensor? uniforms, "
@@ -18,6 +19,11 @@ def _reference(logits, draft_len, seed, position, uniforms, d0, d1, d2, greedy, 
         output.copy_(result)
 
 
+def _cpp_unsupported(logits, *rest):
+    return _native.unsupported(("cpu",), logits)
+
+
+_OP.register("cpp", None, _cpp_unsupported)
 _OP.register("reference", _reference)
 
 
