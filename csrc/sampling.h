@@ -76,8 +76,8 @@ class Sampler {
     });
     int status = kEmpty;
     for (int i = 0; i < vocabulary_.blocks; ++i) {
-      if (sums[i] == kNotNumbers) return kNotNumbers;
-      if (sums[i] == kFine) status = kFine;
+      if (int(sums[i]) == kNotNumbers) return kNotNumbers;
+      if (int(sums[i]) == kFine) status = kFine;
     }
     crew_.barrier();
     return status;

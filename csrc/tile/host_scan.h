@@ -13,7 +13,13 @@ struct Lanes {
   static vec all(float x) { return splat(x); }
   static ivec all(int x) { return ivec{x, x, x, x, x, x, x, x}; }
   static vec select(ivec mask, vec a, vec b) { return mask ? a : b; }
-  static vec maximum(vec a, vec b) { return host::maximum(a, b); }
+  static vec maximum(vec a, vec b) {  // b where one is NaN
+#ifdef __AVX__
+    return _mm256_max_ps(a, b);  // gcc does not see it behind a constant
+#else
+    return host::maximum(a, b);
+#endif
+  }
   static vec fma(vec a, vec b, vec c) {
     vec out;
     for (int j = 0; j < kLanes; ++j) out[j] = __builtin_fmaf(a[j], b[j], c[j]);
@@ -21,7 +27,7 @@ struct Lanes {
   }
   static vec exp2(vec x) {
     const vec magic = splat(12583039.0f);  // 1.5 * 2^23 + 127: adding it rounds, and leaves the exponent's bits lowest
-    x = host::maximum(splat(-127.0f), x);  // in this order a NaN stays
+    x = maximum(splat(-127.0f), x);  // in this order a NaN stays
     const vec shifted = x + magic, r = x - (shifted - magic);
     vec p = 1.3276803e-3f * r + 9.6755586e-3f;
     p = p * r + 5.5507120e-2f;
@@ -45,7 +51,7 @@ struct Ragged : Lanes {
   Span span;
   Ragged(int first, Span span) : first(first), span(span) {}
   template <class T>
-  vec load(const T* p) const {
+  __attribute__((noinline)) vec load(const T* p) const {
     vec out = splat(-INFINITY);
     for (int j = 0; j < kLanes; ++j)
       if (first + j < span.stop && first + j != span.hole) {
