@@ -24,7 +24,8 @@ static void accept_drafts_torch(Tensor target, Tensor tokens, Optional draft, Op
                                 Optional target_top_k, Optional target_top_p, Tensor drafter_temperature, Optional drafter_top_k,
                                 Optional drafter_top_p, Optional mix, bool dirac, std::string rule, int64_t num_valid_vocab,
                                 int64_t mask_token, Optional remaining, Tensor accepted, Tensor next_token, Tensor proposal,
-                                Tensor shift, Tensor next_draft_len, Tensor status, Optional logprob) {
+                                Tensor shift, Tensor next_draft_len, Tensor status, Optional logprob,
+                                Optional workspace) {
   if (draft_len.numel() == 0) return;
   for_float_type(target, [&](auto type) {
     using T = decltype(type);
@@ -42,6 +43,7 @@ static void accept_drafts_torch(Tensor target, Tensor tokens, Optional draft, Op
     p.accepted = data<int32_t>(accepted), p.next_token = data<int32_t>(next_token), p.proposal = data<int32_t>(proposal);
     p.shift = data<int32_t>(shift), p.next_draft_len = data<int32_t>(next_draft_len), p.status = data<int32_t>(status);
     if (logprob) p.logprob = data<float>(*logprob), p.logprob_row = logprob->stride(0);
+    p.workspace = data_or_null<double>(workspace);
     p.batch = int(draft_len.size(0)), p.drafts = int(tokens.size(1)), p.valid = int(num_valid_vocab), p.mask_token = int(mask_token);
     p.mask_rows = int(mask_rows), p.proposals = int(branch.size(1)), p.threads = int(torch::stable::get_num_threads());
     p.mode = rule == "block" ? kBlock : rule == "greedy" ? kGreedy : kToken, p.dirac = dirac;

@@ -2,12 +2,13 @@
 // goes row by row and stops at the first rejection; on a GPU the rows' blocks are measured at once (kStaged), and the steps
 // below are launches of their own:
 //
-//   measure      each block of each row: what it adds to the row's normaliser
-//   normalise    each row: its law, and truncation
-//   surplus      block mode, each block of each row: what the residual law would have there
-//   decide       each request: how many drafts are kept
-//   weigh        each block: mass of the law that the token is drawn from
-//   finish       each request: the draw and all outputs
+//   measure      a block of a row: what it adds to the row's normaliser
+//   normalise    a row: its law
+//   surplus      a block of a row, block mode: what it adds to the sum of (scale * p - q)+
+//   decide       a request: how many drafts are kept
+//   weigh        a block: its mass in the law that the token is drawn from
+//   finish       a request: the draw, and all outputs but
+//   logprob      a row: log-probability of its committed token, if wanted
 #pragma once
 
 #include "sampling.h"
@@ -28,6 +29,7 @@ struct AcceptParams {
   SamplingParams target_sampling, drafter_sampling;
   int32_t *accepted, *next_token, *proposal, *shift, *next_draft_len, *status;
   float* logprob;  // [batch][drafts + 1] or null
+  double* workspace;  // AcceptMemory of each request; only of a GPU
   int batch, drafts, valid, mask_token, mask_rows, proposals, mode, threads;  // threads: of a CPU
   bool dirac;
 
@@ -35,7 +37,7 @@ struct AcceptParams {
   void each_pointer(F f) {
     f(target), f(draft), f(tokens), f(draft_len), f(branch), f(position), f(remaining), f(seed), f(uniforms), f(draft_lse), f(mix);
     target_sampling.each_pointer(f), drafter_sampling.each_pointer(f);
-    f(accepted), f(next_token), f(proposal), f(shift), f(next_draft_len), f(status), f(logprob);
+    f(accepted), f(next_token), f(proposal), f(shift), f(next_draft_len), f(status), f(logprob), f(workspace);
   }
 };
 
@@ -45,12 +47,24 @@ struct Verdict {
   double scale;
 };
 
-// Memory of a request. Where the steps are launches of their own every row has its partials and surpluses.
+// Memory of a request. Where the steps are launches of their own every row has its partials.
 template <class T>
 struct AcceptMemory {
-  Law<T>* laws;       // of target rows 0..drafts, then of draft rows
+  Law<T>* laws;       // [2 * drafts + 1]: target rows, draft rows
   Partial* partials;  // [blocks], or [2 * drafts + 1][blocks]
-  double* surplus;    // [drafts][blocks], or null
+  double* surplus;    // null, or [drafts][blocks]
+  double* sums;       // null, or [blocks]
+  Verdict* verdict;   // null, or one
+
+  // In one piece, for launches of their own. blockdraft.ops.accept_drafts knows the size.
+  static int64_t doubles(int drafts, int blocks) { return (2 * drafts + 1) * (8 + 2 * blocks) + (drafts + 1) * blocks + 2; }
+  static AcceptMemory at(double* memory, int drafts, int blocks) {
+    static_assert(sizeof(Law<T>) == 8 * sizeof(double) && sizeof(Partial) == 2 * sizeof(double) && sizeof(Verdict) == 2 * sizeof(double));
+    const int64_t rows = 2 * drafts + 1;
+    double *partials = memory + 8 * rows, *surplus = partials + 2 * rows * blocks, *sums = surplus + drafts * blocks;
+    return {reinterpret_cast<Law<T>*>(memory), reinterpret_cast<Partial*>(partials), surplus, sums,
+            reinterpret_cast<Verdict*>(sums + blocks)};
+  }
 };
 
 template <class Crew, class T>
@@ -71,15 +85,47 @@ class Acceptance {
     finish(verdict);
   }
 
+  // The steps as launches of their own, each for one item of rows (below), blocks or both.
+  static constexpr int kMeasure = 0, kNormalise = 1, kSurplus = 2, kDecide = 3, kWeigh = 4, kFinish = 5, kLogprob = 6;
+
+  template <int kStep>
+  void step(int row, int block) {
+    const typename Crew::Scan scan;
+    const Span span = vocabulary_.span(block);
+    if constexpr (kStep == kMeasure) {
+      if (!measured(row)) return;
+      const Partial partial = sampler_.measure_block(scan, logits(row), shaping(row), span);
+      if (scan.leader()) partials(row)[block] = partial;
+    }
+    if constexpr (kStep == kNormalise) {
+      if (row <= p_.drafts ? row <= live_ : row - p_.drafts - 1 < live_) normalise(row);
+    }
+    if constexpr (kStep == kSurplus) {
+      if (row == 0 || row >= live_ || !spread(row)) return;
+      double carry = 1;
+      for (int i = 0; i < row; ++i) carry = next_carry(carry, i);
+      const double sum = carry > 0 ? surplus_mass(scan, target(row), draft(row), carry, span) : 0;
+      if (scan.leader()) memory_.surplus[row * vocabulary_.blocks + block] = sum;
+    }
+    if constexpr (kStep == kDecide) {
+      const Verdict verdict = live_ < 0 ? Verdict{-1, kFine, 1} : decide();
+      if (crew_.leader()) *memory_.verdict = verdict;
+    }
+    if constexpr (kStep == kWeigh) {
+      const Verdict v = *memory_.verdict;
+      if (v.accepted < 0 || v.status != kFine || target(v.accepted).point != Law<T>::kSpread) return;
+      const double sum = weigh(scan, v, block, span);
+      if (scan.leader()) memory_.sums[block] = sum;
+    }
+    if constexpr (kStep == kFinish) finish(*memory_.verdict);
+    if constexpr (kStep == kLogprob) log_probability(row, p_.accepted[b_], p_.next_token[b_]);
+  }
+
+ private:
   // Rows: 0..drafts are the target's, then come the draft's. Whether a row's blocks have to be measured.
   bool measured(int row) const {
     if (row <= p_.drafts) return row <= live_;
     return sampled_ && row - p_.drafts - 1 < live_ && !normaliser_given(row - p_.drafts - 1);
-  }
-
-  template <class Scan>
-  Partial measure(const Scan& scan, int row, Span span) const {
-    return sampler_.measure_block(scan, logits(row), shaping(row), span);
   }
 
   void normalise(int row) {
@@ -88,8 +134,8 @@ class Acceptance {
     if (measured(row)) {
       law = sampler_.law(logits(row), shaping(row), partials(row));
       if (i < 0 && mixes(row) && (law.status != kFine || mix_ == 0)) {  // a blend cannot tell which of its rows is at fault
-        const int target = sampler_.row_status({target_row(row), nullptr, 1});
-        law.status = most(target ? target : law.status, sampler_.row_status({draft_row(row), nullptr, 1}));
+        const int status = sampler_.row_status({target_row(row), nullptr, 1});
+        law.status = most(status ? status : law.status, sampler_.row_status({draft_row(row), nullptr, 1}));
       }
     } else if (sampled_) {
       law = sampler_.known_law(logits(row), drafter_, p_.draft_lse[b_ * p_.lse_row + i]);
@@ -99,19 +145,6 @@ class Acceptance {
     }
     if (crew_.leader()) memory_.laws[row] = law;
     crew_.barrier();
-  }
-
-  // The factor of p_i in the surplus after draft i - 1 has been kept; block mode.
-  double carry(int i) const {
-    double carry = 1;
-    for (int j = 0; j < i; ++j) carry = next_carry(carry, j);
-    return carry;
-  }
-  bool needs_surplus(int i) const { return i > 0 && i < live_ && spread(i); }
-
-  template <class Scan>
-  double surplus(const Scan& scan, int i, double scale, Span span) const {
-    return surplus_mass(scan, target(i), draft(i), scale, span);
   }
 
   Verdict decide() { return p_.mode == kBlock ? decide_block() : decide_token(); }
@@ -129,11 +162,10 @@ class Acceptance {
     if (live_ >= 0 && v.status == kFine) token = draw(v);
     if (token < 0) v.accepted = -1;
     next_pass(v, token);
-    if (p_.logprob)
-      for (int i = 0; i <= p_.drafts; ++i) log_probability(i, v.accepted, i < v.accepted ? this->token(i) : token);
+    if (p_.logprob && !Crew::kStaged)
+      for (int i = 0; i <= p_.drafts; ++i) log_probability(i, v.accepted, token);
   }
 
- private:
   bool mixes(int i) const { return mix_ != 1 && i < live_; }
   int token(int i) const { return p_.tokens[b_ * p_.tokens_row + i]; }
   const T* target_row(int i) const { return p_.target + b_ * p_.target_request + i * p_.target_row; }
@@ -164,9 +196,10 @@ class Acceptance {
 
   // The laws of row i, where they have not been made by launches before. The target comes last: its partials stay.
   int prepare(int i) {
-    for (int row : {p_.drafts + 1 + i, i}) {
-      if (row > p_.drafts && i == live_) continue;
-      if constexpr (!Crew::kStaged) {
+    if constexpr (!Crew::kStaged) {
+      const int rows[] = {p_.drafts + 1 + i, i};
+      for (int row : rows) {
+        if (row > p_.drafts && i == live_) continue;
         if (measured(row)) sampler_.measure_row(logits(row), shaping(row), partials(row));
         normalise(row);
       }
@@ -210,12 +243,15 @@ class Acceptance {
   // Sum of (scale * p - q)+ of row i.
   double surplus_of(int i, double scale) {
     const Law<T>&p = target(i), &q = draft(i);
+    if (scale == 0) return 0;
     if (p.point != Law<T>::kSpread) return most(scale - q.template probability<typename Crew::Scan>(vocabulary_, p.point), 0.0);
     if (q.point != Law<T>::kSpread) return scale * (1 - probability(p, i));
-    if constexpr (!Crew::kStaged) return sampler_.weigh([&](const auto& scan, int, Span span) { return surplus(scan, i, scale, span); });
     double sum = 0;
-    for (int block = 0; block < vocabulary_.blocks; ++block) sum += memory_.surplus[i * vocabulary_.blocks + block];
-    return sum;
+    if constexpr (Crew::kStaged)
+      for (int block = 0; block < vocabulary_.blocks; ++block) sum += memory_.surplus[i * vocabulary_.blocks + block];
+    else
+      sum = sampler_.weigh([&](const auto& scan, int, Span span) { return surplus_mass(scan, p, q, scale, span); });
+    return sum * (scale / p.sum);
   }
 
   void weigh(const Verdict& v) {
@@ -239,32 +275,30 @@ class Acceptance {
     return sampler_.find(u * total, [&](const auto& scan, Span span, double r) { return sampler_.law_crossing(scan, p, span, r); });
   }
 
-  // f((scale * p - q)+ of the ids `at`), without normalisers where q is a point.
-  template <class F>
-  static auto with_surplus(const Law<T>& p, const Law<T>& q, double scale, F f) {
-    if (q.point != Law<T>::kSpread)
-      return f([&](auto at, auto&) { return at.select(at.id() == at.all(q.point), at.all(0.0f), p.template weight<false>(at)); });
-    const float of_p = float(scale / p.sum), of_q = float(1 / q.sum);
-    if (p.plain() && q.plain())
-      return f([&, of_p, of_q](auto at, auto&) {
-        return at.maximum(at.all(0.0f), p.template weight<true>(at) * at.all(of_p) - q.template weight<true>(at) * at.all(of_q));
-      });
-    return f([&, of_p, of_q](auto at, auto&) {
-      return at.maximum(at.all(0.0f), p.template weight<false>(at) * at.all(of_p) - q.template weight<false>(at) * at.all(of_q));
-    });
+  // The weights (p - ratio * q)+, or p where q is a point, of which 1 / p.sum is left out: where the laws are equal nothing must
+  // remain, so that a fused multiply-add may not see two different roundings.
+  template <bool kPlain>
+  static auto surplus(const Law<T>& p, const Law<T>& q, double scale) {
+    return [&p, &q, ratio = float(p.sum / q.sum / scale)](auto at, auto&) {
+      const auto of_p = p.template weight<kPlain>(at);
+      if constexpr (!kPlain)
+        if (q.point != Law<T>::kSpread) return at.select(at.id() == at.all(q.point), at.all(0.0f), of_p);
+      return at.maximum(at.all(0.0f), of_p - q.template weight<kPlain>(at) * at.all(ratio));
+    };
   }
   template <class Scan>
-  __attribute__((noinline)) static double surplus_mass(const Scan& scan, const Law<T>& p, const Law<T>& q, double scale, Span span) {
-    return with_surplus(p, q, scale, [&](auto f) { return scan.sum(span, f).sum; });
+  BLOCKDRAFT_SCAN static double surplus_mass(const Scan& scan, const Law<T>& p, const Law<T>& q, double scale, Span span) {
+    if (p.plain() && q.plain() && q.point == Law<T>::kSpread) return scan.sum(span, surplus<true>(p, q, scale)).sum;
+    return scan.sum(span, surplus<false>(p, q, scale)).sum;
   }
   template <class Scan>
-  __attribute__((noinline)) static int surplus_crossing(const Scan& scan, const Law<T>& p, const Law<T>& q, double scale, Span span,
-                                                        double r) {
-    return with_surplus(p, q, scale, [&](auto f) { return scan.crossing(span, f, r); });
+  BLOCKDRAFT_SCAN static int surplus_crossing(const Scan& scan, const Law<T>& p, const Law<T>& q, double scale, Span span, double r) {
+    return scan.crossing(span, surplus<false>(p, q, scale), r);
   }
 
   // Of the committed tokens under the unmixed target law, of temperature 1 where it is 0.
-  void log_probability(int i, int accepted, int token) {
+  void log_probability(int i, int accepted, int next_token) {
+    const int token = i < accepted ? this->token(i) : next_token;
     float value = 0;
     if (i <= accepted && !mixes(i) && target_.temperature > 0) {
       value = target(i).template log_probability<typename Crew::Scan>(token);

@@ -16,7 +16,7 @@ inline double exp2_double(double x) {
   const double shifted = x + 6755399441055744.0;  // 1.5 * 2^52: adding it rounds to an integer
   const double r = (x - (shifted - 6755399441055744.0)) * 0.6931471805599453;
   double p = 1.0;
-  for (int n = 13; n > 0; --n) p = p * r / n + 1.0;
+  for (int n = 13; n > 0; --n) p = p * (r * (1.0 / n)) + 1.0;
   return p * __builtin_bit_cast(double, (__builtin_bit_cast(int64_t, shifted) + 1023) << 52);
 }
 
@@ -121,7 +121,7 @@ struct Partial {
 
 // The greatest logit of a span (-inf: none) and whether NaN or +inf is among them.
 template <class Scan, class T>
-__attribute__((noinline)) Partial survey(const Scan& scan, const Logits<T>& logits, Span span) {
+BLOCKDRAFT_SCAN Partial survey(const Scan& scan, const Logits<T>& logits, Span span) {
   const Total total = scan.sum(span, [&](auto at, auto& peak) {
     const auto x = logits.load(at);
     peak = at.maximum(peak, x);
@@ -132,7 +132,7 @@ __attribute__((noinline)) Partial survey(const Scan& scan, const Logits<T>& logi
 
 // One pass: the anchor is the greatest of the first few logits, unless a later one is too far above it.
 template <class Scan, class T>
-__attribute__((noinline)) Partial measure(const Scan& scan, const Logits<T>& logits, double scale, Span span) {
+BLOCKDRAFT_SCAN Partial measure(const Scan& scan, const Logits<T>& logits, double scale, Span span) {
   auto anchored = [&](float anchor) {
     const float factor = float(scale);
     if (logits.other)

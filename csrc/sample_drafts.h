@@ -17,14 +17,18 @@ struct SampleParams {
   SamplingParams sampling;
   int32_t* tokens;  // [batch][drafts]
   float* lse;       // [batch][drafts]
+  double* workspace;  // sample_doubles of each row; only of a GPU
   int batch, drafts, valid, mask_token, threads;  // threads: of a CPU
   bool greedy;
 
   template <class F>
   void each_pointer(F f) {
-    f(logits), f(draft_len), f(position), f(seed), f(uniforms), sampling.each_pointer(f), f(tokens), f(lse);
+    f(logits), f(draft_len), f(position), f(seed), f(uniforms), sampling.each_pointer(f), f(tokens), f(lse), f(workspace);
   }
 };
+
+// Doubles of workspace that a row has on a GPU: its blocks' partials and sums. blockdraft.ops.sample_drafts knows it too.
+inline int64_t sample_doubles(int blocks) { return 3 * int64_t(blocks); }
 
 template <class Crew, class T>
 class DraftRow {
@@ -38,15 +42,17 @@ class DraftRow {
     if (peak_) shaping_ = {1, 0, 1};
   }
 
-  bool live() const { return i_ < p_.draft_len[b_]; }
-
   void run() {
     if (live()) sampler_.measure_row(logits_, shaping_, partials_);
     finish();
   }
 
-  template <class Scan>
-  Partial measure(const Scan& scan, Span span) const { return sampler_.measure_block(scan, logits_, shaping_, span); }
+  void measure(int block) {
+    if (!live()) return;
+    const typename Crew::Scan scan;
+    const Partial partial = sampler_.measure_block(scan, logits_, shaping_, vocabulary_.span(block));
+    if (scan.leader()) partials_[block] = partial;
+  }
 
   void finish() {
     int token = -1;
@@ -64,6 +70,8 @@ class DraftRow {
   }
 
  private:
+  bool live() const { return i_ < p_.draft_len[b_]; }
+
   int argmax() {
     const Shaping greedy{0, 0, 1};
     sampler_.measure_row(logits_, greedy, partials_);

@@ -1,9 +1,4 @@
-// What a crew does with a row of logits, for both samplers: its law, and a draw by inverse CDF over ascending ids.
-//
-// A crew is who works on a request: host threads, or a workgroup. All of it runs the body; blocks of the vocabulary are
-//   crew.each_block(vocabulary, f)   f(scan, block, span) for every block, by one of its scans; a barrier follows
-//   crew.sums()                      memory for one double a block
-//   crew.leader()                    true for one thread of the crew
+// What a crew (tile/scan.h) does with a row of logits, for both samplers: its law, and a draw by inverse CDF over ascending ids.
 #pragma once
 
 #include "law.h"
@@ -79,7 +74,6 @@ class Sampler {
       if (int(sums[i]) == kNotNumbers) return kNotNumbers;
       if (int(sums[i]) == kFine) status = kFine;
     }
-    crew_.barrier();
     return status;
   }
 
@@ -120,12 +114,12 @@ class Sampler {
     return partial.sum > 0 ? partial.sum * exp2_double((double(partial.anchor) - law.top) * law.scale) : 0;
   }
   template <class Scan>
-  __attribute__((noinline)) static double law_mass(const Scan& scan, const Law<T>& law, Span span) {
+  BLOCKDRAFT_SCAN static double law_mass(const Scan& scan, const Law<T>& law, Span span) {
     if (law.plain()) return scan.sum(span, [&law](auto at, auto&) { return law.template weight<true>(at); }).sum;
     return scan.sum(span, [&law](auto at, auto&) { return law.template weight<false>(at); }).sum;
   }
   template <class Scan>
-  __attribute__((noinline)) static int law_crossing(const Scan& scan, const Law<T>& law, Span span, double r) {
+  BLOCKDRAFT_SCAN static int law_crossing(const Scan& scan, const Law<T>& law, Span span, double r) {
     return scan.crossing(span, [&law](auto at, auto&) { return law.template weight<false>(at); }, r);
   }
 
@@ -137,7 +131,7 @@ class Sampler {
     return crew_.within(vocabulary_, block, [&](const auto& scan, Span span) { return first_equal(scan, law, span); });
   }
   template <class Scan>
-  __attribute__((noinline)) static int first_equal(const Scan& scan, const Law<T>& law, Span span) {
+  BLOCKDRAFT_SCAN static int first_equal(const Scan& scan, const Law<T>& law, Span span) {
     return scan.crossing(span, [&law](auto at, auto&) {
       return at.select(law.logits.load(at) == at.all(law.top), at.all(1.0f), at.all(0.0f));
     }, 0.5);
@@ -179,19 +173,19 @@ class Sampler {
     return weigh([&](const auto& scan, int, Span span) { return by_mass ? mass_above(scan, law, x, span) : count_above(scan, law, x, span); });
   }
   template <class Scan>
-  __attribute__((noinline)) static double mass_above(const Scan& scan, const Law<T>& law, float x, Span span) {
+  BLOCKDRAFT_SCAN static double mass_above(const Scan& scan, const Law<T>& law, float x, Span span) {
     return scan.sum(span, [&law, x](auto at, auto&) {
       return at.select(law.logits.load(at) > at.all(x), law.template weight<false>(at), at.all(0.0f));
     }).sum;
   }
   template <class Scan>
-  __attribute__((noinline)) static double count_above(const Scan& scan, const Law<T>& law, float x, Span span) {
+  BLOCKDRAFT_SCAN static double count_above(const Scan& scan, const Law<T>& law, float x, Span span) {
     return scan.sum(span, [&law, x](auto at, auto&) {
       return at.select(law.logits.load(at) > at.all(x), at.all(1.0f), at.all(0.0f));
     }).sum;
   }
   template <class Scan>
-  __attribute__((noinline)) static double count_equal(const Scan& scan, const Law<T>& law, float x, Span span) {
+  BLOCKDRAFT_SCAN static double count_equal(const Scan& scan, const Law<T>& law, float x, Span span) {
     return scan.sum(span, equals(law, x)).sum;
   }
   static auto equals(const Law<T>& law, float x) {  // of kept ids
@@ -209,7 +203,7 @@ class Sampler {
   static float number(uint32_t image) { return __builtin_bit_cast(float, image >> 31 ? image & 0x7fffffffu : ~image); }
 
   Crew& crew_;
-  const Vocabulary& vocabulary_;
+  Vocabulary vocabulary_;  // by value: a pointer within the body's own object would keep a GPU from holding it in registers
 };
 
 }  // namespace blockdraft
