@@ -4,6 +4,8 @@
 #include <torch/csrc/stable/ops.h>
 #include <torch/csrc/stable/tensor.h>
 
+#include <optional>
+
 #include "parallel.h"
 #include "tile/tile.h"
 
@@ -16,6 +18,9 @@ namespace blockdraft {
 
 template <class T>
 T* data(const torch::stable::Tensor& t) { return static_cast<T*>(t.data_ptr()); }
+
+template <class T>
+T* data_or_null(const std::optional<torch::stable::Tensor>& t) { return t ? data<T>(*t) : nullptr; }
 
 inline int64_t item_size(const torch::stable::Tensor& t) {
   return t.scalar_type() == torch::headeronly::ScalarType::Float ? 4 : 2;

@@ -9,6 +9,10 @@
 #include <cstring>
 #include <vector>
 
+#ifdef __AVX2__
+#include <immintrin.h>
+#endif
+
 #include "tile.h"
 
 namespace blockdraft::host {
@@ -26,18 +30,26 @@ inline vec splat(float x) { return vec{x, x, x, x, x, x, x, x}; }  // not vec{} 
 inline vec maximum(vec a, vec b) { return a > b ? a : b; }
 
 inline uvec widen(const uint16_t* p) {
+#ifdef __AVX2__
+  return (uvec)_mm256_cvtepu16_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));  // gcc makes five of convertvector
+#else
   hvec h;
   std::memcpy(&h, p, sizeof h);
   return __builtin_convertvector(h, uvec);
+#endif
 }
 
 inline vec to_float(const float* p) { return load(p); }
 inline vec to_float(const bf16* p) { return (vec)(widen(&p->bits) << 16); }
 inline vec to_float(const fp16* p) {
+#ifdef __F16C__
+  return (vec)_mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
+#else
   uvec h = widen(&p->bits), magnitude = (h & 0x7fff) << 13, sign = (h & 0x8000) << 16;
   vec scaled = (vec)magnitude * 0x1p112f;  // exponent bias 15 -> 127, subnormals included
   uvec infinite = (uvec)(magnitude >= (0x7c00u << 13)) & 0x7f800000u;  // infinity and NaN keep an all-ones exponent
   return (vec)((uvec)scaled | infinite | sign);
+#endif
 }
 
 inline void from_float(float* p, float x) { *p = x; }

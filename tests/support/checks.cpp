@@ -1,13 +1,9 @@
 // The tile layer's targets and the kernels on them, with a C interface for ctypes. Targets: 0 host, 1 sim, 2 sim with one
 // buffer. Element types: 0 float, 1 bf16, 2 fp16. `dropped` is the barrier that sim leaves out (-1: none).
-#include <thread>
-
 #include "block_attention.h"
 #include "bodies.h"
 #include "commit.h"
-#include "parallel.h"
-#include "tile/host.h"
-#include "tile/sim.h"
+#include "targets.h"
 
 namespace blockdraft {
 
@@ -17,14 +13,6 @@ template <class U>
 void commit_host(const CommitParams<U>&, const Parallel&);
 
 namespace {
-
-// f(T{}) by the code of an element type.
-template <class F>
-void with_type(int type, F f) {
-  if (type == 0) f(float{});
-  if (type == 1) f(bf16{});
-  if (type == 2) f(fp16{});
-}
 
 // body(tile) by every wave of a group of the target.
 template <class T, class X, class Body>
@@ -37,26 +25,6 @@ void with_tile(int target, int columns, int head_dim, uint64_t seed, int dropped
   }
   if (target == 1) sim::run_tile<sim::Tile<T, X, 2>>(seed, dropped, head_dim, body);
   if (target == 2) sim::run_tile<sim::Tile<T, X, 1>>(seed, dropped, head_dim, body);
-}
-
-template <class Body>
-void with_group(int target, uint64_t seed, int dropped, Body body) {
-  if (target == 0) {
-    host::Group group;
-    body(group);
-    return;
-  }
-  sim::Scheduler scheduler(seed, dropped);
-  scheduler.run([&](int wave) {
-    sim::Group group(scheduler, wave);
-    body(group);
-  });
-}
-
-void threads(int64_t n, int64_t, const std::function<void(int64_t, int64_t)>& body) {
-  std::thread other([&] { body(0, n / 2); });
-  body(n / 2, n);
-  other.join();
 }
 
 }  // namespace

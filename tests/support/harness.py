@@ -74,7 +74,7 @@ FLAGS: list[str] = []  # further ones for the compiler: pytest --native-flags
 def checks() -> ctypes.CDLL:
     """The checks as a shared library."""
     library = Path(mkdtemp()) / "checks.so"
-    sources = [ROOT / "tests/support/checks.cpp", ROOT / "csrc/block_attention_host.cpp", ROOT / "csrc/commit_host.cpp"]
+    sources = [*sorted((ROOT / "tests/support").glob("*checks.cpp")), *sorted((ROOT / "csrc").glob("*_host.cpp"))]
     subprocess.run(["c++", "-std=c++20", "-O1", "-shared", "-fPIC", "-pthread", "-Wall", "-Wextra", "-Werror", "-Wno-psabi", *FLAGS,
                     f"-I{ROOT}/csrc", *map(str, sources), "-o", str(library)], check=True)
     loaded = ctypes.CDLL(str(library))

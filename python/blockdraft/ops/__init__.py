@@ -1,15 +1,15 @@
 """The public ops. Each checks its arguments, then writes its outputs through one backend (`backend=None`: the first that
 supports them). A tensor passed as an output is written in place and returned."""
 
-from .accept_drafts import Accepted, accept_drafts
+from .accept_drafts import Accepted, accept_drafts, accept_drafts_workspace
 from .block_attention import block_attention, block_attention_workspace
 from .cca_qkv import cca_qkv
 from .commit import commit
 from .fused_moe import fused_moe
 from .moe_dispatch import moe_dispatch
 from .plan_branches import plan_branches
-from .sample_drafts import sample_drafts
+from .sample_drafts import sample_drafts, sample_drafts_workspace
 from .zaya_router import zaya_router
 
-__all__ = ["Accepted", "accept_drafts", "block_attention", "block_attention_workspace", "cca_qkv", "commit", "fused_moe",
-           "moe_dispatch", "plan_branches", "sample_drafts", "zaya_router"]
+__all__ = ["Accepted", "accept_drafts", "accept_drafts_workspace", "block_attention", "block_attention_workspace", "cca_qkv", "commit",
+           "fused_moe", "moe_dispatch", "plan_branches", "sample_drafts", "sample_drafts_workspace", "zaya_router"]

@@ -4,6 +4,7 @@ from .. import reference, rng
 from ..contract import F32, I32, I64, Check, Sampling
 from ..reference.accept_drafts import Accepted
 from ..registry import Op
+from . import _native
 
 _SAMPLING = "Tensor {0}_temperature, Tensor? {0}_top_k, Tensor? {0}_top_p"
 _OP = Op("accept_drafts", "(Tensor target_logits, Tensor draft_tokens, Tensor? draft_logits, Tensor? draft_lse, "
@@ -11,11 +12,14 @@ _OP = Op("accept_drafts", "(Tensor target_logits, Tensor draft_tokens, Tensor? d
          f"{_SAMPLING.format('target')}, {_SAMPLING.format('drafter')}, Tensor? mix, bool dirac, str rule, "
          "int num_valid_vocab, int mask_token, Tensor? remaining, Tensor(a!) accepted, Tensor(b!) next_token, "
          "Tensor(c!) proposal, Tensor(d!) shift, Tensor(e!) next_draft_len, Tensor(f!) status, "
-         "Tensor(g!)? target_logprob) -> ()")
+         "Tensor(g!)? target_logprob, Tensor(h!)? workspace) -> ()")
+
+BLOCK_IDS, MOST_BLOCKS = 4096, 256  # of the vocabulary; the kernels know them too
 
 
 def _reference(target_logits, draft_tokens, draft_logits, draft_lse, draft_len, branch, mask_rows, seed, position, uniforms,
-               t0, t1, t2, d0, d1, d2, mix, dirac, rule, num_valid_vocab, mask_token, remaining, *outputs):
+               t0, t1, t2, d0, d1, d2, mix, dirac, rule, num_valid_vocab, mask_token, remaining, *outputs_and_workspace):
+    outputs = outputs_and_workspace[:-1]
     if uniforms is None:
         K = draft_tokens.shape[1]
         uniforms = torch.cat([rng.uniform(seed, position, K, rng.ACCEPT), rng.uniform(seed, position, 1, rng.DRAW)], 1)
@@ -28,13 +32,30 @@ def _reference(target_logits, draft_tokens, draft_logits, draft_lse, draft_len, 
             output.copy_(value)
 
 
+def _cpp_unsupported(target_logits, *rest):
+    return _native.unsupported(target_logits)
+
+
+_OP.register("cpp", None, _cpp_unsupported)
 _OP.register("reference", _reference)
+
+
+def vocabulary_blocks(vocab: int) -> int:
+    return min(MOST_BLOCKS, -(-vocab // BLOCK_IDS))
+
+
+def accept_drafts_workspace(target_logits) -> tuple[int, ...]:
+    """Shape of the float64 workspace of `accept_drafts`: laws, and what blocks of the vocabulary add to them; empty on a CPU."""
+    batch, V, vocab = target_logits.shape
+    if target_logits.device.type == "cpu":
+        return (0, 0)
+    return (batch, (2 * V - 1) * (8 + 2 * vocabulary_blocks(vocab)) + V * vocabulary_blocks(vocab) + 2)
 
 
 def accept_drafts(target_logits, draft_tokens, draft_len, branch, mask_rows: int, *, seed, position, target: Sampling,
                   drafter: Sampling | None = None, draft_logits=None, draft_lse=None, law: str = "sampled", mix=None,
                   mode: str = "token", num_valid_vocab: int | None = None, mask_token: int = -1, remaining=None,
-                  uniforms=None, with_logprob: bool = False, backend: str | None = None) -> Accepted:
+                  uniforms=None, with_logprob: bool = False, workspace=None, backend: str | None = None) -> Accepted:
     """Accept drafts, draw the next token, and choose the proposal that supplies the next drafts.
 
     target_logits  bf16 | fp16 | fp32 [B,V,vocab]: verify rows, row i judges draft i, row D gives the bonus
@@ -53,6 +74,7 @@ def accept_drafts(target_logits, draft_tokens, draft_len, branch, mask_rows: int
     num_valid_vocab, mask_token  ids from the first on, and the second (-1: none), have probability 0 in p and q
     remaining    int32 [B] or None: tokens the request may still emit, this step's included; the next pass drafts no more
     uniforms     float64 [B,K+1] in [0,1) in place of the generator's: K acceptances, then the draw
+    workspace    float64 of `accept_drafts_workspace`'s shape, made if None
     with_logprob also return target_logprob (committed tokens, unmixed target law; temperature 1 where it is 0)
 
     Of proposals with 1 <= branch <= a+1 the largest branch wins (ties: the lowest index); shift = a+1-branch, and the next
@@ -90,6 +112,9 @@ def accept_drafts(target_logits, draft_tokens, draft_len, branch, mask_rows: int
     check.values("uniforms", uniforms, lambda t: (t >= 0) & (t < 1), "0 <= u < 1")
     i32 = [draft_len.new_empty(len(draft_len)) for _ in range(6)]
     logprob = target_logits.new_empty(draft_len.shape[0], V, dtype=torch.float32) if with_logprob else None
+    shape = accept_drafts_workspace(target_logits)
+    workspace = target_logits.new_empty(shape, dtype=torch.float64) if workspace is None else workspace
+    check.tensor("workspace", workspace, " ".join(map(str, shape)), (torch.float64,), contiguous=True)
     _OP(backend, target_logits, draft_tokens, draft_logits, draft_lse, draft_len, branch, mask_rows, seed, position, uniforms,
-        *target, *drafter, mix, dirac, mode, num_valid_vocab, mask_token, remaining, *i32, logprob)
+        *target, *drafter, mix, dirac, mode, num_valid_vocab, mask_token, remaining, *i32, logprob, workspace)
     return Accepted(*i32, logprob)

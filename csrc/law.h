@@ -1,0 +1,160 @@
+// From a row of logits to the law that a token is drawn from: exclusion, temperature, top-k, top-p, in this order. Vocabularies
+// are cut into blocks of ids; sums over a block are fp32 (see tile/scan.h), everything across blocks is double.
+#pragma once
+
+#include "tile/scan.h"
+
+namespace blockdraft {
+
+constexpr int kBlockIds = 4096, kMostBlocks = 256;
+constexpr double kLog2e = 1.4426950408889634;
+
+// 2^x in double, for sums of block sums and for single tokens; 0 below -1022.
+inline double exp2_double(double x) {
+  if (!(x >= -1022)) return x < -1022 ? 0.0 : x;
+  if (x > 1023) return __builtin_inf();
+  const double shifted = x + 6755399441055744.0;  // 1.5 * 2^52: adding it rounds to an integer
+  const double r = (x - (shifted - 6755399441055744.0)) * 0.6931471805599453;
+  double p = 1.0;
+  for (int n = 13; n > 0; --n) p = p * (r * (1.0 / n)) + 1.0;
+  return p * __builtin_bit_cast(double, (__builtin_bit_cast(int64_t, shifted) + 1023) << 52);
+}
+
+// log2(x) for x in fp32's range, to 1e-13: one Newton step on fp32's.
+inline double log2_double(double x) {
+  const double y = __builtin_log2f(float(x));
+  if (!(x > 0) || !(x < __builtin_inf())) return y;
+  return y + (x * exp2_double(-y) - 1) * kLog2e;
+}
+
+// The ids that may have probability, in blocks whose length depends on the vocabulary alone.
+struct Vocabulary {
+  int size, mask, block, blocks;
+
+  Vocabulary(int size, int mask) : size(size), mask(mask), block(kBlockIds), blocks(0) {
+    block = most(block, ceil_div(ceil_div(size, kMostBlocks), 512) * 512);
+    blocks = ceil_div(size, block);
+  }
+  bool has(int id) const { return id >= 0 && id < size && id != mask; }
+  Span span(int i) const { return {i * block, least(size, (i + 1) * block), mask}; }
+};
+
+// A row of logits, or weight * row + (1 - weight) * other of two.
+template <class T>
+struct Logits {
+  const T *row, *other;  // other: null for one row
+  float weight;
+
+  template <class At>
+  typename At::Float load(At at) const {
+    const auto x = at.load(row);
+    return other ? blend<At>(x, at.load(other), at.all(weight), at.all(1 - weight)) : x;
+  }
+  template <class Scan>
+  float at(int id) const {
+    const float x = Scan::value(row + id);
+    return other ? __builtin_fmaf(weight, x, (1 - weight) * Scan::value(other + id)) : x;
+  }
+
+ private:
+  template <class At, class Float>
+  static Float blend(Float x, Float y, Float w, Float v) { return At::fma(w, x, v * y); }  // the same bits wherever it is inlined
+};
+
+// How logits become a law.
+struct Shaping {
+  double temperature;  // 0: all mass on the greatest logit
+  int top_k;           // 0: off
+  double top_p;        // 1: off
+
+  bool truncates() const { return top_k > 0 || top_p < 1; }
+  double scale() const { return most(least(kLog2e / temperature, 1e30), 1e-30); }  // of exponents of 2
+};
+
+enum Status { kFine = 0, kNotNumbers = 1, kEmpty = 2 };
+
+// Weights 2^((x - top) * scale) of kept ids over their sum; or all mass on one id.
+template <class T>
+struct Law {
+  Logits<T> logits;
+  double scale, sum;
+  float top, cut;   // kept are logits above the cut,
+  int tie;          // and those at it up to this id
+  int point;        // the id that has all mass, or one of
+  int status;
+
+  static constexpr int kSpread = -2, kNowhere = -1;  // by weights; no id has any
+
+  bool truncated() const { return cut != -__builtin_inff(); }
+  bool plain() const { return !logits.other && !truncated(); }
+
+  template <bool kPlain, class At>
+  typename At::Float weight(At at) const {
+    if constexpr (kPlain) return at.exp2((at.load(logits.row) - at.all(top)) * at.all(float(scale)));
+    const auto x = logits.load(at);
+    const auto kept = (x > at.all(cut)) | ((x == at.all(cut)) & (at.id() <= at.all(tie)));
+    return at.select(kept, at.exp2((x - at.all(top)) * at.all(float(scale))), at.all(0.0f));
+  }
+
+  template <class Scan>
+  double probability(const Vocabulary& vocabulary, int id) const {
+    if (!vocabulary.has(id)) return 0;
+    if (point != kSpread) return id == point;
+    const float x = logits.template at<Scan>(id);
+    if (!(x > cut) && !(x == cut && id <= tie)) return x == x ? 0 : x;
+    return exp2_double((double(x) - top) * scale) / sum;
+  }
+  template <class Scan>
+  float log_probability(int id) const {  // of a law by weights
+    const float x = logits.template at<Scan>(id);
+    if (!(x > cut) && !(x == cut && id <= tie)) return -__builtin_inff();
+    return float(((double(x) - top) * scale - log2_double(sum)) / kLog2e);
+  }
+};
+
+// What a block adds to its row's normaliser: the sum of 2^((x - anchor) * scale). Of a survey the anchor is the greatest logit.
+struct Partial {
+  double sum;
+  float anchor;
+  int status;
+};
+
+// The greatest logit of a span (-inf: none) and whether NaN or +inf is among them.
+template <class Scan, class T>
+BLOCKDRAFT_SCAN Partial survey(const Scan& scan, const Logits<T>& logits, Span span) {
+  const Total total = scan.sum(span, [&](auto at, auto& peak) {
+    const auto x = logits.load(at);
+    peak = at.maximum(peak, x);
+    return at.select(x < at.all(__builtin_inff()), at.all(0.0f), at.all(1.0f));
+  });
+  return {0, total.peak, total.sum > 0 ? kNotNumbers : total.peak == -__builtin_inff() ? kEmpty : kFine};
+}
+
+// One pass: the anchor is the greatest of the first few logits, unless a later one is too far above it.
+template <class Scan, class T>
+BLOCKDRAFT_SCAN Partial measure(const Scan& scan, const Logits<T>& logits, double scale, Span span) {
+  auto anchored = [&](float anchor) {
+    const float factor = float(scale);
+    if (logits.other)
+      return scan.sum(span, [&](auto at, auto& peak) {
+        const auto t = (logits.load(at) - at.all(anchor)) * at.all(factor);
+        peak = at.maximum(peak, t);
+        return at.exp2(t);
+      });
+    return scan.sum(span, [row = logits.row, anchor, factor](auto at, auto& peak) {
+      const auto t = (at.load(row) - at.all(anchor)) * at.all(factor);
+      peak = at.maximum(peak, t);
+      return at.exp2(t);
+    });
+  };
+  Partial out = survey(scan, logits, {span.first, least(span.first + 64, span.stop), span.hole});
+  if (out.status == kFine) {
+    const Total total = anchored(out.anchor);
+    if (total.peak < 100 && total.sum == total.sum) return {total.sum, out.anchor, kFine};
+  }
+  out = survey(scan, logits, span);
+  if (out.status == kFine) out.sum = anchored(out.anchor).sum;
+  return out;
+}
+
+}  // namespace blockdraft

@@ -1,0 +1,51 @@
+// Scans: what a kernel body may use to walk over long rows of numbers, the counterpart of tile.h. Each target has a Scan, which
+// works on a span of ids (host_scan.h: a thread; cdna_scan.h: a wave; sim_scan.h: a wave of one lane), and a crew of them. All
+// threads of a scan call a primitive with the same arguments and get the same result, which the span and f alone determine.
+//
+//   scan.sum(span, f)           f(at, peak) summed over the ids of the span; f may raise `peak`, which starts at -inf
+//   scan.crossing(span, f, r)   the first id at which the running sum of f exceeds r. If none does, by rounding, the last id
+//                               where f is positive; -1 if f is nowhere positive
+//   Scan::value(p)              *p as a float
+//   scan.leader()               true for one thread of the scan
+//
+// f sees several ids at a time: `at` is a type of the target that stands for them, and computes with its Float and Int as with
+// float and int (sums, products and comparisons of equals).
+//
+//   at.load(p)                  p[id], -inf for ids that the span leaves out: f must be 0 there
+//   at.id()                     the ids
+//   at.all(x)                   the same number for each
+//   at.select(mask, a, b), at.maximum(a, b), at.fma(a, b, c)
+//   at.exp2(x)                  2^x for x < 127, to 3e-7; 0 below -126; NaN for NaN
+//
+// A crew works on one item (host: threads; GPU: a workgroup); all of its threads run the body.
+//
+//   crew.each_block(vocabulary, f)      f(scan, i, vocabulary.span(i)) for i < vocabulary.blocks, each by one of its scans,
+//                                       between two barriers
+//   crew.within(vocabulary, i, f)       f(scan, vocabulary.span(i)) -> int, the same for all
+//   crew.sums()                         memory for one double a block
+//   crew.leader(), crew.barrier()       as a group's
+//   Crew::kStaged                       whether the body's steps are launches of their own
+#pragma once
+
+#include "tile.h"
+
+// A body's innermost scans: one copy of each on a CPU, where several callers would otherwise round in their own ways; GPUs have no
+// cheap calls.
+#ifdef __AMDGCN__
+#define BLOCKDRAFT_SCAN __attribute__((always_inline))
+#else
+#define BLOCKDRAFT_SCAN __attribute__((noinline))
+#endif
+
+namespace blockdraft {
+
+struct Span {
+  int first, stop, hole;  // ids first <= id < stop but for the hole (-1: none)
+};
+
+struct Total {
+  double sum;
+  float peak;
+};
+
+}  // namespace blockdraft
