@@ -49,7 +49,7 @@ def calls():
 
 
 def test_each_op_has_a_reference():
-    assert set(calls()) == set(registry.OPS) == set(ops.__all__) - {"Accepted", "block_attention_workspace"}
+    assert set(calls()) == set(registry.OPS) <= set(ops.__all__)
     assert all("reference" in op.backends for op in registry.OPS.values())
 
 

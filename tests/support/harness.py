@@ -1,10 +1,11 @@
 """Builds the checks of csrc (tests/support/checks.cpp) and calls them from tests: parameters as the kernels take them."""
 
 import ctypes
+import fcntl
+import hashlib
 import subprocess
 from functools import cache
 from pathlib import Path
-from tempfile import mkdtemp
 
 import torch
 
@@ -73,10 +74,21 @@ FLAGS: list[str] = []  # further ones for the compiler: pytest --native-flags
 @cache
 def checks() -> ctypes.CDLL:
     """The checks as a shared library."""
-    library = Path(mkdtemp()) / "checks.so"
     sources = [*sorted((ROOT / "tests/support").glob("*checks.cpp")), *sorted((ROOT / "csrc").glob("*_host.cpp"))]
-    subprocess.run(["c++", "-std=c++20", "-O1", "-shared", "-fPIC", "-pthread", "-Wall", "-Wextra", "-Werror", "-Wno-psabi", *FLAGS,
-                    f"-I{ROOT}/csrc", *map(str, sources), "-o", str(library)], check=True)
+    command = ["c++", "-std=c++20", "-O1", "-fPIC", "-pthread", "-Wall", "-Wextra", "-Werror", "-Wno-psabi", *FLAGS, f"-I{ROOT}/csrc"]
+    read = [*sources, *(ROOT / "csrc").rglob("*.h"), *(ROOT / "tests/support").glob("*.h")]
+    key = hashlib.sha256("".join(command + [path.read_text() for path in sorted(read)]).encode()).hexdigest()[:16]
+    folder = ROOT / "build" / "checks" / key
+    folder.mkdir(parents=True, exist_ok=True)
+    library = folder / "checks.so"
+    with open(folder / "lock", "w") as lock:  # of several test processes one compiles
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not library.exists():
+            objects = [folder / f"{source.stem}.o" for source in sources]
+            running = [subprocess.Popen([*command, "-c", source, "-o", out]) for source, out in zip(sources, objects)]
+            assert not any([process.wait() for process in running]), "tests/support does not compile"
+            subprocess.run([*command, "-shared", *objects, "-o", folder / "linking.so"], check=True)
+            (folder / "linking.so").rename(library)
     loaded = ctypes.CDLL(str(library))
     for function, structure in (("attention_params_size", AttentionParams), ("commit_params_size", CommitParams)):
         getattr(loaded, function).restype = ctypes.c_size_t
