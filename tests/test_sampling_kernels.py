@@ -8,7 +8,7 @@ import pytest
 import torch
 from harness import TYPES
 from hypothesis import given, settings
-from sampling import AcceptParams, SampleParams, accept_params, sample_params
+from sampling import AcceptParams, SampleParams, accept_params, named, sample_params
 from sampling_cases import cases, compare, compare_samples, inputs
 
 from blockdraft import rng
@@ -23,12 +23,6 @@ def checks():
         size.restype = ctypes.c_size_t
         assert size() == ctypes.sizeof(structure), f"{structure.__name__} differs from csrc"
     return library
-
-
-def named(options):
-    """The kernels' names for the public op's arguments."""
-    names = dict(num_valid_vocab="valid", target="target_sampling", draft_logits="draft")
-    return {names.get(name, name): value for name, value in options.items()}
 
 
 def accept_on(target, seed=1, dropped=-1):

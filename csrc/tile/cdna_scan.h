@@ -47,23 +47,44 @@ struct At {
   float8 load(const T* p) const {
     float8 out;
     if (span.stop - first >= kIds && (span.hole < first || span.hole >= first + kIds)) {
-      T eight[kIds];
-      __builtin_memcpy(eight, (const __attribute__((address_space(1))) T*)p + first, sizeof eight);
-#pragma unroll
-      for (int i = 0; i < kIds; ++i) out[i] = to_float(eight[i]);
+      eight(p + first, out);
     } else {
 #pragma unroll
       for (int i = 0; i < kIds; ++i) {
         const bool in = first + i < span.stop && first + i != span.hole;
-        out[i] = in ? to_float(p[in ? first + i : span.first]) : -__builtin_inff();
+        const float x = one(p + (in ? first + i : span.first));
+        out[i] = in ? x : -__builtin_inff();
       }
     }
     return out;
   }
 
-  static float to_float(float x) { return x; }
-  static float to_float(bf16 x) { return __builtin_bit_cast(float, uint32_t(x.bits) << 16); }
-  static float to_float(fp16 x) { return float(__builtin_bit_cast(_Float16, x.bits)); }
+  // Of global memory: by plain types, since copying a struct would go through a pointer to any memory.
+  static float one(const float* p) { return *(const __attribute__((address_space(1))) float*)p; }
+  static float one(const bf16* p) { return __builtin_bit_cast(float, uint32_t(*(const __attribute__((address_space(1))) uint16_t*)p) << 16); }
+  static float one(const fp16* p) { return float(*(const __attribute__((address_space(1))) _Float16*)p); }
+
+ private:
+  typedef uint32_t words __attribute__((ext_vector_type(4), aligned(2)));
+  typedef float floats __attribute__((ext_vector_type(4), aligned(4)));
+  typedef _Float16 half8 __attribute__((ext_vector_type(8)));
+
+  static void eight(const float* p, float8& out) {
+    const auto* four = (const __attribute__((address_space(1))) floats*)p;
+    out.lo = four[0], out.hi = four[1];
+  }
+  static void eight(const bf16* p, float8& out) {
+    const words pairs = *(const __attribute__((address_space(1))) words*)p;
+#pragma unroll
+    for (int i = 0; i < 4; ++i) {
+      out[2 * i] = __builtin_bit_cast(float, pairs[i] << 16);
+      out[2 * i + 1] = __builtin_bit_cast(float, pairs[i] & 0xffff0000u);
+    }
+  }
+  static void eight(const fp16* p, float8& out) {
+    const words pairs = *(const __attribute__((address_space(1))) words*)p;
+    out = __builtin_convertvector(__builtin_bit_cast(half8, pairs), float8);
+  }
 };
 
 class Scan {
@@ -99,7 +120,7 @@ class Scan {
       double upto = own;  // of the lanes before, and this
 #pragma unroll
       for (int distance = 1; distance < kWave; distance *= 2) {
-        const double before = from_lane(upto, lane() - distance);
+        const double before = from_lane(upto, (lane() - distance) & (kWave - 1));
         upto += lane() >= distance ? before : 0.0;
       }
       const uint64_t crossed = __builtin_amdgcn_ballot_w64(upto > r && own > 0);
@@ -127,7 +148,7 @@ class Scan {
   }
 
   template <class T>
-  static float value(const T* p) { return At::to_float(*p); }
+  static float value(const T* p) { return At::one(p); }
 
  private:
   static int lane() { return thread_index() & (kWave - 1); }

@@ -37,6 +37,12 @@ class SampleParams(ctypes.Structure):
         *((name, INT) for name in ("batch", "drafts", "valid", "mask_token", "threads")), ("greedy", ctypes.c_bool)]
 
 
+def named(options):
+    """The kernels' names for the public op's arguments."""
+    names = dict(num_valid_vocab="valid", target="target_sampling", draft_logits="draft")
+    return {names.get(name, name): value for name, value in options.items()}
+
+
 def address(t):
     return None if t is None else t.data_ptr()
 
