@@ -61,6 +61,10 @@ def available(backend: str = "cpp") -> list[str]:
     return [module for module, (op, _, _) in SHAPES.items() if backend in OPS[op].backends]
 
 
+def shape_count(modules: list[str]) -> int:
+    return sum(len(fitted) + len(held) for _, fitted, held in map(SHAPES.get, modules))
+
+
 def run(modules: list[str], dtype: str, threads: int, seconds: float, backend: str = "cpp",
         on_shape: Callable[[str], None] = lambda label: None) -> list[Checked]:
     """Times every shape with the benchmark's own inputs, check and clock."""
@@ -75,7 +79,7 @@ def run(modules: list[str], dtype: str, threads: int, seconds: float, backend: s
             op, fitted, held = SHAPES[module]
             rows = []
             for case in fitted + held:
-                on_shape(f"{op} {case}")
+                on_shape(f"{op} {' '.join(f'{name}={value}' for name, value in case.items())}")
                 rows.append(_measure(module, case, dtype, backend, seconds, ceilings))
             efficiency = fit([(limit, ms) for _, limit, ms in rows[: len(fitted)]])
             found += [Checked(op, label, i >= len(fitted), limit, ms, efficiency) for i, (label, limit, ms) in enumerate(rows)]

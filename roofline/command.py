@@ -14,6 +14,7 @@ from .options import (
     context_option,
     device_option,
     devices_option,
+    drafting_branches,
     model_option,
     model_options,
     prepare,
@@ -42,11 +43,12 @@ def devices(sources, cpu, devices_file):
     def show():
         if sources:
             texts = list(dict.fromkeys(f"{r['source']} ({r['date']})" for r in rows))
-            table("Figures, dense", ("device", "figure ", "kind ", "value", "confidence ", "source", "note "), (
+            table("Figures, dense", ("device", "figure ", "kind ", "value", "confidence ", "source"), (
                 (r["device"], r["figure"], r["kind"], f"{r['value']:.5g}", r["confidence"],
-                 texts.index(f"{r['source']} ({r['date']})") + 1, r["note"]) for r in rows),
+                 texts.index(f"{r['source']} ({r['date']})") + 1) for r in rows),
                 ("Of several figures of a kind the first is used. Sources, with the date of publication or reading:",
-                 *(f"{i:3} {text}" for i, text in enumerate(texts, 1))))
+                 *(f"{i:3} {text}" for i, text in enumerate(texts, 1)),
+                 *(f"{r['device']} {r['figure']} {r['value']:.5g}: {r['note']}" for r in rows if r["note"])), keys=3)
             return
         used = {(r["device"], r["figure"], r["kind"]): r for r in rows if r["used"]}
         names = list(dict.fromkeys(r["device"] for r in rows))
@@ -129,13 +131,9 @@ def attention(model, query_rows, device, basis, devices_file):
 @output_options
 def step(mean, alpha, histogram, offsets, proposals, branches, **setting):
     """Time, bound and share of each op, autoregressive and block diffusion side by side."""
-    from .plan import best_branches, steady_state
-
     work, rates, _ = prepare(**setting)
     law, launch_us = acceptance_law(work, mean, alpha, histogram, offsets), setting["launch_us"]
-    if branches is not None and any(c != int(c) for c in branches):
-        raise ValueError(f"--branches: expected integers, got {list(branches)}")
-    steady = steady_state(law, map(int, branches)) if branches is not None else best_branches(law, proposals)[0]
+    steady = drafting_branches(law, proposals, branches)
     drafting = replace(work, branches=steady.branches, accepted=steady.tokens_per_pass - 1)
     rows = table_rows.steps(work.autoregressive(), drafting, steady.tokens_per_pass, rates, launch_us)
 

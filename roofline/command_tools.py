@@ -6,8 +6,8 @@ from pathlib import Path
 import click
 
 from .models import title
-from .options import acceptance_law, acceptance_options, prepare, workload_options
-from .output import number, output_options, table
+from .options import acceptance_law, acceptance_options, drafting_branches, prepare, workload_options
+from .output import number, output_options, progress, table
 
 _ARCHES = ("gfx942", "gfx950")
 
@@ -23,21 +23,24 @@ def isa(sources, arch, kind, flag):
     from . import isa as compiler
 
     files = list(sources) or (compiler.hip_sources() if kind != "triton" else [])
-    rows = []
-    for target in arch or _ARCHES:
-        for source in files:
-            rows += [{"source": source.name, **asdict(r)} for r in compiler.compile_hip(source, target, flag)]
-        if kind != "hip" and not sources:
-            for name, fn, signature, constexprs, options in compiler.triton_compilations(target):
-                report = compiler.compile_triton(fn, signature, constexprs, target, options)
-                rows.append({"source": f"{fn.__module__.rsplit('.', 1)[-1]}.py", **asdict(replace(report, kernel=name))})
+    targets, rows = arch or _ARCHES, []
+    kernels = [(target, *k) for target in targets for k in compiler.triton_compilations(target)] if kind != "hip" and not sources else []
+    with progress(len(targets) * len(files) + len(kernels)) as begin:
+        for target in targets:
+            for source in files:
+                begin(f"{source.name} {target}")
+                rows += [{"source": source.name, **asdict(r)} for r in compiler.compile_hip(source, target, flag)]
+        for target, name, fn, signature, constexprs, options in kernels:
+            begin(f"{name} {target}")
+            report = compiler.compile_triton(fn, signature, constexprs, target, options)
+            rows.append({"source": f"{fn.__module__.rsplit('.', 1)[-1]}.py", **asdict(replace(report, kernel=name))})
     if not rows:
         raise ValueError(f"isa: expected .hip files as arguments, or kernels in {compiler.CSRC}/*.hip and triton_kernels/, got none")
 
     def show():
         table("Kernels as compiled, without an AMD device", ("kernel ", "arch ", "VGPR", "AGPR", "SGPR", "LDS B", "spill v/s", "waves/SIMD",
               "limit "), ((r["kernel"], r["arch"], r["vgpr"], r["agpr"], r["sgpr"], r["lds"], f"{r['vgpr_spill']}/{r['sgpr_spill']}",
-                           r["waves_per_simd"], r["limited_by"]) for r in rows))
+                           r["waves_per_simd"], r["limited_by"]) for r in rows), keys=2)
         classes = ("mfma", "valu", "trans", "salu", "lds", "vmem", "branch", "wait")
         columns = ("kernel ", "arch ", "instr", *classes, "16 B loads", "per mfma", "mfma cyc", "issue cyc", "bound ")
         table("\nHot loop, one iteration of a wave", columns, (
@@ -46,7 +49,7 @@ def isa(sources, arch, kind, flag):
              number(r["loop_mfma_cycles"], "d") + "?" * r["mfma_cycles_unconfirmed"], r["loop_issue_cycles"], r["bound"]) for r in rows),
             ("Each instruction counts once, those of branches and loops within the hot loop as well. mfma cyc: the matrix unit's",
              "cycles for a wave; issue cyc: 4 an instruction, the least in which one wave issues them. bound: the larger over all waves",
-             "of a SIMD (vector instructions count 4 cycles, exponentials 16). - cycles not known, ? not confirmed."))
+             "of a SIMD (vector instructions count 4 cycles, exponentials 16). - cycles not known, ? not confirmed."), keys=2)
     return rows, show
 
 
@@ -61,11 +64,10 @@ def plot(mean, alpha, histogram, offsets, proposals, slack, out, **setting):
     """The roofline with every op, proposals against context, a heat map of the best P (PNG, SVG), and a page with sliders."""
     from . import page, plots, sweep
     from .devices import ceilings, load
-    from .plan import best_branches
 
     work, rates, device = prepare(**setting)
     law, launch_us, name = acceptance_law(work, mean, alpha, histogram, offsets), setting["launch_us"], title(setting["model"])
-    steady = best_branches(law, proposals)[0]
+    steady = drafting_branches(law, proposals)
     drafting = replace(work, branches=steady.branches, accepted=steady.tokens_per_pass - 1)
     known = list(load(setting["devices_file"]).values())
     quoted = rates if device.name == "cpu" else ceilings(device, work.dtype, "peak")
@@ -107,7 +109,9 @@ def check(modules, dtype, threads, seconds):
     missing = [m for m in modules if m not in built]
     if missing or not built:
         raise ValueError(f"--op: expected one of {', '.join(built) or 'nothing (no C++ kernel is built)'}, got {', '.join(missing)}")
-    found = reality.run(list(modules) or built, dtype, threads, seconds, on_shape=lambda label: click.echo(label, err=True))
+    chosen = list(modules) or built
+    with progress(reality.shape_count(chosen)) as begin:
+        found = reality.run(chosen, dtype, threads, seconds, on_shape=begin)
     rows = [{**asdict(c), "predicted_ms": c.predicted_ms, "error": c.error} for c in found]
     held = [c for c in found if c.held_out]
 
@@ -118,5 +122,5 @@ def check(modules, dtype, threads, seconds):
               ((c.op, c.case, "predict" if c.held_out else "fit", f"{c.limit_ms:.3f}", f"{c.measured_ms:.3f}",
                 f"{c.limit_ms / c.measured_ms:.2f}", f"{c.predicted_ms:.3f}", f"{c.error:+.1%}") for c in found),
               (f"{c.op}: efficiency {c.efficiency:.3f}, fitted; worst error of the {sum(h.op == c.op for h in held)} shapes held out: "
-               f"{worst[c.op]:+.1%}" for c in {c.op: c for c in found}.values()))
+               f"{worst[c.op]:+.1%}" for c in {c.op: c for c in found}.values()), keys=2)
     return rows, show, int(any(abs(c.error) > 0.25 for c in held))

@@ -61,3 +61,17 @@ def acceptance_law(work, mean, alpha, histogram, offsets):
     from .acceptance import from_options
 
     return from_options(work.verify_rows - 1, work.mask_rows, mean, alpha, histogram, offsets)
+
+
+def drafting_branches(law, proposals, branches=None):
+    """The steady state of the branches given, or of the best `proposals` ones."""
+    from .plan import best_branches, steady_state
+
+    if branches is None and proposals < 1 or branches == ():
+        raise ValueError(f"proposals: expected 1 .. {len(law.drafts) + 1} (one for each branch; without any, decoding is autoregressive), "
+                         f"got {proposals if branches is None else 'no branches'}")
+    if branches is None:
+        return best_branches(law, proposals)[0]
+    if any(c != int(c) for c in branches):
+        raise ValueError(f"branches: expected integers, got {list(branches)}")
+    return steady_state(law, map(int, branches))

@@ -6,7 +6,9 @@ import io
 import json
 import math
 import sys
-from collections.abc import Iterable
+import textwrap
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 
 import click
 
@@ -44,23 +46,65 @@ def to_csv(rows: list[dict]) -> str:
     return text.getvalue()
 
 
-def table(title: str, columns: Iterable[str], lines: Iterable[Iterable], notes: Iterable[str] = ()) -> None:
-    """Print a title, a table and notes; columns after the first are right-aligned unless they end with a space."""
+def table(title: str, columns: Iterable[str], lines: Iterable[Iterable], notes: Iterable[str] = (), keys: int = 1) -> None:
+    """Print a title, a table and notes; columns after the first are right-aligned unless they end with a space. What is too
+    wide for the terminal is printed in parts, each with the first `keys` columns."""
     from rich.console import Console
     from rich.table import Table
 
     console = Console(highlight=False)
     if not console.is_terminal:
         console = Console(highlight=False, width=180)  # a file or a pipe has no width to fit
-    console.print(f"[bold]{title}[/bold]", soft_wrap=True)
-    grid = Table(box=None, pad_edge=False, header_style="dim")
-    for i, name in enumerate(columns):
-        grid.add_column(name.rstrip(), justify="right" if i and not name.endswith(" ") else "left", overflow="fold")
-    for line in lines:
-        grid.add_row(*("" if cell is None else str(cell) for cell in line))
-    console.print(grid)
+    names, cells = list(columns), [["" if cell is None else str(cell) for cell in line] for line in lines]
+    heads, widths = [name.rstrip() for name in names], [max(map(len, column)) for column in zip(*cells)]
+    if sum(map(max, widths, map(len, heads))) + _GAP * len(names) - _GAP > console.width:
+        heads = ["\n".join(textwrap.wrap(head, max(width, *map(len, head.split())))) for head, width in zip(heads, widths)]
+    widths = [max(width, *map(len, head.split("\n"))) for head, width in zip(heads, widths)]
+    console.print(f"[bold]{title}[/bold]", soft_wrap=not console.is_terminal)
+    for n, part in enumerate(_parts([min(width, _TEXT) for width in widths], console.width, keys)):
+        grid = Table(box=None, pad_edge=False, header_style="dim")
+        for i in part:
+            grid.add_column(heads[i], justify="right" if i and not names[i].endswith(" ") else "left", overflow="fold",
+                            no_wrap=widths[i] <= _TEXT)
+        for line in cells:
+            grid.add_row(*(line[i] for i in part))
+        if n:
+            console.print()
+        console.print(grid)
     for note in notes:
-        console.print(note, markup=False, soft_wrap=True)
+        console.print(note, markup=False, soft_wrap=not console.is_terminal)
+
+
+_GAP, _TEXT = 2, 40  # blanks between columns; a wider column is text, which may be broken into lines
+
+
+def _parts(widths: list[int], room: int, keys: int) -> list[list[int]]:
+    """Columns of each part, as many as fit."""
+    key = list(range(keys))
+    parts = [key[:]]
+    for i in range(keys, len(widths)):
+        if len(parts[-1]) > keys and sum(widths[j] + _GAP for j in parts[-1]) + widths[i] > room:
+            parts.append(key[:])
+        parts[-1].append(i)
+    return parts
+
+
+@contextmanager
+def progress(total: int) -> Iterator[Callable[[str], None]]:
+    """A bar on stderr, where that is a terminal. Call what is given with the name of each of `total` steps as it begins."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+    console = Console(stderr=True)
+    columns = (TextColumn("{task.description}"), BarColumn(24), MofNCompleteColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
+        task, begun = bar.add_task("", total=total), 0
+
+        def begin(label: str) -> None:
+            nonlocal begun
+            bar.update(task, completed=begun, description=f"{label[:32]:<32}")
+            begun += 1
+        yield begin
 
 
 def number(value: float | None, form: str = ".2f") -> str:

@@ -5,6 +5,7 @@ from dataclasses import replace
 
 from .acceptance import Acceptance
 from .devices import Ceilings
+from .output import progress
 from .plan import candidates, plan
 from .step import Workload, fits
 
@@ -12,25 +13,19 @@ from .step import Workload, fits
 def run(work: Workload, law: Acceptance, rates: Ceilings, batches: Sequence[float], contexts: Sequence[float],
         max_proposals: int, launch_us: float = 0.0) -> list[dict]:
     """Flat rows; `best` marks the P with most tokens per second of its batch and context. Progress goes to stderr."""
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
-
     for name, values in (("batches", batches), ("contexts", contexts)):
         if not values or any(v != int(v) for v in values):
             raise ValueError(f"{name}: expected integers separated by commas, got {list(values)}")
     if not 0 <= max_proposals <= work.verify_rows:
         raise ValueError(f"max_proposals: expected 0 .. {work.verify_rows} (one for each branch), got {max_proposals}")
     grid = [replace(work, batch=int(b), context_tokens=int(n)) for b in batches for n in contexts]
-    rows, console = [], Console(stderr=True)
-    columns = (TextColumn("{task.description:<28}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
-        task = progress.add_task("branches", total=max_proposals + 1 + len(grid))
-        choices = []
+    rows, choices = [], []
+    with progress(max_proposals + 1 + len(grid)) as begin:
         for count in range(max_proposals + 1):
+            begin(f"branches, P = {count}")
             choices += candidates(law, [count])
-            progress.advance(task)
         for w in grid:
-            progress.update(task, advance=1, description=f"batch {w.batch}, context {w.context_tokens}")
+            begin(f"batch {w.batch}, context {w.context_tokens}")
             rows += _cell(w, choices, rates, launch_us)
     return rows
 

@@ -3,7 +3,9 @@
 import csv
 import io
 import json
+import re
 import xml.etree.ElementTree as ElementTree
+from collections import Counter
 
 import pytest
 from click.testing import CliRunner
@@ -34,6 +36,18 @@ def test_table_json_and_csv_hold_the_same(command):
     table = run(*command)
     assert "devices --sources" in table or command[0] == "attention"
     assert any(word in table for word in ("achieved", "quoted"))
+
+
+@pytest.mark.parametrize("width", [80, 100, 120])
+@pytest.mark.parametrize("command", [*COMMANDS, ["devices", "--sources"]], ids=lambda command: " ".join(map(str, command)))
+def test_tables_fit_the_terminal_and_break_no_cell(command, width):
+    """A table that is too wide comes in parts, each with its key columns."""
+    terminal = CliRunner().invoke(main, ["roofline", *map(str, command)], env={"FORCE_COLOR": "1", "COLUMNS": str(width)})
+    text = re.sub(r"\x1b\[[0-9;]*m", "", terminal.stdout)
+    assert terminal.exit_code == 0 and max(map(len, text.splitlines())) <= width
+    wide, narrow = (Counter(re.findall(r"[\w.]+(?: \([\d.x]+\))?\??", t)) for t in (run(*command), text))
+    assert not wide - narrow
+    assert ("6/7" in terminal.stderr) == (command[0] == "sweep")  # its progress bar
 
 
 def test_blocks_table_says_which_reading_is_the_published_one():
@@ -81,6 +95,8 @@ def test_any_zaya_config_and_a_device_of_one_s_own(tmp_path):
     (["step", "--device", "h200"], "expected one of peak, sustained for bf16 on H200"), (["step", "--dtype", "fp4"], "on MI300X, got 'fp4'"),
     (["step", "--basis", "best"], "'peak', 'sustained', 'achieved'"), (["step", "--batch", 0], "batch: expected 1 .. 65536"),
     (["step", "--context", 10**9], "context: expected 0 .. 131072"), (["step", "--branches", "1,99"], "expected integers in 1..17"),
+    (["step", "--proposals", 0], "proposals: expected 1 .. 17"), (["step", "--branches", ""], "proposals: expected 1 .. 17"),
+    (["plot", "--proposals", 0], "proposals: expected 1 .. 17"), (["step", "--branches", "1.5"], "branches: expected integers"),
     (["step", "--drafts", 10**6], "--drafts: expected 0 .. 256"), (["step", "--launch-us", -1], "launch_us: expected 0 .. 1000"),
     (["plan", "--mean", 40], "mean: expected 1 .. 17"), (["plan", "--histogram", "1,2"], "expected 17 frequencies"),
     (["plan", "--alpha", 0.5, "--mean", 3], "expected one of mean, alpha, histogram"), (["plan", "--max-proposals", 99], "expected 0 .. 17"),
