@@ -17,11 +17,17 @@ _RATES = tuple(f"{dtype}_tflops" for dtype in ITEMSIZE_BYTES)
 FIGURES = (*_RATES, "fp32_vector_tflops", "exp_tera_per_s", "memory_gb", "memory_tb_per_s", "last_level_cache_mib",
            "last_level_cache_tb_per_s", "l2_mib", "l2_tb_per_s", "lds_kib", "register_kib", "compute_units", "clock_ghz", "wave",
            "xcds")
+LEAST, MOST = 1e-6, 1e7  # of any figure: a slip of units by more than that is refused
 
 
 @dataclass(frozen=True)
 class Figure:
-    """One number of a device, in the unit that its name ends with. kind: "quoted", or "achieved" by somebody."""
+    """One number of a device, in the unit that its name (one of FIGURES) ends with.
+
+    kind        "quoted" by the vendor, or "achieved" by somebody
+    source      what it was read in, or derived from; date: of publication or of reading, "2026-11"
+    confidence  one of CONFIDENCE
+    """
 
     value: float
     kind: str
@@ -33,7 +39,8 @@ class Figure:
 
 @dataclass(frozen=True)
 class Device:
-    """figures[kind][name]: the figures known, the one that is used first."""
+    """figures[kind][name]: the figures known of that kind, "quoted" or "achieved"; the first is the one that is used. arch:
+    "gfx942"; "cpu" is this machine."""
 
     name: str
     arch: str
@@ -45,9 +52,10 @@ class Device:
 
 @dataclass(frozen=True)
 class Ceilings:
-    """Rates of one device for one matrix dtype and one basis. Vector and exponential rates are quoted ones where
-    nobody achieved others; L2 is left out (None) where no bandwidth is known, as is the memory's size. used: the figures behind the rates.
-    shared_units: products, vector arithmetic and exponentials compete for one unit, as on a CPU."""
+    """Rates of one device for products in `dtype` under one basis, a key of BASES. Vector and exponential rates are quoted ones
+    where nobody achieved others, inf where none is known; L2 is left out (None) where no bandwidth is known, as is the memory's
+    size. used: the figures behind the rates. shared_units: products, vector arithmetic and exponentials compete for one unit,
+    as on a CPU."""
 
     device: str
     dtype: str
@@ -145,7 +153,7 @@ def load(user_file: str | Path | None = None) -> dict[str, Device]:
     sources, devices = {}, {}
     for path in files:
         data = _read(path)
-        sources |= data.pop("sources", {})
+        sources |= _sources(data.pop("sources", {}), path)
         for name, table in data.items():
             same = next((d for d in devices if d.lower() == name.lower()), name)
             devices[same] = _device(same, table, devices.get(same), sources, path)
@@ -179,12 +187,21 @@ def _read(path: Path) -> dict:
         raise ValueError(f"devices: {path}: expected a TOML file, got {error}") from error
 
 
+def _sources(table, path) -> dict:
+    well = isinstance(table, dict) and all(isinstance(entry, dict) and set(entry) == {"title", "date"} for entry in table.values())
+    if not well or not all(isinstance(text, str) for entry in table.values() for text in entry.values()):
+        raise ValueError(f"devices: {path}: sources: expected NAME = {{ title, date }} for each, got {table!r}")
+    return table
+
+
 def _device(name, table, before: Device | None, sources, path) -> Device:
     def need(ok, where, expected, got):
         if not ok:
             raise ValueError(f"devices: {path}: {name}{where}: expected {expected}, got {got!r}")
 
     need(isinstance(table, dict) and set(table) <= {"arch", "quoted", "achieved"}, "", "arch, quoted, achieved", table)
+    arch = table.get("arch", before.arch if before else "unknown")
+    need(isinstance(arch, str), ".arch", "a name", arch)
     figures = {kind: dict(before.figures[kind]) if before else {} for kind in ("quoted", "achieved")}
     for kind in figures:
         section = table.get(kind, {})
@@ -196,12 +213,15 @@ def _device(name, table, before: Device | None, sources, path) -> Device:
             where = f".{kind}.{key}"
             need(key in FIGURES, where, f"one of {', '.join(FIGURES)}", key)
             entries = [entry if isinstance(entry, dict) else {"value": entry} for entry in (value if isinstance(value, list) else [value])]
+            need(entries, where, "at least one figure", entries)
             for entry in entries:
                 need(set(entry) <= {"value", "source", "confidence", "note"}, where, "value, source, confidence, note", sorted(entry))
                 number = entry.get("value")
-                need(isinstance(number, (int, float)) and not isinstance(number, bool) and math.isfinite(number) and number > 0,
-                     where, "a positive number", number)
+                need(isinstance(number, (int, float)) and not isinstance(number, bool) and number > 0, where, "a positive number", number)
+                need(LEAST <= number <= MOST, where, f"a number in {LEAST:g} .. {MOST:g}", number)
                 full = default | entry
+                need(all(isinstance(full.get(key, ""), str) for key in ("source", "confidence", "note")), where,
+                     "source, confidence and note as text", full)
                 need(full["confidence"] in CONFIDENCE, where, f"a confidence of {', '.join(CONFIDENCE)}", full["confidence"])
                 need(full["source"] in sources or full["source"] == str(path), where, f"a source of {', '.join(sources)}", full["source"])
             figures[kind][key] = tuple(
@@ -211,4 +231,4 @@ def _device(name, table, before: Device | None, sources, path) -> Device:
     need("memory_tb_per_s" in figures["quoted"] | figures["achieved"], "", "a memory_tb_per_s", sorted(figures["quoted"]))
     need(any(rate in figures["quoted"] | figures["achieved"] for rate in _RATES), "", f"one of {', '.join(_RATES)}",
          sorted(figures["quoted"]))
-    return Device(name, table.get("arch", before.arch if before else "unknown"), figures)
+    return Device(name, arch, figures)

@@ -87,7 +87,12 @@ def test_a_file_extends_and_overrides(tmp_path):
 
 @pytest.mark.parametrize("text, message", [
     ("[X.quoted]\nmemory_tb_per_s = -1\nbf16_tflops = 1", "X.quoted.memory_tb_per_s: expected a positive number, got -1"),
-    ("[X.quoted]\nmemory_tb_per_s = inf\nbf16_tflops = 1", "expected a positive number, got inf"),
+    ("[X.quoted]\nmemory_tb_per_s = inf\nbf16_tflops = 1", "expected a number in 1e-06 .. 1e\\+07, got inf"),
+    ("[X.quoted]\nmemory_tb_per_s = 5.3e12\nbf16_tflops = 1", "X.quoted.memory_tb_per_s: expected a number in"),
+    ("[X.quoted]\nmemory_tb_per_s = []\nbf16_tflops = 1", "expected at least one figure"),
+    ("[X.quoted]\nmemory_tb_per_s = { value = 1, source = [1] }\nbf16_tflops = 1", "expected source, confidence and note as text"),
+    ("sources = 1", "sources: expected NAME = { title, date }"), ("[sources]\na = { title = 'x' }", "sources: expected NAME"),
+    ("[X]\narch = 3", "X.arch: expected a name, got 3"),
     ("[X.quoted]\nbf16 = 1", "expected one of fp32_tflops, bf16_tflops"), ("[X.quoted]\nbf16_tflops = 1", "expected a memory_tb_per_s"),
     ("[X.quoted]\nmemory_tb_per_s = 1", "expected one of fp32_tflops"), ("[X.best]\na = 1", "expected arch, quoted, achieved"),
     ("[X.quoted]\nbf16_tflops = { value = 1, confidence = 'sure' }", "expected a confidence of read, derived, unconfirmed"),
