@@ -10,11 +10,14 @@ REGISTERS, GRANULE, MAX_WAVES, SIMDS = 512, 8, 8, 4  # per lane of a SIMD, VGPR 
 
 # cycles that one SIMD's matrix unit spends on an instruction (AMD's matrix instruction calculator; f8f6f4: derived)
 MFMA_CYCLES = {
-    "gfx942": {"16x16x16 16": 16, "32x32x8 16": 32, "16x16x32 8": 16, "32x32x16 8": 32},
-    "gfx950": {"16x16x16 16": 16, "32x32x8 16": 32, "16x16x32 16": 16, "32x32x16 16": 32, "16x16x32 8": 16, "32x32x16 8": 32,
-               "16x16x128 8": 32, "16x16x128 4": 16, "32x32x64 8": 64, "32x32x64 4": 32},
+    "gfx942": {"16x16x4 32": 32, "32x32x2 32": 64, "16x16x16 16": 16, "32x32x8 16": 32, "16x16x32 8": 16, "32x32x16 8": 32},
+    "gfx950": {"16x16x4 32": 32, "32x32x2 32": 64, "16x16x16 16": 16, "32x32x8 16": 32, "16x16x32 16": 16, "32x32x16 16": 32,
+               "16x16x32 8": 16, "32x32x16 8": 32, "16x16x128 8": 32, "16x16x128 4": 16, "32x32x64 8": 64, "32x32x64 4": 32},
 }
-UNCONFIRMED = {"gfx942": (), "gfx950": ("16x16x16 16", "32x32x8 16", "16x16x32 8", "32x32x16 8")}  # taken to be gfx942's
+# fp32: what the quoted fp32 rate (163.4 TFLOP/s of MI300X, 157.3 of MI355X: 64 flops a clock and SIMD) leaves for one; the others
+# of gfx950: taken to be gfx942's
+_FP32 = ("16x16x4 32", "32x32x2 32")
+UNCONFIRMED = {"gfx942": _FP32, "gfx950": (*_FP32, "16x16x16 16", "32x32x8 16", "16x16x32 8", "32x32x16 8")}
 ISSUE_CYCLES, EXP_CYCLES = 4, 16  # a wave issues at most one instruction in 4 cycles; v_exp and its like take 16
 CLASSES = ("mfma", "valu", "trans", "salu", "lds", "vmem", "branch", "wait")
 _PREFIX = (("v_mfma", "mfma"), ("v_smfmac", "mfma"), ("v_", "valu"), ("ds_", "lds"), ("global_", "vmem"), ("buffer_", "vmem"),
@@ -140,10 +143,10 @@ def mfma_cycles(instruction: str, arch: str) -> int | None:
 
 def _shape(instruction: str) -> str | None:
     """"32x32x8 16": rows, columns, depth and bits of the operands."""
-    found = re.match(r"v_mfma_(?:scale_)?f32_(\d+x\d+x\d+)_?(bf16|f16|fp8|bf8|f8f6f4)", instruction)
+    found = re.match(r"v_mfma_(?:scale_)?f32_(\d+x\d+x\d+)_?(f32|bf16|f16|fp8|bf8|f8f6f4)", instruction)
     if not found:
         return None
-    bits = 16 if found[2] in ("bf16", "f16") else 4 if re.search(r"cbsz:4\b", instruction) else 8
+    bits = 32 if found[2] == "f32" else 16 if found[2] in ("bf16", "f16") else 4 if re.search(r"cbsz:4\b", instruction) else 8
     return f"{found[1]} {bits}"
 
 

@@ -13,7 +13,8 @@ PUBLISHED = {"MI300X": 3, "MI355X": 5}  # Zyphra: "~3 block sized proposals on M
 
 @dataclass(frozen=True)
 class Reading:
-    """One way of reading "blocks a device affords"."""
+    """One way of reading "blocks a device affords": the basis (a key of devices.BASES) of rates for products in `dtype`, the rows
+    of a block, and the dtype of the cached K and V."""
 
     name: str
     basis: str

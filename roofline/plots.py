@@ -77,7 +77,8 @@ def _points(axes, timed) -> None:
     for i, (x, y, name, bound) in enumerate(sorted(placed)):
         axes.plot(x, y, "o", color=colors[bound], markersize=6, zorder=3)
         axes.annotate(name, (x, y), xytext=(0.67, 0.07 + 0.56 * i / max(len(placed) - 1, 1)), textcoords="axes fraction", fontsize=8.5,
-                      va="center", color="black", arrowprops=dict(arrowstyle="-", color=colors[bound], linewidth=0.7, relpos=(0, 0.5)))
+                      va="center", color="black", bbox=dict(color="white", pad=1),
+                      arrowprops=dict(arrowstyle="-", color=colors[bound], linewidth=0.7, relpos=(0, 0.5)))
     if idle:
         axes.text(0.67, 0.015, f"without arithmetic: {', '.join(idle)}", transform=axes.transAxes, fontsize=8, color="dimgray")
 

@@ -74,6 +74,9 @@ class OpCost:
 
 @dataclass(frozen=True)
 class OpTime:
+    """seconds: of all calls of the op in a pass, launches included; bound: "memory", "matrix", "vector", "L2", "arithmetic" (on a
+    CPU) or "launch"."""
+
     op: OpCost
     seconds: float
     bound: str

@@ -84,7 +84,8 @@ def test_occupancy(registers, lds, threads, arch, waves):
     ("gfx942", "v_mfma_f32_16x16x16_bf16 a[0:3], v[0:1], v[0:1], a[0:3]", 16), ("gfx942", "v_mfma_f32_32x32x8_bf16 a, v, v, a", 32),
     ("gfx942", "v_mfma_f32_32x32x8_f16 a, v, v, a", 32), ("gfx942", "v_mfma_f32_32x32x16_fp8_fp8 a, v, v, a", 32),
     ("gfx950", "v_mfma_f32_16x16x32_bf16 a, v, v, a", 16), ("gfx950", "v_mfma_f32_32x32x64_f8f6f4 a, v, v, a", 64),
-    ("gfx950", "v_mfma_f32_32x32x2_f32 a, v, v, a", None)])
+    ("gfx950", "v_mfma_f32_32x32x2_f32 a, v, v, a", 64), ("gfx942", "v_mfma_f32_16x16x4_f32 a, v, v, a", 32),
+    ("gfx950", "v_mfma_f64_16x16x4_f64 a, v, v, a", None)])
 def test_mfma_cycles(arch, instruction, cycles):
     assert assembly.mfma_cycles(instruction, arch) == cycles
 
