@@ -1,7 +1,7 @@
 """The result file, JSON schema 1, and its validation.
 
 {"schema": 1, "machine": {...}, "limits": {...}, "rows": [{
-    "op":     attention | cca | moe | accept | commit | decode
+    "op":     attention | cca | moe | accept | sample | commit | decode
     "case":   "B=8 L=8192 P=3": key=value, separated by spaces
     "impl":   a backend of blockdraft ("reference", "cpp", ...) or a peer; "is_peer": which of the two
     "dtype":  bfloat16 | float16 | float32; "threads": CPU threads, 0 on a GPU
@@ -19,7 +19,7 @@ import platform
 import re
 from pathlib import Path
 
-OPS = ("attention", "cca", "moe", "accept", "commit", "decode")
+OPS = ("attention", "cca", "moe", "accept", "sample", "commit", "decode")
 _NUMBER, _NULL = (int, float), type(None)
 _FIELDS = {"op": str, "case": str, "impl": str, "is_peer": bool, "dtype": str, "threads": int, "ms": (*_NUMBER, _NULL),
            "mad": (*_NUMBER, _NULL), "flops": _NUMBER, "bytes": _NUMBER, "exps": _NUMBER, "of_limit": (*_NUMBER, _NULL),

@@ -55,9 +55,10 @@ def backends(op_name: str, call: Callable[[str], Any], out: torch.Tensor | None 
 
 def all_rows(op: str, dtypes: list[str], quick: bool, device: str = "cpu") -> list[Callable[[], Row]]:
     """Builders of an op's rows (inputs are made only when a row's turn comes)."""
-    from . import accept, attention, cca, commit, decode, moe
+    from . import accept, attention, cca, commit, decode, moe, sample
 
-    modules = {"attention": attention, "cca": cca, "moe": moe, "accept": accept, "commit": commit, "decode": decode}
+    modules = {"attention": attention, "cca": cca, "moe": moe, "accept": accept, "sample": sample,
+               "commit": commit, "decode": decode}
     chosen = list(modules) if op == "all" else [op]
     return [lambda module=modules[name], case=case, dtype=dtype: module.build(case, dtype, device)
             for name in chosen for dtype in dtypes for case in modules[name].cases(quick)]

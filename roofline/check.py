@@ -19,6 +19,8 @@ SHAPES = {
             [dict(T=8), dict(T=24), dict(T=32), dict(T=48), dict(T=96), dict(T=136), dict(T=192), dict(T=384)]),
     "accept": ("accept_drafts", [dict(B=b, mode="token", accepted=a) for b, a in ((1, 8), (2, 4), (4, 12))],
                [dict(B=b, mode="token", accepted=a) for b, a in ((1, 2), (1, 4), (1, 12), (2, 2), (2, 8), (2, 12), (4, 4), (4, 8))]),
+    "sample": ("sample_drafts", [dict(B=b, K=k) for b, k in ((1, 8), (2, 8), (4, 16))],
+               [dict(B=b, K=k) for b, k in ((1, 4), (1, 12), (1, 16), (2, 4), (2, 12), (2, 16), (4, 4), (4, 8))]),
     # large batches only: a smaller state stays in the last-level cache, where memory is no limit
     "commit": ("commit", [dict(B=b) for b in (32, 64, 96)], [dict(B=b) for b in (36, 40, 48, 52, 56, 72, 80, 88)]),
 }

@@ -95,7 +95,7 @@ def plot(mean, alpha, histogram, offsets, proposals, slack, out, **setting):
 
 
 @click.command()
-@click.option("--op", "modules", type=click.Choice(["attention", "cca", "moe", "accept", "commit"]), multiple=True,
+@click.option("--op", "modules", type=click.Choice(["attention", "cca", "moe", "accept", "sample", "commit"]), multiple=True,
               help="May be repeated.  [default: all whose C++ kernel is built]")
 @click.option("--dtype", type=click.Choice(["bfloat16", "float16", "float32"]), default="float32", show_default=True)
 @click.option("--threads", type=click.IntRange(1, 1024), default=1, show_default=True)

@@ -94,12 +94,12 @@ def fused_moe(routed_rows: float, touched_experts: float, hidden: int, inner: in
 
 
 def accept_drafts(accepted: float, drafts: int, vocab: int, itemsize: float) -> Cost:
-    """Token rule for one request, draft normalisers given: target rows 0..a, and draft row a after a rejection. The row of
-    the draw is walked again, from cache."""
+    """Token rule for one request, draft normalisers given: target rows 0..a, and after a rejection draft row a, with the
+    target row again, from cache, for the residual."""
     rejected = accepted < drafts
     rows_read = accepted + 1 + rejected
     moved = rows_read * vocab * itemsize
-    return Cost(2 * rows_read * vocab, (accepted + 1 + 1 + rejected) * vocab, moved, 0.0, moved)
+    return Cost(2 * rows_read * vocab, (accepted + 1 + 2 * rejected) * vocab, moved, 0.0, moved)
 
 
 def accept_drafts_block(drafts: int, vocab: int, itemsize: float) -> Cost:
@@ -111,9 +111,9 @@ def accept_drafts_block(drafts: int, vocab: int, itemsize: float) -> Cost:
 
 
 def sample_drafts(rows: float, vocab: int, itemsize: float) -> Cost:
-    """A normaliser and a draw for each row; the draw walks the row again, from cache."""
+    """A normaliser for each row, and a draw that walks again only the part of the row where the sums before it say it ends."""
     moved = rows * vocab * itemsize
-    return Cost(2 * rows * vocab, 2 * rows * vocab, moved, 0.0, 2 * moved)
+    return Cost(2 * rows * vocab, rows * vocab, moved, 0.0, moved)
 
 
 def commit(requests: int, layers: int, channels: int, taps: int, late_channels: int, itemsize: float) -> Cost:

@@ -102,7 +102,7 @@ def test_any_zaya_config_and_a_device_of_one_s_own(tmp_path):
     (["plan", "--alpha", 0.5, "--mean", 3], "expected one of mean, alpha, histogram"), (["plan", "--max-proposals", 99], "expected 0 .. 17"),
     (["sweep", "--batches", "1.5"], "batches: expected integers"), (["sweep", "--contexts", "inf"], "expected numbers separated by commas"),
     (["step", "--json", "--csv"], "expected one of them, got both"),
-    (["check", "--op", "moe,"], "'attention', 'cca', 'moe', 'accept', 'commit'")])
+    (["check", "--op", "moe,"], "'attention', 'cca', 'moe', 'accept', 'sample', 'commit'")])
 def test_errors_name_the_valid_choices(arguments, message):
     assert message in " ".join(run(*arguments, status=2).split())
 
