@@ -1,10 +1,9 @@
-"""The page with sliders, opened in headless Chromium: its numbers are those of `plan`."""
+"""The page with sliders, opened in headless Chromium: its numbers are those of the commands."""
 
 import json
 import re
-import shutil
-import subprocess
 
+import chromium
 import pytest
 from click.testing import CliRunner
 
@@ -12,9 +11,11 @@ from blockdraft.cli import main
 from blockdraft.roofline import devices, models, page
 from blockdraft.roofline.step import Workload
 
-CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-FLAGS = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
-         "--disable-component-update", "--disable-sync", "--virtual-time-budget=5000", "--dump-dom"]
+needs_chromium = pytest.mark.skipif(chromium.EXECUTABLE is None, reason="Chromium is not installed")
+VIEWS = [dict(device="MI300X", basis="achieved", batch=16, context=8192, mean=4.6, proposals=1),
+         dict(device="MI355X", basis="peak", batch=64, context=32768, mean=7.7, proposals=4),
+         dict(device="MI355X", basis="sustained", batch=1, context=131072, mean=2.0, proposals=6),
+         dict(device="MI300X", basis="sustained", batch=128, context=1024, mean=10.0, proposals=0)]
 
 
 @pytest.fixture(scope="module")
@@ -29,28 +30,55 @@ def test_page_is_self_contained(written):
     assert not re.search(r"(src|href)\s*=|https?://|@import|url\(", text) and "__DATA__" not in text
 
 
-def opened(written, folder, **view):
-    """Text of the page's parts after the view moved its controls."""
-    fragment = "&".join(f"{name}={value}" for name, value in view.items())
-    command = [CHROMIUM, *FLAGS, f"--user-data-dir={folder}", f"file://{written}#{fragment}"]
-    dom = subprocess.run(command, capture_output=True, text=True, timeout=120).stdout
-    body = re.search(r'<tbody id="plans">(.*?)</tbody>', dom, re.S).group(1)
-    rows = [re.findall(r"<td>(.*?)</td>", row) for row in re.findall(r"<tr.*?</tr>", body, re.S)]
-    chosen = [i for i, row in enumerate(re.findall(r"<tr.*?</tr>", body, re.S)) if "chosen" in row.split(">")[0]]
-    outputs = dict(re.findall(r'<output id="(\w+)_value">(.*?)</output>', dom))
-    return rows, chosen, outputs, re.search(r'<p id="headline">(.*?)</p>', dom).group(1)
+def rows_of(*command):
+    outcome = CliRunner().invoke(main, ["roofline", *command, "--json"])
+    assert outcome.exit_code == 0, outcome.output
+    return json.loads(outcome.output)
 
 
-@pytest.mark.skipif(CHROMIUM is None, reason="Chromium is not installed")
-@pytest.mark.parametrize("view", [dict(device="MI300X", basis="achieved", batch=16, context=8192, mean=4.6, proposals=1),
-                                  dict(device="MI355X", basis="peak", batch=64, context=32768, mean=7.7, proposals=4)])
-def test_sliders_give_the_numbers_of_plan(written, tmp_path, view):
-    rows, chosen, outputs, headline = opened(written, tmp_path, **view)
-    assert outputs == {name: str(view[name]) for name in ("batch", "context", "mean", "proposals")} and chosen == [view["proposals"]]
+def cells(browser, table):
+    return browser.value(f"[...document.querySelectorAll('{table} tbody tr')].map(r => [...r.cells].map(c => c.textContent))")
+
+
+def has_the_numbers_of_the_commands(browser, view):
+    for name in ("batch", "context", "mean", "proposals"):
+        assert float(browser.value(f"document.getElementById('{name}_value').textContent")) == view[name]
     arguments = [f"--{name}={view[name]}" for name in ("device", "basis", "batch", "context", "mean")]
-    printed = CliRunner().invoke(main, ["roofline", "plan", *arguments, "--max-proposals", str(page.MAX_PROPOSALS), "--json"])
-    for row, expected in zip(rows, json.loads(printed.output), strict=True):
-        assert row == [str(expected["proposals"]), " ".join(map(str, expected["branches"])) or "autoregressive",
-                       f"{expected['tokens_per_pass']:.3f}", f"{expected['pass_ms']:.3f}", f"{expected['tokens_per_s']:.0f}",
-                       f"{expected['speed_up']:.2f}x", "best" * expected["best"]]
-    assert headline.startswith(f"P = {view['proposals']}: {rows[view['proposals']][4]} tokens/s")
+    expected = rows_of("plan", *arguments, f"--max-proposals={page.MAX_PROPOSALS}")
+    rows = browser.value("[...document.querySelectorAll('#plans tr')].map(r => [...r.cells].map(c => c.textContent))")
+    assert rows == [[str(row["proposals"]), " ".join(map(str, row["branches"])) or "autoregressive", f"{row['tokens_per_pass']:.3f}",
+                     f"{row['pass_ms']:.3f}", f"{row['tokens_per_s']:.0f}", f"{row['speed_up']:.2f}x", "best" * row["best"]]
+                    for row in expected]
+    marked = browser.value("[...document.querySelectorAll('#plans tr')].findIndex(r => r.classList.contains('chosen'))")
+    chosen, best = rows[view["proposals"]], next(row for row in rows if row[-1])
+    assert marked == view["proposals"]
+    assert browser.value("document.getElementById('headline').textContent") == (
+        f"P = {chosen[0]}: {chosen[4]} tokens/s, {chosen[5]} autoregressive; the best is P = {best[0]} with {best[4]} tokens/s.")
+    bars = browser.value("[...document.querySelectorAll('#chart text')].map(t => t.textContent)")
+    assert bars == [text for row in rows for text in (row[4], f"P = {row[0]}")]
+    free = [row for row in rows_of("blocks", f"--device={view['device']}") if row["reading"] != "whole pass"]
+    assert cells(browser, "#free") == [[row["reading"], *(f"{row[key]:.2f}" + " ?" * bool(row["unconfirmed"]) for key in ("t", "proposals"))]
+                                       for row in free]
+
+
+@needs_chromium
+def test_sliders_give_the_numbers_of_the_commands(written, tmp_path):
+    """The thumbs are pulled by the mouse, device and basis typed."""
+    positions = dict(batch=page.BATCHES, context=page.CONTEXTS, mean=page.MEANS, proposals=range(page.MAX_PROPOSALS + 1))
+    with chromium.Page(tmp_path) as browser:
+        browser.open(f"file://{written}")
+        has_the_numbers_of_the_commands(browser, VIEWS[0] | dict(basis="peak"))  # where the page starts
+        for view in VIEWS:
+            for name in ("device", "basis"):
+                browser.press(name, view[name])
+                assert browser.value(f"document.getElementById('{name}').value") == view[name]
+            for name, values in positions.items():
+                browser.drag(name, list(values).index(view[name]))
+            has_the_numbers_of_the_commands(browser, view)
+
+
+@needs_chromium
+def test_a_link_opens_its_view(written, tmp_path):
+    with chromium.Page(tmp_path) as browser:
+        browser.open(f"file://{written}#" + "&".join(f"{name}={value}" for name, value in VIEWS[1].items()))
+        has_the_numbers_of_the_commands(browser, VIEWS[1])

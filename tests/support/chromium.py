@@ -1,0 +1,97 @@
+"""Headless Chromium driven over its debugging pipe, with nothing but the standard library: open a page, use mouse and keys, read."""
+
+import fcntl
+import json
+import os
+import select
+import shutil
+import subprocess
+import sys
+import time
+
+EXECUTABLE = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+FLAGS = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
+         "--disable-component-update", "--disable-sync", "--window-size=1100,1400", "--remote-debugging-pipe"]
+# Chromium reads commands from file descriptor 3 and answers on 4
+_START = "import os, sys; os.dup2(int(sys.argv[1]), 3); os.dup2(int(sys.argv[2]), 4); os.execv(sys.argv[3], sys.argv[3:])"
+
+
+class Page:
+    """A page of a browser of its own; a context manager."""
+
+    def __init__(self, profile, seconds=60):
+        self.seconds, self.count, self.buffer, self.session = seconds, 0, b"", None
+        (commands, self.commands), (self.answers, answers) = _pipe(), _pipe()
+        command = [sys.executable, "-c", _START, str(commands), str(answers), EXECUTABLE, *FLAGS, f"--user-data-dir={profile}"]
+        self.process = subprocess.Popen(command, pass_fds=(commands, answers), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        os.close(commands)
+        os.close(answers)
+        target = self.call("Target.createTarget", url="about:blank")["targetId"]
+        self.session = self.call("Target.attachToTarget", targetId=target, flatten=True)["sessionId"]
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *exception):
+        self.process.terminate()
+        self.process.wait(30)
+        os.close(self.commands)
+        os.close(self.answers)
+
+    def call(self, method, **parameters):
+        """A command of the DevTools protocol, and its answer."""
+        self.count += 1
+        message = {"id": self.count, "method": method, "params": parameters} | ({"sessionId": self.session} if self.session else {})
+        os.write(self.commands, json.dumps(message).encode() + b"\0")
+        while True:
+            while b"\0" not in self.buffer:
+                if not select.select([self.answers], [], [], self.seconds)[0]:
+                    raise TimeoutError(f"Chromium did not answer {method} in {self.seconds} s")
+                chunk = os.read(self.answers, 1 << 16)
+                if not chunk:
+                    raise RuntimeError(f"Chromium ended during {method}")
+                self.buffer += chunk
+            line, _, self.buffer = self.buffer.partition(b"\0")
+            answer = json.loads(line)
+            if answer.get("id") == self.count:
+                assert "error" not in answer, (method, answer["error"])
+                return answer["result"]
+
+    def open(self, url):
+        self.call("Page.navigate", url=url)
+        ends = time.monotonic() + self.seconds
+        while self.value("location.href == 'about:blank' || document.readyState != 'complete'"):
+            assert time.monotonic() < ends, f"{url} did not load in {self.seconds} s"
+            time.sleep(0.05)
+
+    def value(self, expression):
+        answer = self.call("Runtime.evaluate", expression=expression, returnByValue=True)
+        assert "exceptionDetails" not in answer, answer["exceptionDetails"]
+        return answer["result"].get("value")
+
+    def drag(self, element, to):
+        """Pull a range input's thumb (16 pixels wide) from where it is to position `to`."""
+        left, width, y, at, top = self.value(f"""(e => {{
+            e.scrollIntoView({{block: "center"}});
+            const box = e.getBoundingClientRect();
+            return [box.left, box.width, box.top + box.height / 2, +e.value, +e.max];
+        }})(document.getElementById("{element}"))""")
+        start, end = (left + 8 + (width - 16) * n / top for n in (at, to))
+        for kind, x in (("mousePressed", start), ("mouseMoved", (start + end) / 2), ("mouseMoved", end), ("mouseReleased", end)):
+            self.call("Input.dispatchMouseEvent", type=kind, x=x, y=y, button="left", buttons=1, clickCount=1)
+
+    def press(self, element, text):
+        """Type into the element that is given the focus: a list chooses the entry that begins with it."""
+        self.value(f"document.getElementById('{element}').focus()")
+        for character in text:
+            self.call("Input.dispatchKeyEvent", type="keyDown", text=character, key=character)
+            self.call("Input.dispatchKeyEvent", type="keyUp", key=character)
+
+
+def _pipe():
+    """Both ends, with numbers above those that Chromium wants."""
+    ends = os.pipe()
+    high = [fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, 10) for fd in ends]
+    for fd in ends:
+        os.close(fd)
+    return high
