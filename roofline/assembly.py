@@ -34,7 +34,7 @@ class KernelReport:
     (most instructions where there is none) by class, each counted once, in branches and loops within it as well; all 0 without
     a loop. loop_mfma_cycles: the matrix unit's, of one wave, None where a shape's cycles are not known,
     mfma_cycles_unconfirmed where nobody confirmed them. loop_issue_cycles: what a wave needs to issue them all. bound: the
-    larger of the two over all waves of a SIMD, "issue" or "mfma"; "unknown" without cycles."""
+    larger of the two over all waves of a SIMD, "issue" or "mfma"; "unknown" without cycles, "none" without a loop."""
 
     kernel: str
     symbol: str
@@ -98,7 +98,7 @@ def _kernel(entry: dict[str, str], text: str, arch: str, dynamic_lds: int) -> Ke
     doubtful = any(_shape(op) in UNCONFIRMED[arch] for op in mfma)
     issue = ISSUE_CYCLES * len(loop)
     vector = ISSUE_CYCLES * mix["valu"] + EXP_CYCLES * mix["trans"]
-    bound = "unknown" if matrix is None else "mfma" if matrix and matrix * waves >= max(issue, vector * waves) else "issue"
+    bound = "none" if not loop else "unknown" if matrix is None else "mfma" if matrix and matrix * waves >= max(issue, vector * waves) else "issue"
     return KernelReport(
         short_name(name), name, arch, total - agpr, agpr, int(entry["sgpr_count"]), lds, int(entry["private_segment_fixed_size"]),
         int(entry["vgpr_spill_count"]), int(entry["sgpr_spill_count"]), threads, waves, limit, len(loop),

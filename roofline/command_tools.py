@@ -38,18 +38,19 @@ def isa(sources, arch, kind, flag):
         raise ValueError(f"isa: expected .hip files as arguments, or kernels in {compiler.CSRC}/*.hip and triton_kernels/, got none")
 
     def show():
-        table("Kernels as compiled, without an AMD device", ("kernel ", "arch ", "VGPR", "AGPR", "SGPR", "LDS B", "spill v/s", "waves/SIMD",
-              "limit "), ((r["kernel"], r["arch"], r["vgpr"], r["agpr"], r["sgpr"], r["lds"], f"{r['vgpr_spill']}/{r['sgpr_spill']}",
-                           r["waves_per_simd"], r["limited_by"]) for r in rows), keys=2)
+        table("Kernels as compiled, without an AMD device", ("kernel ", "arch ", "VGPR", "AGPR", "SGPR", "LDS B", "spill v/s",
+              "waves/SIMD "), ((r["kernel"], r["arch"], r["vgpr"], r["agpr"], r["sgpr"], r["lds"], f"{r['vgpr_spill']}/{r['sgpr_spill']}",
+                           f"{r['waves_per_simd']} ({r['limited_by']})") for r in rows),
+              ("spill v/s: VGPRs to memory, SGPRs to lanes of VGPRs. waves/SIMD: occupancy, and what limits it.",), keys=2)
         classes = ("mfma", "valu", "trans", "salu", "lds", "vmem", "branch", "wait")
         columns = ("kernel ", "arch ", "instr", *classes, "16 B loads", "per mfma", "mfma cyc", "issue cyc", "bound ")
         table("\nHot loop, one iteration of a wave", columns, (
             (r["kernel"], r["arch"], r["loop_instructions"], *(r[f"loop_{c}"] for c in classes), r["loop_loads_16_bytes"],
              "-" if r["instructions_per_mfma"] is None else f"{r['instructions_per_mfma']:.1f}",
              number(r["loop_mfma_cycles"], "d") + "?" * r["mfma_cycles_unconfirmed"], r["loop_issue_cycles"], r["bound"]) for r in rows),
-            ("Each instruction counts once, those of branches and loops within the hot loop as well. mfma cyc: the matrix unit's",
-             "cycles for a wave; issue cyc: 4 an instruction, the least in which one wave issues them. bound: the larger over all waves",
-             "of a SIMD (vector instructions count 4 cycles, exponentials 16). - cycles not known, ? not confirmed."), keys=2)
+            ("Each instruction counts once, those of branches and loops within the hot loop as well. mfma cyc: the matrix unit's cycles "
+             "for a wave; issue cyc: 4 an instruction, the least in which one wave issues them. bound: the larger over all waves of a "
+             "SIMD (vector instructions count 4 cycles, exponentials 16). - cycles not known, ? not confirmed.",), keys=2)
     return rows, show
 
 
@@ -71,9 +72,10 @@ def plot(mean, alpha, histogram, offsets, proposals, slack, out, **setting):
     drafting = replace(work, branches=steady.branches, accepted=steady.tokens_per_pass - 1)
     known = list(load(setting["devices_file"]).values())
     quoted = rates if device.name == "cpu" else ceilings(device, work.dtype, "peak")
-    where = f"{name}, {work.dtype}, {rates.device}"
+    where, rest = f"{name}, {work.dtype}, {rates.device}", plots.subtitle(rates.basis, launch_us, rates.unconfirmed)
+    accepting = f"{steady.tokens_per_pass:.2f} tokens a pass"
     paths = plots.roofline(quoted, rates, {"autoregressive": work.autoregressive(), "block diffusion": drafting}, launch_us,
-                           f"{where}, batch {work.batch}, context {work.context_tokens}, P = {proposals}\n{plots.subtitle(rates)}", out)
+                           f"{where}, batch {work.batch}, context {work.context_tokens}, P = {proposals}, {accepting}\n{rest}", out)
     able = []
     for other in known:
         try:
@@ -81,10 +83,10 @@ def plot(mean, alpha, histogram, offsets, proposals, slack, out, **setting):
         except ValueError:
             continue
     paths += plots.blocks_against_context(able, work, slack, launch_us,
-                                          f"{name}, {work.dtype}, batch {work.batch}\n{plots.subtitle(rates)}", out)
+                                          f"{name}, {work.dtype}, batch {work.batch}\n{plots.subtitle(rates.basis, launch_us)}", out)
     contexts = [n for n in page.CONTEXTS if n <= work.model.max_position_embeddings]
     rows = sweep.run(work, law, rates, page.BATCHES, contexts, page.MAX_PROPOSALS, launch_us)
-    paths += plots.heat_map(rows, f"{where}\n{plots.subtitle(rates)}", out)
+    paths += plots.heat_map(rows, f"{where}, {accepting} with P = {proposals}\n{rest}", out)
     content = page.data(name, work, known + [device] * (device not in known), launch_us)
     paths.append(page.write(out / "blocks.html", content))
 

@@ -111,6 +111,11 @@ def number(value: float | None, form: str = ".2f") -> str:
     return "-" if value is None else format(value, form)
 
 
+def short(value: float) -> str:
+    """Whole numbers from 100 on, three digits below."""
+    return f"{value:.0f}" if value >= 100 else f"{value:.3g}"
+
+
 def numbers(context, parameter, value: str | None) -> tuple[float, ...] | None:
     """click callback: numbers separated by commas or blanks, or @FILE that holds them."""
     if value is None:

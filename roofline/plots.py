@@ -2,11 +2,13 @@
 
 from collections.abc import Callable, Iterable
 from dataclasses import replace
+from math import log10
 from pathlib import Path
 
 from .blocks import affordable
 from .devices import BASIS_TEXT, Ceilings
-from .step import Workload, pass_ops, time_ops
+from .output import short
+from .step import OpTime, Workload, pass_ops, time_ops
 
 
 def save(name: str, folder: Path, draw: Callable, size: tuple[float, float], columns: int = 1) -> list[Path]:
@@ -32,12 +34,15 @@ def save(name: str, folder: Path, draw: Callable, size: tuple[float, float], col
 def roofline(quoted: Ceilings, used: Ceilings, passes: dict[str, Workload], launch_us: float, title: str, folder: Path) -> list[Path]:
     """A panel for each pass: every op at its intensity (products and other arithmetic over bytes of main memory) and predicted
     rate, under the quoted roof and, where it differs, the one that the times rest on."""
+    timed = {mode: time_ops(pass_ops(work), used, launch_us) for mode, work in passes.items()}
+    lowest = min(rate for ops in timed.values() for _, rate in filter(None, map(_place, ops)))
+    peak = quoted.matrix_flops_per_s / 1e12
+
     def draw(figure, *panels):
         for axes, (mode, work) in zip(panels, passes.items()):
-            timed = time_ops(pass_ops(work), used, launch_us)
             _roofs(axes, quoted, used)
-            _points(axes, timed)
-            axes.set(xscale="log", yscale="log", xlim=(0.1, 1e6), ylim=(1.5e-17 * quoted.matrix_flops_per_s, 2e-11 * quoted.matrix_flops_per_s),
+            _points(axes, timed[mode])
+            axes.set(xscale="log", yscale="log", xlim=(0.1, 1e6), ylim=(min(1.5e-5 * peak, 0.3 * lowest), 20 * peak),
                      xlabel="FLOP per byte of main memory", title=f"{mode}, {work.rows} row{'s' * (work.rows > 1)} a request")
             axes.title.set_size(10)
             axes.grid(alpha=0.2)
@@ -55,26 +60,24 @@ def _roofs(axes, quoted: Ceilings, used: Ceilings) -> None:
     for rates, style, text in roofs:
         y = [min(rates.matrix_flops_per_s, at * rates.memory_bytes_per_s) / 1e12 for at in sorted(x)]
         axes.plot(sorted(x), y, style, color="black", linewidth=1.2, label=f"{text}: "
-                  f"{_short(rates.matrix_flops_per_s / 1e12)} TFLOP/s, {_short(rates.memory_bytes_per_s / 1e12)} TB/s")
+                  f"{short(rates.matrix_flops_per_s / 1e12)} TFLOP/s, {short(rates.memory_bytes_per_s / 1e12)} TB/s")
     axes.axhline(used.vector_flops_per_s / 1e12, color="gray", linewidth=1, linestyle=":",
-                 label=f"fp32 vector arithmetic: {_short(used.vector_flops_per_s / 1e12)} TFLOP/s")
+                 label=f"fp32 vector arithmetic: {short(used.vector_flops_per_s / 1e12)} TFLOP/s")
 
 
-def _short(value: float) -> str:
-    return f"{value:.0f}" if value >= 100 else f"{value:.3g}"
+def _place(timed: OpTime) -> tuple[float, float] | None:
+    """Intensity in FLOP per byte and rate in TFLOP/s; None without arithmetic."""
+    flops = timed.op.cost.flops + timed.op.cost.vector_flops
+    return (flops / timed.op.cost.bytes, flops / timed.seconds / 1e12) if flops else None
 
 
 def _points(axes, timed) -> None:
-    """Ops share intensities, so that names stand in a column, in the order of the points along the roof, with lines to them."""
-    placed = []
-    for t in timed:
-        flops = t.op.cost.flops + t.op.cost.vector_flops
-        if flops:
-            placed.append((flops / t.op.cost.bytes, flops / t.seconds / 1e12, f"{t.op.name} ({t.bound})", t.bound))
-    idle = [t.op.name for t in timed if not t.op.cost.flops + t.op.cost.vector_flops]
+    """Ops share intensities, so that names stand in a column, in the order of the points from below, with lines to them."""
+    placed = [(*_place(t), f"{t.op.name} ({t.bound})", t.bound) for t in timed if _place(t)]
+    idle = [t.op.name for t in timed if not _place(t)]
     colors = {bound: color for bound, color in zip(("memory", "matrix", "arithmetic", "vector", "L2", "launch"),
                                                    ("tab:blue", "tab:orange", "tab:orange", "tab:green", "tab:purple", "tab:red"))}
-    for i, (x, y, name, bound) in enumerate(sorted(placed)):
+    for i, (x, y, name, bound) in enumerate(sorted(placed, key=lambda p: (round(log10(p[1]), 1), p[0]))):
         axes.plot(x, y, "o", color=colors[bound], markersize=6, zorder=3)
         axes.annotate(name, (x, y), xytext=(0.67, 0.07 + 0.56 * i / max(len(placed) - 1, 1)), textcoords="axes fraction", fontsize=8.5,
                       va="center", color="black", bbox=dict(color="white", pad=1),
@@ -93,7 +96,8 @@ def blocks_against_context(devices: Iterable[Ceilings], work: Workload, slack: f
             axes.plot(contexts, values, marker=marker, markersize=5, label=f"{rates.device}{' ?' * bool(rates.doubtful)}")
         axes.set_xscale("log", base=2)
         axes.set_xticks(contexts, [f"{n // 1024}k" if n >= 1024 else str(n) for n in contexts])
-        axes.set(xlabel="cached tokens of each request", ylabel=f"proposals for at most {slack:.0%} more time", title=title)
+        axes.set(xlabel="cached tokens of each request", ylabel=f"proposals for at most {slack:.0%} more time")
+        axes.set_title(title, fontsize=11)
         axes.set_ylim(bottom=0)
         axes.grid(alpha=0.3)
         figure.legend(*axes.get_legend_handles_labels(), loc="outside right upper", fontsize=9, title="? unconfirmed figures", title_fontsize=8)
@@ -120,10 +124,13 @@ def heat_map(rows: list[dict], title: str, folder: Path) -> list[Path]:
                 axes.text(x, y, text, ha="center", va="center", fontsize=8, color="white" if dark else "black")
         axes.set_xticks(range(len(contexts)), [f"{n // 1024}k" if n >= 1024 else str(n) for n in contexts])
         axes.set_yticks(range(len(batches)), batches)
-        axes.set(xlabel="cached tokens of each request", ylabel="requests in the batch", title=title)
+        axes.set(xlabel="cached tokens of each request", ylabel="requests in the batch")
+        axes.set_title(title, fontsize=11)
         figure.colorbar(image, label="speed-up over autoregressive decoding, best P")
     return save("heatmap", folder, draw, (9.5, 5.5))
 
 
-def subtitle(rates: Ceilings) -> str:
-    return f"ideal times; {BASIS_TEXT[rates.basis]}"
+def subtitle(basis: str, launch_us: float, unconfirmed: Iterable[str] = ()) -> str:
+    """What the times rest on, for a title's further lines."""
+    doubt = f"\nunconfirmed: {', '.join(unconfirmed)}" if unconfirmed else ""
+    return f"ideal times; {BASIS_TEXT[basis]}; {f'{launch_us:g} us a launch' if launch_us else 'launches not counted'}{doubt}"

@@ -7,6 +7,7 @@ from . import simulate as simulation
 from .acceptance import Acceptance
 from .blocks import READINGS, Blocks, Kind, affordable, blocks
 from .devices import BASES, BASIS_TEXT, Ceilings, Device, ceilings
+from .output import short
 from .plan import Option
 from .step import Workload, fits, pass_ops, time_ops
 
@@ -92,7 +93,7 @@ def step_line(op: str, ar: dict | None, block: dict | None) -> list[str]:
 def step_notes(rows: list[dict], work: Workload, rates: Ceilings, launch_us: float) -> list[str]:
     ar, block = (r for r in rows if r["op"] == "total")
     memory = "" if _fits(work, rates) else " Weights and cache exceed the device's memory."
-    return [f"Autoregressive {ar['tokens_per_s']:.0f} tokens/s; block diffusion {block['tokens_per_s']:.0f} tokens/s at "
+    return [f"Autoregressive {short(ar['tokens_per_s'])} tokens/s; block diffusion {short(block['tokens_per_s'])} tokens/s at "
             f"{block['tokens_per_pass']:.2f} tokens a pass: {block['speed_up']:.2f}x.{memory}",
             "GFLOP, MB (of main memory) and launches are those of the block pass.", *rate_notes(rates, launch_us)]
 
@@ -126,12 +127,12 @@ def plan_line(row: dict, simulated: bool) -> list[str]:
     name = " ".join(map(str, row["branches"])) or "autoregressive"
     check = [f"{row['simulated_tokens_per_pass']:.3f}"] if simulated else []
     return [str(row["proposals"]), name + " (not proven best)" * (not row["exact"]), f"{row['tokens_per_pass']:.3f}",
-            *check, f"{row['mean_drafts']:.2f}", f"{row['pass_ms']:.3f}", f"{row['tokens_per_s']:.0f}",
+            *check, f"{row['mean_drafts']:.2f}", f"{row['pass_ms']:.3f}", short(row["tokens_per_s"]),
             f"{row['speed_up']:.2f}x" if row["speed_up"] else "-", "best" * row["best"]]
 
 
 def sweep_cell(row: dict) -> str:
-    return f"P={row['proposals']} {row['tokens_per_s']:.0f} ({row['speed_up']:.2f}x)" + "*" * (not row["fits"])
+    return f"P={row['proposals']} {short(row['tokens_per_s'])} ({row['speed_up']:.2f}x)" + "*" * (not row["fits"])
 
 
 def _fits(work: Workload, rates: Ceilings) -> bool:

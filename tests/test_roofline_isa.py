@@ -90,6 +90,11 @@ def test_mfma_cycles(arch, instruction, cycles):
     assert assembly.mfma_cycles(instruction, arch) == cycles
 
 
+def test_a_kernel_without_a_loop_has_no_bound():
+    (r,) = assembly.parse(LISTING.replace("s_branch .LBB0_3", "s_nop 0").replace("s_cbranch_vccnz .LBB0_1", "s_nop 0"), "gfx950")
+    assert (r.loop_instructions, r.loop_mfma_cycles, r.bound) == (0, 0, "none")
+
+
 def test_names_are_readable():
     symbol = "_ZN10blockdraft22block_attention_kernelINS_4bf16ELi128EEEvNS_15AttentionParamsIT_EENS_13AttentionGridIS3_EE"
     assert assembly.short_name(symbol) in ("block_attention_kernel<bf16, 128>", symbol) and assembly.short_name("attn") == "attn"
@@ -142,13 +147,23 @@ def test_a_hip_kernel_is_compiled_and_reported(tmp_path):
     assert broken.exit_code == 2 and "expected a source that compiles" in broken.output and "error:" in broken.output
 
 
+def test_isa_knows_every_hip_source_of_the_ops():
+    from blockdraft import ops  # noqa: F401  (registers)
+    from blockdraft.registry import OPS
+
+    assert {source.stem for source in isa.hip_sources()} == {name for name, op in OPS.items() if "cpp" in op.backends}
+
+
 @needs_ziglang
 @pytest.mark.slow
-def test_the_project_s_hip_kernels_do_not_spill():
-    for source in isa.hip_sources():
-        for arch in assembly.ARCHES:
-            for report in isa.compile_hip(source, arch):
-                assert report.vgpr_spill == report.sgpr_spill == report.scratch == 0, (source.name, report)
+def test_the_project_s_hip_kernels_do_not_spill_to_memory():
+    """SGPRs may move to lanes of VGPRs: test_cdna and test_cdna_sampling bound that."""
+    outcome = CliRunner().invoke(main, ["roofline", "isa", "--kind", "hip", "--json"])
+    assert outcome.exit_code == 0, outcome.output
+    rows = json.loads(outcome.output)
+    assert {(r["source"], r["arch"]) for r in rows} == {(source.name, arch) for source in isa.hip_sources() for arch in assembly.ARCHES}
+    for r in rows:
+        assert r["vgpr_spill"] == r["scratch"] == 0 and r["bound"] in ("mfma", "issue") and r["loop_instructions"], r
 
 
 @needs_triton

@@ -9,6 +9,7 @@ from click.testing import CliRunner
 
 from blockdraft.cli import main
 from blockdraft.roofline import devices, models, page
+from blockdraft.roofline.output import short
 from blockdraft.roofline.step import Workload
 
 needs_chromium = pytest.mark.skipif(chromium.EXECUTABLE is None, reason="Chromium is not installed")
@@ -47,7 +48,7 @@ def has_the_numbers_of_the_commands(browser, view):
     expected = rows_of("plan", *arguments, f"--max-proposals={page.MAX_PROPOSALS}")
     rows = browser.value("[...document.querySelectorAll('#plans tr')].map(r => [...r.cells].map(c => c.textContent))")
     assert rows == [[str(row["proposals"]), " ".join(map(str, row["branches"])) or "autoregressive", f"{row['tokens_per_pass']:.3f}",
-                     f"{row['pass_ms']:.3f}", f"{row['tokens_per_s']:.0f}", f"{row['speed_up']:.2f}x", "best" * row["best"]]
+                     f"{row['pass_ms']:.3f}", short(row["tokens_per_s"]), f"{row['speed_up']:.2f}x", "best" * row["best"]]
                     for row in expected]
     marked = browser.value("[...document.querySelectorAll('#plans tr')].findIndex(r => r.classList.contains('chosen'))")
     chosen, best = rows[view["proposals"]], next(row for row in rows if row[-1])
