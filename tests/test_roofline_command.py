@@ -108,7 +108,7 @@ def test_errors_name_the_valid_choices(arguments, message):
 
 
 def test_plots_are_written(tmp_path):
-    rows = json.loads(run("plot", "--device", "MI355X", "--out", tmp_path, "--json"))
+    rows = json.loads(run("plot", "--device", "MI355X", "--batch", 1, "--launch-us", 3, "--out", tmp_path, "--json"))
     names = {row["file"].rsplit("/", 1)[-1] for row in rows}
     assert names == {f"{name}.{kind}" for name in ("roofline", "blocks", "heatmap") for kind in ("png", "svg")} | {"blocks.html"}
     assert all((tmp_path / name).stat().st_size > 10_000 for name in names)
@@ -117,6 +117,10 @@ def test_plots_are_written(tmp_path):
         ElementTree.parse(tmp_path / f"{name}.svg")
         text = (tmp_path / f"{name}.svg").read_text()  # matplotlib keeps the words of a drawn text as comments
         assert all(word in text for word in expected), name
+        assert name == "blocks" or "unconfirmed: memory_tb_per_s, exp_tera_per_s" in text
+    drawn = (tmp_path / "roofline.svg").read_text()  # a point outside the axes would lose its name
+    for op in ("norms, residuals", "accept_drafts", "cca_qkv", "fused_moe", "zaya_router", "qkv projection", "output projection", "commit"):
+        assert drawn.count(f"{op} (") + drawn.count(f": {op} -->") == 2, op
 
 
 def test_fit_is_the_mean_ratio():
