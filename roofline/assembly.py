@@ -98,12 +98,12 @@ def _kernel(entry: dict[str, str], text: str, arch: str, dynamic_lds: int) -> Ke
     doubtful = any(_shape(op) in UNCONFIRMED[arch] for op in mfma)
     issue = ISSUE_CYCLES * len(loop)
     vector = ISSUE_CYCLES * mix["valu"] + EXP_CYCLES * mix["trans"]
-    bound = "none" if not loop else "unknown" if matrix is None else "mfma" if matrix and matrix * waves >= max(issue, vector * waves) else "issue"
+    bound = "unknown" if matrix is None else "mfma" if matrix and matrix * waves >= max(issue, vector * waves) else "issue"
     return KernelReport(
         short_name(name), name, arch, total - agpr, agpr, int(entry["sgpr_count"]), lds, int(entry["private_segment_fixed_size"]),
         int(entry["vgpr_spill_count"]), int(entry["sgpr_spill_count"]), threads, waves, limit, len(loop),
         *(mix[c] for c in CLASSES), sum(bool(_WIDE.match(op)) for op in loop), len(loop) / len(mfma) if mfma else None, matrix,
-        doubtful, issue, bound)
+        doubtful, issue, bound if loop else "none")
 
 
 def short_name(symbol: str) -> str:
