@@ -1,142 +1,40 @@
-"""The laws of acceptance, by exact enumeration: thresholds are found by bisecting explicit uniforms, not assumed."""
-
-import itertools
-import math
+"""The laws of acceptance, by exact enumeration (tests/support/laws.py), and by a million draws."""
 
 import pytest
 import torch
+from laws import EPS, Case, accept, breakpoints, distance, expected_law, law_of
+from sampling_cases import run_by
 
-from blockdraft import Sampling, ops
+from blockdraft import Sampling, env, ops
+from blockdraft.registry import OPS
 
-EPS = 2.0**-40
-
-
-class Case:
-    """Random conditional laws: target p(. | prefix) and draft q(. | prefix) for every prefix of up to K tokens."""
-
-    def __init__(self, vocab, K, seed, sharp=1.5):
-        generator = torch.Generator().manual_seed(seed)
-        self.vocab, self.K = vocab, K
-        self.p, self.q = ({prefix: sharp * torch.randn(vocab, generator=generator) for n in range(K + 1)
-                           for prefix in itertools.product(range(vocab), repeat=n)} for _ in range(2))
-
-    def drafts(self, draws=True):
-        """All draft tuples, their probability under q, and the logits rows they see."""
-        tuples = list(itertools.product(range(self.vocab), repeat=self.K))
-        target = torch.stack([torch.stack([self.p[x[:i]] for i in range(self.K + 1)]) for x in tuples])
-        draft = torch.stack([torch.stack([self.q[x[:i]] for i in range(self.K)]) for x in tuples]) if self.K else \
-            torch.zeros(1, 0, self.vocab)
-        x = torch.tensor(tuples, dtype=torch.int32).reshape(len(tuples), self.K)
-        chance = draft.double().softmax(-1).gather(-1, x.long()[..., None])[..., 0].prod(1)
-        return x, chance, target, draft
+FAST = [name for name in OPS["accept_drafts"].backends if name != "reference"]
+EXACT = [name for name in OPS["accept_drafts"].backends if name != "triton"]  # too many calls for the interpreter
 
 
-def accept(x, target, draft, uniforms, D, mode="token", law="sampled", mix=None, backend=None, **kwargs):
-    n = len(x)
-    ones = torch.ones(n)
-    return ops.accept_drafts(
-        target, x, torch.full((n,), D, dtype=torch.int32), torch.ones(n, 1, dtype=torch.int32), target.shape[1],
-        seed=torch.zeros(n, dtype=torch.int64), position=torch.zeros(n, dtype=torch.int32), target=Sampling(ones),
-        draft_logits=draft, law=law, mode=mode, mix=None if mix is None else mix * ones, uniforms=uniforms, backend=backend,
-        **kwargs)
-
-
-def bisect(predicate, n):
-    """Per row, the measure of {u : predicate(u)} for a predicate that holds below a threshold and fails above."""
-    low, high = torch.zeros(n, dtype=torch.float64), torch.ones(n, dtype=torch.float64)
-    high = torch.where(predicate(high - EPS), torch.full_like(high, 2.0), high)
-    low = torch.where(predicate(low), low, torch.full_like(low, -1.0))
-    certain, never = high == 2, low == -1
-    low, high = low.clamp(min=0), high.clamp(max=1)
-    for _ in range(40):
-        middle = (low + high) / 2
-        yes = predicate(middle)
-        low, high = torch.where(yes, middle, low), torch.where(yes, high, middle)
-    return torch.where(certain, 1.0, torch.where(never, 0.0, low))
-
-
-def outcomes(x, target, draft, D, **how):
-    """For every draft tuple: (index, a, y, probability), exactly."""
-    n, K = x.shape
-    base = torch.full((n, K + 1), 1 - EPS, dtype=torch.float64)
-    thresholds = []
-    for i in range(D):
-        def passes(u, i=i):
-            uniforms = base.clone()
-            uniforms[:, :i], uniforms[:, i] = 0, u
-            return accept(x, target, draft, uniforms, D, **how).accepted > i
-        thresholds.append(bisect(passes, n))
-    for flags in itertools.product((True, False), repeat=D):
-        uniforms, weight = base.clone(), torch.ones(n, dtype=torch.float64)
-        for i, taken in enumerate(flags):
-            t = thresholds[i]
-            uniforms[:, i] = (t / 2 if taken else (1 + t) / 2).clamp(max=1 - EPS)
-            weight = weight * (t if taken else 1 - t)
-        a = accept(x, target, draft, uniforms, D, **how).accepted
-        below = torch.zeros(n, dtype=torch.float64)
-        for y in range(target.shape[-1]):
-            def drawn(u, y=y):
-                uniforms[:, K] = u
-                return accept(x, target, draft, uniforms, D, **how).next_token <= y
-            upto = bisect(drawn, n)
-            for b in range(n):
-                chance = float(weight[b] * (upto[b] - below[b]))
-                if chance > 0:
-                    yield b, int(a[b]), y, chance
-            below = upto
-
-
-def law_of(case, D=None, rows=None, **how):
-    """Law of the first D+1 tokens: what acceptance emits, completed by the target; and E[accepted]."""
-    D = case.K if D is None else D
-    x, chance, target, draft = case.drafts()
-    if how.get("law") == "greedy":
-        chance = torch.full_like(chance, 0.0).index_fill(0, torch.tensor([len(x) // 3]), 1.0)
-    step = rows or (lambda prefix: case.p[prefix].double().softmax(0))
-    total, mean = {}, 0.0
-    for b, a, y, weight in outcomes(x, target, draft, D, **how):
-        weight *= float(chance[b])
-        mean += weight * a
-        emitted = (*x[b, :a].tolist(), y)
-        frontier = {emitted: weight}
-        while len(next(iter(frontier))) <= D:
-            frontier = {(*s, z): w * float(step(s)[z]) for s, w in frontier.items() for z in range(case.vocab)}
-        for s, w in frontier.items():
-            total[s] = total.get(s, 0.0) + w
-    return total, mean
-
-
-def expected_law(case, D, step=None):
-    step = step or (lambda prefix: case.p[prefix].double().softmax(0))
-    return {s: math.prod(float(step(s[:i])[s[i]]) for i in range(D + 1))
-            for s in itertools.product(range(case.vocab), repeat=D + 1)}
-
-
-def distance(a, b):
-    return max(abs(a.get(s, 0.0) - b.get(s, 0.0)) for s in set(a) | set(b))
-
-
+@pytest.mark.parametrize("backend", EXACT)
 @pytest.mark.parametrize("mode", ["token", "block"])
 @pytest.mark.parametrize("vocab, K, D", [(4, 2, 2), (3, 3, 3), (2, 3, 3), (4, 1, 1), (3, 3, 1), (3, 2, 0), (4, 0, 0)])
-def test_lossless(vocab, K, D, mode):
+def test_lossless(vocab, K, D, mode, backend):
     for seed in range(2):
         case = Case(vocab, K, seed)
-        law, mean = law_of(case, D, mode=mode)
+        law, mean = law_of(case, D, mode=mode, backend=backend)
         assert distance(law, expected_law(case, D)) < 1e-6
         assert D == 0 or 0 < mean < D
 
 
+@pytest.mark.parametrize("backend", EXACT)
 @pytest.mark.parametrize("mode", ["token", "block"])
-def test_greedy_drafter_is_lossless(mode):
+def test_greedy_drafter_is_lossless(mode, backend):
     case = Case(4, 2, 7)
-    law, _ = law_of(case, mode=mode, law="greedy")
-    x, _, _, _ = case.drafts()
+    law, _ = law_of(case, mode=mode, law="greedy", backend=backend)
     assert distance(law, expected_law(case, 2)) < 1e-6
 
 
+@pytest.mark.parametrize("backend", EXACT)
 @pytest.mark.parametrize("mode", ["token", "block"])
 @pytest.mark.parametrize("w", [0.0, 0.3, 0.8])
-def test_mixed_law_with_an_unmixed_bonus(w, mode):
+def test_mixed_law_with_an_unmixed_bonus(w, mode, backend):
     case = Case(3, 2, 11)
 
     def step(prefix):
@@ -144,7 +42,7 @@ def test_mixed_law_with_an_unmixed_bonus(w, mode):
             return case.p[prefix].double().softmax(0)
         return (w * case.p[prefix].double() + (1 - w) * case.q[prefix].double()).softmax(0)
 
-    law, _ = law_of(case, mode=mode, mix=w, rows=step)
+    law, _ = law_of(case, mode=mode, mix=w, rows=step, backend=backend)
     assert distance(law, expected_law(case, 2, step)) < 1e-6
 
 
@@ -223,3 +121,42 @@ def test_greedy_mode_is_exact_match():
     match = (x.long() == best[:, :2]).int().cumprod(1).sum(1)
     assert torch.equal(verdict.accepted.long(), match)
     assert torch.equal(verdict.next_token.long(), best.gather(1, match[:, None])[:, 0])
+
+
+@pytest.mark.parametrize("backend", FAST)
+@pytest.mark.parametrize("how", [dict(), dict(mode="block"), dict(law="greedy"), dict(mix=0.3), dict(mode="block", mix=0.3)], ids=str)
+def test_each_backend_breaks_where_the_reference_does(how, backend):
+    """At every threshold of the reference's law, on both sides: so its law is the same, to the margin."""
+    x, _, target, draft = Case(3, 2, 13).drafts()
+    rows, uniforms = breakpoints(x, target, draft, 2, 1e-5, backend="reference", **how)
+    want, got = (accept(x[rows], target[rows], draft[rows], uniforms, 2, backend=name, **how) for name in ("reference", backend))
+    assert len(set(zip(want.accepted.tolist(), want.next_token.tolist()))) >= 6
+    assert torch.equal(got.accepted, want.accepted) and torch.equal(got.next_token, want.next_token)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("backend", OPS["accept_drafts"].backends)
+@pytest.mark.parametrize("mode", ["token", "block"])
+def test_a_million_draws_follow_the_law(mode, backend):
+    """The first token that a pass emits, over 64 ids, drafts and uniforms from the generator: G-test, seeds fixed."""
+    if backend == "triton" and env.triton_interpreter():
+        pytest.skip("a million requests are too many for the interpreter")
+    runs, vocab, K, part = 1_000_000, 64, 2, 50_000
+    generator = torch.Generator().manual_seed(1)
+    target = 1.5 * torch.randn(1, K + 1, vocab, generator=generator)
+    draft = target[:, :K] + torch.randn(1, K, vocab, generator=generator)
+    counts, accepted = torch.zeros(vocab), 0
+    for first in range(0, runs, part):
+        step = dict(seed=torch.arange(first, first + part), position=torch.full((part,), 7, dtype=torch.int32))
+        sampling, length = Sampling(torch.ones(part)), torch.full((part,), K, dtype=torch.int32)
+        q = draft.expand(part, -1, -1)
+        x, _ = run_by(ops.sample_drafts, backend, q, length, drafter=sampling, **step)
+        verdict = run_by(ops.accept_drafts, backend, target.expand(part, -1, -1), x, length, torch.ones(part, 1, dtype=torch.int32), K + 1,
+                         target=sampling, draft_logits=q, mode=mode, **step)
+        counts += torch.bincount(torch.where(verdict.accepted > 0, x[:, 0], verdict.next_token), minlength=vocab)
+        accepted += int(verdict.accepted.sum())
+    expected = target[0, 0].double().softmax(0) * runs
+    g = float(2 * torch.xlogy(counts.double(), counts / expected).sum())
+    print(f"{mode}, {backend}: G = {g:.1f} over {vocab - 1} degrees of freedom; {accepted / runs:.2f} drafts accepted")
+    assert expected.min() > 5 and 0.5 * runs < accepted < 1.9 * runs
+    assert g < 120  # chi2(63) exceeds it with probability 2e-5

@@ -27,7 +27,7 @@ def test_a_launch_states_its_costs():
 
 
 @pytest.mark.skipif(env.triton_interpreter(), reason="already under the interpreter")
-@pytest.mark.parametrize("name", ["test_block_attention.py", "test_commit.py"])
+@pytest.mark.parametrize("name", ["test_block_attention.py", "test_commit.py", "test_sampling_backends.py", "test_accept_laws.py"])
 def test_interpreted(name, tmp_path):
     run = subprocess.run([sys.executable, "-m", "pytest", str(TESTS / name), "-k", "triton", "-q", "-p", "no:cacheprovider"], cwd=tmp_path,
                          env={**os.environ, "TRITON_INTERPRET": "1", "OMP_NUM_THREADS": "1"}, capture_output=True, text=True)

@@ -5,19 +5,22 @@ import struct
 
 import pytest
 import torch
+from sampling_cases import compare, compare_samples
 
 pytest.importorskip("triton", reason="triton is not installed")
 
 from blockdraft import BlockLayout, env, ops
+from blockdraft.ops import _triton
 from blockdraft.ops._rows import flatten
 from blockdraft.testing import assert_close, poisoned, random_pages, random_rows
-from blockdraft.triton_kernels import block_attention, offline
+from blockdraft.triton_kernels import accept_drafts, block_attention, offline, sample_drafts
 
 if env.triton_interpreter():
     pytest.skip("the interpreter takes the compiler's place", allow_module_level=True)
 
-TYPES = {torch.bfloat16: "*bf16", torch.float16: "*fp16", torch.float32: "*fp32", torch.int32: "*i32", int: "i32", float: "fp32"}
-OPTIONS = ("num_warps", "num_stages", "matrix_instr_nonkdim", "waves_per_eu")
+TYPES = {torch.bfloat16: "*bf16", torch.float16: "*fp16", torch.float32: "*fp32", torch.float64: "*fp64", torch.int32: "*i32",
+         torch.int64: "*i64", int: "i32", float: "fp32"}
+OPTIONS = ("num_warps", "num_stages", "matrix_instr_nonkdim", "waves_per_eu", "allow_flush_denorm")
 
 
 class Emulated:
@@ -66,3 +69,29 @@ def test_attention_in_the_emulator(window, dtype, emulator, tmp_path, monkeypatc
     expected = ops.block_attention(*wide, table, rows, scale=0.125, window=window, lse=expected_lse, backend="reference")
     assert_close(out, expected)
     assert_close(lse, expected_lse, name="lse")
+
+
+CASES = {
+    "token": dict(),
+    "block": dict(mode="block", K=3),
+    "greedy drafter, given normalisers": dict(law="greedy", given_lse=True),
+    "given normalisers": dict(given_lse=True),
+    "mixed, truncated, ties": dict(mix="some", truncated=True, coarse=True),
+    "spoilt, temperature 0 among others": dict(spoiled=torch.nan, temperature=0.0, B=3),
+    "two blocks": dict(vocab=4500, valid=4490, mask=4096, K=1),
+}
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
+@pytest.mark.parametrize("name", CASES)
+def test_sampling_in_the_emulator(name, dtype, emulator, tmp_path, monkeypatch):
+    for module, kernel in ((accept_drafts, "accept"), (sample_drafts, "sample")):
+        monkeypatch.setattr(module, "arch", lambda: "gfx942")
+        monkeypatch.setattr(module, kernel, Emulated(getattr(module, kernel), "gfx942", emulator, tmp_path))
+    monkeypatch.setattr(_triton, "on_gpu", lambda tensor: True)
+    monkeypatch.setattr(_triton, "unsupported", lambda tensor: None)
+    case = dict(seed=5, B=2, K=2, vocab=700, valid=690, mask=17, mode="token", law="sampled", mix=None, truncated=False,
+                temperature=None, given_lse=False, spoiled=None, coarse=False, logprob=True, pads=True, dtype=dtype) | CASES[name]
+    same, doubt = compare(case, lambda args, options, u: ops.accept_drafts(*args, uniforms=u, backend="triton", **options))
+    assert (same | doubt).all()
+    compare_samples(case, lambda logits, length, how, u: ops.sample_drafts(logits, length, uniforms=u, backend="triton", **how))

@@ -6,6 +6,8 @@ from triton.compiler import ASTSource
 
 
 def build(target: str, kernel, signature: dict, constants: dict, options: dict):
-    """The compiled kernel for "gfx942" or "gfx950", its pointers aligned to 16 bytes as torch's are."""
-    attributes = {(i,): [["tt.divisibility", 16]] for i, kind in enumerate(signature.values()) if kind.startswith("*")}
+    """The compiled kernel for "gfx942" or "gfx950". Pointers are aligned to 16 bytes, as torch's are; of type "i32:16" are
+    multiples of 16."""
+    attributes = {(i,): [["tt.divisibility", 16]] for i, kind in enumerate(signature.values()) if kind.startswith("*") or ":" in kind}
+    signature = {name: kind.split(":")[0] for name, kind in signature.items()}
     return triton.compile(ASTSource(kernel, signature, constants, attributes), target=GPUTarget("hip", target, 64), options=options)

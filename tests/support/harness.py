@@ -71,13 +71,11 @@ def commit_params(qk, v_late, accepted, rows, conv_state, late_state, slots) -> 
 FLAGS: list[str] = []  # further ones for the compiler: pytest --native-flags
 
 
-@cache
-def checks() -> ctypes.CDLL:
-    """The checks as a shared library."""
-    sources = [*sorted((ROOT / "tests/support").glob("*checks.cpp")), *sorted((ROOT / "csrc").glob("*_host.cpp"))]
-    command = ["c++", "-std=c++20", "-O1", "-fPIC", "-pthread", "-Wall", "-Wextra", "-Werror", "-Wno-psabi", *FLAGS, f"-I{ROOT}/csrc"]
-    read = [*sources, *(ROOT / "csrc").rglob("*.h"), *(ROOT / "tests/support").glob("*.h")]
-    key = hashlib.sha256("".join(command + [path.read_text() for path in sorted(read)]).encode()).hexdigest()[:16]
+def built(sources, csrc: Path) -> ctypes.CDLL:
+    """A shared library of C++ sources that include the headers of `csrc`."""
+    command = ["c++", "-std=c++20", "-O1", "-fPIC", "-pthread", "-Wall", "-Wextra", "-Werror", "-Wno-psabi", *FLAGS, f"-I{csrc}"]
+    read = [*sources, *csrc.rglob("*.h"), *(ROOT / "tests/support").glob("*.h")]
+    key = hashlib.sha256("".join(command[:-1] + [path.read_text() for path in sorted(read)]).encode()).hexdigest()[:16]
     folder = ROOT / "build" / "checks" / key
     folder.mkdir(parents=True, exist_ok=True)
     library = folder / "checks.so"
@@ -89,7 +87,13 @@ def checks() -> ctypes.CDLL:
             assert not any([process.wait() for process in running]), "tests/support does not compile"
             subprocess.run([*command, "-shared", *objects, "-o", folder / "linking.so"], check=True)
             (folder / "linking.so").rename(library)
-    loaded = ctypes.CDLL(str(library))
+    return ctypes.CDLL(str(library))
+
+
+@cache
+def checks() -> ctypes.CDLL:
+    """The checks (tests/support/*checks.cpp) and the CPU launchers."""
+    loaded = built([*sorted((ROOT / "tests/support").glob("*checks.cpp")), *sorted((ROOT / "csrc").glob("*_host.cpp"))], ROOT / "csrc")
     for function, structure in (("attention_params_size", AttentionParams), ("commit_params_size", CommitParams)):
         getattr(loaded, function).restype = ctypes.c_size_t
         assert getattr(loaded, function)() == ctypes.sizeof(structure), f"{structure.__name__} differs from csrc"

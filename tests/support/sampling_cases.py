@@ -2,13 +2,25 @@
 
 import torch
 from hypothesis import strategies as st
+from torch.utils._pytree import tree_map
 
-from blockdraft import Sampling, ops
+from blockdraft import Sampling, env, ops
 
 # A decision is in doubt if the reference itself changes it when uniforms and top_p move so far: fp32 exponentials (3e-7), sums and
 # a float32 normaliser (1e-6 at lse 16) stay below it.
 MARGIN = 1e-5
 FLOATS = [torch.float32, torch.bfloat16, torch.float16]
+
+
+def run_by(op, backend, *args, **options):
+    """An op's result by a backend; the Triton kernels, unless interpreted, run on a GPU, and what they return comes back."""
+    if backend != "triton" or env.triton_interpreter():
+        return op(*args, backend=backend, **options)
+
+    def to(device, value):
+        return tree_map(lambda x: x.to(device) if isinstance(x, torch.Tensor) else x, value)
+
+    return to("cpu", op(*to("cuda", args), backend=backend, **to("cuda", options)))
 
 
 @st.composite

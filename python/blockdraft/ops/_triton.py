@@ -17,11 +17,14 @@ def launch(op: str, *args) -> None:
         kernels.launch(*args)
 
 
+def on_gpu(tensor: torch.Tensor) -> bool:
+    """Whether kernels take this tensor on a GPU, or on what Triton's interpreter makes of a CPU."""
+    return tensor.device.type != "cpu" or env.triton_interpreter()
+
+
 def unsupported(tensor: torch.Tensor) -> str | None:
     """The reason why they cannot take this tensor here, or None."""
     if MISSING:
         return MISSING
-    if env.triton_interpreter():
-        return "Triton's interpreter multiplies bfloat16 wrongly" if tensor.dtype == torch.bfloat16 else None
     kind = tensor.device.type
-    return None if kind == "cuda" else f"the Triton kernels run on a GPU, or with TRITON_INTERPRET=1, not on {kind}"
+    return None if kind == "cuda" or env.triton_interpreter() else f"the Triton kernels run on a GPU, or with TRITON_INTERPRET=1, not on {kind}"

@@ -4,7 +4,7 @@ from .. import reference, rng
 from ..contract import F32, I32, I64, Check, Sampling
 from ..reference.accept_drafts import Accepted
 from ..registry import Op
-from . import _native
+from . import _native, _triton
 
 _SAMPLING = "Tensor {0}_temperature, Tensor? {0}_top_k, Tensor? {0}_top_p"
 _OP = Op("accept_drafts", "(Tensor target_logits, Tensor draft_tokens, Tensor? draft_logits, Tensor? draft_lse, "
@@ -36,6 +36,8 @@ def _cpp_unsupported(target_logits, *rest):
     return _native.unsupported(target_logits)
 
 
+_OP.register("triton", lambda *args: _triton.launch("accept_drafts", *args, vocabulary_blocks),
+             lambda target_logits, *rest: _triton.unsupported(target_logits))
 _OP.register("cpp", None, _cpp_unsupported)
 _OP.register("reference", _reference)
 
@@ -47,7 +49,7 @@ def vocabulary_blocks(vocab: int) -> int:
 def accept_drafts_workspace(target_logits) -> tuple[int, ...]:
     """Shape of the float64 workspace of `accept_drafts`: laws, and what blocks of the vocabulary add to them; empty on a CPU."""
     batch, V, vocab = target_logits.shape
-    if target_logits.device.type == "cpu":
+    if not _triton.on_gpu(target_logits):
         return (0, 0)
     return (batch, (2 * V - 1) * (8 + 2 * vocabulary_blocks(vocab)) + V * vocabulary_blocks(vocab) + 2)
 

@@ -2,7 +2,7 @@ import math
 
 import torch
 
-from .. import reference
+from .. import env, reference
 from ..contract import F32, Check
 from ..layout import Rows
 from ..registry import Op
@@ -57,6 +57,8 @@ def _triton_unsupported(q, k, v, *rest):
         return f"at most 64 query heads share a KV head, not {group}"
     if not scale > 0:
         return f"the scale is positive, not {scale}"
+    if q.dtype == torch.bfloat16 and env.triton_interpreter():
+        return "Triton's interpreter multiplies bfloat16 wrongly"
     return _triton.unsupported(q)
 
 

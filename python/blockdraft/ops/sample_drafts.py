@@ -3,7 +3,7 @@ import torch
 from .. import reference, rng
 from ..contract import I32, I64, Check, Sampling
 from ..registry import Op
-from . import _native
+from . import _native, _triton
 from .accept_drafts import _SAMPLING, vocabulary_blocks
 
 _OP = Op("sample_drafts", "(Tensor logits, Tensor draft_len, Tensor seed, Tensor position, Tensor? uniforms, "
@@ -23,6 +23,8 @@ def _cpp_unsupported(logits, *rest):
     return _native.unsupported(logits)
 
 
+_OP.register("triton", lambda *args: _triton.launch("sample_drafts", *args, vocabulary_blocks),
+             lambda logits, *rest: _triton.unsupported(logits))
 _OP.register("cpp", None, _cpp_unsupported)
 _OP.register("reference", _reference)
 
@@ -30,7 +32,7 @@ _OP.register("reference", _reference)
 def sample_drafts_workspace(logits) -> tuple[int, ...]:
     """Shape of the float64 workspace of `sample_drafts`; empty on a CPU."""
     batch, K, vocab = logits.shape
-    return (0, 0) if logits.device.type == "cpu" else (batch * K, 3 * vocabulary_blocks(vocab))
+    return (batch * K, 3 * vocabulary_blocks(vocab)) if _triton.on_gpu(logits) else (0, 0)
 
 
 def sample_drafts(logits, draft_len, *, seed, position, drafter: Sampling, law: str = "sampled",

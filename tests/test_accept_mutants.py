@@ -1,0 +1,98 @@
+"""Subtle mistakes in acceptance must fail the tests of its laws: each is put into the reference, and into the C++ kernel.
+
+(Uniforms keyed by token positions, and accepted tokens dropped, are caught by test_decode_law.py.)"""
+
+import ctypes
+import shutil
+import types
+from pathlib import Path
+
+import harness
+import pytest
+import torch
+from laws import Case, accept, breakpoints, distance, expected_law, law_of
+from sampling import accept_params, named
+
+from blockdraft.ops import Accepted
+from blockdraft.reference import accept_drafts as reference
+
+# name: (mode, in reference/accept_drafts.py, in csrc/accept_drafts.h), each a replacement of one place
+MUTANTS = {
+    "inequality flipped": ("token", ("(uniforms[:, :K] * qx < px)", "(uniforms[:, :K] * qx > px)"),
+                           ("if (!(uniform_of(i) * probability(draft(i), i) < probability(target(i), i)))",
+                            "if (uniform_of(i) * probability(draft(i), i) < probability(target(i), i))")),
+    "no clamp of the residual": ("token", ("q[row, a.clamp(max=K - 1)]).clamp(min=0)", "q[row, a.clamp(max=K - 1)]).abs()"),
+                                 ("return at.maximum(at.all(0.0f), of_p - q.template weight<kPlain>(at) * at.all(ratio));",
+                                  "const auto rest = of_p - q.template weight<kPlain>(at) * at.all(ratio);"
+                                  " return at.maximum(rest, at.all(0.0f) - rest);")),
+    "no clamp of the block's ratio": ("block", ("[:, i].clamp(max=1.0)", "[:, i]"),
+                                      ("least(carry * p / probability(draft(i), i), 1.0)", "carry * p / probability(draft(i), i)")),
+    "one uniform for two purposes": ("token", ("y = draw(mass, uniforms[:, K])", "y = draw(mass, uniforms[:, 0])"),
+                                     ("const double u = uniform_of(p_.drafts);", "const double u = uniform_of(0);")),
+    "early break in block mode": ("block", ("taken = drafted[:, i] & (u[:, i] < h)", "taken = drafted[:, i] & (u[:, i] < h) & (a == i)"),
+                                  ("if (uniform_of(i) < h) v.accepted = i + 1, v.scale = carry;",
+                                   "if (!(uniform_of(i) < h)) break; v.accepted = i + 1, v.scale = carry;")),
+    "residual without the block's scale": ("block", ("residual = (scale[:, None] * base -", "residual = (base -"),
+                                           ("v.accepted = i + 1, v.scale = carry", "v.accepted = i + 1")),
+}
+
+
+def mutated(text: str, change: tuple[str, str]) -> str:
+    assert text.count(change[0]) == 1, f"the mutant's place moved: {change[0]}"
+    return text.replace(*change)
+
+
+def calling(function):
+    """`function`(target_logits, ..., uniforms, target, drafter, ...), the reference's signature, where tests call an op."""
+    def run(op, backend, logits, x, length, branch, mask_rows, *, seed, position, target, draft_logits, law, mode, mix, uniforms):
+        return function(logits, x, length, branch, mask_rows, uniforms, target, target, mix, draft_logits, law == "greedy", mode)
+    return run
+
+
+@pytest.mark.parametrize("name", [None, *MUTANTS])
+def test_mutants_of_the_reference(name):
+    """Through exact enumeration, the test of losslessness; unchanged (None) it passes."""
+    path = Path(reference.__code__.co_filename)
+    mode, change, _ = MUTANTS[name] if name else ("block", ("", ""), None)
+    module = types.ModuleType("mutant")
+    module.__package__ = "blockdraft.reference"
+    exec(compile(mutated(path.read_text(), change) if name else path.read_text(), path, "exec"), module.__dict__)
+    worst = 0.0
+    for seed in range(2):
+        case = Case(3, 2, seed)
+        law, _ = law_of(case, mode=mode, run=calling(module.accept_drafts))
+        worst = max(worst, distance(law, expected_law(case, 2)))
+    print(f"{name}: the law is off by {worst:.1e}")
+    assert worst > 1e-3 if name else worst < 1e-6
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("c++") is None, reason="needs a C++ compiler")
+@pytest.mark.parametrize("name", [None, *MUTANTS])
+def test_mutants_of_the_kernel(name, tmp_path):
+    """At the breakpoints of the reference's law."""
+    mode, _, change = MUTANTS[name] if name else ("block", None, None)
+    csrc = tmp_path / "csrc"
+    shutil.copytree(harness.ROOT / "csrc", csrc)
+    if name:
+        header = csrc / "accept_drafts.h"
+        header.write_text(mutated(header.read_text(), change))
+    library = harness.built([harness.ROOT / "tests/support/sampling_checks.cpp", csrc / "accept_drafts_host.cpp",
+                             csrc / "sample_drafts_host.cpp"], csrc)
+
+    def run(op, backend, logits, *args, **options):
+        if backend == "reference":
+            return op(logits, *args, backend=backend, **options)
+        options |= dict(num_valid_vocab=logits.shape[-1], drafter=options["target"])
+        params, outputs, kept = accept_params(logits, *args, **named(options))
+        library.check_accept_drafts(0, 0, ctypes.byref(params), ctypes.c_uint64(1), -1)
+        return outputs
+
+    x, _, target, draft = Case(3, 2, 13).drafts()
+    rows, uniforms = breakpoints(x, target, draft, 2, 1e-5, mode=mode, backend="reference")
+    want, got = (accept(x[rows], target[rows], draft[rows], uniforms, 2, mode=mode, backend=backend, run=run)
+                 for backend in ("reference", "kernel"))
+    wrong = (want.accepted != got.accepted) | (want.next_token != got.next_token)
+    print(f"{name}: {int(wrong.sum())} of {len(wrong)} decisions differ")
+    assert bool(wrong.any()) == bool(name)
+    assert isinstance(got, Accepted) and torch.equal(got.status, torch.zeros_like(got.status))
