@@ -17,11 +17,13 @@ def compiler() -> str | None:
     return next(filter(None, map(shutil.which, names)), None)
 
 
-def cpu_flags() -> list[str]:
-    """AVX2 and FMA on x86-64, unless CXXFLAGS or CFLAGS choose another -march."""
+def variants() -> dict[str, list[str]]:
+    """What to build the CPU's code for, by suffix of the modules; blockdraft.native takes the one for the CPU that it finds.
+    AVX2 and AVX-512 on x86-64, unless CXXFLAGS or CFLAGS choose a -march."""
     chosen = os.environ.get("CXXFLAGS", "") + os.environ.get("CFLAGS", "")
-    portable = platform.machine().lower() not in ("x86_64", "amd64")
-    return [] if portable or "-march" in chosen else ["-march=x86-64-v3"]
+    if platform.machine().lower() not in ("x86_64", "amd64") or "-march" in chosen:
+        return {"": []}
+    return {"": ["-march=x86-64-v3"], "_avx512": ["-march=x86-64-v4"]}
 
 
 def extensions() -> list:
@@ -29,16 +31,23 @@ def extensions() -> list:
         print("blockdraft: no C++ compiler found (set CXX, or install g++ or clang++): installing without native code; "
               "every op runs on its reference backend", file=sys.stderr)
         return []
+    built = []
+    for suffix, march in variants().items():
+        flags = ["-O3", "-ffp-contract=fast", *march]
+        built += [probe(suffix, flags), *torch_extensions(suffix, flags)]
+    return built
+
+
+def probe(suffix: str, flags: list[str]):
     from pybind11.setup_helpers import Pybind11Extension
 
-    flags = ["-O3", "-ffp-contract=fast", *cpu_flags()]
-    probe = Pybind11Extension("blockdraft._probe", ["csrc/probe/probe.cpp"], cxx_std=17,
-                              extra_compile_args=[*flags, "-pthread"], extra_link_args=["-pthread"])
-    return [probe, *torch_extensions(flags)]
+    return Pybind11Extension(f"blockdraft._probe{suffix}", ["csrc/probe/probe.cpp"], cxx_std=17,
+                             define_macros=[("BLOCKDRAFT_MODULE", f"_probe{suffix}")],
+                             extra_compile_args=[*flags, "-pthread"], extra_link_args=["-pthread"])
 
 
-def torch_extensions(flags: list[str]) -> list:
-    """The ops, against libtorch's stable ABI (2.10)."""
+def torch_extensions(suffix: str, flags: list[str]) -> list:
+    """The ops, against libtorch's stable ABI (2.10). With a GPU's kernels in it there is one variant."""
     try:
         from torch.utils.cpp_extension import CppExtension
     except ImportError:
@@ -47,7 +56,10 @@ def torch_extensions(flags: list[str]) -> list:
         return []
     import torch
 
-    sources, macros = sorted(glob.glob("csrc/*.cpp")), [("TORCH_TARGET_VERSION", "0x020a000000000000")]
+    if torch.version.hip and suffix:
+        return []
+    sources = sorted(glob.glob("csrc/*.cpp"))
+    macros = [("TORCH_TARGET_VERSION", "0x020a000000000000"), ("BLOCKDRAFT_MODULE", f"_ops{suffix}")]
     common = ["-std=c++20", "-fno-math-errno"]
     rocm = {}
     if torch.version.hip:  # CUDAExtension would hipify, and may overwrite, sources that are HIP already
@@ -58,7 +70,7 @@ def torch_extensions(flags: list[str]) -> list:
         macros += [("BLOCKDRAFT_HIP", None), ("__HIP_PLATFORM_AMD__", None)]
         rocm = dict(include_dirs=[f"{ROCM_HOME}/include"], library_dirs=[f"{ROCM_HOME}/lib"],
                     libraries=["amdhip64", "c10_hip", "torch_hip"])
-    return [CppExtension("blockdraft._ops", sources, define_macros=macros, depends=glob.glob("csrc/**/*.h", recursive=True),
+    return [CppExtension(f"blockdraft._ops{suffix}", sources, define_macros=macros, depends=glob.glob("csrc/**/*.h", recursive=True),
                          extra_compile_args={"cxx": [*common, *flags], "nvcc": [*common, "-O3"]}, **rocm)]
 
 
@@ -67,7 +79,15 @@ def commands() -> dict:
         from torch.utils.cpp_extension import BuildExtension
     except ImportError:
         return {}
-    return {"build_ext": BuildExtension}
+
+    class Build(BuildExtension):
+        def build_extension(self, extension):
+            """Variants are the same sources: their objects must not meet."""
+            shared, self.build_temp = self.build_temp, os.path.join(self.build_temp, extension.name)
+            super().build_extension(extension)
+            self.build_temp = shared
+
+    return {"build_ext": Build}
 
 
 setup(ext_modules=extensions(), cmdclass=commands())

@@ -2,6 +2,7 @@
 
 from dataclasses import asdict, dataclass
 
+from blockdraft.native import load
 from blockdraft.roofline.costs import Cost
 
 
@@ -27,11 +28,11 @@ class Limits:
 def of_cpu(threads: int, seconds: float = 0.3, tries: int = 5) -> Limits:
     """The best of a few tries of each probe: a ceiling is not an average."""
     try:
-        from blockdraft import _probe
+        probes = load("_probe")
     except ImportError as error:
         raise RuntimeError("the CPU probes were not built; install blockdraft where there is a C++ compiler") from error
     return Limits(threads, *(max(probe(threads, seconds) for _ in range(tries))
-                             for probe in (_probe.read_bandwidth, _probe.fma_peak, _probe.exp_peak)))
+                             for probe in (probes.read_bandwidth, probes.fma_peak, probes.exp_peak)))
 
 
 def of_gpu(dtype) -> Limits:

@@ -94,7 +94,7 @@ class Acceptance {
     const Span span = vocabulary_.span(block);
     if constexpr (kStep == kMeasure) {
       if (!measured(row)) return;
-      const Partial partial = sampler_.measure_block(scan, logits(row), shaping(row), span);
+      const Partial partial = sampler_.measure_block(scan, logits(row), shaping(row), block);
       if (scan.leader()) partials(row)[block] = partial;
     }
     if constexpr (kStep == kNormalise) {
@@ -102,8 +102,7 @@ class Acceptance {
     }
     if constexpr (kStep == kSurplus) {
       if (row == 0 || row >= live_ || !spread(row)) return;
-      double carry = 1;
-      for (int i = 0; i < row; ++i) carry = next_carry(carry, i);
+      const double carry = carry_after(row - 1);
       const double sum = carry > 0 ? surplus_mass(scan, target(row), draft(row), carry, span) : 0;
       if (scan.leader()) memory_.surplus[row * vocabulary_.blocks + block] = sum;
     }
@@ -215,29 +214,33 @@ class Acceptance {
     }
   }
 
-  // No early break: a later draft may be kept where an earlier one was not.
+  // The last draft whose test succeeds counts, whatever came of those before it: so they are tried from the last on.
   Verdict decide_block() {
     Verdict v{0, kFine, 1};
     for (int i = 0; i <= live_; ++i) v.status = most(v.status, prepare(i));
-    double carry = 1;
-    for (int i = 0; i < live_ && v.status == kFine; ++i) {
-      carry = next_carry(carry, i);
+    for (int i = live_ - 1; i >= 0 && v.status == kFine; --i) {
+      const double carry = carry_after(i);
       double h = carry;
       if (i + 1 < live_) {
         const double surplus = surplus_of(i + 1, carry);
         if (surplus != surplus) v.status = kNotNumbers;  // in a row whose normaliser was given
         h = surplus > 0 ? surplus / (surplus + 1 - carry) : 0;
       }
-      if (uniform_of(i) < h) v.accepted = i + 1, v.scale = carry;
+      if (uniform_of(i) < h) return {i + 1, v.status, carry};
     }
     return v;
   }
 
   double probability(const Law<T>& law, int i) const { return law.template probability<typename Crew::Scan>(vocabulary_, token(i)); }
 
-  double next_carry(double carry, int i) const {
-    const double p = probability(target(i), i);
-    return p > 0 && carry > 0 ? least(carry * p / probability(draft(i), i), 1.0) : 0;
+  // The block rule's p_i, of drafts 0..i.
+  double carry_after(int i) const {
+    double carry = 1;
+    for (int j = 0; j <= i && carry > 0; ++j) {
+      const double p = probability(target(j), j);
+      carry = p > 0 ? least(carry * p / probability(draft(j), j), 1.0) : 0;
+    }
+    return carry;
   }
 
   // Sum of (scale * p - q)+ of row i.
@@ -282,7 +285,7 @@ class Acceptance {
     return [&p, &q, ratio = float(p.sum / q.sum / scale)](auto at, auto&) {
       const auto of_p = p.template weight<kPlain>(at);
       if constexpr (!kPlain)
-        if (q.point != Law<T>::kSpread) return at.select(at.id() == at.all(q.point), at.all(0.0f), of_p);
+        if (q.point != Law<T>::kSpread) return at.select(at.template id<T>() == at.all(q.point), at.all(0.0f), of_p);
       return at.maximum(at.all(0.0f), of_p - q.template weight<kPlain>(at) * at.all(ratio));
     };
   }

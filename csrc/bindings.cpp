@@ -26,7 +26,10 @@ STABLE_TORCH_LIBRARY_IMPL(blockdraft, CPU, library) { blockdraft::register_ops(l
 STABLE_TORCH_LIBRARY_IMPL(blockdraft, CUDA, library) { blockdraft::register_ops(library); }
 #endif
 
-extern "C" PyObject* PyInit__ops() {
+#define BLOCKDRAFT_JOIN(a, b) a##b
+#define BLOCKDRAFT_INIT(module) BLOCKDRAFT_JOIN(PyInit_, module)
+
+extern "C" PyObject* BLOCKDRAFT_INIT(BLOCKDRAFT_MODULE)() {
   static PyModuleDef definition = {PyModuleDef_HEAD_INIT, "_ops", "C++ kernels of blockdraft", -1, nullptr};
   PyObject* module = PyModule_Create(&definition);
 #ifdef BLOCKDRAFT_HIP

@@ -92,7 +92,7 @@ struct Law {
   typename At::Float weight(At at) const {
     if constexpr (kPlain) return at.exp2((at.load(logits.row) - at.all(top)) * at.all(float(scale)));
     const auto x = logits.load(at);
-    const auto kept = (x > at.all(cut)) | ((x == at.all(cut)) & (at.id() <= at.all(tie)));
+    const auto kept = (x > at.all(cut)) | ((x == at.all(cut)) & (at.template id<T>() <= at.all(tie)));
     return at.select(kept, at.exp2((x - at.all(top)) * at.all(float(scale))), at.all(0.0f));
   }
 
@@ -130,30 +130,26 @@ BLOCKDRAFT_SCAN Partial survey(const Scan& scan, const Logits<T>& logits, Span s
   return {0, total.peak, total.sum > 0 ? kNotNumbers : total.peak == -__builtin_inff() ? kEmpty : kFine};
 }
 
-// One pass: the anchor is the greatest of the first few logits, unless a later one is too far above it.
+// The first few ids of a row: the greatest of their logits is where the sums of its blocks begin to count.
+inline Span head(const Vocabulary& vocabulary) { return {0, least(64, vocabulary.size), vocabulary.mask}; }
+
+// One pass, with the anchor of the row's head, unless a logit of the block is too far above it.
 template <class Scan, class T>
-BLOCKDRAFT_SCAN Partial measure(const Scan& scan, const Logits<T>& logits, double scale, Span span) {
+BLOCKDRAFT_SCAN Partial measure(const Scan& scan, const Logits<T>& logits, double scale, const Partial& head, Span span) {
   auto anchored = [&](float anchor) {
     const float factor = float(scale);
     if (logits.other)
-      return scan.sum(span, [&](auto at, auto& peak) {
-        const auto t = (logits.load(at) - at.all(anchor)) * at.all(factor);
-        peak = at.maximum(peak, t);
-        return at.exp2(t);
-      });
-    return scan.sum(span, [row = logits.row, anchor, factor](auto at, auto& peak) {
-      const auto t = (at.load(row) - at.all(anchor)) * at.all(factor);
-      peak = at.maximum(peak, t);
-      return at.exp2(t);
-    });
+      return scan.sum(span, [&](auto at, auto&) { return at.exp2((logits.load(at) - at.all(anchor)) * at.all(factor)); }).sum;
+    return scan.sum(span, [row = logits.row, anchor, factor](auto at, auto&) {
+      return at.exp2((at.load(row) - at.all(anchor)) * at.all(factor));
+    }).sum;
   };
-  Partial out = survey(scan, logits, {span.first, least(span.first + 64, span.stop), span.hole});
-  if (out.status == kFine) {
-    const Total total = anchored(out.anchor);
-    if (total.peak < 100 && total.sum == total.sum) return {total.sum, out.anchor, kFine};
+  if (head.status == kFine) {
+    const double sum = anchored(head.anchor);
+    if (sum < 0x1p100) return {sum, head.anchor, kFine};  // neither NaN, nor so large that a ratio of sums could overflow
   }
-  out = survey(scan, logits, span);
-  if (out.status == kFine) out.sum = anchored(out.anchor).sum;
+  Partial out = survey(scan, logits, span);
+  if (out.status == kFine) out.sum = anchored(out.anchor);
   return out;
 }
 

@@ -50,7 +50,7 @@ class DraftRow {
   void measure(int block) {
     if (!live()) return;
     const typename Crew::Scan scan;
-    const Partial partial = sampler_.measure_block(scan, logits_, shaping_, vocabulary_.span(block));
+    const Partial partial = sampler_.measure_block(scan, logits_, shaping_, block);
     if (scan.leader()) partials_[block] = partial;
   }
 

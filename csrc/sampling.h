@@ -26,15 +26,15 @@ class Sampler {
 
   // What the blocks of a row add to its law. With temperature 0, the greatest logits.
   void measure_row(const Logits<T>& logits, const Shaping& shaping, Partial* partials) {
+    const Partial head = survey(typename Crew::Scan(), logits, blockdraft::head(vocabulary_));
     crew_.each_block(vocabulary_, [&](const auto& scan, int block, Span span) {
-      const Partial partial = measure_block(scan, logits, shaping, span);
+      const Partial partial = measure_block(scan, logits, shaping, head, span);
       if (scan.leader()) partials[block] = partial;
     });
   }
 
-  template <class Scan>
-  static Partial measure_block(const Scan& scan, const Logits<T>& logits, const Shaping& shaping, Span span) {
-    return shaping.temperature > 0 ? measure(scan, logits, shaping.scale(), span) : survey(scan, logits, span);
+  Partial measure_block(const typename Crew::Scan& scan, const Logits<T>& logits, const Shaping& shaping, int block) const {
+    return measure_block(scan, logits, shaping, survey(scan, logits, head(vocabulary_)), vocabulary_.span(block));
   }
 
   Law<T> law(const Logits<T>& logits, const Shaping& shaping, const Partial* partials) {
@@ -124,6 +124,11 @@ class Sampler {
   }
 
  private:
+  template <class Scan>
+  static Partial measure_block(const Scan& scan, const Logits<T>& logits, const Shaping& shaping, const Partial& head, Span span) {
+    return shaping.temperature > 0 ? measure(scan, logits, shaping.scale(), head, span) : survey(scan, logits, span);
+  }
+
   // The lowest id with the greatest logit, of surveyed blocks.
   int lowest(const Law<T>& law, const Partial* partials) const {
     int block = 0;
@@ -190,7 +195,7 @@ class Sampler {
   }
   static auto equals(const Law<T>& law, float x) {  // of kept ids
     return [&law, x, last = x == law.cut ? law.tie : INT32_MAX](auto at, auto&) {
-      const auto kept = (law.logits.load(at) == at.all(x)) & (at.id() <= at.all(last));
+      const auto kept = (law.logits.load(at) == at.all(x)) & (at.template id<T>() <= at.all(last));
       return at.select(kept, at.all(1.0f), at.all(0.0f));
     };
   }

@@ -127,10 +127,10 @@ def test_greedy_mode_is_exact_match():
 @pytest.mark.parametrize("how", [dict(), dict(mode="block"), dict(law="greedy"), dict(mix=0.3), dict(mode="block", mix=0.3)], ids=str)
 def test_each_backend_breaks_where_the_reference_does(how, backend):
     """At every threshold of the reference's law, on both sides: so its law is the same, to the margin."""
-    x, _, target, draft = Case(3, 2, 13).drafts()
+    x, _, target, draft = Case(2 if env.triton_interpreter() else 3, 2, 13).drafts()
     rows, uniforms = breakpoints(x, target, draft, 2, 1e-5, backend="reference", **how)
     want, got = (accept(x[rows], target[rows], draft[rows], uniforms, 2, backend=name, **how) for name in ("reference", backend))
-    assert len(set(zip(want.accepted.tolist(), want.next_token.tolist()))) >= 6
+    assert len(set(zip(want.accepted.tolist(), want.next_token.tolist()))) >= 5
     assert torch.equal(got.accepted, want.accepted) and torch.equal(got.next_token, want.next_token)
 
 

@@ -26,14 +26,15 @@ MUTANTS = {
                                   "const auto rest = of_p - q.template weight<kPlain>(at) * at.all(ratio);"
                                   " return at.maximum(rest, at.all(0.0f) - rest);")),
     "no clamp of the block's ratio": ("block", ("[:, i].clamp(max=1.0)", "[:, i]"),
-                                      ("least(carry * p / probability(draft(i), i), 1.0)", "carry * p / probability(draft(i), i)")),
+                                      ("least(carry * p / probability(draft(j), j), 1.0)", "carry * p / probability(draft(j), j)")),
     "one uniform for two purposes": ("token", ("y = draw(mass, uniforms[:, K])", "y = draw(mass, uniforms[:, 0])"),
                                      ("const double u = uniform_of(p_.drafts);", "const double u = uniform_of(0);")),
     "early break in block mode": ("block", ("taken = drafted[:, i] & (u[:, i] < h)", "taken = drafted[:, i] & (u[:, i] < h) & (a == i)"),
-                                  ("if (uniform_of(i) < h) v.accepted = i + 1, v.scale = carry;",
-                                   "if (!(uniform_of(i) < h)) break; v.accepted = i + 1, v.scale = carry;")),
+                                  ("if (uniform_of(i) < h) return {i + 1, v.status, carry};",
+                                   "if (uniform_of(i) < h && (v.accepted == 0 || v.accepted == i + 2)) v.accepted = i + 1, v.scale = carry;"
+                                   " else v.accepted = 0;")),
     "residual without the block's scale": ("block", ("residual = (scale[:, None] * base -", "residual = (base -"),
-                                           ("v.accepted = i + 1, v.scale = carry", "v.accepted = i + 1")),
+                                           ("return {i + 1, v.status, carry};", "return {i + 1, v.status, 1};")),
 }
 
 

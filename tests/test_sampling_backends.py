@@ -26,7 +26,7 @@ def sampling_by(backend):
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
-@settings(max_examples=40 if SLOW else 300, deadline=None, derandomize=True)
+@settings(max_examples=30 if SLOW else 300, deadline=None, derandomize=True)
 @given(case=cases())
 def test_decides_as_the_reference(case, backend):
     same, doubt = compare(case, by(backend))
@@ -69,7 +69,7 @@ def test_exceptions_of_random_draws_are_rarer_still(mode, backend):
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
-@settings(max_examples=25 if SLOW else 150, deadline=None, derandomize=True)
+@settings(max_examples=20 if SLOW else 150, deadline=None, derandomize=True)
 @given(case=cases())
 def test_samples_as_the_reference(case, backend):
     compare_samples(case, sampling_by(backend))
@@ -110,7 +110,7 @@ def test_same_bits_in_any_batch_and_with_any_threads(truncated, mode, backend):
     try:
         for count in (1,) if SLOW else (1, 2, 3):
             torch.set_num_threads(count)
-            for picks in [everyone, order, *everyone.split(1)]:
+            for picks in [order, everyone[2:3]] if SLOW else [everyone, order, *everyone.split(1)]:
                 assert all(torch.equal(a[picks], b) for a, b in zip(whole, run(picks)))
     finally:
         torch.set_num_threads(threads)

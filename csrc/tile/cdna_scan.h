@@ -32,6 +32,7 @@ struct At {
 
   static float8 all(float x) { return float8(x); }
   static int8v all(int x) { return int8v(x); }
+  template <class>
   int8v id() const { return int8v{0, 1, 2, 3, 4, 5, 6, 7} + first; }
   static float8 select(int8v mask, float8 a, float8 b) { return mask ? a : b; }
   static float8 maximum(float8 a, float8 b) { return a > b ? a : b; }  // b where one is NaN

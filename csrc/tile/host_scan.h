@@ -5,6 +5,11 @@
 #include "host.h"
 #include "scan.h"
 
+#if defined(__AVX512F__) && !defined(__clang__)
+#pragma GCC diagnostic ignored "-Wuninitialized"  // gcc 12 warns of its own header
+#pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
+#endif
+
 namespace blockdraft::host {
 
 #ifdef __AVX512F__
@@ -14,6 +19,7 @@ constexpr int kWide = kLanes;
 #endif
 typedef float wide __attribute__((vector_size(4 * kWide)));
 typedef int32_t iwide __attribute__((vector_size(4 * kWide)));
+typedef uint32_t uwide __attribute__((vector_size(4 * kWide)));
 
 template <class T>
 wide to_wide(const T* p) {
@@ -31,11 +37,7 @@ wide to_wide(const T* p) {
 struct Lanes {
   using Float = wide;
   using Int = iwide;
-  static wide all(float x) {
-    wide out;
-    for (int j = 0; j < kWide; ++j) out[j] = x;
-    return out;
-  }
+  static wide all(float x) { return x - wide{}; }  // not a sum, for the sign of zero
   static iwide all(int x) { return iwide{} + x; }
   static wide select(iwide mask, wide a, wide b) { return mask ? a : b; }
   static wide maximum(wide a, wide b) {  // b where one is NaN
@@ -54,25 +56,29 @@ struct Lanes {
   }
   static wide exp2(wide x) {
 #ifdef __AVX512F__
-    const __m512 v = (__m512)x, whole = _mm512_roundscale_ps(v, _MM_FROUND_TO_NEAREST_INT);
-    const wide r = (wide)_mm512_sub_ps(v, whole);
-    const __mmask16 normal = _mm512_cmp_ps_mask(v, _mm512_set1_ps(-126.0f), _CMP_NLT_UQ);  // NaN, too
-    return (wide)_mm512_maskz_scalef_ps(normal, (__m512)mantissa(r), whole);
+    const wide r = (wide)_mm512_reduce_ps((__m512)x, _MM_FROUND_TO_NEG_INF | _MM_FROUND_NO_EXC);  // x - floor(x); 0 of infinity
+    wide p = 1.87757668e-3f * r + 8.98934009e-3f;  // 2^r for 0 <= r < 1
+    p = p * r + 5.58263181e-2f;
+    p = p * r + 2.40153617e-1f;
+    p = p * r + 6.93153073e-1f;
+    p = p * r + 9.99999925e-1f;
+    return (wide)_mm512_scalef_ps((__m512)p, (__m512)x);  // by 2^floor(x)
 #else
     const wide magic = all(12583039.0f);  // 1.5 * 2^23 + 127: adding it rounds, and leaves the exponent's bits lowest
     x = maximum(all(-127.0f), x);  // in this order a NaN stays
-    const wide shifted = x + magic, r = x - (shifted - magic);
-    return mantissa(r) * (wide)((iwide)shifted << 23);
+#ifdef __AVX__
+    x = _mm256_min_ps(all(128.0f), x);
+#else
+    x = all(128.0f) < x ? all(128.0f) : x;
 #endif
-  }
-
- private:
-  static wide mantissa(wide r) {  // 2^r for |r| <= 1/2
+    const wide shifted = x + magic, r = x - (shifted - magic);
     wide p = 1.3276803e-3f * r + 9.6755586e-3f;
     p = p * r + 5.5507120e-2f;
     p = p * r + 2.4022120e-1f;
     p = p * r + 6.9314694e-1f;
-    return p * r + 1.0000001f;
+    p = p * r + 1.0000001f;
+    return p * (wide)((iwide)shifted << 23);
+#endif
   }
 };
 
@@ -87,7 +93,29 @@ struct Whole : Lanes {
   explicit Whole(int first) : first(first) {}
   template <class T>
   wide load(const T* p) const { return to_wide(p + first); }
+  template <class>
   iwide id() const { return ids_from(first); }
+};
+
+// One of two halves of 2 * kWide ids. Of bf16 they are the even and the odd ones: a shift or a mask makes floats of them.
+struct Half : Lanes {
+  static constexpr int kAhead = 4096;  // bytes: the CPU's own prefetching ends with each page
+  int first;
+  bool upper;
+  Half(int first, bool upper) : first(first), upper(upper) {}
+  template <class T>
+  wide load(const T* p) const {
+    __builtin_prefetch(reinterpret_cast<const char*>(p + first + upper * kWide) + kAhead);
+    if constexpr (!std::is_same_v<T, bf16>) return to_wide(p + first + upper * kWide);
+    uwide both;
+    std::memcpy(&both, p + first, sizeof both);
+    return (wide)(upper ? both & 0xffff0000u : both << 16);
+  }
+  template <class T>
+  iwide id() const {
+    if constexpr (!std::is_same_v<T, bf16>) return ids_from(first + upper * kWide);
+    return ids_from(0) * 2 + (first + upper);
+  }
 };
 
 struct Ragged : Lanes {
@@ -104,6 +132,7 @@ struct Ragged : Lanes {
       if (!in(j)) out[j] = -INFINITY;
     return out;
   }
+  template <class>
   iwide id() const { return ids_from(first); }
 
  private:
@@ -117,14 +146,20 @@ class Scan : public Group {
   template <class F>
   static Total sum(Span span, F f) {
     wide peak = Lanes::all(-INFINITY);
-    double total = 0;
+    double lanes[kWide] = {};
     each_segment(span, [&](Span part) {
-      total += segment(part, peak, f);
+      float sums[kWide];
+      const wide sum = segment(part, peak, f);
+      std::memcpy(sums, &sum, sizeof sums);
+      for (int j = 0; j < kWide; ++j) lanes[j] += sums[j];
       return true;
     });
-    float top = peak[0];
-    for (int j = 1; j < kWide; ++j) top = peak[j] > top ? peak[j] : top;
-    return {total, top};
+    Total total{0, -INFINITY};
+    for (int j = 0; j < kWide; ++j) {
+      total.sum += lanes[j];
+      total.peak = peak[j] > total.peak ? peak[j] : total.peak;
+    }
+    return total;
   }
 
   template <class F>
@@ -133,7 +168,9 @@ class Scan : public Group {
     Span last{0, 0, -1};  // segment with a positive sum
     int found = -1;
     each_segment(span, [&](Span part) {
-      const double sum = segment(part, peak, f);
+      const wide lanes = segment(part, peak, f);
+      double sum = 0;
+      for (int j = 0; j < kWide; ++j) sum += lanes[j];
       if (sum > 0) last = part;
       if (sum > r) found = walk(part, peak, f, r);
       r -= sum;
@@ -165,19 +202,19 @@ class Scan : public Group {
   }
 
   template <class F>
-  static double segment(Span part, wide& peak, F f) {
+  static wide segment(Span part, wide& peak, F f) {
     wide sum{};
     if (whole(part, part.first, kSegment)) {
       wide top = peak;
-#pragma GCC unroll 2
-      for (int i = 0; i < kSegment; i += kWide) sum += f(Whole(part.first + i), top);
+      for (int i = 0; i < kSegment; i += 2 * kWide) {
+        sum += f(Half(part.first + i, false), top);
+        sum += f(Half(part.first + i, true), top);
+      }
       peak = top;
     } else {
       for (int i = part.first; i < part.stop; i += kWide) sum += apply(part, i, peak, f);
     }
-    double total = 0;
-    for (int j = 0; j < kWide; ++j) total += sum[j];
-    return total;
+    return sum;
   }
 
   template <class F>

@@ -12,10 +12,10 @@
 // float and int (sums, products and comparisons of equals).
 //
 //   at.load(p)                  p[id], -inf for ids that the span leaves out: f must be 0 there
-//   at.id()                     the ids
+//   at.id<T>()                  the ids, in the order in which load(const T*) has them
 //   at.all(x)                   the same number for each
 //   at.select(mask, a, b), at.maximum(a, b), at.fma(a, b, c)
-//   at.exp2(x)                  2^x for x < 127, to 3e-7; 0 below -126; NaN for NaN
+//   at.exp2(x)                  2^x to 3e-7; below -126 at most 2^-126, 0 of -inf; infinity from 128 on; NaN of NaN
 //
 // A crew works on one item (host: threads; GPU: a workgroup); all of its threads run the body.
 //

@@ -13,6 +13,7 @@ struct At {
 
   static float all(float x) { return x; }
   static int all(int x) { return x; }
+  template <class>
   int id() const { return first; }
   static float select(bool mask, float a, float b) { return mask ? a : b; }
   static float maximum(float a, float b) { return a > b ? a : b; }  // b where one is NaN

@@ -57,16 +57,17 @@ class Check:
         if device != self.device:
             self.fail(name, f"device {self.device}", device)
         names, sizes = _names(shape), t.shape
-        if len(sizes) != len(names) or not all(got == self._size(*name, got) for name, got in zip(names, sizes)):
+        fits = len(sizes) == len(names)
+        if fits:
+            for (base, extra), got in zip(names, sizes):  # a name not seen before takes what it got
+                if got != (self.dims.setdefault(base, got - extra) if base else 0) + extra:
+                    fits = False
+        if not fits:
             known = " ".join(str(self.dims.get(word, word)) for word in shape.split())
             self.fail(name, f"shape [{shape}]" + (f" = [{known}]" if known != shape else ""), list(sizes))
         inner = t.is_contiguous() if contiguous else t.dim() == 0 or t.stride(-1) == 1 or sizes[-1] <= 1
         if not inner:
             self.fail(name, "contiguous memory" if contiguous else "a contiguous last dimension", f"strides {t.stride()}")
-
-    def _size(self, base: str, extra: int, got: int) -> int:
-        """What a dimension should be; a name not seen before takes what it got."""
-        return (self.dims.setdefault(base, got - extra) if base else 0) + extra
 
     def choice(self, name: str, value, choices) -> None:
         self.need(value in choices, name, " or ".join(map(repr, choices)), repr(value))
@@ -77,11 +78,14 @@ class Check:
         return not torch.compiler.is_compiling() and (t.device.type == "cpu" or env.check_values())
 
     def values(self, name: str, t, ok, expected: str) -> None:
+        """`ok` holds for every value of t; it is asked with numbers where they are few, which is cheaper, or with the tensor."""
         if t is None or t.numel() == 0 or not self.readable(t):
             return
-        good = ok(t)
-        if not bool(good.all()):
-            self.fail(name, expected, t[~good].flatten()[0].item())
+        if t.numel() > 256 and bool(ok(t).all()):
+            return
+        for value in t.flatten().tolist():
+            if not ok(value):
+                self.fail(name, expected, value)
 
     def rows(self, rows: Rows, total: int) -> None:
         if not isinstance(rows, Rows):
@@ -148,6 +152,6 @@ class Check:
         self.tensor(f"{name}.temperature", sampling.temperature, "B", F32)
         self.tensor(f"{name}.top_k", sampling.top_k, "B", I32, optional=True)
         self.tensor(f"{name}.top_p", sampling.top_p, "B", F32, optional=True)
-        self.values(f"{name}.temperature", sampling.temperature, lambda t: (t >= 0) & t.isfinite(), "a finite number >= 0")
+        self.values(f"{name}.temperature", sampling.temperature, lambda t: (t >= 0) & (t < torch.inf), "a finite number >= 0")
         self.values(f"{name}.top_k", sampling.top_k, lambda t: t >= 0, "0 (off) or more")
         self.values(f"{name}.top_p", sampling.top_p, lambda t: (t > 0) & (t <= 1), "more than 0, at most 1")

@@ -1,6 +1,5 @@
 """What `blockdraft info` prints."""
 
-import importlib.util
 import platform
 
 import torch
@@ -8,6 +7,7 @@ from rich.console import Console
 from rich.table import Table
 
 from . import __version__, ops, registry  # noqa: F401  (importing ops registers them)
+from .native import load
 from .ops import _native, _triton
 
 
@@ -15,6 +15,13 @@ def devices() -> str:
     if not torch.cuda.is_available():
         return "CPU only"
     return ", ".join(torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count()))
+
+
+def native_code() -> str:
+    try:
+        return "built, for AVX-512" if load("_probe").__name__.endswith("avx512") else "built"
+    except ImportError:
+        return "not built: no C++ compiler at install time"
 
 
 def state(op, backend: str) -> str:
@@ -26,9 +33,8 @@ def state(op, backend: str) -> str:
 
 def show() -> None:
     console = Console(highlight=False)
-    probe = "built" if importlib.util.find_spec("blockdraft._probe") else "not built: no C++ compiler at install time"
     for name, value in (("blockdraft", __version__), ("python", platform.python_version()), ("torch", torch.__version__),
-                        ("device", devices()), ("CPU threads", torch.get_num_threads()), ("native probes", probe)):
+                        ("device", devices()), ("CPU threads", torch.get_num_threads()), ("native code", native_code())):
         console.print(f"{name:<14} {value}")
     table = Table("op", *registry.ORDER)
     for name, op in sorted(registry.OPS.items()):

@@ -1,8 +1,9 @@
 """The C++ kernels: importing the extension registers them with torch under the schemas of `blockdraft.registry`."""
 
+from ..native import load
+
 try:
-    from .. import _ops
-    DEVICES, MISSING = _ops.devices.split(), None
+    DEVICES, MISSING = load("_ops").devices.split(), None
 except ImportError as error:
     DEVICES, MISSING = [], f"the C++ extension is not built ({error})"
 
