@@ -6,88 +6,13 @@
 
 #include <algorithm>
 #include <cmath>
-#include <cstring>
-#include <type_traits>
 #include <vector>
 
-#ifdef __AVX2__
-#include <immintrin.h>
-#endif
-
-#include "tile.h"
+#include "host_vector.h"
 
 namespace blockdraft::host {
 
-constexpr int kLanes = 8, kColumns = 16;
-
-typedef float vec __attribute__((vector_size(32)));
-typedef int32_t ivec __attribute__((vector_size(32)));
-typedef uint16_t hvec __attribute__((vector_size(16)));
-typedef uint32_t uvec __attribute__((vector_size(32)));
-
-inline vec load(const float* p) { vec v; std::memcpy(&v, p, sizeof v); return v; }
-inline void store(float* p, vec v) { std::memcpy(p, &v, sizeof v); }
-inline vec splat(float x) { return vec{x, x, x, x, x, x, x, x}; }  // not vec{} + x: that is an addition, for the sign of zero
-inline vec maximum(vec a, vec b) { return a > b ? a : b; }
-
-inline uvec widen(const uint16_t* p) {
-#ifdef __AVX2__
-  return (uvec)_mm256_cvtepu16_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));  // gcc makes five of convertvector
-#else
-  hvec h;
-  std::memcpy(&h, p, sizeof h);
-  return __builtin_convertvector(h, uvec);
-#endif
-}
-
-inline vec to_float(const float* p) { return load(p); }
-inline vec to_float(const bf16* p) { return (vec)(widen(&p->bits) << 16); }
-inline vec to_float(const fp16* p) {
-#ifdef __F16C__
-  return (vec)_mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
-#else
-  uvec h = widen(&p->bits), magnitude = (h & 0x7fff) << 13, sign = (h & 0x8000) << 16;
-  vec scaled = (vec)magnitude * 0x1p112f;  // exponent bias 15 -> 127, subnormals included
-  uvec infinite = (uvec)(magnitude >= (0x7c00u << 13)) & 0x7f800000u;  // infinity and NaN keep an all-ones exponent
-  return (vec)((uvec)scaled | infinite | sign);
-#endif
-}
-
-inline void from_float(float* p, float x) { *p = x; }
-inline void from_float(bf16* p, float x) {
-  uint32_t u;
-  std::memcpy(&u, &x, 4);
-  p->bits = x != x ? 0x7fc0 : uint16_t((u + 0x7fff + ((u >> 16) & 1)) >> 16);  // nearest, ties to even
-}
-inline void from_float(fp16* p, float x) {
-  uint32_t u;
-  std::memcpy(&u, &x, 4);
-  const uint32_t sign = (u >> 16) & 0x8000;
-  u &= 0x7fffffff;
-  if (u >= 0x7f800000) p->bits = uint16_t(sign | (u > 0x7f800000 ? 0x7e00 : 0x7c00));
-  else if (u >= 0x477ff000) p->bits = uint16_t(sign | 0x7c00);  // rounds to infinity
-  else if (u < 0x38800000) {  // subnormal: let the adder round
-    float magnitude, shifted;
-    std::memcpy(&magnitude, &u, 4);
-    shifted = magnitude + 0.5f;
-    std::memcpy(&u, &shifted, 4);
-    p->bits = uint16_t(sign | (u - 0x3f000000));
-  } else p->bits = uint16_t(sign | ((u - 0x38000000 + 0xfff + ((u >> 13) & 1)) >> 13));
-}
-
-// 2^x to 3e-7 relative for x <= 0; 0 below -126. (A minimax polynomial over -1/2 .. 1/2; sums divide the errors out.)
-inline vec exp2(vec x) {
-  const vec magic = splat(12582912.0f);  // 1.5 * 2^23: adding it rounds to an integer
-  x = maximum(splat(-127.0f), x);  // this way round NaN stays NaN
-  const vec shifted = x + magic, r = x - (shifted - magic);
-  vec p = 1.3276472e-3f * r + 9.6755415e-3f;
-  p = p * r + 5.5507133e-2f;
-  p = p * r + 2.4022120e-1f;
-  p = p * r + 6.9314697e-1f;
-  p = p * r + 1.0000001f;
-  const ivec power = ((ivec)shifted << 23) + (127 << 23);  // the magic number's bits are shifted out
-  return p * (vec)power;
-}
+constexpr int kColumns = 16;
 
 // c[i][0..16) (+)= sum over k < depth of a[i * row + k * step] * b[k][0..16), for i < R.
 template <int R, bool kAccumulate>
@@ -260,38 +185,38 @@ class Tile : public Group {
   void absorb(Panel& panel) {
     float* const s = scores_;
     const int n = staged_, dim = head_dim_;
-    bool grown = false;
-    for (int half = 0; half < kColumns; half += kLanes) {
-      float* const column = s + half;
-      const vec before = host::load(panel.running + half);
-      vec top = before, other = before, sum{}, odd{};  // two of each: independent chains
+    for (int part = 0; part < kColumns; part += kWide) {
+      float *const column = s + part, *const running = panel.running + part;
+      const wide before = load_wide(running);
+      wide top = before, other = before, sum{}, odd{};  // two of each: independent chains
       int i = 0;
       for (; i + 1 < n; i += 2) {
-        top = maximum(top, host::load(column + i * kColumns));
-        other = maximum(other, host::load(column + (i + 1) * kColumns));
+        top = maximum_wide(top, load_wide(column + i * kColumns));
+        other = maximum_wide(other, load_wide(column + (i + 1) * kColumns));
       }
-      if (i < n) top = maximum(top, host::load(column + i * kColumns));
-      top = maximum(top, other);
+      if (i < n) top = maximum_wide(top, load_wide(column + i * kColumns));
+      top = maximum_wide(top, other);
       for (i = 0; i + 1 < n; i += 2) {
-        const vec p = exp2(host::load(column + i * kColumns) - top), q = exp2(host::load(column + (i + 1) * kColumns) - top);
-        host::store(column + i * kColumns, p);
-        host::store(column + (i + 1) * kColumns, q);
+        const wide p = exp2(load_wide(column + i * kColumns) - top), q = exp2(load_wide(column + (i + 1) * kColumns) - top);
+        store_wide(column + i * kColumns, p);
+        store_wide(column + (i + 1) * kColumns, q);
         sum += p, odd += q;
       }
       if (i < n) {
-        const vec p = exp2(host::load(column + i * kColumns) - top);
-        host::store(column + i * kColumns, p);
+        const wide p = exp2(load_wide(column + i * kColumns) - top);
+        store_wide(column + i * kColumns, p);
         sum += p;
       }
-      const vec shrink = exp2(before - top);
-      host::store(panel.running + half, top);
-      host::store(panel.running + kColumns + half, host::load(panel.running + kColumns + half) * shrink + (sum + odd));
-      const ivec changed = before < top;
-      for (int j = 0; j < kLanes; ++j) grown |= changed[j] != 0;
+      const wide shrink = exp2(before - top);
+      store_wide(running, top);
+      store_wide(running + kColumns, load_wide(running + kColumns) * shrink + (sum + odd));
+      const iwide changed = before < top;
+      bool grown = false;
+      for (int j = 0; j < kWide; ++j) grown |= changed[j] != 0;
       if (grown)
         for (int d = 0; d < dim; ++d) {
-          float* o = panel.output + d * kColumns + half;
-          host::store(o, host::load(o) * shrink);
+          float* o = panel.output + d * kColumns + part;
+          store_wide(o, load_wide(o) * shrink);
         }
     }
     product<true>(values_, 1, dim + kValuePad, s, panel.output, dim, n);

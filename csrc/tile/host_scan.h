@@ -5,79 +5,28 @@
 #include "host.h"
 #include "scan.h"
 
-#if defined(__AVX512F__) && !defined(__clang__)
-#pragma GCC diagnostic ignored "-Wuninitialized"  // gcc 12 warns of its own header
-#pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
-#endif
-
 namespace blockdraft::host {
-
-#ifdef __AVX512F__
-constexpr int kWide = 16;
-#else
-constexpr int kWide = kLanes;
-#endif
-typedef float wide __attribute__((vector_size(4 * kWide)));
-typedef int32_t iwide __attribute__((vector_size(4 * kWide)));
-typedef uint32_t uwide __attribute__((vector_size(4 * kWide)));
-
-template <class T>
-wide to_wide(const T* p) {
-#ifdef __AVX512F__
-  if constexpr (sizeof(T) == 4) return (wide)_mm512_loadu_ps(p);
-  const __m256i half = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p));
-  if constexpr (std::is_same_v<T, fp16>) return (wide)_mm512_cvtph_ps(half);
-  return (wide)_mm512_slli_epi32(_mm512_cvtepu16_epi32(half), 16);
-#else
-  return to_float(p);
-#endif
-}
 
 // What is common to whole and to ragged vectors of ids.
 struct Lanes {
   using Float = wide;
   using Int = iwide;
-  static wide all(float x) { return x - wide{}; }  // not a sum, for the sign of zero
+  static wide all(float x) { return splat_wide(x); }
   static iwide all(int x) { return iwide{} + x; }
   static wide select(iwide mask, wide a, wide b) { return mask ? a : b; }
-  static wide maximum(wide a, wide b) {  // b where one is NaN
-#if defined(__AVX512F__)
-    return (wide)_mm512_max_ps((__m512)a, (__m512)b);
-#elif defined(__AVX__)
-    return _mm256_max_ps(a, b);  // gcc does not see it behind a constant
-#else
-    return host::maximum(a, b);
-#endif
-  }
+  static wide maximum(wide a, wide b) { return maximum_wide(a, b); }
   static wide fma(wide a, wide b, wide c) {
     wide out;
     for (int j = 0; j < kWide; ++j) out[j] = __builtin_fmaf(a[j], b[j], c[j]);
     return out;
   }
   static wide exp2(wide x) {
-#ifdef __AVX512F__
-    const wide r = (wide)_mm512_reduce_ps((__m512)x, _MM_FROUND_TO_NEG_INF | _MM_FROUND_NO_EXC);  // x - floor(x); 0 of infinity
-    wide p = 1.87757668e-3f * r + 8.98934009e-3f;  // 2^r for 0 <= r < 1
-    p = p * r + 5.58263181e-2f;
-    p = p * r + 2.40153617e-1f;
-    p = p * r + 6.93153073e-1f;
-    p = p * r + 9.99999925e-1f;
-    return (wide)_mm512_scalef_ps((__m512)p, (__m512)x);  // by 2^floor(x)
+#if defined(__AVX512F__)
+    return host::exp2(x);
+#elif defined(__AVX__)
+    return host::exp2(_mm256_min_ps(all(128.0f), x));
 #else
-    const wide magic = all(12583039.0f);  // 1.5 * 2^23 + 127: adding it rounds, and leaves the exponent's bits lowest
-    x = maximum(all(-127.0f), x);  // in this order a NaN stays
-#ifdef __AVX__
-    x = _mm256_min_ps(all(128.0f), x);
-#else
-    x = all(128.0f) < x ? all(128.0f) : x;
-#endif
-    const wide shifted = x + magic, r = x - (shifted - magic);
-    wide p = 1.3276803e-3f * r + 9.6755586e-3f;
-    p = p * r + 5.5507120e-2f;
-    p = p * r + 2.4022120e-1f;
-    p = p * r + 6.9314694e-1f;
-    p = p * r + 1.0000001f;
-    return p * (wide)((iwide)shifted << 23);
+    return host::exp2(all(128.0f) < x ? all(128.0f) : x);
 #endif
   }
 };

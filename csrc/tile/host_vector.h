@@ -1,0 +1,134 @@
+// Vectors of a CPU: 8 floats (with AVX-512 also 16, `wide`), conversions, exponentials. Without AVX2 the compiler splits them.
+#pragma once
+
+#include <cstring>
+#include <type_traits>
+
+#ifdef __AVX2__
+#include <immintrin.h>
+#endif
+
+#include "tile.h"
+
+#if defined(__AVX512F__) && !defined(__clang__)
+#pragma GCC diagnostic ignored "-Wuninitialized"  // gcc 12 warns of its own header
+#pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
+#endif
+
+namespace blockdraft::host {
+
+constexpr int kLanes = 8;
+
+typedef float vec __attribute__((vector_size(32)));
+typedef int32_t ivec __attribute__((vector_size(32)));
+typedef uint16_t hvec __attribute__((vector_size(16)));
+typedef uint32_t uvec __attribute__((vector_size(32)));
+
+inline vec load(const float* p) { vec v; std::memcpy(&v, p, sizeof v); return v; }
+inline void store(float* p, vec v) { std::memcpy(p, &v, sizeof v); }
+inline vec splat(float x) { return vec{x, x, x, x, x, x, x, x}; }  // not vec{} + x: that is an addition, for the sign of zero
+
+inline uvec widen(const uint16_t* p) {
+#ifdef __AVX2__
+  return (uvec)_mm256_cvtepu16_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));  // gcc makes five of convertvector
+#else
+  hvec h;
+  std::memcpy(&h, p, sizeof h);
+  return __builtin_convertvector(h, uvec);
+#endif
+}
+
+inline vec to_float(const float* p) { return load(p); }
+inline vec to_float(const bf16* p) { return (vec)(widen(&p->bits) << 16); }
+inline vec to_float(const fp16* p) {
+#ifdef __F16C__
+  return (vec)_mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
+#else
+  uvec h = widen(&p->bits), magnitude = (h & 0x7fff) << 13, sign = (h & 0x8000) << 16;
+  vec scaled = (vec)magnitude * 0x1p112f;  // exponent bias 15 -> 127, subnormals included
+  uvec infinite = (uvec)(magnitude >= (0x7c00u << 13)) & 0x7f800000u;  // infinity and NaN keep an all-ones exponent
+  return (vec)((uvec)scaled | infinite | sign);
+#endif
+}
+
+inline void from_float(float* p, float x) { *p = x; }
+inline void from_float(bf16* p, float x) {
+  uint32_t u;
+  std::memcpy(&u, &x, 4);
+  p->bits = x != x ? 0x7fc0 : uint16_t((u + 0x7fff + ((u >> 16) & 1)) >> 16);  // nearest, ties to even
+}
+inline void from_float(fp16* p, float x) {
+  uint32_t u;
+  std::memcpy(&u, &x, 4);
+  const uint32_t sign = (u >> 16) & 0x8000;
+  u &= 0x7fffffff;
+  if (u >= 0x7f800000) p->bits = uint16_t(sign | (u > 0x7f800000 ? 0x7e00 : 0x7c00));
+  else if (u >= 0x477ff000) p->bits = uint16_t(sign | 0x7c00);  // rounds to infinity
+  else if (u < 0x38800000) {  // subnormal: let the adder round
+    float magnitude, shifted;
+    std::memcpy(&magnitude, &u, 4);
+    shifted = magnitude + 0.5f;
+    std::memcpy(&u, &shifted, 4);
+    p->bits = uint16_t(sign | (u - 0x3f000000));
+  } else p->bits = uint16_t(sign | ((u - 0x38000000 + 0xfff + ((u >> 13) & 1)) >> 13));
+}
+
+#ifdef __AVX512F__
+constexpr int kWide = 16;
+#else
+constexpr int kWide = kLanes;
+#endif
+typedef float wide __attribute__((vector_size(4 * kWide)));
+typedef int32_t iwide __attribute__((vector_size(4 * kWide)));
+typedef uint32_t uwide __attribute__((vector_size(4 * kWide)));
+
+inline wide load_wide(const float* p) { wide v; std::memcpy(&v, p, sizeof v); return v; }
+inline void store_wide(float* p, wide v) { std::memcpy(p, &v, sizeof v); }
+inline wide splat_wide(float x) { return x - wide{}; }  // not a sum, for the sign of zero
+
+template <class T>
+wide to_wide(const T* p) {
+#ifdef __AVX512F__
+  if constexpr (sizeof(T) == 4) return load_wide(p);
+  const __m256i half = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p));
+  if constexpr (std::is_same_v<T, fp16>) return (wide)_mm512_cvtph_ps(half);
+  return (wide)_mm512_slli_epi32(_mm512_cvtepu16_epi32(half), 16);
+#else
+  return to_float(p);
+#endif
+}
+
+inline wide maximum_wide(wide a, wide b) {  // b where one is NaN
+#if defined(__AVX512F__)
+  return (wide)_mm512_max_ps((__m512)a, (__m512)b);
+#elif defined(__AVX__)
+  return _mm256_max_ps(a, b);  // gcc does not see it behind a constant
+#else
+  return a > b ? a : b;
+#endif
+}
+
+// 2^x to 3e-7 for x < 128 (beyond, with AVX-512, infinity); below -126 at most 2^-126, 0 of -inf; NaN of NaN.
+inline wide exp2(wide x) {
+#ifdef __AVX512F__
+  const wide r = (wide)_mm512_reduce_ps((__m512)x, _MM_FROUND_TO_NEG_INF | _MM_FROUND_NO_EXC);  // x - floor(x); 0 of infinity
+  wide p = 1.87757668e-3f * r + 8.98934009e-3f;  // 2^r for 0 <= r < 1
+  p = p * r + 5.58263181e-2f;
+  p = p * r + 2.40153617e-1f;
+  p = p * r + 6.93153073e-1f;
+  p = p * r + 9.99999925e-1f;
+  return (wide)_mm512_scalef_ps((__m512)p, (__m512)x);  // by 2^floor(x)
+#else
+  const wide magic = splat_wide(12583039.0f);  // 1.5 * 2^23 + 127: adding it rounds, and leaves the exponent's bits lowest
+  x = maximum_wide(splat_wide(-127.0f), x);  // in this order a NaN stays
+  const wide shifted = x + magic, r = x - (shifted - magic);
+  wide p = 1.3276803e-3f * r + 9.6755586e-3f;  // 2^r for |r| <= 1/2
+  p = p * r + 5.5507120e-2f;
+  p = p * r + 2.4022120e-1f;
+  p = p * r + 6.9314694e-1f;
+  p = p * r + 1.0000001f;
+  return p * (wide)((iwide)shifted << 23);
+#endif
+}
+
+}  // namespace blockdraft::host
