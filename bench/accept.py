@@ -115,6 +115,5 @@ def build(case, dtype, device):
         assert (counts == a).all(), f"accepted: {counts.tolist()}, expected {a} each"
         assert torch.equal(picks, winner.cpu().long()), f"next_token: {picks.tolist()}, expected {winner.tolist()}"
 
-    cost = B * (costs.accept_drafts(a, K, VOCAB, target.element_size()) if mode == "token" else
-                costs.accept_drafts_block(K, VOCAB, target.element_size()))
+    cost = B * costs.accept_drafts(a, K, VOCAB, target.element_size(), block=mode == "block")
     return Row("accept", case, dtype, cost, backends("accept_drafts", mine) + peers, check)

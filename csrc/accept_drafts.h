@@ -252,13 +252,15 @@ class Acceptance {
     double sum = 0;
     if constexpr (Crew::kStaged)
       for (int block = 0; block < vocabulary_.blocks; ++block) sum += memory_.surplus[i * vocabulary_.blocks + block];
-    else
+    else {
       sum = sampler_.weigh([&](const auto& scan, int, Span span) { return surplus_mass(scan, p, q, scale, span); });
+      weighed_ = i;
+    }
     return sum * (scale / p.sum);
   }
 
   void weigh(const Verdict& v) {
-    if (target(v.accepted).point == Law<T>::kSpread)
+    if (target(v.accepted).point == Law<T>::kSpread && weighed_ != v.accepted)
       sampler_.weigh([&](const auto& scan, int block, Span span) { return weigh(scan, v, block, span); });
   }
 
@@ -339,6 +341,7 @@ class Acceptance {
   Shaping target_, drafter_;
   float mix_;
   bool sampled_;  // q is a law of the draft's logits, not a point
+  int weighed_ = -1;  // the row whose residual, of the verdict's scale, the crew's sums already hold
 };
 
 }  // namespace blockdraft

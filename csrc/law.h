@@ -136,12 +136,13 @@ inline Span head(const Vocabulary& vocabulary) { return {0, least(64, vocabulary
 // One pass, with the anchor of the row's head, unless a logit of the block is too far above it.
 template <class Scan, class T>
 BLOCKDRAFT_SCAN Partial measure(const Scan& scan, const Logits<T>& logits, double scale, const Partial& head, Span span) {
-  auto anchored = [&](float anchor) {
-    const float factor = float(scale);
+  auto anchored = [&](float anchor) {  // one multiply-add an exponent; what rounding its constant shifts is put back
+    const float factor = float(scale), constant = anchor * factor;
+    const double shift = exp2_double(constant - double(anchor) * factor);
     if (logits.other)
-      return scan.sum(span, [&](auto at, auto&) { return at.exp2((logits.load(at) - at.all(anchor)) * at.all(factor)); }).sum;
-    return scan.sum(span, [row = logits.row, anchor, factor](auto at, auto&) {
-      return at.exp2((at.load(row) - at.all(anchor)) * at.all(factor));
+      return shift * scan.sum(span, [&](auto at, auto&) { return at.exp2(logits.load(at) * at.all(factor) - at.all(constant)); }).sum;
+    return shift * scan.sum(span, [row = logits.row, factor, constant](auto at, auto&) {
+      return at.exp2(at.load(row) * at.all(factor) - at.all(constant));
     }).sum;
   };
   if (head.status == kFine) {

@@ -93,21 +93,13 @@ def fused_moe(routed_rows: float, touched_experts: float, hidden: int, inner: in
                 tiles * weights + moved + 2 * routed_rows * inner * itemsize)
 
 
-def accept_drafts(accepted: float, drafts: int, vocab: int, itemsize: float) -> Cost:
-    """Token rule for one request, draft normalisers given: target rows 0..a, and after a rejection draft row a, with the
-    target row again, from cache, for the residual."""
+def accept_drafts(accepted: float, drafts: int, vocab: int, itemsize: float, block: bool = False) -> Cost:
+    """One request, draft normalisers given. Token rule: target rows 0..a; block rule: all of them. After a rejection draft row
+    a, with the target row again, from cache, for the residual (whose sum is also what the block rule compares)."""
     rejected = accepted < drafts
-    rows_read = accepted + 1 + rejected
-    moved = rows_read * vocab * itemsize
-    return Cost(2 * rows_read * vocab, (accepted + 1 + 2 * rejected) * vocab, moved, 0.0, moved)
-
-
-def accept_drafts_block(drafts: int, vocab: int, itemsize: float) -> Cost:
-    """Block rule for one request: all target and draft rows, each with an exponential per entry for the surpluses, and the
-    targets' normalisers before that."""
-    rows_read = 2 * drafts + 1
-    moved = rows_read * vocab * itemsize
-    return Cost(4 * rows_read * vocab, (rows_read + drafts + 1) * vocab, moved, 0.0, moved)
+    rows = (drafts if block else accepted) + 1
+    moved = (rows + rejected) * vocab * itemsize
+    return Cost(2 * (rows + rejected) * vocab, (rows + 2 * rejected) * vocab, moved, 0.0, moved)
 
 
 def sample_drafts(rows: float, vocab: int, itemsize: float) -> Cost:

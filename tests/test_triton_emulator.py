@@ -5,6 +5,7 @@ import struct
 
 import pytest
 import torch
+from emulator import assembled
 from sampling_cases import compare, compare_samples
 
 pytest.importorskip("triton", reason="triton is not installed")
@@ -39,8 +40,7 @@ class Emulated:
         moving = {name: value for name, value in given.items() if name not in fixed}
         signature = {name: TYPES[getattr(given[name], "dtype", type(given[name]))] if name in moving else "constexpr" for name in given}
         built = offline.build(self.arch, self.kernel, signature, fixed, options)
-        path = self.folder / f"{self.kernel.__name__}.co"
-        path.write_bytes(built.asm["hsaco"])
+        path = assembled(built.asm["amdgcn"], self.arch, self.folder / self.kernel.__name__)
         packed = struct.pack("".join({"*": "Q", "i": "i", "f": "f"}[signature[name][0]] for name in moving),
                              *(getattr(value, "data_ptr", lambda value=value: value)() for value in moving.values()))
         packed += bytes(-len(packed) % 8)  # two pointers to scratch memory follow, unused

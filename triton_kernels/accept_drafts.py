@@ -12,365 +12,32 @@ launch of its own where it needs the whole of what another left.
 Rows 0..K of a request are the target's, then come the draft's.
 """
 
-from typing import NamedTuple
-
 import triton
 import triton.language as tl
 
-from .law import (
-    FIELDS,
-    LAST,
-    LOG2_E,
-    NOT_NUMBERS,
-    NOWHERE,
-    SPREAD,
-    Blend,
-    Law,
-    Row,
-    Vocabulary,
-    block_ids,
-    conclude,
-    exponent,
-    find,
-    has,
-    mass_of,
-    measure,
-    mixed,
-    probability,
-    tile_ids,
-    truncated,
-    uniform,
-    walk,
+from .acceptance import (
+    DRAW,
+    Batch,
+    Memory,
+    Shaping,
+    chances,
+    decide,
+    draw,
+    given,
+    load_law,
+    log_probability,
+    next_pass,
+    normalise_draft,
+    normalise_target,
+    row_of_draft,
+    row_of_target,
+    shifted,
+    weigh,
 )
+from .law import FIELDS, SPREAD, Vocabulary, block_ids, exponent, mass_of, measure, tile_ids, uniform
 from .target import arch, scan_options
 
-TOKEN, BLOCK = tl.constexpr(0), tl.constexpr(1)  # rules; an exact match is the token rule at temperature 0
 MEASURE, NORMALISE, SURPLUS, DECIDE, WEIGH, FINISH, LOGPROB = map(tl.constexpr, range(7))
-ACCEPT, DRAW = tl.constexpr(0), tl.constexpr(1)  # purposes of uniforms
-
-
-class Shaping(NamedTuple):
-    """A request's temperature, and pointers to every request's top_k and top_p."""
-
-    temperature: tl.tensor
-    top_k: tl.tensor
-    top_p: tl.tensor
-
-
-class Memory(NamedTuple):
-    """A request's part of the workspace."""
-
-    laws: tl.tensor  # [2 K + 1][FIELDS]
-    partials: tl.tensor  # [2 K + 1][2][blocks]: sums, greatest
-    surplus: tl.tensor  # [K][blocks]
-    sums: tl.tensor  # [blocks]
-    scale: tl.tensor  # of p in the residual law
-
-
-class Batch(NamedTuple):
-    """A request: its drafts under test and their number, what its rows are."""
-
-    request: tl.tensor
-    K: tl.tensor
-    live: tl.tensor
-    target: tl.tensor  # its row 0
-    target_row: tl.tensor
-    draft: tl.tensor
-    draft_row: tl.tensor
-    tokens: tl.tensor
-    weight: tl.tensor  # of the target in mixed rows
-    sampled: tl.tensor  # whether drafts have laws of their own; else they are points
-
-
-@triton.jit
-def _target_row(b, i):
-    if b.weight is None:
-        return Row(b.target + i.to(tl.int64) * b.target_row)
-    else:
-        return Blend(b.target + i.to(tl.int64) * b.target_row, b.draft + i.to(tl.int64) * b.draft_row, tl.where(i < b.live, b.weight, 1.0))
-
-
-@triton.jit
-def _draft_row(b, i):
-    return Row(b.draft + i.to(tl.int64) * b.draft_row)
-
-
-@triton.jit
-def _target_logit(b, i, token, space):
-    """Of tokens in rows i; 0 where there is none."""
-    known = has(space, token) & (i <= b.live)
-    x = tl.load(b.target + i.to(tl.int64) * b.target_row + token, mask=known, other=0).to(tl.float32)
-    if b.weight is not None:
-        known &= i < b.live
-        y = tl.load(b.draft + i.to(tl.int64) * b.draft_row + token, mask=known, other=0).to(tl.float32)
-        x = mixed(x, y, tl.where(i < b.live, b.weight, 1.0))
-    return x
-
-
-@triton.jit
-def _draft_logit(b, i, token, space):
-    return tl.load(b.draft + i.to(tl.int64) * b.draft_row + token, mask=has(space, token) & (i < b.live), other=0).to(tl.float32)
-
-
-@triton.jit
-def _given(b, i, draft_lse, lse_row, drafter, space):
-    """(whether the caller knows a draft's normaliser, it). No draw leaves one for a row without a law; a cut must be found again."""
-    lse = tl.load(draft_lse + b.request * lse_row + i)
-    known = (lse - lse == 0) & has(space, tl.load(b.tokens + i))
-    if drafter.top_k is not None:
-        known &= tl.load(drafter.top_k + b.request) <= 0
-    if drafter.top_p is not None:
-        known &= tl.load(drafter.top_p + b.request) >= 1
-    return known, lse
-
-
-@triton.jit
-def _store_law(memory, row, law):
-    at = memory.laws + row * FIELDS
-    tl.store(at, law.scale)
-    tl.store(at + 1, law.total)
-    tl.store(at + 2, law.top.to(tl.float64))
-    tl.store(at + 3, law.cut.to(tl.float64))
-    tl.store(at + 4, law.tie.to(tl.float64))
-    tl.store(at + 5, law.point.to(tl.float64))
-    tl.store(at + 6, law.status.to(tl.float64))
-
-
-@triton.jit
-def _load_law(memory, row, used):
-    """Of one row, or of several."""
-    at = memory.laws + row * FIELDS
-    return Law(tl.load(at, mask=used, other=1), tl.load(at + 1, mask=used, other=1), tl.load(at + 2, mask=used, other=0).to(tl.float32),
-               tl.load(at + 3, mask=used, other=0).to(tl.float32), tl.load(at + 4, mask=used, other=0).to(tl.int32),
-               tl.load(at + 5, mask=used, other=NOWHERE).to(tl.int32), tl.load(at + 6, mask=used, other=0).to(tl.int32))
-
-
-@triton.jit
-def _partials(memory, row, blocks, BLOCKS: tl.constexpr):
-    index = tl.arange(0, BLOCKS)
-    at = memory.partials + row * 2 * blocks + index
-    return tl.load(at, mask=index < blocks, other=0), tl.load(at + blocks, mask=index < blocks, other=float("-inf")).to(tl.float32)
-
-
-@triton.jit
-def _status(row, space, TILE: tl.constexpr):
-    sum_, greatest = measure(row, space, tl.full([], 1, tl.float64), 0, space.valid, TILE)
-    return tl.where(sum_ != sum_, NOT_NUMBERS, tl.where(greatest == float("-inf"), 2, 0))
-
-
-@triton.jit
-def _normalise_target(b, memory, i, shaping, space, block, blocks, BLOCKS: tl.constexpr, TILE: tl.constexpr):
-    row = _target_row(b, i)
-    sums, greatest = _partials(memory, i, blocks, BLOCKS)
-    law = truncated(conclude(sums, greatest, shaping.temperature, row, space, block, TILE), row, space, shaping.top_k, shaping.top_p,
-                    b.request, TILE)
-    status = law.status
-    if b.weight is not None:
-        if (i < b.live) & (b.weight != 1) & ((status != 0) | (b.weight == 0)):  # a blend cannot tell which of its rows is at fault
-            own = _status(Row(row.at), space, TILE)
-            status = tl.maximum(tl.where(own != 0, own, status), _status(_draft_row(b, i), space, TILE))
-    _store_law(memory, i, Law(law.scale, law.total, law.top, law.cut, law.tie, law.point, status))
-
-
-@triton.jit
-def _normalise_draft(b, memory, i, drafter, draft_lse, lse_row, space, block, blocks, BLOCKS: tl.constexpr, TILE: tl.constexpr):
-    row = b.K + 1 + i
-    token = tl.load(b.tokens + i)
-    zero = tl.zeros([], tl.int32)
-    nothing = tl.full([], float("-inf"), tl.float32)
-    if b.draft is not None:
-        if b.sampled:
-            known = False
-            if draft_lse is not None:
-                known, lse = _given(b, i, draft_lse, lse_row, drafter, space)
-                if known:
-                    scale = exponent(drafter.temperature)
-                    natural = lse.to(tl.float64) * drafter.temperature
-                    top = natural.to(tl.float32)
-                    status = tl.where(_draft_logit(b, i, token, space) < float("inf"), 0, NOT_NUMBERS)
-                    _store_law(memory, row, Law(scale, tl.exp2((natural - top) * scale), top, nothing, zero + LAST, zero + SPREAD, status))
-            if not known:
-                sums, greatest = _partials(memory, row, blocks, BLOCKS)
-                law = conclude(sums, greatest, drafter.temperature, _draft_row(b, i), space, block, TILE)
-                _store_law(memory, row, truncated(law, _draft_row(b, i), space, drafter.top_k, drafter.top_p, b.request, TILE))
-    if not b.sampled:
-        one = tl.full([], 1, tl.float64)
-        point = tl.where(has(space, token), token, NOWHERE)
-        _store_law(memory, row, Law(one, one, nothing, nothing, zero, point, zero))
-
-
-@triton.jit
-def _smaller(slope, bound, next_slope, next_bound):
-    """Of c -> min(c * slope, bound), one after the other."""
-    return slope * next_slope, tl.minimum(bound * next_slope, next_bound)
-
-
-@triton.jit
-def _chances(b, memory, space, ROWS: tl.constexpr):
-    """For all drafts: p(x), q(x), whether they are drafts, and the block rule's p_i."""
-    i = tl.arange(0, ROWS)
-    draft = i < b.live
-    token = tl.load(b.tokens + i, mask=draft, other=-1)
-    p = probability(_load_law(memory, i, draft), _target_logit(b, i, token, space), token, space)
-    q_law = _load_law(memory, b.K + 1 + i, draft)
-    if b.draft is not None:
-        q = probability(q_law, _draft_logit(b, i, token, space), token, space)
-    else:
-        q = ((token == q_law.point) & has(space, token)).to(tl.float64)
-    slope = tl.where(draft & (p > 0), p / tl.where(q > 0, q, 1e-300), 0)
-    product, bound = tl.associative_scan((slope, tl.full([ROWS], 1, tl.float64)), 0, _smaller)
-    return p, q, draft, tl.minimum(product, bound)
-
-
-@triton.jit
-def _shifted(x, i):
-    """x[i - 1]; of row 0, 1."""
-    index = tl.arange(0, x.shape[0])
-    return tl.where(i > 0, tl.sum(tl.where(index == i - 1, x, 0), 0), 1)
-
-
-@triton.jit
-def _surplus_after(b, memory, carry, space, blocks, ROWS: tl.constexpr):
-    """Sum of (carry[i] * p - q)+ of row i + 1, for each draft i but the last."""
-    i = tl.arange(0, ROWS) + 1
-    inside = i < b.live
-    p = _load_law(memory, i, inside)
-    q = _load_law(memory, b.K + 1 + i, inside)
-    spread = tl.zeros([ROWS], tl.float64)
-    for first in range(0, blocks, 16):
-        block = first + tl.arange(0, 16)
-        at = memory.surplus + i[:, None] * blocks + block[None, :]
-        spread += tl.sum(tl.load(at, mask=inside[:, None] & (block < blocks)[None, :], other=0), 1)
-    spread *= carry / p.total
-    if b.draft is not None:
-        of_q = probability(q, _draft_logit(b, i, tl.where(inside, p.point, -1), space), p.point, space)
-    else:
-        of_q = ((p.point == q.point) & has(space, p.point)).to(tl.float64)
-    token = tl.load(b.tokens + i, mask=inside, other=-1)
-    of_p = probability(p, _target_logit(b, i, token, space), token, space)
-    outside = tl.where(p.point == SPREAD, carry * (1 - of_p), tl.maximum(carry - of_q, 0))
-    return tl.where(inside & (carry > 0), tl.where((p.point == SPREAD) & (q.point == SPREAD), spread, outside), 0)
-
-
-@triton.jit
-def _decide(b, memory, seed, position, uniforms, uniforms_row, space, blocks, RULE: tl.constexpr, ROWS: tl.constexpr):
-    """(drafts kept, status, factor of p in the residual law)."""
-    i = tl.arange(0, ROWS)
-    p, q, draft, carry = _chances(b, memory, space, ROWS)
-    u = uniform(uniforms, b.request * uniforms_row + tl.where(draft, i, 0), tl.load(seed + b.request), tl.load(position + b.request), i, ACCEPT)
-    status = _load_law(memory, i, i <= b.live).status
-    status = tl.maximum(status, _load_law(memory, b.K + 1 + i, draft).status)
-    scale = tl.full([], 1, tl.float64)
-    if RULE == BLOCK:  # no early break: a later draft may be kept where an earlier one was not
-        surplus = _surplus_after(b, memory, carry, space, blocks, ROWS)
-        spoilt = tl.max((surplus != surplus).to(tl.int32), 0)  # in a row whose normaliser was given
-        h = tl.where(i + 1 == b.live, carry, tl.where(surplus > 0, surplus / (surplus + 1 - carry), 0))
-        accepted = tl.max(tl.where(draft & (u < h), i + 1, 0), 0)
-        return accepted, tl.maximum(tl.max(status, 0), spoilt), _shifted(carry, accepted)
-    else:
-        stops = (i == b.live) | (status != 0) | ~(u * q < p)
-        accepted = tl.min(tl.where(stops, i, ROWS), 0)
-        return accepted, tl.sum(tl.where(i == accepted, status, 0), 0), scale
-
-
-@triton.jit
-def _weigh(b, memory, a, scale, index, block, blocks, space, TILE: tl.constexpr):
-    """The block's mass in p and, if a draft was rejected, in the residual."""
-    p = _load_law(memory, a, True)
-    if p.point == SPREAD:
-        first = index * block
-        stop = tl.minimum(first + block, space.valid)
-        row = _target_row(b, a)
-        partial = memory.partials + a * 2 * blocks + index
-        if p.cut == float("-inf"):
-            mass = tl.load(partial) * tl.exp2((tl.load(partial + blocks) - p.top) * p.scale)
-            mass = tl.where(mass > 0, mass, 0)
-        else:
-            mass = mass_of(p, row, None, None, scale, space, first, stop, TILE)
-        tl.store(partial, mass)
-        if a < b.live:
-            q = _load_law(memory, b.K + 1 + a, True)
-            ratio = p.total / q.total / scale
-            if b.draft is None:
-                tl.store(memory.sums + index, mass_of(p, row, q, None, ratio, space, first, stop, TILE))
-            else:
-                tl.store(memory.sums + index, mass_of(p, row, q, _draft_row(b, a), ratio, space, first, stop, TILE))
-
-
-@triton.jit
-def _draw(b, memory, a, u, block, blocks, space, BLOCKS: tl.constexpr, TILE: tl.constexpr):
-    """(token, status): by inverse CDF, from the residual if a draft was rejected and there is one, else from p."""
-    p = _load_law(memory, a, True)
-    token = p.point
-    status = tl.zeros([], tl.int32)
-    if p.point == SPREAD:
-        index = tl.arange(0, BLOCKS)
-        own, _ = _partials(memory, a, blocks, BLOCKS)
-        residual = tl.load(memory.sums + index, mask=(index < blocks) & (a < b.live), other=0)
-        remaining = tl.sum(residual, 0)
-        if remaining != remaining:
-            status = tl.full([], NOT_NUMBERS, tl.int32)
-            token = tl.full([], -1, tl.int32)
-        else:
-            of_residual = remaining > 0
-            sums = tl.where(of_residual, residual, own)
-            chosen, r = find(sums, u * tl.sum(sums, 0))
-            first = chosen * block
-            stop = tl.minimum(first + block, space.valid)
-            row = _target_row(b, a)
-            if of_residual:
-                q = _load_law(memory, b.K + 1 + a, True)
-                ratio = p.total / q.total / tl.load(memory.scale)
-                if b.draft is None:
-                    token = walk(p, row, q, None, ratio, space, first, stop, r, False, TILE)
-                else:
-                    token = walk(p, row, q, _draft_row(b, a), ratio, space, first, stop, r, False, TILE)
-            else:
-                token = walk(p, row, None, None, r, space, first, stop, r, False, TILE)
-    return token, status
-
-
-@triton.jit
-def _log_probability(b, memory, i, token, shaping, space, TILE: tl.constexpr):
-    """Under the unmixed target law, of temperature 1 where it is 0."""
-    law = _load_law(memory, i, True)
-    cut = law.cut
-    tie = law.tie
-    top = law.top
-    total = law.total
-    scale = law.scale
-    again = shaping.temperature <= 0
-    if b.weight is not None:
-        again |= (i < b.live) & (b.weight != 1)
-    row = Row(b.target + i.to(tl.int64) * b.target_row)
-    if again:
-        scale = exponent(shaping.temperature)  # of 1 where it is 0
-        total, top = measure(row, space, scale, 0, space.valid, TILE)
-        plain = Law(scale, total, top, tl.full([], float("-inf"), tl.float32), tie, tl.full([], SPREAD, tl.int32), tl.zeros([], tl.int32))
-        kept = truncated(plain, row, space, shaping.top_k, shaping.top_p, b.request, TILE)
-        cut = kept.cut
-        tie = kept.tie
-        total = kept.total
-    x = tl.load(row.at + token).to(tl.float32)
-    value = ((x.to(tl.float64) - top) * scale - tl.log2(total)) / LOG2_E
-    return tl.where((x > cut) | ((x == cut) & (token <= tie)), value, float("-inf")).to(tl.float32)
-
-
-@triton.jit
-def _next_pass(b, a, branch, proposals, mask_rows, remaining, proposal_out, shift_out, draft_len_out, PROPOSALS: tl.constexpr):
-    """The proposal of the largest live branch <= a + 1 (ties: the lowest), and how many drafts it supplies."""
-    j = tl.arange(0, PROPOSALS)
-    c = tl.load(branch + j, mask=j < proposals, other=0)
-    c = tl.where((c >= 1) & (c <= a + 1), c, 0)
-    best = tl.max(c, 0)
-    proposal = tl.where(best > 0, tl.min(tl.where(c == best, j, PROPOSALS), 0), -1)
-    shift = tl.where(best > 0, a + 1 - best, 0)
-    length = tl.where(best > 0, tl.minimum(tl.maximum(mask_rows - 1 - shift, 0), b.K), 0)
-    if remaining is not None:
-        length = tl.minimum(length, tl.maximum(tl.load(remaining + b.request) - a - 2, 0))
-    tl.store(proposal_out + b.request, proposal)
-    tl.store(shift_out + b.request, shift)
-    tl.store(draft_len_out + b.request, tl.where(a < 0, -1, length))
 
 
 def launch_metadata(grid, kernel, args):
@@ -414,7 +81,7 @@ def accept(target, tokens, draft, draft_lse, draft_len, branch, seed, position, 
         at = partials + r * 2 * blocks + index
         if r <= K:
             if r <= live:
-                total, greatest = measure(_target_row(b, r), space, exponent(shaping.temperature), first, stop, TILE)
+                total, greatest = measure(row_of_target(b, r), space, exponent(shaping.temperature), first, stop, TILE)
                 tl.store(at, total)
                 tl.store(at + blocks, greatest.to(tl.float64))
         elif draft is not None and not DIRAC:
@@ -422,39 +89,39 @@ def accept(target, tokens, draft, draft_lse, draft_len, branch, seed, position, 
             unknown = sampled & (i < live)
             if draft_lse is not None:
                 if unknown:
-                    known, _ = _given(b, i, draft_lse, lse_row, drafter, space)
+                    known, _ = given(b, i, draft_lse, lse_row, drafter, space)
                     unknown = not known
             if unknown:
-                total, greatest = measure(_draft_row(b, i), space, exponent(drafter.temperature), first, stop, TILE)
+                total, greatest = measure(row_of_draft(b, i), space, exponent(drafter.temperature), first, stop, TILE)
                 tl.store(at, total)
                 tl.store(at + blocks, greatest.to(tl.float64))
     elif STEP == NORMALISE:
         if r <= K:
             if r <= live:
-                _normalise_target(b, memory, r, shaping, space, block, blocks, BLOCKS, TILE)
+                normalise_target(b, memory, r, shaping, space, block, blocks, BLOCKS, TILE)
         elif r - K - 1 < live:
-            _normalise_draft(b, memory, r - K - 1, drafter, draft_lse, lse_row, space, block, blocks, BLOCKS, TILE)
+            normalise_draft(b, memory, r - K - 1, drafter, draft_lse, lse_row, space, block, blocks, BLOCKS, TILE)
     elif STEP == SURPLUS:
         if (r > 0) & (r < live):
-            p = _load_law(memory, r, True)
-            q = _load_law(memory, K + 1 + r, True)
+            p = load_law(memory, r, True)
+            q = load_law(memory, K + 1 + r, True)
             if (p.point == SPREAD) & (q.point == SPREAD):
-                _, _, _, carry = _chances(b, memory, space, ROWS)
-                scale = _shifted(carry, r)
+                _, _, _, carry = chances(b, memory, space, ROWS)
+                scale = shifted(carry, r)
                 mass = tl.zeros([], tl.float64)
                 if scale > 0:
-                    mass = mass_of(p, _target_row(b, r), q, _draft_row(b, r), p.total / q.total / scale, space, first, stop, TILE)
+                    mass = mass_of(p, row_of_target(b, r), q, row_of_draft(b, r), p.total / q.total / scale, space, first, stop, TILE)
                 tl.store(surplus + r * blocks + index, mass)
     elif STEP == DECIDE:
         if live >= 0:
-            a, found, scale = _decide(b, memory, seed, position, uniforms, uniforms_row, space, blocks, RULE, ROWS)
+            a, found, scale = decide(b, memory, seed, position, uniforms, uniforms_row, space, blocks, RULE, ROWS)
             tl.store(accepted + request, a)
             tl.store(status + request, found)
             tl.store(memory.scale, scale)
     elif STEP == WEIGH:
         if live >= 0:
             if tl.load(status + request) == 0:
-                _weigh(b, memory, tl.load(accepted + request), tl.load(memory.scale), index, block, blocks, space, TILE)
+                weigh(b, memory, tl.load(accepted + request), tl.load(memory.scale), index, block, blocks, space, TILE)
     elif STEP == FINISH:
         a = tl.full([], -1, tl.int32)
         token = tl.full([], -1, tl.int32)
@@ -465,19 +132,19 @@ def accept(target, tokens, draft, draft_lse, draft_len, branch, seed, position, 
                 u = uniform(uniforms, request * uniforms_row + K, tl.load(seed + request), tl.load(position + request),
                             tl.zeros([], tl.int32), DRAW)
                 kept = tl.load(accepted + request)
-                token, found = _draw(b, memory, kept, u, block, blocks, space, BLOCKS, TILE)
+                token, found = draw(b, memory, kept, u, block, blocks, space, BLOCKS, TILE)
                 a = tl.where(token < 0, -1, kept)
         tl.store(accepted + request, a)
         tl.store(next_token + request, token)
         tl.store(status + request, found)
-        _next_pass(b, a, branch + request * branch_row, proposals, mask_rows, remaining, proposal, shift, next_draft_len, PROPOSALS)
+        next_pass(b, a, branch + request * branch_row, proposals, mask_rows, remaining, proposal, shift, next_draft_len, PROPOSALS)
     else:
         a = tl.load(accepted + request)
         value = tl.zeros([], tl.float32)
         if r <= a:
             token = tl.load(b.tokens + r, mask=r < a, other=0)
             token = tl.where(r < a, token, tl.load(next_token + request))
-            value = _log_probability(b, memory, r, token, shaping, space, TILE)
+            value = log_probability(b, memory, r, token, shaping, space, TILE)
         tl.store(logprob + request * logprob_row + r, value)
 
 

@@ -3,6 +3,7 @@ given by `pytest --emulator PATH`). It says nothing about speed."""
 
 import ctypes
 import os
+import re
 import shutil
 import struct
 import subprocess
@@ -81,8 +82,19 @@ def code_object(source: Path, arch: str, folder: Path) -> Path:
     """A .hip file compiled, assembled and linked by ziglang's clang."""
     from blockdraft.roofline.isa import hip_assembly
 
-    assembly, object_file, linked = (folder / f"{source.stem}.{arch}.{end}" for end in ("s", "o", "co"))
-    assembly.write_text(hip_assembly(source, arch, [f"-I{Path(__file__).parent}"]))
+    return assembled(hip_assembly(source, arch, [f"-I{Path(__file__).parent}"]), arch, folder / f"{source.stem}.{arch}")
+
+
+# The emulator goes through the lanes one by one, and so overwrites what a later lane is yet to read where a DPP operation writes the
+# register that it reads from other lanes: let it read a copy.
+IN_PLACE = re.compile(r"^(\s+v_\w+_dpp) (v\d+), \2\b(.*)$", re.M)
+COPY = r"\tv_mov_b32_e32 v255, \2\n\1 \2, v255\3"
+
+
+def assembled(text: str, arch: str, stem: Path) -> Path:
+    """A code object of assembly."""
+    assembly, object_file, linked = (stem.with_suffix(end) for end in (".s", ".o", ".co"))
+    assembly.write_text(IN_PLACE.sub(COPY, text))
     zig = [sys.executable, "-m", "ziglang"]
     assemble = ["clang", "--target=amdgcn-amd-amdhsa", f"-mcpu={arch}", "-c", "-x", "assembler"]
     subprocess.run([*zig, *assemble, assembly, "-o", object_file], check=True)

@@ -1,0 +1,36 @@
+"""The tile layer's tests (kernels on the host and on sim, fuzzed) in other builds: under AddressSanitizer and
+UndefinedBehaviorSanitizer, and for the CPUs that the extension has variants for."""
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from blockdraft import native
+
+TESTS = [str(Path(__file__).with_name(f"test_{name}.py")) for name in ("tile", "sampling_kernels")]
+BUILDS = {"sanitizers": "-g -fsanitize=address,undefined -fno-sanitize-recover=all", "AVX2": "-O3 -march=x86-64-v3",
+          "AVX-512": "-O3 -march=x86-64-v4"}
+
+
+def runs(build: str) -> bool:
+    return "v4" not in BUILDS[build] or native.load("_probe").has_avx512()
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("g++") is None, reason="needs g++")
+@pytest.mark.parametrize("build", BUILDS)
+def test_passes(build):
+    if not runs(build):
+        pytest.skip("this CPU has no AVX-512")
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    if build == "sanitizers":
+        asked = subprocess.run(["g++", "-print-file-name=libasan.so"], capture_output=True, text=True, check=True)
+        environment |= dict(LD_PRELOAD=asked.stdout.strip(), ASAN_OPTIONS="detect_leaks=0")
+    done = subprocess.run([sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *TESTS, f"--native-flags={BUILDS[build]}"],
+                          env=environment, capture_output=True, text=True)
+    assert done.returncode == 0 and " passed" in done.stdout, done.stdout[-3000:] + done.stderr[-3000:]
+    print(done.stdout.splitlines()[-1])
