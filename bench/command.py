@@ -15,6 +15,7 @@ _OPTIONS = [
                  help="May be repeated. [default: bfloat16 and float32; quick: float32]"),
     click.option("--threads", type=click.IntRange(1), help="CPU threads. [default: torch's choice]"),
     click.option("--impl", help="Of blockdraft's implementations only this one (peers stay)."),
+    click.option("--case", "cases", multiple=True, help="Only cases that have this, such as L=8192; may be repeated.", metavar="NAME=VALUE"),
     click.option("--device", type=click.Choice(["cpu", "cuda"]), default="cpu", show_default=True, help="cuda is ROCm's name, too."),
     click.option("--json", "path", type=click.Path(dir_okay=False, path_type=Path), help="Write the results (schema 1)."),
 ]
@@ -47,7 +48,7 @@ for _op in (*OPS, "all"):
     bench.add_command(_rows_command(_op))
 
 
-def _run(op, quick, dtype, threads, impl, device, path):
+def _run(op, quick, dtype, threads, impl, cases, device, path):
     import torch
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
@@ -61,7 +62,9 @@ def _run(op, quick, dtype, threads, impl, device, path):
         torch.set_num_threads(threads)
     dtypes = list(dtype) or (["float32"] if quick else ["bfloat16", "float32"])
     console = Console(highlight=False, stderr=True)
-    builders = all_rows(op, dtypes, quick, device)
+    builders = all_rows(op, dtypes, quick, device, cases)
+    if not builders:
+        raise click.UsageError(f"--case: expected what a case of {op} has, got {' '.join(cases)}")
     columns = (TextColumn("{task.description:<44}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress, torch.inference_mode():
         task = progress.add_task("limits of this machine", total=len(builders) + 1)

@@ -1,6 +1,6 @@
 """A row of the benchmark: one case of one op, its implementations and peers on the same inputs, and its check."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -53,12 +53,13 @@ def backends(op_name: str, call: Callable[[str], Any], out: torch.Tensor | None 
     return [own(backend, lambda backend=backend: call(backend), out) for backend in OPS[op_name].backends]
 
 
-def all_rows(op: str, dtypes: list[str], quick: bool, device: str = "cpu") -> list[Callable[[], Row]]:
-    """Builders of an op's rows (inputs are made only when a row's turn comes)."""
+def all_rows(op: str, dtypes: list[str], quick: bool, device: str = "cpu", having: Sequence[str] = ()) -> list[Callable[[], Row]]:
+    """Builders of an op's rows (inputs are made only when a row's turn comes), of cases that have every "name=value" of `having`."""
     from . import accept, attention, cca, commit, decode, moe, sample
 
     modules = {"attention": attention, "cca": cca, "moe": moe, "accept": accept, "sample": sample,
                "commit": commit, "decode": decode}
     chosen = list(modules) if op == "all" else [op]
     return [lambda module=modules[name], case=case, dtype=dtype: module.build(case, dtype, device)
-            for name in chosen for dtype in dtypes for case in modules[name].cases(quick)]
+            for name in chosen for dtype in dtypes for case in modules[name].cases(quick)
+            if set(having) <= {f"{key}={value}" for key, value in case.items()}]

@@ -27,6 +27,7 @@ def test_demo_prints_what_it_promises():
 
 
 @pytest.mark.parametrize("arguments", [["demo", "--tokens", "0"], ["demo", "--prompts", "0"], ["bench", "attention", "--dtype", "fp8"],
-                                       ["bench", "cca", "--quick", "--impl", "nonesuch"], ["nonesuch"]])
+                                       ["bench", "cca", "--quick", "--impl", "nonesuch"], ["bench", "attention", "--case", "L=7"],
+                                       ["nonesuch"]])
 def test_bad_arguments_are_usage_errors(arguments):
     assert CliRunner().invoke(main, arguments).exit_code == 2

@@ -82,12 +82,13 @@ CASES = {
 }
 
 
+@pytest.mark.parametrize("arch", ["gfx942", "gfx950"])
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
 @pytest.mark.parametrize("name", CASES)
-def test_sampling_in_the_emulator(name, dtype, emulator, tmp_path, monkeypatch):
+def test_sampling_in_the_emulator(name, dtype, arch, emulator, tmp_path, monkeypatch):
     for module, kernel in ((accept_drafts, "accept"), (sample_drafts, "sample")):
-        monkeypatch.setattr(module, "arch", lambda: "gfx942")
-        monkeypatch.setattr(module, kernel, Emulated(getattr(module, kernel), "gfx942", emulator, tmp_path))
+        monkeypatch.setattr(module, "arch", lambda: arch)
+        monkeypatch.setattr(module, kernel, Emulated(getattr(module, kernel), arch, emulator, tmp_path))
     monkeypatch.setattr(_triton, "on_gpu", lambda tensor: True)
     monkeypatch.setattr(_triton, "unsupported", lambda tensor: None)
     case = dict(seed=5, B=2, K=2, vocab=700, valid=690, mask=17, mode="token", law="sampled", mix=None, truncated=False,
