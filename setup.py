@@ -81,11 +81,22 @@ def commands() -> dict:
         return {}
 
     class Build(BuildExtension):
+        def run(self):
+            """One extension after the other; and what an earlier build left beside the sources, of a variant that this one lacks,
+            must not be found."""
+            self.parallel = None
+            for path in glob.glob("python/blockdraft/_*.so") if self.inplace else []:
+                if f"blockdraft.{os.path.basename(path).split('.')[0]}" not in {e.name for e in self.extensions}:
+                    os.remove(path)
+            super().run()
+
         def build_extension(self, extension):
             """Variants are the same sources: their objects must not meet."""
             shared, self.build_temp = self.build_temp, os.path.join(self.build_temp, extension.name)
-            super().build_extension(extension)
-            self.build_temp = shared
+            try:
+                super().build_extension(extension)
+            finally:
+                self.build_temp = shared
 
     return {"build_ext": Build}
 

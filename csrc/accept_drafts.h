@@ -288,7 +288,8 @@ class Acceptance {
       const auto of_p = p.template weight<kPlain>(at);
       if constexpr (!kPlain)
         if (q.point != Law<T>::kSpread) return at.select(at.template id<T>() == at.all(q.point), at.all(0.0f), of_p);
-      return at.maximum(at.all(0.0f), of_p - q.template weight<kPlain>(at) * at.all(ratio));
+      const auto of_q = q.template weight<kPlain>(at);  // where it is 0 an infinite ratio must not count
+      return at.select(of_q == at.all(0.0f), of_p, at.maximum(at.all(0.0f), of_p - of_q * at.all(ratio)));
     };
   }
   template <class Scan>

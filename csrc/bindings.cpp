@@ -28,9 +28,11 @@ STABLE_TORCH_LIBRARY_IMPL(blockdraft, CUDA, library) { blockdraft::register_ops(
 
 #define BLOCKDRAFT_JOIN(a, b) a##b
 #define BLOCKDRAFT_INIT(module) BLOCKDRAFT_JOIN(PyInit_, module)
+#define BLOCKDRAFT_TEXT(x) #x
+#define BLOCKDRAFT_NAME(module) BLOCKDRAFT_TEXT(module)
 
 extern "C" PyObject* BLOCKDRAFT_INIT(BLOCKDRAFT_MODULE)() {
-  static PyModuleDef definition = {PyModuleDef_HEAD_INIT, "_ops", "C++ kernels of blockdraft", -1, nullptr};
+  static PyModuleDef definition = {PyModuleDef_HEAD_INIT, BLOCKDRAFT_NAME(BLOCKDRAFT_MODULE), "C++ kernels of blockdraft", -1, nullptr};
   PyObject* module = PyModule_Create(&definition);
 #ifdef BLOCKDRAFT_HIP
   PyModule_AddStringConstant(module, "devices", "cpu cuda");

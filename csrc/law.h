@@ -90,10 +90,10 @@ struct Law {
 
   template <bool kPlain, class At>
   typename At::Float weight(At at) const {
-    if constexpr (kPlain) return at.exp2((at.load(logits.row) - at.all(top)) * at.all(float(scale)));
+    if constexpr (kPlain) return at.exp2(at.load(logits.row) - at.all(top), float(scale));
     const auto x = logits.load(at);
     const auto kept = (x > at.all(cut)) | ((x == at.all(cut)) & (at.template id<T>() <= at.all(tie)));
-    return at.select(kept, at.exp2((x - at.all(top)) * at.all(float(scale))), at.all(0.0f));
+    return at.select(kept, at.exp2(x - at.all(top), float(scale)), at.all(0.0f));
   }
 
   template <class Scan>
@@ -108,7 +108,7 @@ struct Law {
   float log_probability(int id) const {  // of a law by weights
     const float x = logits.template at<Scan>(id);
     if (!(x > cut) && !(x == cut && id <= tie)) return -__builtin_inff();
-    return float(((double(x) - top) * scale - log2_double(sum)) / kLog2e);
+    return least(float(((double(x) - top) * scale - log2_double(sum)) / kLog2e), 0.0f);
   }
 };
 
@@ -136,13 +136,16 @@ inline Span head(const Vocabulary& vocabulary) { return {0, least(64, vocabulary
 // One pass, with the anchor of the row's head, unless a logit of the block is too far above it.
 template <class Scan, class T>
 BLOCKDRAFT_SCAN Partial measure(const Scan& scan, const Logits<T>& logits, double scale, const Partial& head, Span span) {
-  auto anchored = [&](float anchor) {  // one multiply-add an exponent; what rounding its constant shifts is put back
+  // One multiply-add an exponent, and what rounding its constant shifts is put back; but not where that is too much.
+  auto anchored = [&](float anchor) {
     const float factor = float(scale), constant = anchor * factor;
+    if (!(constant < 0x1p24f && constant > -0x1p24f))
+      return scan.sum(span, [&](auto at, auto&) { return at.exp2((logits.load(at) - at.all(anchor)) * at.all(factor)); }).sum;
     const double shift = exp2_double(constant - double(anchor) * factor);
     if (logits.other)
-      return shift * scan.sum(span, [&](auto at, auto&) { return at.exp2(logits.load(at) * at.all(factor) - at.all(constant)); }).sum;
+      return shift * scan.sum(span, [&](auto at, auto&) { return at.exp2(at.fma(logits.load(at), at.all(factor), at.all(-constant))); }).sum;
     return shift * scan.sum(span, [row = logits.row, factor, constant](auto at, auto&) {
-      return at.exp2(at.load(row) * at.all(factor) - at.all(constant));
+      return at.exp2(at.fma(at.load(row), at.all(factor), at.all(-constant)));
     }).sum;
   };
   if (head.status == kFine) {

@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-from blockdraft import Sampling, ops
+from blockdraft import Sampling, env, ops
+from blockdraft.registry import OPS
 
 
 def call(logits, x, D, branch=None, draft=None, mask_rows=4, temperature=1.0, u=None, **kwargs):
@@ -184,3 +185,58 @@ def test_every_id_of_a_real_vocabulary_can_be_drawn():
     u = rng.uniform(torch.arange(100_000), torch.zeros(100_000), 1, rng.DRAW).flatten()
     assert len(u.unique()) == len(u)  # 24 bits would repeat about 300 times
     assert ((u * 2**24) % 1 != 0).float().mean() > 0.99
+
+
+BACKENDS = [name for name in OPS["accept_drafts"].backends if name != "triton" or env.triton_interpreter()]
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("gap, temperature, mask", [(100, 1.0, 17), (100, 1.0, -1), (30, 0.3, 17), (26, 0.3, 0)])
+def test_a_draft_that_the_target_all_but_excludes(gap, temperature, mask, backend):
+    """The block rule's p_i underflows; what q leaves out must stay left out, and the request alive."""
+    generator = torch.Generator().manual_seed(2)
+    target, draft = torch.randn(1, 4, 40, generator=generator), torch.randn(1, 3, 40, generator=generator)
+    x = [3, 5, 7]
+    target[0, 0, 3] -= gap
+    v, want = (call(target, [x], [3], draft=draft, mode="block", mask_token=mask, temperature=temperature, u=torch.full((1, 4), 0.4).double(),
+                    backend=name) for name in (backend, "reference"))
+    assert v.status.item() == 0 and v.accepted.equal(want.accepted) and v.next_token.equal(want.next_token)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("mode", ["token", "block"])
+def test_drafts_that_neither_law_knows(mode, backend):
+    """p = 0 first, then tokens of q = 0: none is kept, whatever the order in which ratios are multiplied."""
+    generator = torch.Generator().manual_seed(3)
+    target, draft = torch.randn(1, 5, 9, generator=generator), torch.randn(1, 4, 9, generator=generator)
+    x = [1, 2, 3, 4]
+    target[0, 0, 1] = -torch.inf
+    for i in (1, 2, 3):
+        draft[0, i, x[i]] = -torch.inf
+    v = call(target, [x], [4], draft=draft, mode=mode, u=torch.zeros(1, 5, dtype=torch.float64), backend=backend)
+    assert v.accepted.item() == 0 and v.status.item() == 0
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("temperature", [1e-8, 1e-10, 1e-38])
+def test_tiny_temperatures(temperature, backend):
+    generator = torch.Generator().manual_seed(4)
+    logits = 8 * torch.randn(20, 3, 50, generator=generator)
+    ones = torch.ones(20)
+    how = dict(seed=torch.arange(20), position=torch.zeros(20, dtype=torch.int32), drafter=Sampling(temperature * ones), backend=backend)
+    tokens, lse = ops.sample_drafts(logits, torch.full((20,), 3, dtype=torch.int32), **how)
+    assert torch.equal(tokens.long(), logits.argmax(-1))
+    exact = (logits.amax(-1).double() / ones.mul(temperature).double()[:, None]).float()
+    assert temperature == 1e-38 or torch.allclose(lse, exact, rtol=1e-6)  # 1e-38: no float32 holds it
+    u = torch.full((20, 3), 0.9, dtype=torch.float64)
+    v = call(logits, [[0, 0]] * 20, [0] * 20, u=u, temperature=temperature, draft=logits[:, :2], backend=backend)
+    assert torch.equal(v.next_token.long(), logits[:, 0].argmax(-1))
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_a_row_of_the_lowest_numbers_is_a_law(backend):
+    logits = torch.full((1, 1, 40), torch.finfo(torch.float32).min)
+    how = dict(seed=torch.zeros(1, dtype=torch.int64), position=torch.zeros(1, dtype=torch.int32), drafter=Sampling(torch.ones(1)))
+    u = torch.tensor([[0.51]], dtype=torch.float64)
+    tokens, _ = ops.sample_drafts(logits, torch.ones(1, dtype=torch.int32), uniforms=u, backend=backend, **how)
+    assert tokens.item() == 20

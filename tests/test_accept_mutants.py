@@ -22,9 +22,8 @@ MUTANTS = {
                            ("if (!(uniform_of(i) * probability(draft(i), i) < probability(target(i), i)))",
                             "if (uniform_of(i) * probability(draft(i), i) < probability(target(i), i))")),
     "no clamp of the residual": ("token", ("q[row, a.clamp(max=K - 1)]).clamp(min=0)", "q[row, a.clamp(max=K - 1)]).abs()"),
-                                 ("return at.maximum(at.all(0.0f), of_p - q.template weight<kPlain>(at) * at.all(ratio));",
-                                  "const auto rest = of_p - q.template weight<kPlain>(at) * at.all(ratio);"
-                                  " return at.maximum(rest, at.all(0.0f) - rest);")),
+                                 ("at.maximum(at.all(0.0f), of_p - of_q * at.all(ratio))",
+                                  "at.maximum(of_q * at.all(ratio) - of_p, of_p - of_q * at.all(ratio))")),
     "no clamp of the block's ratio": ("block", ("[:, i].clamp(max=1.0)", "[:, i]"),
                                       ("least(carry * p / probability(draft(j), j), 1.0)", "carry * p / probability(draft(j), j)")),
     "one uniform for two purposes": ("token", ("y = draw(mass, uniforms[:, K])", "y = draw(mass, uniforms[:, 0])"),
@@ -89,7 +88,7 @@ def test_mutants_of_the_kernel(name, tmp_path):
         library.check_accept_drafts(0, 0, ctypes.byref(params), ctypes.c_uint64(1), -1)
         return outputs
 
-    x, _, target, draft = Case(3, 2, 13).drafts()
+    x, _, target, draft = Case(5, 2, 13).drafts()
     rows, uniforms = breakpoints(x, target, draft, 2, 1e-5, mode=mode, backend="reference")
     want, got = (accept(x[rows], target[rows], draft[rows], uniforms, 2, mode=mode, backend=backend, run=run)
                  for backend in ("reference", "kernel"))

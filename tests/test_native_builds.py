@@ -34,3 +34,14 @@ def test_passes(build):
                           env=environment, capture_output=True, text=True)
     assert done.returncode == 0 and " passed" in done.stdout, done.stdout[-3000:] + done.stderr[-3000:]
     print(done.stdout.splitlines()[-1])
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(native.load("_probe").__name__ == "blockdraft._probe", reason="it is the variant that all tests run")
+def test_the_extension_for_avx2():
+    """Tests of the C++ ops, with the variant that this CPU would not choose."""
+    tests = [str(Path(__file__).with_name(f"test_{name}.py")) for name in ("block_attention", "commit", "sampling_backends")]
+    script = ("import sys, pytest; from blockdraft import _probe; _probe.has_avx512 = lambda: False; import blockdraft.ops; "
+              "assert 'blockdraft._ops' in sys.modules; sys.exit(pytest.main(sys.argv[1:]))")
+    done = subprocess.run([sys.executable, "-c", script, "-q", "-p", "no:cacheprovider", "-k", "cpp", *tests], capture_output=True, text=True)
+    assert done.returncode == 0 and " passed" in done.stdout, done.stdout[-3000:] + done.stderr[-3000:]

@@ -36,7 +36,7 @@ def test_decides_as_the_reference(case, backend):
 @pytest.mark.slow
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_exceptions_are_rare(backend):
-    """5,000 random batches; decisions that differ within the margin are counted, of all uniforms that were consulted."""
+    """5,000 random batches; decisions that differ within the margin are counted, of all uniforms."""
     tally = dict(draws=0, exceptions=0)
 
     @settings(max_examples=5000, deadline=None, derandomize=True)

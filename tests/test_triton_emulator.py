@@ -79,6 +79,7 @@ CASES = {
     "mixed, truncated, ties": dict(mix="some", truncated=True, coarse=True),
     "spoilt, temperature 0 among others": dict(spoiled=torch.nan, temperature=0.0, B=3),
     "two blocks": dict(vocab=4500, valid=4490, mask=4096, K=1),
+    "foreign and rare drafts, block": dict(mode="block", K=5, truncated=True, gap=100, seed=7),
 }
 
 

@@ -134,6 +134,7 @@ def accept(target, tokens, draft, draft_lse, draft_len, branch, seed, position, 
                 kept = tl.load(accepted + request)
                 token, found = draw(b, memory, kept, u, block, blocks, space, BLOCKS, TILE)
                 a = tl.where(token < 0, -1, kept)
+        tl.debug_barrier()  # every wave has read what DECIDE left there
         tl.store(accepted + request, a)
         tl.store(next_token + request, token)
         tl.store(status + request, found)

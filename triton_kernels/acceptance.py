@@ -6,6 +6,7 @@ import triton
 import triton.language as tl
 
 from .law import (
+    EMPTY,
     FIELDS,
     LAST,
     LOG2_E,
@@ -51,7 +52,7 @@ class Memory(NamedTuple):
 
 
 class Batch(NamedTuple):
-    """A request: its drafts under test and their number, what its rows are."""
+    """A request: drafts that there may be (K) and are under test (live), and its rows."""
 
     request: tl.tensor
     K: tl.tensor
@@ -138,7 +139,7 @@ def partials(memory, row, blocks, BLOCKS: tl.constexpr):
 @triton.jit
 def row_status(row, space, TILE: tl.constexpr):
     sum_, greatest = measure(row, space, tl.full([], 1, tl.float64), 0, space.valid, TILE)
-    return tl.where(sum_ != sum_, NOT_NUMBERS, tl.where(greatest == float("-inf"), 2, 0))
+    return tl.where(sum_ != sum_, NOT_NUMBERS, tl.where(greatest == float("-inf"), EMPTY, 0))
 
 
 @triton.jit
@@ -184,8 +185,8 @@ def normalise_draft(b, memory, i, drafter, draft_lse, lse_row, space, block, blo
 
 @triton.jit
 def smaller(slope, bound, next_slope, next_bound):
-    """Of c -> min(c * slope, bound), one after the other."""
-    return slope * next_slope, tl.minimum(bound * next_slope, next_bound)
+    """Of c -> min(c * slope, bound), one after the other. Slopes stay finite, so that 0 times one is 0."""
+    return tl.minimum(slope * next_slope, 1e300), tl.minimum(bound * next_slope, next_bound)
 
 
 @triton.jit
@@ -200,7 +201,7 @@ def chances(b, memory, space, ROWS: tl.constexpr):
         q = probability(q_law, draft_logit(b, i, token, space), token, space)
     else:
         q = ((token == q_law.point) & has(space, token)).to(tl.float64)
-    slope = tl.where(draft & (p > 0), p / tl.where(q > 0, q, 1e-300), 0)
+    slope = tl.where(draft & (p > 0), tl.minimum(p / tl.where(q > 0, q, 1e-300), 1e300), 0)
     product, bound = tl.associative_scan((slope, tl.full([ROWS], 1, tl.float64)), 0, smaller)
     return p, q, draft, tl.minimum(product, bound)
 
@@ -336,7 +337,7 @@ def log_probability(b, memory, i, token, shaping, space, TILE: tl.constexpr):
         total = kept.total
     x = tl.load(row.at + token).to(tl.float32)
     value = ((x.to(tl.float64) - top) * scale - tl.log2(total)) / LOG2_E
-    return tl.where((x > cut) | ((x == cut) & (token <= tie)), value, float("-inf")).to(tl.float32)
+    return tl.where((x > cut) | ((x == cut) & (token <= tie)), tl.minimum(value, 0), float("-inf")).to(tl.float32)
 
 
 @triton.jit

@@ -79,7 +79,7 @@ def has(space, token):
 
 @triton.jit
 def mixed(x, y, weight):
-    return tl.where(weight == 1, x, tl.where(weight == 0, y, weight * x + (1 - weight) * y))
+    return tl.where(weight == 1, x, tl.where(weight == 0, y, tl.fma(weight, x, (1 - weight) * y)))
 
 
 @triton.jit
@@ -159,9 +159,14 @@ def lowest(sums, greatest, top, row, space, block, TILE: tl.constexpr):
 
 @triton.jit
 def weights(law, x, ids):
-    """fp32; NaN of NaN."""
+    """fp32, of exponents whose product is not rounded; NaN of NaN."""
     kept = (x > law.cut) | ((x == law.cut) & (ids <= law.tie)) | (x != x)
-    return tl.where(kept, tl.exp2((x - law.top) * law.scale.to(tl.float32)), 0.0)
+    factor = law.scale.to(tl.float32)
+    below = x - law.top
+    below = tl.where(below < -1e4 / factor, -1e4 / factor, below)
+    product = below * factor
+    power = tl.exp2(product)
+    return tl.where(kept, tl.fma(power, tl.fma(below, factor, -product) * 0.6931471805599453, power), 0.0)
 
 
 @triton.jit
@@ -179,8 +184,9 @@ def masses(law, row, q, q_row, ratio, space, start, ids, TILE: tl.constexpr):
     if q is not None:
         if q_row is not None:
             if q.point == SPREAD:
-                mass -= weights(q, logits(q_row, space, start, ids, TILE), ids) * ratio.to(tl.float32)
-                mass = tl.where(mass <= 0, 0.0, mass)
+                of_q = weights(q, logits(q_row, space, start, ids, TILE), ids)
+                rest = mass - of_q * ratio.to(tl.float32)  # where of_q is 0 an infinite ratio must not count
+                mass = tl.where(of_q == 0, mass, tl.where(rest <= 0, 0.0, rest))
         mass = tl.where(ids == q.point, 0.0, mass)
     return mass
 

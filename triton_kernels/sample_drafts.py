@@ -11,7 +11,8 @@ DRAFT = tl.constexpr(2)  # purpose of a uniform
 
 def launch_metadata(grid, kernel, args):
     rows, vocab = args["draft_len"].shape[0] * args["drafts"], args["valid"]
-    return {"name": f"sample_drafts rows={rows}", "flops32": 4 * rows * vocab, "bytes": rows * vocab * args["logits"].element_size()}
+    measured = 0 if args["FINISH"] else rows * vocab
+    return {"name": f"sample_drafts rows={rows}", "flops32": 4 * measured, "bytes": measured * args["logits"].element_size()}
 
 
 @triton.jit(launch_metadata=launch_metadata, do_not_specialize=["valid", "mask_token", "drafts", "blocks"])

@@ -44,6 +44,12 @@ struct At {
     return out;
   }
 
+  static float8 exp2(float8 x, float factor) {
+    x = maximum(all(-1e4f / factor), x);
+    const float8 product = x * factor, rest = fma(x, all(factor), -product), power = exp2(product);
+    return fma(power, rest * 0.693147181f, power);
+  }
+
   template <class T>
   float8 load(const T* p) const {
     float8 out;

@@ -15,11 +15,8 @@ struct Lanes {
   static iwide all(int x) { return iwide{} + x; }
   static wide select(iwide mask, wide a, wide b) { return mask ? a : b; }
   static wide maximum(wide a, wide b) { return maximum_wide(a, b); }
-  static wide fma(wide a, wide b, wide c) {
-    wide out;
-    for (int j = 0; j < kWide; ++j) out[j] = __builtin_fmaf(a[j], b[j], c[j]);
-    return out;
-  }
+  static wide fma(wide a, wide b, wide c) { return multiply_add(a, b, c); }
+  static wide exp2(wide x, float factor) { return host::exp2(x, factor); }
   static wide exp2(wide x) {
 #if defined(__AVX512F__)
     return host::exp2(x);

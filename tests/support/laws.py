@@ -105,13 +105,13 @@ def breakpoints(x, target, draft, D, margin, **how):
     for pattern, (middle, _) in zip(itertools.product((True, False), repeat=D), patterns(n, x.shape[1], limits)):
         steps = cdf(x, target, draft, middle, D, **how)
         for step in steps.unbind(1):
-            for side in (1 - margin, 1 + margin):
+            for side in (-margin, margin):
                 u = middle.clone()
                 for i, taken in enumerate(pattern):
                     u[:, i] = limits[i] * (1 - margin if taken else 1 + margin)
-                u[:, -1] = step * side
+                u[:, -1] = step + side
                 rows.append(torch.arange(n))
-                uniforms.append(u.clamp(max=1 - EPS))
+                uniforms.append(u.clamp(0, 1 - EPS))
     return torch.cat(rows), torch.cat(uniforms)
 
 

@@ -26,13 +26,16 @@ def run_by(op, backend, *args, **options):
 @st.composite
 def cases(draw, vocabularies=(1, 2, 7, 16, 64, 100, 700)):
     vocab = draw(st.sampled_from(vocabularies))
-    return dict(seed=draw(st.integers(0, 2**31)), B=draw(st.integers(0, 4)), K=draw(st.integers(0, 5)), vocab=vocab,
+    case = dict(seed=draw(st.integers(0, 2**31)), B=draw(st.integers(0, 4)), K=draw(st.integers(0, 5)), vocab=vocab,
                 valid=draw(st.integers(max(1, vocab - 5), vocab)), mask=draw(st.sampled_from([-1, -1, 0, vocab - 1, vocab // 2])),
                 dtype=draw(st.sampled_from(FLOATS)), mode=draw(st.sampled_from(["token", "token", "block", "greedy"])),
                 law=draw(st.sampled_from(["sampled", "sampled", "greedy"])), mix=draw(st.sampled_from([None, None, "some"])),
-                truncated=draw(st.booleans()), temperature=draw(st.sampled_from([None, None, 0.0, 0.3, 5.0])),
+                truncated=draw(st.booleans()), temperature=draw(st.sampled_from([None, None, 0.0, 0.3, 5.0, 1e-3, 1e-9])),
                 given_lse=draw(st.booleans()), spoiled=draw(st.sampled_from([None, None, None, -torch.inf, torch.inf, torch.nan])),
-                coarse=draw(st.booleans()), logprob=draw(st.booleans()), pads=draw(st.booleans()))
+                coarse=draw(st.booleans()), logprob=draw(st.booleans()), pads=draw(st.booleans()), gap=draw(st.sampled_from([0, 0, 30, 100])))
+    if case["temperature"] in (1e-3, 1e-9):  # float32 holds neither a blend nor a normaliser finely enough
+        case |= dict(mix=None, given_lse=False)
+    return case
 
 
 def inputs(c):
@@ -68,6 +71,8 @@ def inputs(c):
     x, lse = ops.sample_drafts(draft, length.clamp(min=0), seed=seed, position=position, drafter=drafter, backend="reference", **common)
     foreign = rand(B, K) < 0.2  # no draw of q
     x = torch.where(foreign & (not c["given_lse"]), torch.randint(-1, vocab, (B, K), generator=g, dtype=torch.int32), x)
+    rare = (rand(B, K) < 0.3) & (x >= 0)  # for the target, not for the drafter
+    target[:, :K].scatter_add_(2, x.clamp(min=0).long()[..., None], (rare * -float(c.get("gap", 0)))[..., None].to(target.dtype))
     branch = torch.randint(-1, K + 1, (B, 3), generator=g, dtype=torch.int32)
     branch[branch == 0] = -1
     mix = None if c["mix"] is None else rand(B).where(rand(B) < 0.5, (rand(B) < 0.5).float())

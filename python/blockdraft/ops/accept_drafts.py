@@ -67,7 +67,8 @@ def accept_drafts(target_logits, draft_tokens, draft_len, branch, mask_rows: int
     seed         int64 [B]; position int32 [B], n of this step, which never comes back (see `rng`)
     target, drafter  Sampling: temperature, top-k, top-p of p and of q; drafter defaults to target's
     draft_logits [B,K,vocab], target_logits' dtype: what the drafts were drawn from; needed when law is "sampled" and for mix
-    draft_lse    float32 [B,K] of sample_drafts, spares a backend one pass over the draft rows
+    draft_lse    float32 [B,K] of sample_drafts, spares a backend one pass over the draft rows: NaN or +inf in one that it then has
+                 no need to read goes unnoticed
     law          "sampled": q is drafter's law of draft_logits; "greedy": all mass on the draft
     mix          float32 [B] in 0..1 or None: judge against softmax(mix * target + (1-mix) * draft) of raw logits, q and the
                  bonus row unchanged; 1 is bit-identical to None. Below 1 the output is no longer the target's law
