@@ -284,12 +284,14 @@ class Acceptance {
   // remain, so that a fused multiply-add may not see two different roundings.
   template <bool kPlain>
   static auto surplus(const Law<T>& p, const Law<T>& q, double scale) {
-    return [&p, &q, ratio = float(p.sum / q.sum / scale)](auto at, auto&) {
+    const float ratio = float(p.sum / q.sum / scale);
+    return [&p, &q, ratio, infinite = !(ratio < __builtin_inff())](auto at, auto&) {
       const auto of_p = p.template weight<kPlain>(at);
       if constexpr (!kPlain)
         if (q.point != Law<T>::kSpread) return at.select(at.template id<T>() == at.all(q.point), at.all(0.0f), of_p);
-      const auto of_q = q.template weight<kPlain>(at);  // where it is 0 an infinite ratio must not count
-      return at.select(of_q == at.all(0.0f), of_p, at.maximum(at.all(0.0f), of_p - of_q * at.all(ratio)));
+      const auto of_q = q.template weight<kPlain>(at);
+      const auto rest = at.maximum(at.all(0.0f), of_p - of_q * at.all(ratio));
+      return infinite ? at.select(of_q == at.all(0.0f), of_p, rest) : rest;  // 0 times infinity
     };
   }
   template <class Scan>
