@@ -90,10 +90,10 @@ struct Law {
 
   template <bool kPlain, class At>
   typename At::Float weight(At at) const {
-    if constexpr (kPlain) return at.exp2(at.load(logits.row) - at.all(top), float(scale));
+    if constexpr (kPlain) return at.exp2(at.load(logits.row) - at.all(top), scale);
     const auto x = logits.load(at);
     const auto kept = (x > at.all(cut)) | ((x == at.all(cut)) & (at.template id<T>() <= at.all(tie)));
-    return at.select(kept, at.exp2(x - at.all(top), float(scale)), at.all(0.0f));
+    return at.select(kept, at.exp2(x - at.all(top), scale), at.all(0.0f));
   }
 
   template <class Scan>

@@ -88,7 +88,7 @@ def test_mutants_of_the_kernel(name, tmp_path):
         library.check_accept_drafts(0, 0, ctypes.byref(params), ctypes.c_uint64(1), -1)
         return outputs
 
-    x, _, target, draft = Case(5, 2, 13).drafts()
+    x, _, target, draft = Case(6, 2, 3).drafts()
     rows, uniforms = breakpoints(x, target, draft, 2, 1e-5, mode=mode, backend="reference")
     want, got = (accept(x[rows], target[rows], draft[rows], uniforms, 2, mode=mode, backend=backend, run=run)
                  for backend in ("reference", "kernel"))

@@ -159,14 +159,15 @@ def lowest(sums, greatest, top, row, space, block, TILE: tl.constexpr):
 
 @triton.jit
 def weights(law, x, ids):
-    """fp32, of exponents whose product is not rounded; NaN of NaN."""
+    """fp32, of exponents that are finer than it; NaN of NaN."""
     kept = (x > law.cut) | ((x == law.cut) & (ids <= law.tie)) | (x != x)
     factor = law.scale.to(tl.float32)
     below = x - law.top
     below = tl.where(below < -1e4 / factor, -1e4 / factor, below)
     product = below * factor
     power = tl.exp2(product)
-    return tl.where(kept, tl.fma(power, tl.fma(below, factor, -product) * 0.6931471805599453, power), 0.0)
+    rest = tl.fma(below, (law.scale - factor).to(tl.float32), tl.fma(below, factor, -product))
+    return tl.where(kept, tl.fma(power, rest * 0.6931471805599453, power), 0.0)
 
 
 @triton.jit

@@ -44,9 +44,11 @@ struct At {
     return out;
   }
 
-  static float8 exp2(float8 x, float factor) {
+  static float8 exp2(float8 x, double scale) {
+    const float factor = float(scale);
     x = maximum(all(-1e4f / factor), x);
-    const float8 product = x * factor, rest = fma(x, all(factor), -product), power = exp2(product);
+    const float8 product = x * factor, power = exp2(product);
+    const float8 rest = fma(x, all(float(scale - factor)), fma(x, all(factor), -product));
     return fma(power, rest * 0.693147181f, power);
   }
 

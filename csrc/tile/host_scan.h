@@ -16,7 +16,7 @@ struct Lanes {
   static wide select(iwide mask, wide a, wide b) { return mask ? a : b; }
   static wide maximum(wide a, wide b) { return maximum_wide(a, b); }
   static wide fma(wide a, wide b, wide c) { return multiply_add(a, b, c); }
-  static wide exp2(wide x, float factor) { return host::exp2(x, factor); }
+  static wide exp2(wide x, double scale) { return host::exp2(x, scale); }
   static wide exp2(wide x) {
 #if defined(__AVX512F__)
     return host::exp2(x);

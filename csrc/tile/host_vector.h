@@ -120,22 +120,7 @@ inline wide multiply_add(wide a, wide b, wide c) {
 #endif
 }
 
-// 2^r * 2^whole for |r| <= 1/2 and an integer, which `shifted` holds too (see exp2).
-inline wide power(wide r, wide whole, wide shifted) {
-  wide p = 1.3276803e-3f * r + 9.6755586e-3f;
-  p = p * r + 5.5507120e-2f;
-  p = p * r + 2.4022120e-1f;
-  p = p * r + 6.9314694e-1f;
-  p = p * r + 1.0000001f;
-#ifdef __AVX512F__
-  (void)shifted;
-  return (wide)_mm512_scalef_ps((__m512)p, (__m512)whole);
-#else
-  (void)whole;
-  return p * (wide)((iwide)shifted << 23);
-#endif
-}
-const float kMagic = 12583039.0f;  // 1.5 * 2^23 + 127: adding it rounds, and leaves the exponent's bits lowest
+constexpr float kMagic = 12583039.0f;  // 1.5 * 2^23 + 127: adding it rounds, and leaves the exponent's bits lowest
 
 // 2^x to 3e-7 for x < 128 (beyond, with AVX-512, infinity); below -126 at most 2^-126, 0 of -inf; NaN of NaN.
 inline wide exp2(wide x) {
@@ -149,21 +134,37 @@ inline wide exp2(wide x) {
   return (wide)_mm512_scalef_ps((__m512)p, (__m512)x);  // by 2^floor(x)
 #else
   x = maximum_wide(splat_wide(-127.0f), x);  // in this order a NaN stays
-  const wide shifted = x + kMagic, whole = shifted - kMagic;
-  return power(x - whole, whole, shifted);
+  const wide shifted = x + kMagic, r = x - (shifted - kMagic);
+  wide p = 1.3276803e-3f * r + 9.6755586e-3f;
+  p = p * r + 5.5507120e-2f;
+  p = p * r + 2.4022120e-1f;
+  p = p * r + 6.9314694e-1f;
+  p = p * r + 1.0000001f;
+  return p * (wide)((iwide)shifted << 23);
 #endif
 }
 
-// 2^(x * factor), the product unrounded; as exp2 otherwise.
-inline wide exp2(wide x, float factor) {
+// 2^(x * scale) to 1e-7, however large x or the scale; as exp2 otherwise.
+inline wide exp2(wide x, double scale) {
+  const float factor = float(scale);
 #ifdef __AVX512F__
   x = maximum_wide(splat_wide(-300 / factor), x);
   const wide whole = (wide)_mm512_roundscale_ps((__m512)(x * factor), _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
-  return power(multiply_add(x, splat_wide(factor), -whole), whole, whole);
 #else
   x = maximum_wide(splat_wide(-127 / factor), x);
   const wide shifted = multiply_add(x, splat_wide(factor), splat_wide(kMagic)), whole = shifted - kMagic;
-  return power(multiply_add(x, splat_wide(factor), -whole), whole, shifted);
+#endif
+  const wide r = multiply_add(x, splat_wide(float(scale - factor)), multiply_add(x, splat_wide(factor), -whole));
+  wide p = 1.534581200e-4f * r + 1.339993122e-3f;
+  p = p * r + 9.618488957e-3f;
+  p = p * r + 5.550328777e-2f;
+  p = p * r + 2.402264689e-1f;
+  p = p * r + 6.931472057e-1f;
+  p = p * r + 1.0f;
+#ifdef __AVX512F__
+  return (wide)_mm512_scalef_ps((__m512)p, (__m512)whole);
+#else
+  return p * (wide)((iwide)shifted << 23);
 #endif
 }
 

@@ -16,7 +16,7 @@
 //   at.all(x)                   the same number for each
 //   at.select(mask, a, b), at.maximum(a, b), at.fma(a, b, c)
 //   at.exp2(x)                  2^x to 3e-7; below -126 at most 2^-126, 0 of -inf; infinity from 128 on; NaN of NaN
-//   at.exp2(x, factor)          2^(x * factor) for a product below 127, which is not rounded: as exact for large x as for small
+//   at.exp2(x, scale)           2^(x * scale) for a double scale and a product below 127, to 1e-7 whatever its parts
 //
 // A crew works on one item (host: threads; GPU: a workgroup); all of its threads run the body.
 //

@@ -19,8 +19,8 @@ struct At {
   static float maximum(float a, float b) { return a > b ? a : b; }  // b where one is NaN
   static float fma(float a, float b, float c) { return std::fma(a, b, c); }
   static float exp2(float x) { return x < -126 ? 0.0f : std::exp2(x); }
-  static float exp2(float x, float factor) {
-    const double product = double(x) * factor;
+  static float exp2(float x, double scale) {
+    const double product = x * scale;
     return product < -126 ? 0.0f : float(std::exp2(product));
   }
   template <class T>
