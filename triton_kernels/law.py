@@ -163,7 +163,8 @@ def weights(law, x, ids):
     kept = (x > law.cut) | ((x == law.cut) & (ids <= law.tie)) | (x != x)
     factor = law.scale.to(tl.float32)
     below = x - law.top
-    below = tl.where(below < -1e4 / factor, -1e4 / factor, below)
+    floor = (-1e4 / law.scale).to(tl.float32)  # far below what 2^x can hold
+    below = tl.where(below < floor, floor, below)
     product = below * factor
     power = tl.exp2(product)
     rest = tl.fma(below, (law.scale - factor).to(tl.float32), tl.fma(below, factor, -product))
