@@ -1,7 +1,9 @@
-// Host threads that work on a row of logits, block by block (see sampling.h).
+// Host threads that work on rows of logits, block by block (see sampling.h). A thread takes items of its own; where none is
+// left, it takes blocks of the rows that the others are at. Who computes a block does not change its bits.
 #pragma once
 
 #include <atomic>
+#include <thread>
 #include <vector>
 
 #include "parallel.h"
@@ -10,21 +12,63 @@
 
 namespace blockdraft {
 
+// Where a thread lays out its current blocks.
+class alignas(64) Desk {
+ public:
+  // f(i) for i < n, by this thread and those that help.
+  template <class F>
+  void share(int n, const F& f) {
+    const Work work{[](const void* f, int i) { (*static_cast<const F*>(f))(i); }, &f};
+    work_.store(&work, std::memory_order_relaxed);
+    helped_.store(0, std::memory_order_relaxed);
+    const uint64_t round = (state_.load(std::memory_order_relaxed) >> 32) + 1;
+    state_.store(round << 32 | uint64_t(n) << 16, std::memory_order_release);
+    int own = 0;
+    while (take([&](const Work& w, int i) { w.call(w.f, i); })) ++own;
+    while (helped_.load(std::memory_order_acquire) < n - own) std::this_thread::yield();  // a block's time at most
+  }
+
+  bool help() {
+    return take([&](const Work& w, int i) { w.call(w.f, i), helped_.fetch_add(1, std::memory_order_release); });
+  }
+
+ private:
+  struct Work {
+    void (*call)(const void* f, int i);
+    const void* f;
+  };
+  static_assert(kMostBlocks < 1 << 16);
+
+  // In ascending order, as memory is best read.
+  template <class F>
+  bool take(F f) {
+    uint64_t state = state_.load(std::memory_order_acquire);
+    for (;;) {
+      const int taken = state & 0xffff, n = state >> 16 & 0xffff;
+      if (taken == n) return false;
+      const Work* work = work_.load(std::memory_order_relaxed);  // of this round, or the exchange fails
+      if (state_.compare_exchange_weak(state, state + 1, std::memory_order_acq_rel)) return f(*work, taken), true;
+    }
+  }
+
+  std::atomic<uint64_t> state_{0};  // a round's number, how many blocks it has, how many are taken
+  std::atomic<const Work*> work_{nullptr};
+  std::atomic<int> helped_{0};
+};
+
 class HostCrew {
  public:
   using Scan = host::Scan;
   static constexpr bool kStaged = false;
 
-  // `parallel`: null for the calling thread alone.
-  HostCrew(const Vocabulary& vocabulary, const Parallel* parallel) : parallel_(parallel), sums_(vocabulary.blocks) {}
+  // `desk`: null for the calling thread alone.
+  HostCrew(const Vocabulary& vocabulary, Desk* desk) : desk_(desk), sums_(vocabulary.blocks) {}
 
   template <class F>
   void each_block(const Vocabulary& vocabulary, F f) const {
-    auto range = [&](int64_t begin, int64_t end) {
-      for (int64_t i = begin; i < end; ++i) f(Scan(), int(i), vocabulary.span(int(i)));
-    };
-    if (parallel_ && vocabulary.blocks > 1) (*parallel_)(vocabulary.blocks, 1, range);
-    else range(0, vocabulary.blocks);
+    auto block = [&](int i) { f(Scan(), i, vocabulary.span(i)); };
+    if (desk_ && vocabulary.blocks > 1) return desk_->share(vocabulary.blocks, block);
+    for (int i = 0; i < vocabulary.blocks; ++i) block(i);
   }
   template <class F>
   static int within(const Vocabulary& vocabulary, int block, F f) { return f(Scan(), vocabulary.span(block)); }
@@ -33,22 +77,25 @@ class HostCrew {
   static void barrier() {}
 
  private:
-  const Parallel* parallel_;
+  Desk* desk_;
   std::vector<double> sums_;
 };
 
-// run(crew, item) for every item: an item to a thread, or, where there are few, all threads on one after the other.
+// run(crew, item) for every item.
 template <class Run>
 void with_crews(int64_t items, const Vocabulary& vocabulary, int threads, const Parallel& parallel, Run run) {
-  if (items < 2 * threads) {
-    HostCrew crew(vocabulary, threads > 1 ? &parallel : nullptr);
-    for (int64_t item = 0; item < items; ++item) run(crew, item);
-    return;
-  }
-  std::atomic<int64_t> taken{0};
-  parallel(items, 1, [&](int64_t, int64_t) {
-    HostCrew crew(vocabulary, nullptr);
-    for (int64_t item; (item = taken.fetch_add(1, std::memory_order_relaxed)) < items;) run(crew, item);
+  threads = int(least<int64_t>(threads, items * vocabulary.blocks));
+  std::vector<Desk> desks(threads);
+  std::atomic<int64_t> taken{0}, unfinished{items};
+  parallel(threads, 1, [&](int64_t thread, int64_t) {
+    HostCrew crew(vocabulary, threads > 1 ? &desks[thread] : nullptr);
+    for (int64_t item; (item = taken.fetch_add(1, std::memory_order_relaxed)) < items; unfinished.fetch_sub(1, std::memory_order_release))
+      run(crew, item);
+    while (unfinished.load(std::memory_order_acquire) > 0) {
+      bool helped = false;
+      for (Desk& desk : desks) helped |= desk.help();
+      if (!helped) std::this_thread::yield();
+    }
   });
 }
 

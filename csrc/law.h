@@ -149,6 +149,12 @@ BLOCKDRAFT_SCAN Partial measure(const Scan& scan, const Logits<T>& logits, doubl
     }).sum;
   };
   if (head.status == kFine) {
+    if constexpr (Scan::kProducts) {
+      if (!logits.other) {
+        const double sum = scan.sum(span, [row = logits.row, factor = float(scale)](auto at, auto&) { return at.exp2_product(at.load(row), factor); }).sum;
+        if (sum < 0x1p100 && sum > 0x1p-60) return {sum * exp2_double(-double(head.anchor) * scale), head.anchor, kFine};
+      }
+    }
     const double sum = anchored(head.anchor);
     if (sum < 0x1p100) return {sum, head.anchor, kFine};  // neither NaN, nor so large that a ratio of sums could overflow
   }

@@ -17,6 +17,9 @@ struct Lanes {
   static wide maximum(wide a, wide b) { return maximum_wide(a, b); }
   static wide fma(wide a, wide b, wide c) { return multiply_add(a, b, c); }
   static wide exp2(wide x, double scale) { return host::exp2(x, scale); }
+#ifdef __AVX512F__
+  static wide exp2_product(wide x, float factor) { return exp2_by_roots<false>(x, factor, 0); }
+#endif
   static wide exp2(wide x) {
 #if defined(__AVX512F__)
     return host::exp2(x);
@@ -51,7 +54,7 @@ struct Half : Lanes {
   Half(int first, bool upper) : first(first), upper(upper) {}
   template <class T>
   wide load(const T* p) const {
-    __builtin_prefetch(reinterpret_cast<const char*>(p + first + upper * kWide) + kAhead);
+    if (sizeof(T) * kWide >= 64 || !upper) __builtin_prefetch(reinterpret_cast<const char*>(p + first + upper * kWide) + kAhead);
     if constexpr (!std::is_same_v<T, bf16>) return to_wide(p + first + upper * kWide);
     uwide both;
     std::memcpy(&both, p + first, sizeof both);
@@ -89,6 +92,12 @@ class Scan : public Group {
   static constexpr int kSegment = 512;
 
  public:
+#ifdef __AVX512F__
+  static constexpr bool kProducts = true;
+#else
+  static constexpr bool kProducts = false;
+#endif
+
   template <class F>
   static Total sum(Span span, F f) {
     wide peak = Lanes::all(-INFINITY);
@@ -151,12 +160,12 @@ class Scan : public Group {
   static wide segment(Span part, wide& peak, F f) {
     wide sum{};
     if (whole(part, part.first, kSegment)) {
-      wide top = peak;
-      for (int i = 0; i < kSegment; i += 2 * kWide) {
-        sum += f(Half(part.first + i, false), top);
-        sum += f(Half(part.first + i, true), top);
+      wide top = peak, sums[4] = {};  // shorter sums round less
+      for (int i = part.first; i < part.first + kSegment; i += 4 * kWide) {
+        for (int j = 0; j < 4; ++j) sums[j] += f(Half(i + j / 2 * 2 * kWide, j % 2), top);
       }
       peak = top;
+      sum = (sums[0] + sums[1]) + (sums[2] + sums[3]);
     } else {
       for (int i = part.first; i < part.stop; i += kWide) sum += apply(part, i, peak, f);
     }

@@ -144,26 +144,42 @@ inline wide exp2(wide x) {
 #endif
 }
 
+#ifdef __AVX512F__
+// 2^(i / 32).
+alignas(64) constexpr float kRoots[32] = {
+    1.00000000f, 1.02189715f, 1.04427378f, 1.06714040f, 1.09050773f, 1.11438674f, 1.13878863f, 1.16372486f,
+    1.18920712f, 1.21524736f, 1.24185781f, 1.26905096f, 1.29683955f, 1.32523664f, 1.35425555f, 1.38390988f,
+    1.41421356f, 1.44518081f, 1.47682615f, 1.50916443f, 1.54221083f, 1.57598085f, 1.61049033f, 1.64575548f,
+    1.68179283f, 1.71861930f, 1.75625216f, 1.79470907f, 1.83400809f, 1.87416763f, 1.91520656f, 1.95714412f};
+
+// 2^(x * factor + x * rest) to 1e-7; not a number, or infinite, for large arguments, but 0 of -inf.
+template <bool kRest>
+inline wide exp2_by_roots(wide x, float factor, float rest) {
+  constexpr float magic = 393216.0f;  // 1.5 * 2^18: adding it rounds to 1 / 32, whose bits are then lowest
+  const wide shifted = x * factor + magic, near = shifted - magic;
+  wide r = x * factor - near;
+  if constexpr (kRest) r = x * rest + r;
+  const wide root = (wide)_mm512_permutex2var_ps(_mm512_load_ps(kRoots), (__m512i)shifted, _mm512_load_ps(kRoots + 16));
+  const wide growth = (2.4022695e-1f * r + 6.9315734e-1f) * r;  // 2^r - 1 for |r| <= 1 / 64
+  return (wide)_mm512_scalef_ps((__m512)(root * growth + root), (__m512)near);  // by 2^floor(near); 0 for -inf, whatever r is
+}
+#endif
+
 // 2^(x * scale) to 1e-7, however large x or the scale; as exp2 otherwise.
 inline wide exp2(wide x, double scale) {
-  const float factor = float(scale);
+  const float factor = float(scale), rest = float(scale - factor);
 #ifdef __AVX512F__
-  x = maximum_wide(splat_wide(-300 / factor), x);
-  const wide whole = (wide)_mm512_roundscale_ps((__m512)(x * factor), _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+  return exp2_by_roots<true>(maximum_wide(splat_wide(-300 / factor), x), factor, rest);
 #else
   x = maximum_wide(splat_wide(-127 / factor), x);
   const wide shifted = multiply_add(x, splat_wide(factor), splat_wide(kMagic)), whole = shifted - kMagic;
-#endif
-  const wide r = multiply_add(x, splat_wide(float(scale - factor)), multiply_add(x, splat_wide(factor), -whole));
+  const wide r = multiply_add(x, splat_wide(rest), multiply_add(x, splat_wide(factor), -whole));
   wide p = 1.534581200e-4f * r + 1.339993122e-3f;
   p = p * r + 9.618488957e-3f;
   p = p * r + 5.550328777e-2f;
   p = p * r + 2.402264689e-1f;
   p = p * r + 6.931472057e-1f;
   p = p * r + 1.0f;
-#ifdef __AVX512F__
-  return (wide)_mm512_scalef_ps((__m512)p, (__m512)whole);
-#else
   return p * (wide)((iwide)shifted << 23);
 #endif
 }
