@@ -94,7 +94,7 @@ class Acceptance {
     const Span span = vocabulary_.span(block);
     if constexpr (kStep == kMeasure) {
       if (!measured(row)) return;
-      const Partial partial = sampler_.measure_block(scan, logits(row), shaping(row), block);
+      const Partial partial = sampler_.measure_block(scan, logits(row), shaping(row), row == live_, block);
       if (scan.leader()) partials(row)[block] = partial;
     }
     if constexpr (kStep == kNormalise) {
@@ -199,7 +199,7 @@ class Acceptance {
       const int rows[] = {p_.drafts + 1 + i, i};
       for (int row : rows) {
         if (row > p_.drafts && i == live_) continue;
-        if (measured(row)) sampler_.measure_row(logits(row), shaping(row), partials(row));
+        if (measured(row)) sampler_.measure_row(logits(row), shaping(row), row == live_, partials(row));
         normalise(row);
       }
     }
@@ -313,7 +313,7 @@ class Acceptance {
     } else if (i <= accepted) {
       const Logits<T> row{target_row(i), nullptr, 1};
       const Shaping shaping{target_.temperature > 0 ? target_.temperature : 1, target_.top_k, target_.top_p};
-      sampler_.measure_row(row, shaping, partials(i));
+      sampler_.measure_row(row, shaping, false, partials(i));
       value = sampler_.law(row, shaping, partials(i)).template log_probability<typename Crew::Scan>(token);
     }
     if (crew_.leader()) p_.logprob[b_ * p_.logprob_row + i] = value;

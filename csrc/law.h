@@ -133,14 +133,16 @@ BLOCKDRAFT_SCAN Partial survey(const Scan& scan, const Logits<T>& logits, Span s
 // The first few ids of a row: the greatest of their logits is where the sums of its blocks begin to count.
 inline Span head(const Vocabulary& vocabulary) { return {0, least(64, vocabulary.size), vocabulary.mask}; }
 
-// One pass, with the anchor of the row's head, unless a logit of the block is too far above it.
+// One pass, with the anchor of the row's head, unless a logit of the block is too far above it. `drawn`: the token is found by these
+// sums, whose terms must be as exact as those of the walk to it; for a token's probability 3e-7 will do.
 template <class Scan, class T>
-BLOCKDRAFT_SCAN Partial measure(const Scan& scan, const Logits<T>& logits, double scale, const Partial& head, Span span) {
+BLOCKDRAFT_SCAN Partial measure(const Scan& scan, const Logits<T>& logits, double scale, const Partial& head, Span span, bool drawn) {
+  const float factor = float(scale);
   // One multiply-add an exponent, and what rounding its constant shifts is put back; but not where that is too much.
   auto anchored = [&](float anchor) {
-    const float factor = float(scale), constant = anchor * factor;
-    if (!(constant < 0x1p24f && constant > -0x1p24f))
-      return scan.sum(span, [&](auto at, auto&) { return at.exp2((logits.load(at) - at.all(anchor)) * at.all(factor)); }).sum;
+    const float constant = anchor * factor;
+    if (drawn || !(constant < 0x1p24f && constant > -0x1p24f))
+      return scan.sum(span, [&](auto at, auto&) { return at.exp2(logits.load(at) - at.all(anchor), scale); }).sum;
     const double shift = exp2_double(constant - double(anchor) * factor);
     if (logits.other)
       return shift * scan.sum(span, [&](auto at, auto&) { return at.exp2(at.fma(logits.load(at), at.all(factor), at.all(-constant))); }).sum;
@@ -149,10 +151,10 @@ BLOCKDRAFT_SCAN Partial measure(const Scan& scan, const Logits<T>& logits, doubl
     }).sum;
   };
   if (head.status == kFine) {
-    if constexpr (Scan::kProducts) {
-      if (!logits.other) {
-        const double sum = scan.sum(span, [row = logits.row, factor = float(scale)](auto at, auto&) { return at.exp2_product(at.load(row), factor); }).sum;
-        if (sum < 0x1p100 && sum > 0x1p-60) return {sum * exp2_double(-double(head.anchor) * scale), head.anchor, kFine};
+    if constexpr (Scan::kProducts) {  // no anchor is cheaper still, where the sum allows it
+      if (!drawn && !logits.other) {
+        const double sum = scan.sum(span, [row = logits.row, factor](auto at, auto&) { return at.exp2_product(at.load(row), factor); }).sum;
+        if (sum > 0x1p-60 && sum < 0x1p100) return {sum * exp2_double(-scale * head.anchor), head.anchor, kFine};
       }
     }
     const double sum = anchored(head.anchor);

@@ -43,14 +43,14 @@ class DraftRow {
   }
 
   void run() {
-    if (live()) sampler_.measure_row(logits_, shaping_, partials_);
+    if (live()) sampler_.measure_row(logits_, shaping_, !peak_, partials_);
     finish();
   }
 
   void measure(int block) {
     if (!live()) return;
     const typename Crew::Scan scan;
-    const Partial partial = sampler_.measure_block(scan, logits_, shaping_, block);
+    const Partial partial = sampler_.measure_block(scan, logits_, shaping_, !peak_, block);
     if (scan.leader()) partials_[block] = partial;
   }
 
@@ -74,7 +74,7 @@ class DraftRow {
 
   int argmax() {
     const Shaping greedy{0, 0, 1};
-    sampler_.measure_row(logits_, greedy, partials_);
+    sampler_.measure_row(logits_, greedy, false, partials_);
     return sampler_.law(logits_, greedy, partials_).point;
   }
 

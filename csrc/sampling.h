@@ -24,17 +24,17 @@ class Sampler {
  public:
   Sampler(Crew& crew, const Vocabulary& vocabulary) : crew_(crew), vocabulary_(vocabulary) {}
 
-  // What the blocks of a row add to its law. With temperature 0, the greatest logits.
-  void measure_row(const Logits<T>& logits, const Shaping& shaping, Partial* partials) {
+  // What the blocks of a row add to its law. With temperature 0, the greatest logits. `drawn`: see measure.
+  void measure_row(const Logits<T>& logits, const Shaping& shaping, bool drawn, Partial* partials) {
     const Partial head = survey(typename Crew::Scan(), logits, blockdraft::head(vocabulary_));
     crew_.each_block(vocabulary_, [&](const auto& scan, int block, Span span) {
-      const Partial partial = measure_block(scan, logits, shaping, head, span);
+      const Partial partial = measure_block(scan, logits, shaping, drawn, head, span);
       if (scan.leader()) partials[block] = partial;
     });
   }
 
-  Partial measure_block(const typename Crew::Scan& scan, const Logits<T>& logits, const Shaping& shaping, int block) const {
-    return measure_block(scan, logits, shaping, survey(scan, logits, head(vocabulary_)), vocabulary_.span(block));
+  Partial measure_block(const typename Crew::Scan& scan, const Logits<T>& logits, const Shaping& shaping, bool drawn, int block) const {
+    return measure_block(scan, logits, shaping, drawn, survey(scan, logits, head(vocabulary_)), vocabulary_.span(block));
   }
 
   Law<T> law(const Logits<T>& logits, const Shaping& shaping, const Partial* partials) {
@@ -125,8 +125,8 @@ class Sampler {
 
  private:
   template <class Scan>
-  static Partial measure_block(const Scan& scan, const Logits<T>& logits, const Shaping& shaping, const Partial& head, Span span) {
-    return shaping.temperature > 0 ? measure(scan, logits, shaping.scale(), head, span) : survey(scan, logits, span);
+  static Partial measure_block(const Scan& scan, const Logits<T>& logits, const Shaping& shaping, bool drawn, const Partial& head, Span span) {
+    return shaping.temperature > 0 ? measure(scan, logits, shaping.scale(), head, span, drawn) : survey(scan, logits, span);
   }
 
   // The lowest id with the greatest logit, of surveyed blocks.

@@ -98,6 +98,8 @@ struct At {
 
 class Scan {
  public:
+  static constexpr bool kProducts = false;
+
   static bool leader() { return lane() == 0; }
 
   template <class F>

@@ -21,12 +21,10 @@ struct Lanes {
   static wide exp2_product(wide x, float factor) { return exp2_by_roots<false>(x, factor, 0); }
 #endif
   static wide exp2(wide x) {
-#if defined(__AVX512F__)
+#ifdef __AVX512F__
     return host::exp2(x);
-#elif defined(__AVX__)
-    return host::exp2(_mm256_min_ps(all(128.0f), x));
 #else
-    return host::exp2(all(128.0f) < x ? all(128.0f) : x);
+    return host::exp2(minimum_wide(all(128.0f), x));
 #endif
   }
 };
@@ -89,7 +87,7 @@ struct Ragged : Lanes {
 };
 
 class Scan : public Group {
-  static constexpr int kSegment = 512;
+  static constexpr int kSegment = 1024;
 
  public:
 #ifdef __AVX512F__
@@ -158,18 +156,16 @@ class Scan : public Group {
 
   template <class F>
   static wide segment(Span part, wide& peak, F f) {
-    wide sum{};
+    wide sums[4] = {};  // shorter ones round less
     if (whole(part, part.first, kSegment)) {
-      wide top = peak, sums[4] = {};  // shorter sums round less
-      for (int i = part.first; i < part.first + kSegment; i += 4 * kWide) {
+      wide top = peak;
+      for (int i = part.first; i < part.first + kSegment; i += 4 * kWide)
         for (int j = 0; j < 4; ++j) sums[j] += f(Half(i + j / 2 * 2 * kWide, j % 2), top);
-      }
       peak = top;
-      sum = (sums[0] + sums[1]) + (sums[2] + sums[3]);
     } else {
-      for (int i = part.first; i < part.stop; i += kWide) sum += apply(part, i, peak, f);
+      for (int i = part.first, j = 0; i < part.stop; i += kWide, j = (j + 1) % 4) sums[j] += apply(part, i, peak, f);
     }
-    return sum;
+    return (sums[0] + sums[1]) + (sums[2] + sums[3]);
   }
 
   template <class F>

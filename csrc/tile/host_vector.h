@@ -108,6 +108,16 @@ inline wide maximum_wide(wide a, wide b) {  // b where one is NaN
 #endif
 }
 
+inline wide minimum_wide(wide a, wide b) {  // b where one is NaN
+#if defined(__AVX512F__)
+  return (wide)_mm512_min_ps((__m512)a, (__m512)b);
+#elif defined(__AVX__)
+  return _mm256_min_ps(a, b);
+#else
+  return a < b ? a : b;
+#endif
+}
+
 inline wide multiply_add(wide a, wide b, wide c) {
 #if defined(__AVX512F__)
   return (wide)_mm512_fmadd_ps((__m512)a, (__m512)b, (__m512)c);
@@ -152,7 +162,7 @@ alignas(64) constexpr float kRoots[32] = {
     1.41421356f, 1.44518081f, 1.47682615f, 1.50916443f, 1.54221083f, 1.57598085f, 1.61049033f, 1.64575548f,
     1.68179283f, 1.71861930f, 1.75625216f, 1.79470907f, 1.83400809f, 1.87416763f, 1.91520656f, 1.95714412f};
 
-// 2^(x * factor + x * rest) to 1e-7; not a number, or infinite, for large arguments, but 0 of -inf.
+// 2^(x * (factor + rest)) to 1e-7; infinity from 128 on; 0 of -inf, but infinity or NaN of some below -1e26.
 template <bool kRest>
 inline wide exp2_by_roots(wide x, float factor, float rest) {
   constexpr float magic = 393216.0f;  // 1.5 * 2^18: adding it rounds to 1 / 32, whose bits are then lowest
@@ -165,13 +175,13 @@ inline wide exp2_by_roots(wide x, float factor, float rest) {
 }
 #endif
 
-// 2^(x * scale) to 1e-7, however large x or the scale; as exp2 otherwise.
+// 2^(x * scale) to 1e-7, however large x or the scale; infinity from 128 on; as exp2 otherwise.
 inline wide exp2(wide x, double scale) {
   const float factor = float(scale), rest = float(scale - factor);
 #ifdef __AVX512F__
   return exp2_by_roots<true>(maximum_wide(splat_wide(-300 / factor), x), factor, rest);
 #else
-  x = maximum_wide(splat_wide(-127 / factor), x);
+  x = minimum_wide(splat_wide(128 / factor), maximum_wide(splat_wide(-127 / factor), x));
   const wide shifted = multiply_add(x, splat_wide(factor), splat_wide(kMagic)), whole = shifted - kMagic;
   const wide r = multiply_add(x, splat_wide(rest), multiply_add(x, splat_wide(factor), -whole));
   wide p = 1.534581200e-4f * r + 1.339993122e-3f;

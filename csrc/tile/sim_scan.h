@@ -29,6 +29,7 @@ struct At {
 
 class Scan {
  public:
+  static constexpr bool kProducts = false;
   static bool leader() { return true; }
 
   template <class F>

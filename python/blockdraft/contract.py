@@ -1,5 +1,6 @@
 """Checks shared by the public ops: each failure names the argument, what was expected and what came."""
 
+import sys
 from functools import cache
 from typing import NamedTuple
 
@@ -31,10 +32,13 @@ def _names(shape: str) -> tuple[tuple[str, int], ...]:
 
 
 class Check:
-    """Checks of one call. Names in shapes ("T Hq Dh") bind on first use and must agree afterwards; "B+1" is B plus one."""
+    """Checks of one call. Names in shapes ("T Hq Dh") bind on first use and must agree afterwards; "B+1" is B plus one.
+
+    readable: whether values may be looked at: no device synchronisation (see `env.check_values`), and not while compiling.
+    """
 
     def __init__(self, op: str):
-        self.op, self.dims, self.device = op, {}, None
+        self.op, self.dims, self.device, self.shapes, self.readable = op, {}, None, {}, False
 
     def fail(self, name: str, expected: str, got, kind=ValueError):
         raise kind(f"{self.op}: {name}: expected {expected}, got {got}")
@@ -47,15 +51,19 @@ class Check:
         """Type, dtype, device, shape; rows may be strided but the last dimension is contiguous (`contiguous`: all are)."""
         if t is None and optional:
             return
+        if (isinstance(t, torch.Tensor) and t.shape == self.shapes.get(shape) and t.dtype in dtypes and t.device == self.device
+                and t.is_contiguous()):
+            return  # most are like one before; a call's checks should cost little of its time
         if not isinstance(t, torch.Tensor):
             self.fail(name, "a tensor", type(t).__name__, TypeError)
         if t.dtype not in dtypes:
             self.fail(name, " or ".join(str(d).removeprefix("torch.") for d in dtypes),
                       str(t.dtype).removeprefix("torch."), TypeError)
-        device = t.device
-        self.device = self.device or device
-        if device != self.device:
-            self.fail(name, f"device {self.device}", device)
+        if self.device is None:
+            self.device = t.device
+            self.readable = not torch.compiler.is_compiling() and (t.device.type == "cpu" or env.check_values())
+        if t.device != self.device:
+            self.fail(name, f"device {self.device}", t.device)
         names, sizes = _names(shape), t.shape
         fits = len(sizes) == len(names)
         if fits:
@@ -68,24 +76,29 @@ class Check:
         inner = t.is_contiguous() if contiguous else t.dim() == 0 or t.stride(-1) == 1 or sizes[-1] <= 1
         if not inner:
             self.fail(name, "contiguous memory" if contiguous else "a contiguous last dimension", f"strides {t.stride()}")
+        self.shapes[shape] = tuple(sizes)
 
     def choice(self, name: str, value, choices) -> None:
         self.need(value in choices, name, " or ".join(map(repr, choices)), repr(value))
 
-    @staticmethod
-    def readable(t: torch.Tensor) -> bool:
-        """Whether values may be looked at: no device synchronisation (see `env.check_values`), and not while compiling."""
-        return not torch.compiler.is_compiling() and (t.device.type == "cpu" or env.check_values())
-
-    def values(self, name: str, t, ok, expected: str) -> None:
-        """`ok` holds for every value of t; it is asked with numbers where they are few, which is cheaper, or with the tensor."""
-        if t is None or t.numel() == 0 or not self.readable(t):
+    def values(self, name: str, t, low, high, expected: str, but=None) -> None:
+        """Every value of t is low .. high and not `but`."""
+        if t is None or not self.readable or not t.numel():
             return
-        if t.numel() > 256 and bool(ok(t).all()):
-            return
-        for value in t.flatten().tolist():
-            if not ok(value):
+        if t.numel() > 256:
+            least, most = (x.item() for x in torch.aminmax(t))
+            if low <= least and most <= high and (but is None or not bool((t == but).any())):
+                return
+        for value in t.flatten().tolist():  # cheaper than tensors of a few values
+            if not low <= value <= high or value == but:
                 self.fail(name, expected, value)
+
+    def workspace(self, workspace, like: torch.Tensor, shape: tuple[int, ...], dtype: torch.dtype) -> torch.Tensor:
+        """The caller's, checked, or a new one on the device of `like`."""
+        if workspace is None:
+            return like.new_empty(shape, dtype=dtype)
+        self.tensor("workspace", workspace, " ".join(map(str, shape)), (dtype,), contiguous=True)
+        return workspace
 
     def rows(self, rows: Rows, total: int) -> None:
         if not isinstance(rows, Rows):
@@ -98,7 +111,7 @@ class Check:
         for name, least in (("mask_rows", 1), ("max_rows", 0), ("max_prefix", 0)):
             value = getattr(rows, name)
             self.need(isinstance(value, int) and value >= least, f"rows.{name}", f"an integer of at least {least}", value)
-        if not self.readable(rows.cu_rows):
+        if not self.readable:
             return
         masks, bounds = rows.branch.shape[1] * rows.mask_rows, rows.cu_rows.tolist()
         self.need(bounds[0] == 0 and bounds[-1] == total, "rows.cu_rows", f"0 .. T = {total}", bounds)
@@ -126,7 +139,7 @@ class Check:
         self.tensor("block_table", block_table, "B max_pages", I32)
         page = self.dims["page"]
         self.need(page >= 8 and page & (page - 1) == 0, "k_cache", "pages of a power of two >= 8 tokens", page)
-        if self.readable(block_table):
+        if self.readable:
             tokens = rows.prefix_lens.long() + (rows.draft_len + 1 if stores else 0)
             used = -(-tokens // page)
             self.need(int(used.max()) <= block_table.shape[1], "block_table",
@@ -152,6 +165,10 @@ class Check:
         self.tensor(f"{name}.temperature", sampling.temperature, "B", F32)
         self.tensor(f"{name}.top_k", sampling.top_k, "B", I32, optional=True)
         self.tensor(f"{name}.top_p", sampling.top_p, "B", F32, optional=True)
-        self.values(f"{name}.temperature", sampling.temperature, lambda t: (t >= 0) & (t < torch.inf), "a finite number >= 0")
-        self.values(f"{name}.top_k", sampling.top_k, lambda t: t >= 0, "0 (off) or more")
-        self.values(f"{name}.top_p", sampling.top_p, lambda t: (t > 0) & (t <= 1), "more than 0, at most 1")
+        self.values(f"{name}.temperature", sampling.temperature, 0, sys.float_info.max, "a finite number >= 0")
+        self.values(f"{name}.top_k", sampling.top_k, 0, sys.maxsize, "0 (off) or more")
+        self.values(f"{name}.top_p", sampling.top_p, sys.float_info.min, 1, "more than 0, at most 1")
+
+    def uniforms(self, uniforms, shape: str) -> None:
+        self.tensor("uniforms", uniforms, shape, (torch.float64,), optional=True)
+        self.values("uniforms", uniforms, 0, 1 - 2**-53, "0 <= u < 1")

@@ -100,24 +100,22 @@ def accept_drafts(target_logits, draft_tokens, draft_len, branch, mask_rows: int
     check.tensor("draft_lse", draft_lse, "B K", F32, optional=True)
     check.tensor("mix", mix, "B", F32, optional=True)
     check.tensor("remaining", remaining, "B", I32, optional=True)
-    check.tensor("uniforms", uniforms, "B K+1", (torch.float64,), optional=True)
+    check.uniforms(uniforms, "B K+1")
     check.sampling("target", target)
-    check.sampling("drafter", drafter)
+    if drafter is not target:
+        check.sampling("drafter", drafter)
     check.choice("law", law, ("sampled", "greedy"))
     check.choice("mode", mode, ("token", "block", "greedy"))
     dirac = law == "greedy" or mode == "greedy"
     check.need(draft_logits is not None or (dirac and mix is None) or V == 1, "draft_logits", "a tensor, for this law or mix", None)
     check.need(mask_rows >= 1, "mask_rows", "at least 1", mask_rows)
     num_valid_vocab = check.vocabulary(num_valid_vocab, mask_token)
-    check.values("draft_len", draft_len, lambda t: (t >= -1) & (t <= V - 1), f"-1 .. K = {V - 1}")
-    check.values("branch", branch, lambda t: (t == -1) | (t >= 1) & (t <= V), f"-1 or 1 .. {V}")
-    check.values("mix", mix, lambda t: (t >= 0) & (t <= 1), "0 .. 1")
-    check.values("uniforms", uniforms, lambda t: (t >= 0) & (t < 1), "0 <= u < 1")
-    i32 = [draft_len.new_empty(len(draft_len)) for _ in range(6)]
-    logprob = target_logits.new_empty(draft_len.shape[0], V, dtype=torch.float32) if with_logprob else None
-    shape = accept_drafts_workspace(target_logits)
-    workspace = target_logits.new_empty(shape, dtype=torch.float64) if workspace is None else workspace
-    check.tensor("workspace", workspace, " ".join(map(str, shape)), (torch.float64,), contiguous=True)
+    check.values("draft_len", draft_len, -1, V - 1, f"-1 .. K = {V - 1}")
+    check.values("branch", branch, -1, V, f"-1 or 1 .. {V}", but=0)
+    check.values("mix", mix, 0, 1, "0 .. 1")
+    i32 = [draft_len.new_empty(check.dims["B"]) for _ in range(6)]
+    logprob = target_logits.new_empty(check.dims["B"], V, dtype=torch.float32) if with_logprob else None
+    workspace = check.workspace(workspace, target_logits, accept_drafts_workspace(target_logits), torch.float64)
     _OP(backend, target_logits, draft_tokens, draft_logits, draft_lse, draft_len, branch, mask_rows, seed, position, uniforms,
         *target, *drafter, mix, dirac, mode, num_valid_vocab, mask_token, remaining, *i32, logprob, workspace)
     return Accepted(*i32, logprob)

@@ -101,9 +101,7 @@ def block_attention(q, k, v, k_cache, v_cache, block_table, rows: Rows, *, scale
     check.tensor("lse", lse, "T Hq", F32, optional=True)
     scale = check.dims["Dh"] ** -0.5 if scale is None else float(scale)
     check.need(math.isfinite(scale), "scale", "a finite number", scale)
-    shape = block_attention_workspace(q, rows)
-    workspace = q.new_empty(shape, dtype=torch.float32) if workspace is None else workspace
-    check.tensor("workspace", workspace, " ".join(map(str, shape)), F32, contiguous=True)
+    workspace = check.workspace(workspace, q, block_attention_workspace(q, rows), torch.float32)
     _OP(backend, q, k, v, k_cache, v_cache, block_table, *_rows.flatten(rows), scale, window, split_keys(q.device), out, lse,
         workspace)
     return out

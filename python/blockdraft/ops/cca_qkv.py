@@ -1,3 +1,5 @@
+import sys
+
 from .. import reference
 from ..contract import F32, FLOATS, I32, Check
 from ..layout import Rows
@@ -63,14 +65,14 @@ def cca_qkv(qk, v_now, v_late, conv0_weight, conv0_bias, conv1_weight, conv1_bia
     check.tensor("cos_sin", cos_sin, "positions R", F32)
     check.need(d["R"] % 2 == 0 and d["R"] <= d["Dh"], "cos_sin", f"an even width of at most Dh = {d['Dh']}", d["R"])
     masks = rows.mask_rows if rows.branch.shape[1] else 0
-    check.values("cos_sin", rows.prefix_lens + rows.draft_len + masks, lambda t: t < d["positions"],
+    check.values("cos_sin", rows.prefix_lens + rows.draft_len + masks, -sys.maxsize, d["positions"] - 1,
                  f"a table of more than every position, not {d['positions']}")
     given = [t is not None for t in (conv_state, late_state, slots)]
     check.need(all(given) or not any(given), "conv_state, late_state, slots", "all three or none", f"{sum(given)} of them")
     check.tensor("conv_state", conv_state, "S depth C", optional=True)
     check.tensor("late_state", late_state, "S half", optional=True)
     check.tensor("slots", slots, "B", I32, optional=True)
-    check.values("slots", slots, lambda t: (t >= -1) & (t < d["S"]), f"-1 or 0 .. {d.get('S', 0) - 1}")
+    check.values("slots", slots, -1, d.get("S", 0) - 1, f"-1 or 0 .. {d.get('S', 0) - 1}")
     check.pages(k_cache, v_cache, block_table, rows, qk.dtype, stores=True)
     shapes = (len(qk), d["Hq"], d["Dh"]), (len(qk), d["Hk"], d["Dh"]), (len(qk), d["Hk"], d["Dh"])
     check.need(out is None or isinstance(out, (tuple, list)) and len(out) == 3, "out", "three tensors", type(out).__name__)

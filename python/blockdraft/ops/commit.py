@@ -44,8 +44,8 @@ def commit(qk, v_late, accepted, rows: Rows, conv_state, late_state, slots, *, b
     check.tensor("conv_state", conv_state, "L S depth C")
     check.tensor("late_state", late_state, "L S half")
     check.tensor("slots", slots, "B", I32)
-    if check.readable(accepted):
+    if check.readable:
         for a, drafts in zip(accepted.tolist(), rows.draft_len.tolist()):
             check.need(-1 <= a <= drafts, "accepted", "-1 .. draft_len", a)
-    check.values("slots", slots, lambda t: (t >= -1) & (t < check.dims["S"]), f"-1 or 0 .. {check.dims['S'] - 1}")
+    check.values("slots", slots, -1, check.dims["S"] - 1, f"-1 or 0 .. {check.dims['S'] - 1}")
     _OP(backend, qk, v_late, accepted, *_rows.flatten(rows), conv_state, late_state, slots)

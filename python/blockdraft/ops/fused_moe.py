@@ -34,7 +34,7 @@ def fused_moe(x, experts, weights, gate_up, down, skip_prob=None, *, skip: str =
     check.choice("skip", skip, ("zero", "identity"))
     check.need(skip == "zero" or skip_prob is not None, "skip_prob", "a tensor, since skip is 'identity'", skip_prob)
     check.tensor("skip_prob", skip_prob, "T", F32, optional=True)
-    check.values("experts", experts, lambda t: (t >= -1) & (t < check.dims["E"]), f"-1 .. {check.dims['E'] - 1}")
+    check.values("experts", experts, -1, check.dims["E"] - 1, f"-1 .. {check.dims['E'] - 1}")
     out = x.new_empty(x.shape) if out is None else out
     check.tensor("out", out, "T H", (x.dtype,))
     _OP(backend, x, experts, weights, gate_up, down, skip_prob, skip, out)

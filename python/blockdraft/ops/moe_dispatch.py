@@ -23,7 +23,7 @@ def moe_dispatch(experts, num_experts: int, *, backend: str | None = None):
     check = Check("moe_dispatch")
     check.tensor("experts", experts, "T k", I32, contiguous=True)
     check.need(num_experts > 0, "num_experts", "at least 1", num_experts)
-    check.values("experts", experts, lambda t: (t >= -1) & (t < num_experts), f"-1 .. {num_experts - 1}")
+    check.values("experts", experts, -1, num_experts - 1, f"-1 .. {num_experts - 1}")
     order, offsets = experts.new_empty(experts.numel()), experts.new_empty(num_experts + 1)
     _OP(backend, experts, num_experts, order, offsets)
     return order, offsets

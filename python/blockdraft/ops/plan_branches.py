@@ -28,8 +28,8 @@ def plan_branches(accept, offset_accept, proposals: int, draft_len, *, backend: 
     check.tensor("draft_len", draft_len, "B", I32)
     check.need(proposals >= 0, "proposals", "0 or more", proposals)
     for name, t in (("accept", accept), ("offset_accept", offset_accept)):
-        check.values(name, t, lambda t: (t >= 0) & (t <= 1), "probabilities")
-    check.values("draft_len", draft_len, lambda t: (t >= -1) & (t <= check.dims["K"]), f"-1 .. K = {check.dims['K']}")
+        check.values(name, t, 0, 1, "probabilities")
+    check.values("draft_len", draft_len, -1, check.dims["K"], f"-1 .. K = {check.dims['K']}")
     branch = draft_len.new_empty(len(draft_len), proposals)
     _OP(backend, accept, offset_accept, draft_len, branch)
     return branch

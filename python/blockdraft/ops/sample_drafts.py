@@ -55,17 +55,14 @@ def sample_drafts(logits, draft_len, *, seed, position, drafter: Sampling, law: 
     check.tensor("draft_len", draft_len, "B", I32)
     check.tensor("seed", seed, "B", I64)
     check.tensor("position", position, "B", I32)
-    check.tensor("uniforms", uniforms, "B K", (torch.float64,), optional=True)
     check.sampling("drafter", drafter)
     check.choice("law", law, ("sampled", "greedy"))
     num_valid_vocab = check.vocabulary(num_valid_vocab, mask_token)
-    check.values("draft_len", draft_len, lambda t: (t >= -1) & (t <= check.dims["K"]), f"-1 .. K = {check.dims['K']}")
-    check.values("uniforms", uniforms, lambda t: (t >= 0) & (t < 1), "0 <= u < 1")
+    check.values("draft_len", draft_len, -1, check.dims["K"], f"-1 .. K = {check.dims['K']}")
+    check.uniforms(uniforms, "B K")
     tokens = draft_len.new_empty(logits.shape[:2])
     lse = logits.new_empty(logits.shape[:2], dtype=torch.float32)
-    shape = sample_drafts_workspace(logits)
-    workspace = logits.new_empty(shape, dtype=torch.float64) if workspace is None else workspace
-    check.tensor("workspace", workspace, " ".join(map(str, shape)), (torch.float64,), contiguous=True)
+    workspace = check.workspace(workspace, logits, sample_drafts_workspace(logits), torch.float64)
     _OP(backend, logits, draft_len, seed, position, uniforms, *drafter, law == "greedy", num_valid_vocab, mask_token, tokens,
         lse, workspace)
     return tokens, lse
