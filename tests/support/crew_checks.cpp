@@ -1,0 +1,34 @@
+// Four threads on rows of few and many blocks, each adding to what the round before left: sums that a lost or doubled block, or one
+// read too early, changes. For ThreadSanitizer.
+#include <cstdio>
+
+#include "crew_host.h"
+
+using namespace blockdraft;
+
+static void threads_of(int64_t n, int64_t, const std::function<void(int64_t, int64_t)>& body) {
+  std::vector<std::thread> threads;
+  for (int64_t i = 0; i < n; ++i) threads.emplace_back([&body, i] { body(i, i + 1); });
+  for (auto& thread : threads) thread.join();
+}
+
+int main() {
+  constexpr int kRounds = 20;
+  for (int repeat = 0; repeat < 50; ++repeat)
+    for (int ids : {1, 9000, 40000})
+      for (int items : {1, 3, 5}) {
+        const Vocabulary vocabulary(ids, -1);
+        std::vector<double> found(items);
+        with_crews(items, vocabulary, 4, threads_of, [&](HostCrew& crew, int64_t item) {
+          std::vector<double> sums(vocabulary.blocks);
+          for (int round = 0; round < kRounds; ++round)
+            crew.each_block(vocabulary, [&](const auto&, int i, Span span) { sums[i] = 2 * sums[i] + span.first + item; });
+          for (double sum : sums) found[item] += sum;
+        });
+        for (int item = 0; item < items; ++item) {
+          double expected = 0;
+          for (int i = 0; i < vocabulary.blocks; ++i) expected += ((1 << kRounds) - 1.0) * (vocabulary.span(i).first + item);
+          if (found[item] != expected) return std::printf("%d ids, item %d of %d: %g, not %g\n", ids, item, items, found[item], expected), 1;
+        }
+      }
+}
