@@ -1,5 +1,5 @@
 """accept_drafts over ZAYA's vocabulary. The logits decide the outcome, so that random peers can be checked: accepted drafts
-have p = q, the rejected one p = 0, and the draw has nearly all its mass on one id."""
+have p = q, the rejected one p = 1e-43, and the draw has nearly all its mass on one id."""
 
 import torch
 
@@ -25,9 +25,10 @@ def build(case, dtype, device):
     tokens = torch.randint(VOCAB // 2, (B, K), generator=generator).int().to(device)
     winner = VOCAB // 2 + torch.randint(VOCAB // 2, (B,), generator=generator).to(device)
     row = torch.arange(B, device=device)
-    # the rejected row: the target is all but certain of `winner`, and its draft has probability 0
+    # the rejected row: the target is all but certain of `winner`; its draft has so small a probability that it is never
+    # accepted, but not 0, after which the block rule would not read on
     target[row, a, winner] = 60.0
-    target[row, a, tokens[:, a].long()] = -torch.inf
+    target[row, a, tokens[:, a].long()] = -40.0
     i32 = dict(dtype=torch.int32, device=device)
     lengths, branch = torch.full((B,), K, **i32), torch.full((B, 1), 1, **i32)
     ones = torch.ones(B, device=device)

@@ -103,7 +103,7 @@ class Acceptance {
     if constexpr (kStep == kSurplus) {
       if (row == 0 || row >= live_ || !spread(row)) return;
       const double carry = carry_after(row - 1);
-      const double sum = carry > 0 ? surplus_mass(scan, target(row), draft(row), carry, span) : 0;
+      const double sum = uniform_of(row - 1) < carry ? surplus_mass(scan, target(row), draft(row), carry, span) : 0;
       if (scan.leader()) memory_.surplus[row * vocabulary_.blocks + block] = sum;
     }
     if constexpr (kStep == kDecide) {
@@ -214,19 +214,22 @@ class Acceptance {
     }
   }
 
-  // The last draft whose test succeeds counts, whatever came of those before it: so they are tried from the last on.
+  // The last draft whose test succeeds counts, whatever came of those before it: so they are tried from the last on. Nothing after
+  // a draft that the target cannot have is looked at.
   Verdict decide_block() {
     Verdict v{0, kFine, 1};
-    for (int i = 0; i <= live_; ++i) v.status = most(v.status, prepare(i));
-    for (int i = live_ - 1; i >= 0 && v.status == kFine; --i) {
-      const double carry = carry_after(i);
+    int end = 0;
+    while ((v.status = prepare(end)) == kFine && end < live_ && probability(target(end), end) > 0) ++end;
+    for (int i = end - 1; i >= 0 && v.status == kFine; --i) {
+      const double carry = carry_after(i), u = uniform_of(i);
+      if (!(u < carry)) continue;  // h is at most as large
       double h = carry;
       if (i + 1 < live_) {
         const double surplus = surplus_of(i + 1, carry);
         if (surplus != surplus) v.status = kNotNumbers;  // in a row whose normaliser was given
         h = surplus > 0 ? surplus / (surplus + 1 - carry) : 0;
       }
-      if (uniform_of(i) < h) return {i + 1, v.status, carry};
+      if (u < h) return {i + 1, v.status, carry};
     }
     return v;
   }

@@ -29,8 +29,8 @@ MUTANTS = {
     "one uniform for two purposes": ("token", ("y = draw(mass, uniforms[:, K])", "y = draw(mass, uniforms[:, 0])"),
                                      ("const double u = uniform_of(p_.drafts);", "const double u = uniform_of(0);")),
     "early break in block mode": ("block", ("taken = drafted[:, i] & (u[:, i] < h)", "taken = drafted[:, i] & (u[:, i] < h) & (a == i)"),
-                                  ("if (uniform_of(i) < h) return {i + 1, v.status, carry};",
-                                   "if (uniform_of(i) < h && (v.accepted == 0 || v.accepted == i + 2)) v.accepted = i + 1, v.scale = carry;"
+                                  ("if (u < h) return {i + 1, v.status, carry};",
+                                   "if (u < h && (v.accepted == 0 || v.accepted == i + 2)) v.accepted = i + 1, v.scale = carry;"
                                    " else v.accepted = 0;")),
     "residual without the block's scale": ("block", ("residual = (scale[:, None] * base -", "residual = (base -"),
                                            ("return {i + 1, v.status, carry};", "return {i + 1, v.status, 1};")),

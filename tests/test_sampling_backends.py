@@ -33,6 +33,20 @@ def test_decides_as_the_reference(case, backend):
     assert (same | doubt).all()
 
 
+@pytest.mark.parametrize("backend", [*BACKENDS, "reference"])
+@pytest.mark.parametrize("mode", ["token", "block"])
+def test_nothing_after_an_impossible_draft_is_read(mode, backend):
+    """p(x) of draft 1 is 0: NaN in row 2 goes unnoticed; in row 1 it does not."""
+    g = torch.Generator().manual_seed(0)
+    target, x = torch.randn(2, 4, 100, generator=g), torch.tensor([[3, 5, 7]] * 2).int()
+    draft = target[:, :3].clone()
+    target[:, 1, 5] = -torch.inf
+    target[0, 2:], target[1, 1, 9] = torch.nan, torch.nan
+    v = run_by(ops.accept_drafts, backend, target, x, torch.tensor([3, 3]).int(), torch.ones(2, 1).int(), 4, seed=torch.arange(2),
+               position=torch.zeros(2).int(), target=Sampling(torch.ones(2)), draft_logits=draft, mode=mode)
+    assert v.status.tolist() == [0, 1] and v.accepted.tolist() == [1, -1]
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_exceptions_are_rare(backend):

@@ -16,6 +16,7 @@ import triton
 import triton.language as tl
 
 from .acceptance import (
+    ACCEPT,
     DRAW,
     Batch,
     Memory,
@@ -109,7 +110,8 @@ def accept(target, tokens, draft, draft_lse, draft_len, branch, seed, position, 
                 _, _, _, carry = chances(b, memory, space, ROWS)
                 scale = shifted(carry, r)
                 mass = tl.zeros([], tl.float64)
-                if scale > 0:
+                u = uniform(uniforms, request * uniforms_row + r - 1, tl.load(seed + request), tl.load(position + request), r - 1, ACCEPT)
+                if u < scale:  # the probability that it is compared with is at most `scale`
                     mass = mass_of(p, row_of_target(b, r), q, row_of_draft(b, r), p.total / q.total / scale, space, first, stop, TILE)
                 tl.store(surplus + r * blocks + index, mass)
     elif STEP == DECIDE:

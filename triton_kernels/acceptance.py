@@ -245,7 +245,9 @@ def decide(b, memory, seed, position, uniforms, uniforms_row, space, blocks, RUL
     status = load_law(memory, i, i <= b.live).status
     status = tl.maximum(status, load_law(memory, b.K + 1 + i, draft).status)
     scale = tl.full([], 1, tl.float64)
-    if RULE == BLOCK:  # no early break: a later draft may be kept where an earlier one was not
+    if RULE == BLOCK:  # no early break, a later draft may be kept where an earlier one was not, unless the target cannot have it
+        end = tl.min(tl.where(draft & ~(p > 0), i, b.live), 0)
+        status = tl.where(i <= end, status, 0)
         surplus = surplus_after(b, memory, carry, space, blocks, ROWS)
         spoilt = tl.max((surplus != surplus).to(tl.int32), 0)  # in a row whose normaliser was given
         h = tl.where(i + 1 == b.live, carry, tl.where(surplus > 0, surplus / (surplus + 1 - carry), 0))
