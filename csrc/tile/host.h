@@ -39,10 +39,11 @@ __attribute__((noinline)) void micro(const float* a, int64_t row, int64_t step, 
   }
 }
 
-// `rows` output rows: blocks of six, then the rest.
-template <bool kAccumulate>
-inline void product(const float* a, int64_t row, int64_t step, const float* b, float* c, int rows, int depth) {
-  for (; rows >= 6; rows -= 6, a += 6 * row, c += 6 * kColumns) micro<6, kAccumulate>(a, row, step, b, c, depth);
+// `rows` output rows: blocks of six, then the rest; before(), which costs little, before each block.
+template <bool kAccumulate, class Before>
+inline void product(const float* a, int64_t row, int64_t step, const float* b, float* c, int rows, int depth, Before before) {
+  for (; rows >= 6; rows -= 6, a += 6 * row, c += 6 * kColumns) before(), micro<6, kAccumulate>(a, row, step, b, c, depth);
+  before();
   switch (rows) {
     case 5: return micro<5, kAccumulate>(a, row, step, b, c, depth);
     case 4: return micro<4, kAccumulate>(a, row, step, b, c, depth);
@@ -143,9 +144,9 @@ class Tile : public Group {
   }
 
   template <class Key, class Value>
-  void load(Key key, Value value, int n) {  // deposit reads them; until then each_panel has them prefetched
+  void load(Key key, Value value, int n) {  // deposit reads them; until then the products have them prefetched
     loaded_ = n;
-    for (int i = 0; i < loaded_; ++i) key_rows_[i] = key(places_[i], i), value_rows_[i] = value(places_[i], i);
+    for (int i = 0; i < n; ++i) key_rows_[i] = key(places_[i], i), value_rows_[i] = value(places_[i], i);
   }
 
   void deposit(int n) {
@@ -156,15 +157,14 @@ class Tile : public Group {
 
   template <class F>
   void each_panel(F f) {
-    const int panels = int(panels_.size());
-    for (int p = 0; p < panels; ++p) {
-      for (int i = loaded_ * p / panels; i < loaded_ * (p + 1) / panels; ++i) prefetch<2>(key_rows_[i]), prefetch<2>(value_rows_[i]);
-      f(panels_[p]);
-    }
+    fetched_ = due_ = 0;
+    pace_ = float(loaded_) / (int(panels_.size()) * (staged_ / 6 + head_dim_ / 6 + 2));
+    for (Panel& panel : panels_) f(panel);
+    fetch(loaded_);
   }
 
   void scores(const Panel& panel) {
-    product<false>(keys_, head_dim_, 1, panel.queries, scores_, staged_, head_dim_);
+    product<false>(keys_, head_dim_, 1, panel.queries, scores_, staged_, head_dim_, [&] { fetch(due_ += pace_); });
   }
 
   template <class F>
@@ -219,7 +219,7 @@ class Tile : public Group {
           store_wide(o, load_wide(o) * shrink);
         }
     }
-    product<true>(values_, 1, dim + kValuePad, s, panel.output, dim, n);
+    product<true>(values_, 1, dim + kValuePad, s, panel.output, dim, n, [&] { fetch(due_ += pace_); });
   }
 
   struct Output {
@@ -256,6 +256,11 @@ class Tile : public Group {
     }
   }
 
+  // A few rows at a time: a CPU waits where many are asked for at once.
+  void fetch(float rows) {
+    for (; fetched_ < rows && fetched_ < loaded_; ++fetched_) prefetch<2>(key_rows_[fetched_]), prefetch<2>(value_rows_[fetched_]);
+  }
+
   template <int kLocality>  // 3: into the L1, 2: the L2
   void prefetch(const T* row) const {
     for (int byte = 0; byte < head_dim_ * int(sizeof(T)); byte += 64)
@@ -263,7 +268,8 @@ class Tile : public Group {
   }
 
   float *keys_, *values_, *scores_, *columns_;
-  int head_dim_, loaded_ = 0, staged_ = 0, places_[kKeys];
+  int head_dim_, loaded_ = 0, staged_ = 0, fetched_ = 0, places_[kKeys];
+  float due_ = 0, pace_ = 0;
   const T *key_rows_[kKeys], *value_rows_[kKeys];
   std::vector<Panel> panels_;
 };
