@@ -31,6 +31,11 @@ def _names(shape: str) -> tuple[tuple[str, int], ...]:
     return tuple((base, int(extra or 0)) for base, extra in parts)
 
 
+def _within(t: torch.Tensor, low, high) -> bool:
+    least, most = torch.aminmax(t)
+    return low <= least.item() and most.item() <= high
+
+
 class Check:
     """Checks of one call. Names in shapes ("T Hq Dh") bind on first use and must agree afterwards; "B+1" is B plus one.
 
@@ -85,10 +90,8 @@ class Check:
         """Every value of t is low .. high and not `but`."""
         if t is None or not self.readable or not t.numel():
             return
-        if t.numel() > 256:
-            least, most = (x.item() for x in torch.aminmax(t))
-            if low <= least and most <= high and (but is None or not bool((t == but).any())):
-                return
+        if t.numel() > 256 and _within(t, low, high) and (but is None or not bool((t == but).any())):
+            return
         for value in t.flatten().tolist():  # cheaper than tensors of a few values
             if not low <= value <= high or value == but:
                 self.fail(name, expected, value)
@@ -139,17 +142,14 @@ class Check:
         self.tensor("block_table", block_table, "B max_pages", I32)
         page = self.dims["page"]
         self.need(page >= 8 and page & (page - 1) == 0, "k_cache", "pages of a power of two >= 8 tokens", page)
-        if self.readable:
-            tokens = rows.prefix_lens.long() + (rows.draft_len + 1 if stores else 0)
-            used = -(-tokens // page)
-            self.need(int(used.max()) <= block_table.shape[1], "block_table",
-                      f"at least {int(used.max())} pages of {page} tokens", block_table.shape[1])
-            if not block_table.numel():
-                return
-            reached = torch.arange(block_table.shape[1], device=used.device) < used[:, None]
-            first, last = torch.where(reached, block_table, 0).aminmax()
-            bad = first if first < 0 else last
-            self.need(0 <= int(bad) < len(k_cache), "block_table", f"page numbers 0 .. {len(k_cache) - 1}", int(bad))
+        if not self.readable:
+            return
+        used = [-(-(n + stores * (d + 1)) // page) for n, d in zip(rows.prefix_lens.tolist(), rows.draft_len.tolist())]
+        self.need(max(used) <= block_table.shape[1], "block_table", f"at least {max(used)} pages of {page} tokens", block_table.shape[1])
+        if not block_table.numel() or _within(block_table, 0, len(k_cache) - 1):
+            return
+        for request, count in enumerate(used):  # what a table holds beyond its pages is its own affair
+            self.values("block_table", block_table[request, :count], 0, len(k_cache) - 1, f"page numbers 0 .. {len(k_cache) - 1}")
 
     def vocabulary(self, num_valid_vocab: int | None, mask_token: int) -> int:
         """How many ids are valid (None: all of the logits' "vocab"), after checking both."""
