@@ -39,11 +39,12 @@ __attribute__((noinline)) void micro(const float* a, int64_t row, int64_t step, 
   }
 }
 
-// `rows` output rows: blocks of six, then the rest; before(), which costs little, before each block.
+// `rows` output rows: blocks of six, or four; before(), which costs little, before each of six.
 template <bool kAccumulate, class Before>
 inline void product(const float* a, int64_t row, int64_t step, const float* b, float* c, int rows, int depth, Before before) {
-  for (; rows >= 6; rows -= 6, a += 6 * row, c += 6 * kColumns) before(), micro<6, kAccumulate>(a, row, step, b, c, depth);
+  for (; rows == 6 || rows > 8; rows -= 6, a += 6 * row, c += 6 * kColumns) before(), micro<6, kAccumulate>(a, row, step, b, c, depth);
   before();
+  if (rows > 6) micro<4, kAccumulate>(a, row, step, b, c, depth), rows -= 4, a += 4 * row, c += 4 * kColumns;  // two of these wait less
   switch (rows) {
     case 5: return micro<5, kAccumulate>(a, row, step, b, c, depth);
     case 4: return micro<4, kAccumulate>(a, row, step, b, c, depth);
