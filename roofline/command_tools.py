@@ -30,9 +30,9 @@ def isa(sources, arch, kind, flag):
             for source in files:
                 begin(f"{source.name} {target}")
                 rows += [{"source": source.name, **asdict(r)} for r in compiler.compile_hip(source, target, flag)]
-        for target, name, fn, signature, constexprs, options in kernels:
+        for target, name, fn, types, constexprs, options in kernels:
             begin(f"{name} {target}")
-            report = compiler.compile_triton(fn, signature, constexprs, target, options)
+            report = compiler.compile_triton(fn, types, constexprs, target, options)
             rows.append({"source": f"{fn.__module__.rsplit('.', 1)[-1]}.py", **asdict(replace(report, kernel=name))})
     if not rows:
         raise ValueError(f"isa: expected .hip files as arguments, or kernels in {compiler.CSRC}/*.hip and triton_kernels/, got none")

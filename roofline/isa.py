@@ -41,20 +41,20 @@ def compile_hip(source: str | Path, arch: str, flags: Sequence[str] = ()) -> lis
     return parse(hip_assembly(source, arch, flags), arch)
 
 
-def compile_triton(fn, signature: dict, constexprs: dict, arch: str, options: dict | None = None) -> KernelReport:
-    """One compilation of a Triton kernel; arguments as those of triton's ASTSource."""
+def compile_triton(fn, types: dict, constexprs: dict, arch: str, options: dict | None = None) -> KernelReport:
+    """One compilation of a Triton kernel; arguments as those of `triton_kernels.offline.build`."""
     if arch not in ARCHES:
         raise ValueError(f"arch: expected one of {', '.join(ARCHES)}, got {arch!r}")
     try:
         from ..triton_kernels import offline
     except ImportError as error:
         raise ValueError(f"isa: Triton kernels need triton with its AMD backend: pip install 'blockdraft[isa]' ({error})") from error
-    built = offline.build(arch, fn, signature, constexprs, options)
+    built = offline.build(arch, fn, types, constexprs, options)
     return parse(built.asm["amdgcn"], arch, built.metadata.shared)[0]
 
 
 def triton_compilations(arch: str) -> Iterator[tuple]:
-    """(name, fn, signature, constexprs, options) of each module in triton_kernels that has `compilations(arch)`."""
+    """(name, fn, types, constexprs, options) of each module in triton_kernels that has `compilations(arch)`."""
     package = importlib.import_module("blockdraft.triton_kernels")
     for module in pkgutil.iter_modules(package.__path__, "blockdraft.triton_kernels."):
         listed = getattr(importlib.import_module(module.name), "compilations", None)

@@ -191,7 +191,7 @@ def launch(target, tokens, draft, draft_lse, draft_len, branch, mask_rows, seed,
 
 
 def compilations(target: str):
-    """(name, kernel, signature, constants, options) over ZAYA1-8B's vocabulary, as `launch` compiles them; see `offline`."""
+    """(name, kernel, types, constants, options) over ZAYA1-8B's vocabulary, as `launch` compiles them; see `offline`."""
     types = dict.fromkeys("tokens draft_len branch position target_top_k drafter_top_k remaining accepted next_token proposal shift "
                           "next_draft_len status".split(), "*i32")
     types |= dict.fromkeys("draft_lse target_temperature target_top_p drafter_temperature drafter_top_p mix logprob".split(), "*fp32")
@@ -201,10 +201,8 @@ def compilations(target: str):
     greedy = bare | dict.fromkeys(("draft", "draft_lse"))
     K, valid, blocks = 16, 262147, 65
     for dtype in ("bf16", "fp16", "fp32"):
+        typed = types | {"target": f"*{dtype}", "draft": f"*{dtype}"}
         for name, mode, absent in (("token", "token", bare), ("block", "block", bare), ("greedy", "greedy", greedy), ("full", "block", {})):
             constants = _constants(K, 3, valid, blocks, mode, mode == "greedy")
             for step, _ in _steps(K, blocks, mode == "block", name == "full"):
-                fixed = constants | absent | dict(STEP=step)
-                signature = {p.name: "constexpr" if p.is_constexpr or p.name in fixed else
-                             types.get(p.name, f"*{dtype}" if p.name in ("target", "draft") else "i32") for p in accept.params}
-                yield f"accept {name} step={step} {dtype}", accept, signature, fixed, scan_options(target)
+                yield f"accept {name} step={step} {dtype}", accept, typed, constants | absent | dict(STEP=step), scan_options(target)

@@ -29,7 +29,7 @@ from .law import (
     walk,
 )
 
-TOKEN, BLOCK = tl.constexpr(0), tl.constexpr(1)  # rules; an exact match is the token rule at temperature 0
+BLOCK = tl.constexpr(1)  # the block rule; 0 is the token rule, and at temperature 0 an exact match
 ACCEPT, DRAW = tl.constexpr(0), tl.constexpr(1)  # purposes of uniforms
 
 

@@ -305,9 +305,11 @@ def launch(q, k, v, k_cache, v_cache, block_table, cu_rows, prefix_lens, draft_l
 
 
 def compilations(target: str):
-    """(name, kernel, signature, constants, options) of decode steps of ZAYA1-8B, as `launch` compiles them; see `offline`."""
+    """(name, kernel, types, constants, options) of decode steps of ZAYA1-8B, as `launch` compiles them; see `offline`."""
     kv_heads, group, page = 2, 4, 16
     for dtype, itemsize in (("bf16", 2), ("fp16", 2), ("fp32", 4)):
+        types = dict.fromkeys("q k v k_cache v_cache out".split(), f"*{dtype}") | {"lse": "*fp32", "workspace": "*fp32", "scale": "fp32"}
+        types |= dict.fromkeys("block_table cu_rows prefix_lens draft_len branch".split(), "*i32")
         for dim in (128, 64):
             row, slot = kv_heads * group * dim, kv_heads * dim
             output = dict(OUT_ROW=row, OUT_HEAD=dim, LSE_ROW=kv_heads * group, LSE_HEAD=1, DIM=dim, PADDED=dim, MASK_ROWS=16, MOST_SPLITS=32)
@@ -321,12 +323,6 @@ def compilations(target: str):
                 if not splits:
                     constants["workspace"] = None
                 name = f"attend {dtype} dim={dim} rows={rows}" + " window causal" * window + " unsplit" * (not splits)
-                yield name, attend, _signature(attend, dtype, constants), constants, settings.options
+                yield name, attend, types, constants, settings.options
             constants = output | dict(HEADS=kv_heads * group, ENTRIES=MERGED)
-            yield f"merge {dtype} dim={dim}", merge, _signature(merge, dtype, constants), constants, dict(num_warps=4)
-
-
-def _signature(kernel, dtype: str, constants: dict) -> dict:
-    types = dict.fromkeys("q k v k_cache v_cache out".split(), f"*{dtype}") | {"lse": "*fp32", "workspace": "*fp32", "scale": "fp32"}
-    types |= dict.fromkeys("block_table cu_rows prefix_lens draft_len branch".split(), "*i32")
-    return {p.name: "constexpr" if p.is_constexpr or p.name in constants else types.get(p.name, "i32") for p in kernel.params}
+            yield f"merge {dtype} dim={dim}", merge, types, constants, dict(num_warps=4)

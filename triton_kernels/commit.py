@@ -66,9 +66,8 @@ def launch(qk, v_late, accepted, cu_rows, prefix_lens, conv_state, late_state, s
 
 
 def compilations(target: str):
-    """(name, kernel, signature, constants, options) for ZAYA1-8B, as `launch` compiles them; see `offline`."""
+    """(name, kernel, types, constants, options) for ZAYA1-8B, as `launch` compiles them; see `offline`."""
     for dtype in ("bf16", "fp32"):
         types = dict.fromkeys("qk v_late conv_state late_state".split(), f"*{dtype}")
         types |= dict.fromkeys("accepted cu_rows prefix_lens slots".split(), "*i32")
-        signature = {p.name: "constexpr" if p.is_constexpr else types.get(p.name, "i32") for p in keep.params}
-        yield f"keep {dtype}", keep, signature, dict(C=1280, HALF=128, DEPTH=2, CHANNELS=CHANNELS), dict(num_warps=1)
+        yield f"keep {dtype}", keep, types, dict(C=1280, HALF=128, DEPTH=2, CHANNELS=CHANNELS), dict(num_warps=1)

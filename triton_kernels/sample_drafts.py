@@ -86,15 +86,14 @@ def launch(logits, draft_len, seed, position, uniforms, temperature, top_k, top_
 
 
 def compilations(target: str):
-    """(name, kernel, signature, constants, options) over ZAYA1-8B's vocabulary, as `launch` compiles them; see `offline`."""
+    """(name, kernel, types, constants, options) over ZAYA1-8B's vocabulary, as `launch` compiles them; see `offline`."""
     types = dict.fromkeys("draft_len position top_k tokens".split(), "*i32") | dict.fromkeys("temperature top_p lse".split(), "*fp32")
     types |= dict.fromkeys("logits_request logits_row block".split(), "i32:16")
     types |= {"seed": "*i64", "uniforms": "*fp64", "workspace": "*fp64"}
     valid, blocks = 262147, 65
     for dtype in ("bf16", "fp16", "fp32"):
+        typed = types | {"logits": f"*{dtype}"}
         for name, absent in (("plain", dict(uniforms=None, top_k=None, top_p=None)), ("full", {})):
             for finish in (False, True):
                 constants = _constants(valid, blocks) | absent | dict(PEAK=False, FINISH=finish)
-                signature = {p.name: "constexpr" if p.is_constexpr or p.name in constants else
-                             types.get(p.name, f"*{dtype}" if p.name == "logits" else "i32") for p in sample.params}
-                yield f"sample {name} {'finish' if finish else 'measure'} {dtype}", sample, signature, constants, scan_options(target)
+                yield f"sample {name} {'finish' if finish else 'measure'} {dtype}", sample, typed, constants, scan_options(target)
