@@ -19,18 +19,20 @@ float* aligned_memory(int64_t floats) {
 
 template <class T>
 void block_attention_host(const AttentionParams<T>& p, const Parallel& parallel) {
-  using Tile = host::Tile<T, AttentionColumn>;
-  const AttentionGrid<T> grid(p, Tile::kGroupColumns);
-  std::atomic<int64_t> taken{0};
-  parallel(grid.items, 1, [&](int64_t, int64_t) {
-    for (int64_t id; (id = taken.fetch_add(1, std::memory_order_relaxed)) < grid.items;) {
-      AttentionItem item;
-      if (!grid.item(p, id, item)) continue;
-      Tile tile(aligned_memory(Tile::floats(item.rows * (p.query_heads / p.kv_heads), p.head_dim)), p.head_dim);
-      Attention<Tile, T>(tile, p, item).run();
-    }
+  host::with_tile_type<T, AttentionColumn>([&](auto type) {
+    using Tile = typename decltype(type)::type;
+    const AttentionGrid<T> grid(p, Tile::kGroupColumns);
+    std::atomic<int64_t> taken{0};
+    parallel(grid.items, 1, [&](int64_t, int64_t) {
+      for (int64_t id; (id = taken.fetch_add(1, std::memory_order_relaxed)) < grid.items;) {
+        AttentionItem item;
+        if (!grid.item(p, id, item)) continue;
+        Tile tile(aligned_memory(Tile::floats(item.rows * (p.query_heads / p.kv_heads), p.head_dim)), p.head_dim);
+        Attention<Tile, T>(tile, p, item).run();
+      }
+    });
   });
-  if (grid.splits == 1) return;
+  if (AttentionSplits(p.max_prefix, p.split).count == 1) return;
   parallel(int64_t(p.batch) * p.max_rows, 8, [&](int64_t begin, int64_t end) {
     host::Group group;
     for (int64_t i = begin; i < end; ++i)

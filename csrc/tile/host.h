@@ -54,6 +54,44 @@ inline void product(const float* a, int64_t row, int64_t step, const float* b, f
   }
 }
 
+#ifdef __AVX512F__
+inline bool has_dots() {
+  static const bool found = __builtin_cpu_supports("avx512bf16");
+  return found;
+}
+
+// As micro, times `factor`, of operands that are pairs of bf16 along the depth, low half first: twice the multiply-adds a cycle.
+template <int R, bool kAccumulate>
+__attribute__((noinline, target("avx512bf16"))) void dot_micro(const uint32_t* a, int64_t row, int64_t step, const uint32_t* b, float* c,
+                                                               int depth, float factor) {
+  __m512 sum[R];
+#pragma GCC unroll 12
+  for (int i = 0; i < R; ++i) sum[i] = kAccumulate ? _mm512_loadu_ps(c + i * kColumns) : _mm512_setzero_ps();
+  for (; depth > 0; --depth, a += step, b += kColumns) {
+    const __m512bh y = (__m512bh)_mm512_loadu_si512(b);
+#pragma GCC unroll 12
+    for (int i = 0; i < R; ++i) sum[i] = _mm512_dpbf16_ps(sum[i], y, (__m512bh)_mm512_set1_epi32(a[i * row]));
+  }
+#pragma GCC unroll 12
+  for (int i = 0; i < R; ++i) _mm512_storeu_ps(c + i * kColumns, _mm512_mul_ps(sum[i], _mm512_set1_ps(factor)));
+}
+
+template <bool kAccumulate, class Before>
+inline void dot_product(const uint32_t* a, int64_t row, int64_t step, const uint32_t* b, float* c, int rows, int depth, float factor,
+                        Before before) {
+  auto block = [&]<int R>() {
+    dot_micro<R, kAccumulate>(a, row, step, b, c, depth, factor);
+    rows -= R, a += R * row, c += R * kColumns;
+  };
+  while (rows >= 12) before(), block.template operator()<12>();
+  before();
+  if (rows >= 8) block.template operator()<8>();
+  if (rows >= 4) block.template operator()<4>();
+  if (rows >= 2) block.template operator()<2>();
+  if (rows >= 1) block.template operator()<1>();
+}
+#endif
+
 class Group {
   static constexpr int kBlock = 128;  // of a sum that stays in the L1
 
@@ -88,7 +126,8 @@ class Group {
   static void store(T* p, float x) { from_float(p, x); }
 };
 
-template <class T, class X>
+// kDots: operands are bf16, as the GPU's are; has_dots() says whether this CPU multiplies them.
+template <class T, class X, bool kDots = false>
 class Tile : public Group {
  public:
   static constexpr int kKeys = 192, kBuffers = 1;
@@ -123,6 +162,7 @@ class Tile : public Group {
 
   template <class Describe, class Query>
   void open(int n, Describe x, Query query, float scale) {
+    scale_ = scale;
     panels_.resize(ceil_div(n, kColumns));
     for (int p = 0; p < int(panels_.size()); ++p) {
       Panel& panel = panels_[p];
@@ -134,7 +174,7 @@ class Tile : public Group {
       for (int c = 0; c < kColumns; ++c) {
         panel.running[c] = kLowest, panel.running[kColumns + c] = 0;
         if (c < panel.count) panel.x[c] = x(p * kColumns + c);
-        stage_query(panel, c, c < panel.count ? query(panel.x[c]) : nullptr, scale);
+        stage_query(panel, c, c < panel.count ? query(panel.x[c]) : nullptr);
       }
     }
   }
@@ -152,20 +192,29 @@ class Tile : public Group {
 
   void deposit(int n) {
     staged_ = n;
-    stage(keys_, head_dim_, key_rows_);
-    stage(values_, head_dim_ + kValuePad, value_rows_);
+    if constexpr (kDots) {
+      stage_keys();
+      stage_values();
+    } else {
+      stage(keys_, head_dim_, key_rows_);
+      stage(values_, head_dim_ + kValuePad, value_rows_);
+    }
   }
 
   template <class F>
   void each_panel(F f) {
     fetched_ = due_ = 0;
-    pace_ = float(loaded_) / (int(panels_.size()) * (staged_ / 6 + head_dim_ / 6 + 2));
+    pace_ = float(loaded_) / (int(panels_.size()) * (staged_ / kBlockRows + head_dim_ / kBlockRows + 2));
     for (Panel& panel : panels_) f(panel);
     fetch(loaded_);
   }
 
   void scores(const Panel& panel) {
-    product<false>(keys_, head_dim_, 1, panel.queries, scores_, staged_, head_dim_, [&] { fetch(due_ += pace_); });
+    auto before = [&] { fetch(due_ += pace_); };
+    if constexpr (kDots)
+      dot_product<false>(pairs(keys_), head_dim_ / 2, 1, pairs(panel.queries), scores_, staged_, head_dim_ / 2, scale_, before);
+    else
+      product<false>(keys_, head_dim_, 1, panel.queries, scores_, staged_, head_dim_, before);
   }
 
   template <class F>
@@ -199,13 +248,12 @@ class Tile : public Group {
       top = maximum_wide(top, other);
       for (i = 0; i + 1 < n; i += 2) {
         const wide p = exp2(load_wide(column + i * kColumns) - top), q = exp2(load_wide(column + (i + 1) * kColumns) - top);
-        store_wide(column + i * kColumns, p);
-        store_wide(column + (i + 1) * kColumns, q);
+        keep(column, i, p, q);
         sum += p, odd += q;
       }
       if (i < n) {
         const wide p = exp2(load_wide(column + i * kColumns) - top);
-        store_wide(column + i * kColumns, p);
+        keep(column, i, p, wide{});
         sum += p;
       }
       const wide shrink = exp2(before - top);
@@ -220,7 +268,11 @@ class Tile : public Group {
           store_wide(o, load_wide(o) * shrink);
         }
     }
-    product<true>(values_, 1, dim + kValuePad, s, panel.output, dim, n, [&] { fetch(due_ += pace_); });
+    auto before = [&] { fetch(due_ += pace_); };
+    if constexpr (kDots)
+      dot_product<true>(pairs(values_), 1, dim + kValuePad, pairs(s), panel.output, dim, ceil_div(n, 2), 1.0f, before);
+    else
+      product<true>(values_, 1, dim + kValuePad, s, panel.output, dim, n, before);
   }
 
   struct Output {
@@ -241,6 +293,35 @@ class Tile : public Group {
   }
 
  private:
+  static constexpr int kBlockRows = kDots ? 12 : 6;
+  static const uint32_t* pairs(const float* p) { return reinterpret_cast<const uint32_t*>(p); }
+
+  // Probabilities of keys i and i + 1 take the place of their scores, or are rounded to a pair in row i / 2.
+  static void keep(float* column, int i, wide p, wide q) {
+    if constexpr (kDots) {
+      const uwide pair = (((uwide)p + 0x8000u) >> 16) | (((uwide)q + 0x8000u) & 0xffff0000u);
+      store_wide(column + i / 2 * kColumns, (wide)pair);
+    } else {
+      store_wide(column + i * kColumns, p);
+      store_wide(column + (i + 1) * kColumns, q);
+    }
+  }
+
+  void stage_keys() const {
+    for (int i = 0; i < staged_; ++i) {
+      if (i + 4 < staged_) prefetch<3>(key_rows_[i + 4]);
+      std::memcpy(keys_ + i * (head_dim_ / 2), key_rows_[i], head_dim_ * sizeof(T));
+    }
+  }
+  void stage_values() const {  // a pair of keys side by side; with the last of an odd number stands zero
+    for (int i = 0; i < staged_; i += 2) {
+      if (i + 5 < staged_) prefetch<3>(value_rows_[i + 4]), prefetch<3>(value_rows_[i + 5]);
+      for (int d = 0; d < head_dim_; d += kLanes) {
+        const uvec low = widen(&value_rows_[i][d].bits), high = i + 1 < staged_ ? widen(&value_rows_[i + 1][d].bits) << 16 : uvec{};
+        host::store(values_ + i / 2 * (head_dim_ + kValuePad) + d, (vec)(low | high));
+      }
+    }
+  }
   void stage(float* operand, int stride, const T* const* rows) const {
     const int dim = head_dim_, n = staged_;
     for (int i = 0; i < n; ++i) {
@@ -250,9 +331,17 @@ class Tile : public Group {
     }
   }
 
-  void stage_query(const Panel& panel, int c, const T* src, float scale) const {
+  void stage_query(const Panel& panel, int c, const T* src) const {
+    if constexpr (kDots) {
+      for (int d = 0; d < head_dim_; d += 2) {
+        float& pair = panel.queries[d / 2 * kColumns + c];
+        if (src) std::memcpy(&pair, src + d, sizeof pair);
+        else pair = 0;
+      }
+      return;
+    }
     for (int d = 0; d < head_dim_; d += kLanes) {
-      const vec x = src ? to_float(src + d) * scale : vec{};
+      const vec x = src ? to_float(src + d) * scale_ : vec{};
       for (int j = 0; j < kLanes; ++j) panel.queries[(d + j) * kColumns + c] = x[j];
     }
   }
@@ -270,9 +359,19 @@ class Tile : public Group {
 
   float *keys_, *values_, *scores_, *columns_;
   int head_dim_, loaded_ = 0, staged_ = 0, fetched_ = 0, places_[kKeys];
-  float due_ = 0, pace_ = 0;
+  float due_ = 0, pace_ = 0, scale_ = 1;
   const T *key_rows_[kKeys], *value_rows_[kKeys];
   std::vector<Panel> panels_;
 };
+
+// f(std::type_identity<Tile>) of the tile that suits this CPU.
+template <class T, class X, class F>
+void with_tile_type(F f) {
+#ifdef __AVX512F__
+  if constexpr (std::is_same_v<T, bf16>)
+    if (has_dots()) return f(std::type_identity<Tile<T, X, true>>());
+#endif
+  f(std::type_identity<Tile<T, X>>());
+}
 
 }  // namespace blockdraft::host

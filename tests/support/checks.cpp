@@ -17,12 +17,13 @@ namespace {
 // body(tile) by every wave of a group of the target.
 template <class T, class X, class Body>
 void with_tile(int target, int columns, int head_dim, uint64_t seed, int dropped, Body body) {
-  if (target == 0) {
-    using Tile = host::Tile<T, X>;
-    std::vector<float> memory(Tile::floats(columns, head_dim), NAN);
-    Tile tile(memory.data(), head_dim);
-    body(tile);
-  }
+  if (target == 0)
+    host::with_tile_type<T, X>([&](auto type) {
+      using Tile = typename decltype(type)::type;
+      std::vector<float> memory(Tile::floats(columns, head_dim), NAN);
+      Tile tile(memory.data(), head_dim);
+      body(tile);
+    });
   if (target == 1) sim::run_tile<sim::Tile<T, X, 2>>(seed, dropped, head_dim, body);
   if (target == 2) sim::run_tile<sim::Tile<T, X, 1>>(seed, dropped, head_dim, body);
 }
