@@ -93,7 +93,7 @@ def show(data: dict) -> None:
 
     console, limits = Console(highlight=False), data["limits"]
     console.print(f"{data['machine']['device']}, {limits['threads']} threads: read {limits['read_bytes_per_s'] / 1e9:.1f} GB/s, "
-                  f"multiply-add {limits['flops_per_s'] / 1e9:.0f} Gflop/s, exp {limits['exps_per_s'] / 1e9:.2f} G/s", soft_wrap=True)
+                  f"multiply-add {limits['flops_per_s'] / 1e9:.0f} Gflop/s (bf16 {limits['bf16_flops_per_s'] / 1e9:.0f}), exp {limits['exps_per_s'] / 1e9:.2f} G/s", soft_wrap=True)
     table = Table("implementation", box=None, pad_edge=False)
     for name in ("ms", "± mad", "of limit", "vs best peer", "convert ms"):
         table.add_column(name, justify="right")
@@ -171,7 +171,7 @@ def plot_command(file, out):
 @click.option("--threads", type=click.IntRange(1), help="Only this many threads. [default: 1 and all]")
 @output_options
 def measure_command(threads):
-    """Measure this CPU's ceilings: memory read bandwidth, fp32 multiply-add rate, exponential rate."""
+    """Measure this CPU's ceilings: memory read bandwidth, rates of fp32 multiply-adds, bf16 products and exponentials."""
     import os
 
     from . import limits
@@ -179,6 +179,7 @@ def measure_command(threads):
     counts = [threads] if threads else sorted({1, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()})
     found = [limits.of_cpu(n) for n in counts]
     return [limit.to_json() for limit in found], lambda: table(
-        "This CPU, measured now", ("threads", "read GB/s", "multiply-add Gflop/s", "exp G/s"),
-        ((limit.threads, f"{limit.read_bytes_per_s / 1e9:.1f}", f"{limit.flops_per_s / 1e9:.1f}", f"{limit.exps_per_s / 1e9:.2f}")
+        "This CPU, measured now", ("threads", "read GB/s", "multiply-add Gflop/s", "bf16 Gflop/s", "exp G/s"),
+        ((limit.threads, f"{limit.read_bytes_per_s / 1e9:.1f}", f"{limit.flops_per_s / 1e9:.1f}",
+          f"{limit.bf16_flops_per_s / 1e9:.1f}", f"{limit.exps_per_s / 1e9:.2f}")
          for limit in found))

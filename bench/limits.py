@@ -8,17 +8,21 @@ from blockdraft.roofline.costs import Cost
 
 @dataclass(frozen=True)
 class Limits:
-    """Rates: bytes per second of reading main memory, multiply-add flops per second, exponentials per second (0: free)."""
+    """Rates: bytes per second of reading main memory, flops per second of fp32 multiply-adds and of products of bf16,
+    exponentials per second (0: they and other vector arithmetic are free)."""
 
     threads: int
     read_bytes_per_s: float
     flops_per_s: float
+    bf16_flops_per_s: float
     exps_per_s: float
 
-    def milliseconds(self, cost: Cost) -> float:
-        """The time that no implementation can beat: memory and arithmetic overlap perfectly; on a CPU exponentials share
-        the vector units with multiply-adds."""
-        arithmetic = cost.flops / self.flops_per_s + (cost.exps / self.exps_per_s if self.exps_per_s else 0.0)
+    def milliseconds(self, cost: Cost, dtype: str) -> float:
+        """The time that no implementation can beat: memory and arithmetic overlap perfectly; on a CPU products, exponentials
+        and the rest share the vector units."""
+        arithmetic = cost.flops / (self.bf16_flops_per_s if dtype == "bfloat16" else self.flops_per_s)
+        if self.exps_per_s:
+            arithmetic += cost.vector_flops / self.flops_per_s + cost.exps / self.exps_per_s
         return 1e3 * max(cost.bytes / self.read_bytes_per_s, arithmetic)
 
     def to_json(self) -> dict:
@@ -31,8 +35,9 @@ def of_cpu(threads: int, seconds: float = 0.3, tries: int = 5) -> Limits:
         probes = load("_probe")
     except ImportError as error:
         raise RuntimeError("the CPU probes were not built; install blockdraft where there is a C++ compiler") from error
-    return Limits(threads, *(max(probe(threads, seconds) for _ in range(tries))
-                             for probe in (probes.read_bandwidth, probes.fma_peak, probes.exp_peak)))
+    read, flops, dots, exps = (max(probe(threads, seconds) for _ in range(tries))
+                               for probe in (probes.read_bandwidth, probes.fma_peak, probes.dot_peak, probes.exp_peak))
+    return Limits(threads, read, flops, dots or flops, exps)
 
 
 def of_gpu(dtype) -> Limits:
@@ -46,4 +51,5 @@ def of_gpu(dtype) -> Limits:
     copy, _ = median_and_mad(on_gpu([lambda: target.copy_(source)]))
     a, b = (torch.randn(8192, 8192, dtype=dtype, device="cuda") for _ in range(2))
     product, _ = median_and_mad(on_gpu([lambda: a @ b]))
-    return Limits(0, 2 * source.numel() / copy * 1e3, 2 * 8192**3 / product * 1e3, 0.0)
+    flops = 2 * 8192**3 / product * 1e3
+    return Limits(0, 2 * source.numel() / copy * 1e3, flops, flops, 0.0)

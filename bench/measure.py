@@ -28,7 +28,7 @@ def run(builders: list[Callable[[], Row]], limits: Limits, *, only: str | None =
 
 
 def _row(row: Row, build, limits: Limits, only, device, seconds) -> list[dict]:
-    base = dict(op=row.op, case=row.label, dtype=row.dtype, threads=limits.threads, flops=row.cost.flops, bytes=row.cost.bytes,
+    base = dict(op=row.op, case=row.label, dtype=row.dtype, threads=limits.threads, flops=row.cost.flops + row.cost.vector_flops, bytes=row.cost.bytes,
                 exps=row.cost.exps)
     chosen = [i for i in row.implementations if i.is_peer or only in (None, i.name)]
     results, ready = [], []
@@ -51,7 +51,7 @@ def _row(row: Row, build, limits: Limits, only, device, seconds) -> list[dict]:
         result["checked"] = True
         ready.append((result, implementation, call))
     _time(ready, row, build, device, seconds)
-    limit = limits.milliseconds(row.cost)
+    limit = limits.milliseconds(row.cost, row.dtype)
     best = min((r["ms"] for r, i, _ in ready if i.is_peer), default=None)
     for result, _, _ in ready:
         result["of_limit"] = limit / result["ms"]

@@ -62,7 +62,8 @@ def _roofline(rows, data, path: Path) -> Path:
     figure, axes = plt.subplots(figsize=(9, 5.5), layout="constrained")
     intensity = [row["flops"] / row["bytes"] for row in best.values()]
     x = np.geomspace(min(intensity, default=1) / 4, max(intensity + [10 * limits["flops_per_s"] / limits["read_bytes_per_s"]]), 200)
-    axes.plot(x, np.minimum(limits["flops_per_s"], x * limits["read_bytes_per_s"]) / 1e9, color="black", label="roofline")
+    for label, rate, line in (("roofline", limits["flops_per_s"], "-"), ("roofline of bf16 products", limits["bf16_flops_per_s"], "--")):
+        axes.plot(x, np.minimum(rate, x * limits["read_bytes_per_s"]) / 1e9, line, color="black", label=label)
     for (name, row), at in zip(best.items(), intensity):
         axes.plot(at, row["flops"] / row["ms"] / 1e6, "o", label=f"{name}: {row['impl']}")
     axes.set_xscale("log")

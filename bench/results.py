@@ -25,7 +25,7 @@ _FIELDS = {"op": str, "case": str, "impl": str, "is_peer": bool, "dtype": str, "
            "mad": (*_NUMBER, _NULL), "flops": _NUMBER, "bytes": _NUMBER, "exps": _NUMBER, "of_limit": (*_NUMBER, _NULL),
            "vs_best_peer": (*_NUMBER, _NULL), "checked": bool}
 _OPTIONAL = {"exps": _NUMBER, "prepare_ms": (*_NUMBER, _NULL), "error": (str, _NULL)}
-_LIMITS = ("threads", "read_bytes_per_s", "flops_per_s", "exps_per_s")
+_LIMITS = ("threads", "read_bytes_per_s", "flops_per_s", "bf16_flops_per_s", "exps_per_s")
 
 
 def machine(device: str) -> dict:

@@ -102,4 +102,4 @@ def _measure(module: str, case: dict, dtype: str, backend: str, seconds: float, 
     row = import_module(f"blockdraft.bench.{module}").build(case, dtype, "cpu")
     call = next(i for i in row.implementations if i.name == backend).prepare()
     row.check(call(), 1.0)
-    return ceilings.milliseconds(row.cost), min(interleaved([call], seconds)[0])
+    return ceilings.milliseconds(row.cost, row.dtype), min(interleaved([call], seconds)[0])

@@ -99,13 +99,13 @@ def accept_drafts(accepted: float, drafts: int, vocab: int, itemsize: float, blo
     rejected = accepted < drafts
     rows = (drafts if block else accepted) + 1
     moved = (rows + rejected) * vocab * itemsize
-    return Cost(2 * (rows + rejected) * vocab, (rows + 2 * rejected) * vocab, moved, 0.0, moved)
+    return Cost(0, (rows + 2 * rejected) * vocab, moved, 2 * (rows + rejected) * vocab, moved)
 
 
 def sample_drafts(rows: float, vocab: int, itemsize: float) -> Cost:
     """A normaliser for each row, and a draw that walks again only the part of the row where the sums before it say it ends."""
     moved = rows * vocab * itemsize
-    return Cost(2 * rows * vocab, rows * vocab, moved, 0.0, moved)
+    return Cost(0, rows * vocab, moved, 2 * rows * vocab, moved)
 
 
 def commit(requests: int, layers: int, channels: int, taps: int, late_channels: int, itemsize: float) -> Cost:

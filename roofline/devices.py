@@ -129,7 +129,7 @@ def _has(device: Device, dtype: str, basis: str) -> bool:
 
 
 def this_cpu(threads: int | None = None) -> Device:
-    """This machine, by the probes of `roofline measure`; every rate is achieved, fp32 arithmetic serves all dtypes."""
+    """This machine, by the probes of `roofline measure`; every rate is achieved."""
     from blockdraft.bench.limits import of_cpu
 
     count = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
@@ -141,7 +141,8 @@ def this_cpu(threads: int | None = None) -> Device:
     def figure(rate, note=""):
         return (Figure(rate / 1e12, "achieved", "probe", "now", "read", note),)
 
-    rates = {f"{d}_tflops": figure(found.flops_per_s, "fp32 multiply-adds") for d in ("fp32", "bf16", "fp16")}
+    rates = {f"{d}_tflops": figure(found.flops_per_s, "fp32 multiply-adds") for d in ("fp32", "fp16")}
+    rates["bf16_tflops"] = figure(found.bf16_flops_per_s, "dot products where the CPU has them, else fp32 multiply-adds")
     return Device("cpu", "cpu", {"quoted": {}, "achieved": rates | {
         "fp32_vector_tflops": figure(found.flops_per_s), "exp_tera_per_s": figure(found.exps_per_s),
         "memory_tb_per_s": figure(found.read_bytes_per_s)}})

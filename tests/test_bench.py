@@ -15,7 +15,7 @@ from blockdraft.bench.rows import Implementation, Row, own
 from blockdraft.cli import main
 from blockdraft.roofline.costs import Cost
 
-LIMITS = Limits(1, 1e10, 1e11, 1e9)
+LIMITS = Limits(1, 1e10, 1e11, 2e11, 1e9)
 
 
 def add_row(pause=0.0, wrong=0.0):
@@ -50,6 +50,13 @@ def test_rows_are_complete():
     assert rows["cpp"]["of_limit"] == pytest.approx(0.16 / rows["cpp"]["ms"], rel=1e-6)
     assert rows["absent"]["ms"] is None and "no such package" in rows["absent"]["error"]
     assert not measure.failures(data["rows"])  # a peer that is not installed is no failure
+
+
+def test_limits():
+    """Memory; or arithmetic: products at their type's rate, and the rest in fp32."""
+    assert LIMITS.milliseconds(Cost(1e9, 0, 1e9), "bfloat16") == pytest.approx(100)
+    assert LIMITS.milliseconds(Cost(1e9, 1e6, 1e3, 1e8), "float32") == pytest.approx(10 + 1 + 1)
+    assert LIMITS.milliseconds(Cost(1e9, 1e6, 1e3, 1e8), "bfloat16") == pytest.approx(5 + 1 + 1)
 
 
 def test_a_wrong_implementation_is_failed_and_not_timed():
@@ -144,7 +151,7 @@ def test_ceilings():
     outcome = CliRunner().invoke(main, ["roofline", "measure", "--threads", "1", "--json"])
     assert outcome.exit_code == 0, outcome.output
     found = json.loads(outcome.output)[0]
-    assert found["threads"] == 1 and found["flops_per_s"] > found["exps_per_s"] > 1e7 and found["read_bytes_per_s"] > 1e8
+    assert found["threads"] == 1 and found["bf16_flops_per_s"] > 0.9 * found["flops_per_s"] > found["exps_per_s"] > 1e7 and found["read_bytes_per_s"] > 1e8
 
 
 @pytest.mark.parametrize("variant", ["_probe", "_probe_avx512"])

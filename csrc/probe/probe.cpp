@@ -1,4 +1,4 @@
-// Ceilings of this CPU: DRAM read bandwidth, fp32 multiply-add rate, fp32 exponential rate, over 1..n threads.
+// Ceilings of this CPU: DRAM read bandwidth, fp32 multiply-add rate, bf16 dot product rate, fp32 exponential rate, over 1..n threads.
 // Each probe runs all threads for about `seconds` and divides the work done between the common start and the last stop.
 #include <pybind11/pybind11.h>
 
@@ -98,6 +98,30 @@ double fma_peak(int threads, double seconds) {
   });
 }
 
+#ifdef __AVX512F__
+__attribute__((target("avx512bf16"))) double dot_steps() {
+  constexpr int steps = 1 << 16;
+  __m512 acc[12];
+  for (auto& x : acc) {
+    x = _mm512_set1_ps(1.0f);
+    asm volatile("" : "+v"(x));  // or the compiler would see that they are equal
+  }
+  __m512i a = _mm512_set1_epi32(0x3f803f80), b = _mm512_set1_epi32(0x3c003c00);
+  asm volatile("" : "+v"(a), "+v"(b));
+  for (int i = 0; i < steps; ++i)
+    for (auto& x : acc) x = _mm512_dpbf16_ps(x, (__m512bh)a, (__m512bh)b);
+  for (auto& x : acc) asm volatile("" : "+v"(x));
+  return 4.0 * kLanes * 12 * steps;
+}
+#endif
+
+double dot_peak(int threads, double seconds) {
+#ifdef __AVX512F__
+  if (__builtin_cpu_supports("avx512bf16")) return rate(threads, seconds, [](int) { return dot_steps(); });
+#endif
+  return 0;
+}
+
 // 2^x to 3e-7 for -126 <= x <= 127, in as few instructions as that takes; other bases are a factor of x away.
 inline vec exponential(vec x) {
 #ifdef __AVX512F__
@@ -154,6 +178,8 @@ PYBIND11_MODULE(BLOCKDRAFT_MODULE, m) {
         "Bytes per second read from memory by all threads together; `mebibytes` in all should exceed the last-level cache.");
   m.def("fma_peak", &fma_peak, py::arg("threads"), py::arg("seconds") = 0.5,
         "fp32 operations per second (a multiply-add counts two).");
+  m.def("dot_peak", &dot_peak, py::arg("threads"), py::arg("seconds") = 0.5,
+        "Operations per second of dot products of bf16; 0 if this CPU has none.");
   m.def("exp_peak", &exp_peak, py::arg("threads"), py::arg("seconds") = 0.5, "fp32 exponentials per second.");
   m.def("has_avx512", &has_avx512, "Whether this CPU runs what is built for x86-64-v4.");
   m.def("exponential", &exp_one, py::arg("x"), "2^x as exp_peak times it, of one number in -126..127.");
