@@ -55,6 +55,8 @@ inline void product(const float* a, int64_t row, int64_t step, const float* b, f
   }
 }
 
+typedef uint32_t Pair __attribute__((may_alias));  // two bf16, in memory for floats
+
 #ifdef __AVX512F__
 inline bool has_dots() {
   static const bool found = __builtin_cpu_supports("avx512bf16");
@@ -63,7 +65,7 @@ inline bool has_dots() {
 
 // As micro, times `factor`, of operands that are pairs of bf16 along the depth, low half first: twice the multiply-adds a cycle.
 template <int R, bool kAccumulate>
-__attribute__((noinline, target("avx512bf16"))) void dot_micro(const uint32_t* a, int64_t row, int64_t step, const uint32_t* b, float* c,
+__attribute__((noinline, target("avx512bf16"))) void dot_micro(const Pair* a, int64_t row, int64_t step, const Pair* b, float* c,
                                                                int depth, float factor) {
   __m512 sum[R];
 #pragma GCC unroll 12
@@ -78,7 +80,7 @@ __attribute__((noinline, target("avx512bf16"))) void dot_micro(const uint32_t* a
 }
 
 template <bool kAccumulate, class Before>
-inline void dot_product(const uint32_t* a, int64_t row, int64_t step, const uint32_t* b, float* c, int rows, int depth, float factor,
+inline void dot_product(const Pair* a, int64_t row, int64_t step, const Pair* b, float* c, int rows, int depth, float factor,
                         Before before) {
   auto block = [&]<int R>() {
     dot_micro<R, kAccumulate>(a, row, step, b, c, depth, factor);
@@ -295,7 +297,7 @@ class Tile : public Group {
 
  private:
   static constexpr int kBlockRows = kDots ? 12 : 6;
-  static const uint32_t* pairs(const float* p) { return reinterpret_cast<const uint32_t*>(p); }
+  static const Pair* pairs(const float* p) { return reinterpret_cast<const Pair*>(p); }
 
   // Probabilities of keys i and i + 1 take the place of their scores, or are rounded to a pair in row i / 2.
   static void keep(float* column, int i, wide p, wide q) {
