@@ -93,7 +93,8 @@ def show(data: dict) -> None:
 
     console, limits = Console(highlight=False), data["limits"]
     console.print(f"{data['machine']['device']}, {limits['threads']} threads: read {limits['read_bytes_per_s'] / 1e9:.1f} GB/s, "
-                  f"multiply-add {limits['flops_per_s'] / 1e9:.0f} Gflop/s (bf16 {limits['bf16_flops_per_s'] / 1e9:.0f}), exp {limits['exps_per_s'] / 1e9:.2f} G/s", soft_wrap=True)
+                  f"multiply-add {limits['flops_per_s'] / 1e9:.0f} Gflop/s (bf16 {limits['bf16_flops_per_s'] / 1e9:.0f}), "
+                  f"exp {limits['exps_per_s'] / 1e9:.2f} G/s", soft_wrap=True)
     table = Table("implementation", box=None, pad_edge=False)
     for name in ("ms", "± mad", "of limit", "vs best peer", "convert ms"):
         table.add_column(name, justify="right")

@@ -28,8 +28,8 @@ def run(builders: list[Callable[[], Row]], limits: Limits, *, only: str | None =
 
 
 def _row(row: Row, build, limits: Limits, only, device, seconds) -> list[dict]:
-    base = dict(op=row.op, case=row.label, dtype=row.dtype, threads=limits.threads, flops=row.cost.flops + row.cost.vector_flops, bytes=row.cost.bytes,
-                exps=row.cost.exps)
+    base = dict(op=row.op, case=row.label, dtype=row.dtype, threads=limits.threads, flops=row.cost.flops + row.cost.vector_flops,
+                bytes=row.cost.bytes, exps=row.cost.exps)
     chosen = [i for i in row.implementations if i.is_peer or only in (None, i.name)]
     results, ready = [], []
     for implementation in chosen:

@@ -151,7 +151,8 @@ def test_ceilings():
     outcome = CliRunner().invoke(main, ["roofline", "measure", "--threads", "1", "--json"])
     assert outcome.exit_code == 0, outcome.output
     found = json.loads(outcome.output)[0]
-    assert found["threads"] == 1 and found["bf16_flops_per_s"] > 0.9 * found["flops_per_s"] > found["exps_per_s"] > 1e7 and found["read_bytes_per_s"] > 1e8
+    assert found["threads"] == 1 and found["bf16_flops_per_s"] > 0.9 * found["flops_per_s"]
+    assert found["flops_per_s"] > found["exps_per_s"] > 1e7 and found["read_bytes_per_s"] > 1e8
 
 
 @pytest.mark.parametrize("variant", ["_probe", "_probe_avx512"])
