@@ -132,24 +132,24 @@ inline wide multiply_add(wide a, wide b, wide c) {
 
 constexpr float kMagic = 12583039.0f;  // 1.5 * 2^23 + 127: adding it rounds, and leaves the exponent's bits lowest
 
-// 2^x to 3e-7 for x < 128 (beyond, with AVX-512, infinity); below -126 at most 2^-126, 0 of -inf; NaN of NaN.
+// 2^x to 3e-7, 1 of 0, for x < 128 (beyond, with AVX-512, infinity); below -126 at most 2^-126, 0 of -inf; NaN of NaN.
 inline wide exp2(wide x) {
 #ifdef __AVX512F__
   const wide r = (wide)_mm512_reduce_ps((__m512)x, _MM_FROUND_TO_NEG_INF | _MM_FROUND_NO_EXC);  // x - floor(x); 0 of infinity
-  wide p = 1.87757668e-3f * r + 8.98934009e-3f;  // 2^r for 0 <= r < 1
-  p = p * r + 5.58263181e-2f;
-  p = p * r + 2.40153617e-1f;
-  p = p * r + 6.93153073e-1f;
-  p = p * r + 9.99999925e-1f;
+  wide p = 1.86713005e-3f * r + 9.01703071e-3f;  // 2^r for 0 <= r < 1
+  p = p * r + 5.57999127e-2f;
+  p = p * r + 2.40164444e-1f;
+  p = p * r + 6.93151295e-1f;
+  p = p * r + 1.0f;
   return (wide)_mm512_scalef_ps((__m512)p, (__m512)x);  // by 2^floor(x)
 #else
   x = maximum_wide(splat_wide(-127.0f), x);  // in this order a NaN stays
   const wide shifted = x + kMagic, r = x - (shifted - kMagic);
-  wide p = 1.3276803e-3f * r + 9.6755586e-3f;
-  p = p * r + 5.5507120e-2f;
-  p = p * r + 2.4022120e-1f;
-  p = p * r + 6.9314694e-1f;
-  p = p * r + 1.0000001f;
+  wide p = 1.32647273e-3f * r + 9.67151299e-3f;
+  p = p * r + 5.55073358e-2f;
+  p = p * r + 2.40222424e-1f;
+  p = p * r + 6.93147004e-1f;
+  p = p * r + 1.0f;
   return p * (wide)((iwide)shifted << 23);
 #endif
 }
