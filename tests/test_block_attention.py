@@ -93,7 +93,7 @@ def test_each_proposal_is_its_branch_run_alone(name, window, backend):
     attend(q, k, v, k_cache, v_cache, table, rows, scale=0.3, window=window, out=out, lse=lse, backend=backend)
     expected = brute_force(q, k, v, rows, past_k, past_v, window, 0.3, layout)
     assert_close(out, expected[0])
-    assert_close(lse, expected[1], name="lse")
+    assert_close(lse, expected[1], name="lse", unit=1)
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
@@ -151,7 +151,7 @@ def test_chunks_of_unequal_length(window, backend):
     attend(q, k, v, k_cache, k_cache, table, rows, window=window, out=out, lse=lse, backend=backend)
     expected_lse = torch.empty_like(lse)
     assert_close(out, ops.block_attention(q, k, v, k_cache, k_cache, table, rows, window=window, lse=expected_lse, backend="reference"))
-    assert_close(lse, expected_lse, name="lse")
+    assert_close(lse, expected_lse, name="lse", unit=1)
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
@@ -202,7 +202,7 @@ def agree_with_the_reference(case, backend):
         attend(*wide, table, rows, window=case["window"], out=out, lse=lse, backend=name)
         outs[name] = out, lse
     assert_close(outs[backend][0], outs["reference"][0])
-    assert_close(outs[backend][1], outs["reference"][1], name="lse")
+    assert_close(outs[backend][1], outs["reference"][1], name="lse", unit=1)
 
 
 FAST = [name for name in BACKENDS if name != "reference"]
