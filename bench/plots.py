@@ -62,8 +62,10 @@ def _roofline(rows, data, path: Path) -> Path:
     figure, axes = plt.subplots(figsize=(9, 5.5), layout="constrained")
     intensity = [row["flops"] / row["bytes"] for row in best.values()]
     x = np.geomspace(min(intensity, default=1) / 4, max(intensity + [10 * limits["flops_per_s"] / limits["read_bytes_per_s"]]), 200)
-    for label, rate, line in (("roofline", limits["flops_per_s"], "-"), ("roofline of bf16 products", limits["bf16_flops_per_s"], "--")):
-        axes.plot(x, np.minimum(rate, x * limits["read_bytes_per_s"]) / 1e9, line, color="black", label=label)
+    roofs = {"roofline of bf16 products": (limits["bf16_flops_per_s"], "--"), "roofline": (limits["flops_per_s"], "-")}
+    for label, (rate, line) in roofs.items():
+        if label == "roofline" or rate != limits["flops_per_s"]:
+            axes.plot(x, np.minimum(rate, x * limits["read_bytes_per_s"]) / 1e9, line, color="black", label=label)
     for (name, row), at in zip(best.items(), intensity):
         axes.plot(at, row["flops"] / row["ms"] / 1e6, "o", label=f"{name}: {row['impl']}")
     axes.set_xscale("log")

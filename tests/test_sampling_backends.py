@@ -70,7 +70,7 @@ def test_exceptions_are_rare(backend):
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("mode", ["token", "block"])
 def test_exceptions_of_random_draws_are_rarer_still(mode, backend):
-    """The generator's uniforms over a vocabulary of 2,000, as a decode has them: at most one in 100,000 decides otherwise."""
+    """The generator's uniforms over a vocabulary of 2,000, as a decode has them: fewer than one in 100,000 decides otherwise."""
     if backend == "triton" and SLOW:
         pytest.skip("too many requests for the interpreter")
     draws = exceptions = 0
@@ -79,7 +79,7 @@ def test_exceptions_of_random_draws_are_rarer_still(mode, backend):
         assert (same | doubt).all()
         draws, exceptions = draws + 4 * len(same), exceptions + int((~same).sum())
     print(f"{mode}, {backend}: {exceptions} of {draws} draws decided otherwise within the margin")
-    assert exceptions <= 1e-5 * draws
+    assert exceptions < 1e-5 * draws
 
 
 @pytest.mark.parametrize("backend", BACKENDS)

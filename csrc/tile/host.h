@@ -1,8 +1,7 @@
-// The tile layer for a CPU: one wave, no barriers, fp32 micro-kernels of 6 (or 4) rows by 16 columns on vector extensions; where the
-// CPU has them, bf16 dot products of 12 rows by 16 columns.
+// The tile layer for a CPU: one wave, no barriers, fp32 micro-kernels of 6 (or 4) rows by 16 columns on vector extensions.
 // 6 x 16 keeps 12 accumulators, 2 operand vectors and a broadcast in the 16 registers of AVX2; without AVX2 the compiler
 // splits the vectors. Staged operands are fp32 in the order the products read them, so both products run at FMA speed
-// whatever the input type.
+// whatever the input type; or bf16, where the CPU has dot products of it, by micro-kernels of 12 rows by 16 columns.
 #pragma once
 
 #include <algorithm>
@@ -138,7 +137,7 @@ class Tile : public Group {
   static constexpr int kGroupColumns = 544;  // 136 rows of a group of 4, whose operands stay in the L2
 
   struct Panel {
-    float* queries;  // [head_dim][kColumns], scaled
+    float* queries;  // [head_dim][kColumns], scaled; or pairs [head_dim / 2][kColumns], not scaled
     float* output;   // [head_dim][kColumns]
     float* running;  // maximum [kColumns], sum [kColumns]
     int count;
@@ -213,11 +212,10 @@ class Tile : public Group {
   }
 
   void scores(const Panel& panel) {
-    auto before = [&] { fetch(due_ += pace_); };
     if constexpr (kDots)
-      dot_product<false>(pairs(keys_), head_dim_ / 2, 1, pairs(panel.queries), scores_, staged_, head_dim_ / 2, scale_, before);
+      dot_product<false>(pairs(keys_), head_dim_ / 2, 1, pairs(panel.queries), scores_, staged_, head_dim_ / 2, scale_, [&] { fetch_some(); });
     else
-      product<false>(keys_, head_dim_, 1, panel.queries, scores_, staged_, head_dim_, before);
+      product<false>(keys_, head_dim_, 1, panel.queries, scores_, staged_, head_dim_, [&] { fetch_some(); });
   }
 
   template <class F>
@@ -271,11 +269,10 @@ class Tile : public Group {
           store_wide(o, load_wide(o) * shrink);
         }
     }
-    auto before = [&] { fetch(due_ += pace_); };
     if constexpr (kDots)
-      dot_product<true>(pairs(values_), 1, dim + kValuePad, pairs(s), panel.output, dim, ceil_div(n, 2), 1.0f, before);
+      dot_product<true>(pairs(values_), 1, dim + kValuePad, pairs(s), panel.output, dim, ceil_div(n, 2), 1.0f, [&] { fetch_some(); });
     else
-      product<true>(values_, 1, dim + kValuePad, s, panel.output, dim, n, before);
+      product<true>(values_, 1, dim + kValuePad, s, panel.output, dim, n, [&] { fetch_some(); });
   }
 
   struct Output {
@@ -349,7 +346,8 @@ class Tile : public Group {
     }
   }
 
-  // A few rows at a time: a CPU waits where many are asked for at once.
+  // Between micro-kernels, a few rows at a time: a CPU waits where many are asked for at once.
+  void fetch_some() { fetch(due_ += pace_); }
   void fetch(float rows) {
     for (; fetched_ < rows && fetched_ < loaded_; ++fetched_) prefetch<2>(key_rows_[fetched_]), prefetch<2>(value_rows_[fetched_]);
   }

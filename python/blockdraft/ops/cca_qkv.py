@@ -1,5 +1,3 @@
-import sys
-
 from .. import reference
 from ..contract import F32, FLOATS, I32, Check
 from ..layout import Rows
@@ -65,7 +63,7 @@ def cca_qkv(qk, v_now, v_late, conv0_weight, conv0_bias, conv1_weight, conv1_bia
     check.tensor("cos_sin", cos_sin, "positions R", F32)
     check.need(d["R"] % 2 == 0 and d["R"] <= d["Dh"], "cos_sin", f"an even width of at most Dh = {d['Dh']}", d["R"])
     masks = rows.mask_rows if rows.branch.shape[1] else 0
-    check.values("cos_sin", rows.prefix_lens + rows.draft_len + masks, -sys.maxsize, d["positions"] - 1,
+    check.values("cos_sin", rows.prefix_lens + rows.draft_len + masks, -1, d["positions"] - 1,
                  f"a table of more than every position, not {d['positions']}")
     given = [t is not None for t in (conv_state, late_state, slots)]
     check.need(all(given) or not any(given), "conv_state, late_state, slots", "all three or none", f"{sum(given)} of them")
