@@ -12,24 +12,40 @@
 
 namespace blockdraft {
 
+// Of a wait that is a block's time at most, unless a thread that is waited for does not run.
+class Patience {
+ public:
+  void wait() {
+    if (++waited_ > 100) return std::this_thread::yield();
+#ifdef __x86_64__
+    __builtin_ia32_pause();
+#endif
+  }
+
+ private:
+  int waited_ = 0;
+};
+
 // Where a thread lays out its current blocks.
 class alignas(64) Desk {
  public:
-  // f(i) for i < n, by this thread and those that help.
+  // f(i) for i < n, by this thread and those of `threads` that help.
   template <class F>
-  void share(int n, const F& f) {
+  void share(int n, int threads, const F& f) {
     const Work work{[](const void* f, int i) { (*static_cast<const F*>(f))(i); }, &f};
     work_.store(&work, std::memory_order_relaxed);
     helped_.store(0, std::memory_order_relaxed);
     const uint64_t round = (state_.load(std::memory_order_relaxed) >> 32) + 1;
     state_.store(round << 32 | uint64_t(n) << 16, std::memory_order_release);
     int own = 0;
-    while (take([&](const Work& w, int i) { w.call(w.f, i); })) ++own;
-    while (helped_.load(std::memory_order_acquire) < n - own) std::this_thread::yield();  // a block's time at most
+    while (const int count = take(threads)) own += count;
+    for (Patience patience; helped_.load(std::memory_order_acquire) < n - own;) patience.wait();
   }
 
-  bool help() {
-    return take([&](const Work& w, int i) { w.call(w.f, i), helped_.fetch_add(1, std::memory_order_release); });
+  bool help(int threads) {
+    const int count = take(threads);
+    if (count) helped_.fetch_add(count, std::memory_order_release);
+    return count;
   }
 
  private:
@@ -39,15 +55,17 @@ class alignas(64) Desk {
   };
   static_assert(kMostBlocks < 1 << 16);
 
-  // In ascending order, as memory is best read.
-  template <class F>
-  bool take(F f) {
+  // Does some of the blocks and returns how many: neighbours, as memory is best read, but fewer the fewer are left.
+  int take(int threads) {
     uint64_t state = state_.load(std::memory_order_acquire);
     for (;;) {
       const int taken = state & 0xffff, n = state >> 16 & 0xffff;
-      if (taken == n) return false;
+      if (taken == n) return 0;
+      const int count = most(1, (n - taken) / (2 * threads));
       const Work* work = work_.load(std::memory_order_relaxed);  // of this round, or the exchange fails
-      if (state_.compare_exchange_weak(state, state + 1, std::memory_order_acq_rel)) return f(*work, taken), true;
+      if (!state_.compare_exchange_weak(state, state + count, std::memory_order_acq_rel)) continue;
+      for (int i = taken; i < taken + count; ++i) work->call(work->f, i);
+      return count;
     }
   }
 
@@ -62,12 +80,12 @@ class HostCrew {
   static constexpr bool kStaged = false;
 
   // `desk`: null for the calling thread alone.
-  HostCrew(const Vocabulary& vocabulary, Desk* desk) : desk_(desk), sums_(vocabulary.blocks) {}
+  HostCrew(const Vocabulary& vocabulary, Desk* desk, int threads) : desk_(desk), threads_(threads), sums_(vocabulary.blocks) {}
 
   template <class F>
   void each_block(const Vocabulary& vocabulary, F f) const {
     auto block = [&](int i) { f(Scan(), i, vocabulary.span(i)); };
-    if (desk_ && vocabulary.blocks > 1) return desk_->share(vocabulary.blocks, block);
+    if (desk_ && vocabulary.blocks > 1) return desk_->share(vocabulary.blocks, threads_, block);
     for (int i = 0; i < vocabulary.blocks; ++i) block(i);
   }
   template <class F>
@@ -78,6 +96,7 @@ class HostCrew {
 
  private:
   Desk* desk_;
+  int threads_;
   std::vector<double> sums_;
 };
 
@@ -88,13 +107,14 @@ void with_crews(int64_t items, const Vocabulary& vocabulary, int threads, const 
   std::vector<Desk> desks(threads);
   std::atomic<int64_t> taken{0}, unfinished{items};
   parallel(threads, 1, [&](int64_t thread, int64_t) {
-    HostCrew crew(vocabulary, threads > 1 ? &desks[thread] : nullptr);
+    HostCrew crew(vocabulary, threads > 1 ? &desks[thread] : nullptr, threads);
     for (int64_t item; (item = taken.fetch_add(1, std::memory_order_relaxed)) < items; unfinished.fetch_sub(1, std::memory_order_release))
       run(crew, item);
-    while (unfinished.load(std::memory_order_acquire) > 0) {
+    for (Patience patience; unfinished.load(std::memory_order_acquire) > 0;) {
       bool helped = false;
-      for (Desk& desk : desks) helped |= desk.help();
-      if (!helped) std::this_thread::yield();
+      for (Desk& desk : desks) helped |= desk.help(threads);
+      if (helped) patience = {};
+      else patience.wait();
     }
   });
 }

@@ -134,7 +134,7 @@ BLOCKDRAFT_SCAN Partial survey(const Scan& scan, const Logits<T>& logits, Span s
 inline Span head(const Vocabulary& vocabulary) { return {0, least(64, vocabulary.size), vocabulary.mask}; }
 
 // One pass, with the anchor of the row's head, unless a logit of the block is too far above it. `drawn`: the token is found by these
-// sums, whose terms must be as exact as those of the walk to it; for a token's probability 3e-7 will do.
+// sums, whose terms must be as exact as those of the walk to it; for a token's probability 4e-7 will do.
 template <class Scan, class T>
 BLOCKDRAFT_SCAN Partial measure(const Scan& scan, const Logits<T>& logits, double scale, const Partial& head, Span span, bool drawn) {
   const float factor = float(scale);
@@ -150,13 +150,13 @@ BLOCKDRAFT_SCAN Partial measure(const Scan& scan, const Logits<T>& logits, doubl
       return at.exp2(at.fma(at.load(row), at.all(factor), at.all(-constant)));
     }).sum;
   };
-  if (head.status == kFine) {
-    if constexpr (Scan::kProducts) {  // no anchor is cheaper still, where the sum allows it
-      if (!drawn && !logits.other) {
-        const double sum = scan.sum(span, [row = logits.row, factor](auto at, auto&) { return at.exp2_product(at.load(row), factor); }).sum;
-        if (sum > 0x1p-60 && sum < 0x1p100) return {sum * exp2_double(-scale * head.anchor), head.anchor, kFine};
-      }
+  if constexpr (Scan::kProducts) {  // no anchor is cheaper still, where the sum allows it
+    if (!drawn && !logits.other) {
+      const double sum = scan.sum(span, [row = logits.row, factor](auto at, auto&) { return at.exp2_product(at.load(row), factor); }).sum;
+      if (sum > 0x1p-60 && sum < 0x1p100) return {sum, 0, kFine};
     }
+  }
+  if (head.status == kFine) {
     const double sum = anchored(head.anchor);
     if (sum < 0x1p100) return {sum, head.anchor, kFine};  // neither NaN, nor so large that a ratio of sums could overflow
   }

@@ -111,7 +111,8 @@ class Sampler {
 
   // What a measured block weighs in its row's law, which is not truncated.
   static double mass(const Law<T>& law, const Partial& partial) {
-    return partial.sum > 0 ? partial.sum * exp2_double((double(partial.anchor) - law.top) * law.scale) : 0;
+    if (!(partial.sum > 0)) return 0;
+    return partial.anchor == law.top ? partial.sum : partial.sum * exp2_double((double(partial.anchor) - law.top) * law.scale);
   }
   template <class Scan>
   BLOCKDRAFT_SCAN static double law_mass(const Scan& scan, const Law<T>& law, Span span) {

@@ -78,6 +78,20 @@ def test_sim_notices_a_missing_barrier():
     assert not all(torch.equal(accept_on("sim", seed, dropped=1)(args, options, u).target_logprob, expected) for seed in range(10))
 
 
+@pytest.mark.parametrize("kind, error", [(0, 3e-7), (1, 1.7e-7), (2, 4e-7)])
+@pytest.mark.parametrize("scale", [1.0, 0.75, 1.5])
+def test_exponentials(scale, kind, error):
+    """Of the host, to what tile/scan.h promises: a scale in three bits leaves x * scale without a rounding of the test's own."""
+    x = torch.cat([torch.linspace(-80, 80, 100_000), torch.randn(100_000), torch.zeros(16), torch.full((16,), -torch.inf)]).float()
+    x = torch.cat([x, x.new_zeros(-len(x) % 16)])
+    out = torch.full_like(x, torch.nan)
+    checks().check_exp2(kind, ctypes.c_double(scale), harness.pointer(x), harness.pointer(out), len(x))
+    expected = torch.exp2(x.double() * (scale if kind else 1))
+    assert (out[expected == 0] == 0).all()
+    assert (out / expected - 1)[expected > 0].abs().max() < error
+    assert kind == 2 or (out[x == 0] == 1).all()
+
+
 def test_random_numbers():
     seed, position = torch.tensor([0, -7, 2**62 + 5]), torch.tensor([0, 12345, 2**31 - 1])
     uniform = checks().check_uniform

@@ -18,7 +18,7 @@ struct Lanes {
   static wide fma(wide a, wide b, wide c) { return multiply_add(a, b, c); }
   static wide exp2(wide x, double scale) { return host::exp2(x, scale); }
 #ifdef __AVX512F__
-  static wide exp2_product(wide x, float factor) { return exp2_by_roots<false>(x, factor, 0); }
+  static wide exp2_product(wide x, float factor) { return host::exp2_product(x, factor); }
 #endif
   static wide exp2(wide x) {
 #ifdef __AVX512F__

@@ -17,7 +17,7 @@
 //   at.select(mask, a, b), at.maximum(a, b), at.fma(a, b, c)
 //   at.exp2(x)                  2^x to 3e-7; below -126 at most 2^-126, 0 of -inf; infinity from 128 on; NaN of NaN
 //   at.exp2(x, scale)           2^(x * scale) for a double scale, to 1e-7 whatever its parts; infinity or NaN from 128 on
-//   at.exp2_product(x, factor)  2^(x * factor) to 1e-7, where Scan::kProducts says that it is cheaper than 2^(x * factor + a);
+//   at.exp2_product(x, factor)  2^(x * factor) to 4e-7, where Scan::kProducts says that it is cheaper than 2^(x * factor + a);
 //                               infinity or NaN from 128 on, and possibly of other large factors than -inf
 //
 // A crew works on one item (host: threads; GPU: a workgroup); all of its threads run the body.

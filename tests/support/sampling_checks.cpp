@@ -3,6 +3,7 @@
 #include "philox.h"
 #include "sample_drafts.h"
 #include "targets.h"
+#include "tile/host_scan.h"
 #include "tile/sim_scan.h"
 
 namespace blockdraft {
@@ -81,6 +82,16 @@ void check_philox(const uint32_t* counter, const uint32_t* key, uint32_t* out) {
 }
 
 double check_uniform(int64_t seed, int32_t position, int row, int purpose) { return uniform(seed, position, row, Purpose(purpose)); }
+
+// The host's exponentials: 2^x, 2^(x * scale), and 2^(x * scale) of a scale that is a float. n: a multiple of 16.
+void check_exp2(int kind, double scale, const float* x, float* out, int n) {
+  auto of = [&](auto at, host::wide in) {
+    if constexpr (host::Scan::kProducts)
+      if (kind == 2) return at.exp2_product(in, float(scale));
+    return kind ? at.exp2(in, scale) : at.exp2(in);
+  };
+  for (int i = 0; i < n; i += host::kWide) host::store_wide(out + i, of(host::Lanes(), host::load_wide(x + i)));
+}
 
 size_t accept_params_size() { return sizeof(AcceptParams<float>); }
 size_t sample_params_size() { return sizeof(SampleParams<float>); }
