@@ -215,11 +215,18 @@ class Acceptance {
   }
 
   // The last draft whose test succeeds counts, whatever came of those before it: so they are tried from the last on. Nothing after
-  // a draft that the target cannot have is looked at.
+  // a draft that the target cannot have is looked at, nor the bonus row unless all are kept.
   Verdict decide_block() {
     Verdict v{0, kFine, 1};
     int end = 0;
-    while ((v.status = prepare(end)) == kFine && end < live_ && probability(target(end), end) > 0) ++end;
+    while (end < live_ && (v.status = prepare(end)) == kFine && probability(target(end), end) > 0) ++end;
+    if (v.status == kFine) v = last_kept(end);
+    if (v.accepted == live_) v.status = prepare(live_);
+    return v;
+  }
+
+  Verdict last_kept(int end) {
+    Verdict v{0, kFine, 1};
     for (int i = end - 1; i >= 0 && v.status == kFine; --i) {
       const double carry = carry_after(i), u = uniform_of(i);
       if (!(u < carry)) continue;  // h is at most as large

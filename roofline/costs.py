@@ -94,10 +94,10 @@ def fused_moe(routed_rows: float, touched_experts: float, hidden: int, inner: in
 
 
 def accept_drafts(accepted: float, drafts: int, vocab: int, itemsize: float, block: bool = False) -> Cost:
-    """One request, draft normalisers given. Token rule: target rows 0..a; block rule: all of them. After a rejection draft row
-    a, with the target row again, from cache, for the residual (whose sum is also what the block rule compares)."""
+    """One request, draft normalisers given. Token rule: target rows 0..a; block rule: those of all drafts. After a rejection draft
+    row a, with the target row again, from cache, for the residual (whose sum is also what the block rule compares)."""
     rejected = accepted < drafts
-    rows = (drafts if block else accepted) + 1
+    rows = drafts if block and rejected else accepted + 1
     moved = (rows + rejected) * vocab * itemsize
     return Cost(0, (rows + 2 * rejected) * vocab, moved, 2 * (rows + rejected) * vocab, moved)
 

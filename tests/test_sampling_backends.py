@@ -47,6 +47,19 @@ def test_nothing_after_an_impossible_draft_is_read(mode, backend):
     assert v.status.tolist() == [0, 1] and v.accepted.tolist() == [1, -1]
 
 
+@pytest.mark.parametrize("backend", [*BACKENDS, "reference"])
+@pytest.mark.parametrize("mode", ["token", "block"])
+def test_the_bonus_row_is_read_if_all_drafts_are_kept(mode, backend):
+    g = torch.Generator().manual_seed(0)
+    target, x = torch.randn(2, 3, 100, generator=g), torch.tensor([[3, 5]] * 2).int()
+    draft = target[:, :2].clone()
+    target[1, 1, 5] -= 20  # rejected
+    target[:, 2] = torch.nan
+    v = run_by(ops.accept_drafts, backend, target, x, torch.tensor([2, 2]).int(), torch.ones(2, 1).int(), 4, seed=torch.arange(2),
+               position=torch.zeros(2).int(), target=Sampling(torch.ones(2)), draft_logits=draft, mode=mode)
+    assert v.status.tolist() == [1, 0] and v.accepted.tolist() == [-1, 1]
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_exceptions_are_rare(backend):

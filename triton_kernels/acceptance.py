@@ -246,12 +246,12 @@ def decide(b, memory, seed, position, uniforms, uniforms_row, space, blocks, RUL
     status = tl.maximum(status, load_law(memory, b.K + 1 + i, draft).status)
     scale = tl.full([], 1, tl.float64)
     if RULE == BLOCK:  # no early break, a later draft may be kept where an earlier one was not, unless the target cannot have it
-        end = tl.min(tl.where(draft & ~(p > 0), i, b.live), 0)
-        status = tl.where(i <= end, status, 0)
         surplus = surplus_after(b, memory, carry, space, blocks, ROWS)
         spoilt = tl.max((surplus != surplus).to(tl.int32), 0)  # in a row whose normaliser was given
         h = tl.where(i + 1 == b.live, carry, tl.where(surplus > 0, surplus / (surplus + 1 - carry), 0))
         accepted = tl.max(tl.where(draft & (u < h), i + 1, 0), 0)
+        impossible = tl.min(tl.where(draft & ~(p > 0), i, b.live - 1), 0)
+        status = tl.where(i <= tl.where(accepted == b.live, b.live, impossible), status, 0)
         return accepted, tl.maximum(tl.max(status, 0), spoilt), shifted(carry, accepted)
     else:
         stops = (i == b.live) | (status != 0) | ~(u * q < p)

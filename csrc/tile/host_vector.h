@@ -166,14 +166,14 @@ alignas(64) constexpr float kRoots[32] = {
 inline wide exp2_by_roots(wide x, float factor, float rest) {
   constexpr float magic = 393216.0f;  // 1.5 * 2^18: adding it rounds to 1 / 32, whose bits are then lowest
   const wide shifted = x * factor + magic, near = shifted - magic;
-  const wide r = x * rest + (x * factor - near);
+  const wide r = x * rest + multiply_add(x, splat_wide(factor), -near);  // exact but for the rest
   const wide root = (wide)_mm512_permutex2var_ps(_mm512_load_ps(kRoots), (__m512i)shifted, _mm512_load_ps(kRoots + 16));
   const wide growth = (2.4022695e-1f * r + 6.9315734e-1f) * r;  // 2^r - 1 for |r| <= 1 / 64
   return (wide)_mm512_scalef_ps((__m512)(root * growth + root), (__m512)near);  // by 2^floor(near); 0 for -inf, whatever r is
 }
 
-// For |r| <= 1 / 64, 2^r is 0.2410994 * ((r + 1.4375)^2 + 2.0812600) to 1.3e-7: a multiply-add less than kRoots takes. With that factor,
-// 2^(i / 32 - floor((i - 46) / 32)).
+// 2^r = 0.2410994 * ((r + 1.4375)^2 + 2.0812600) to 1.3e-7 for |r| <= 1 / 64: a multiply-add less than above. The factor, 0.2410994
+// * 2^(i / 32 - floor((i - 46) / 32)).
 alignas(64) constexpr float kSquareRoots[32] = {
     0.96439766f, 0.98551522f, 1.00709519f, 1.02914771f, 1.05168311f, 1.07471197f, 1.09824510f, 1.12229353f,
     1.14686856f, 1.17198171f, 1.19764477f, 1.22386977f, 1.25066903f, 1.27805512f, 0.65302044f, 0.66731973f,
@@ -184,8 +184,8 @@ alignas(64) constexpr float kSquareRoots[32] = {
 // one with the addition to a sum.
 inline wide exp2_product(wide x, float factor) {
   constexpr float magic = 393216.0f;  // as above
-  const wide shifted = x * factor + magic, near = shifted - (magic + 1.4375f);  // and not more than a multiple of 1 / 32 away
-  const wide t = x * factor - near;
+  const wide shifted = x * factor + magic, near = shifted - (magic + 1.4375f);  // of t; both exact
+  const wide t = multiply_add(x, splat_wide(factor), -near);
   const wide root = (wide)_mm512_permutex2var_ps(_mm512_load_ps(kSquareRoots), (__m512i)shifted, _mm512_load_ps(kSquareRoots + 16));
   return root * (wide)_mm512_scalef_ps((__m512)(t * t + 2.0812600f), (__m512)near);
 }

@@ -74,7 +74,7 @@ def accept_drafts(target_logits, draft_tokens, draft_len, branch, mask_rows: int
                  bonus row unchanged; 1 is bit-identical to None. Below 1 the output is no longer the target's law
     mode         "token": accept with min(1, p/q), else draw from (p-q)+; "block": joint rule; "greedy": exact match with
                  the argmax. A request at target temperature 0 is greedy in each. Token and greedy read rows up to the first
-                 rejection; block reads all, or up to the first draft x with p(x) = 0
+                 rejection; block those of all drafts, or up to the first x with p(x) = 0, and the bonus row if it draws from it
     num_valid_vocab, mask_token  ids from the first on, and the second (-1: none), have probability 0 in p and q
     remaining    int32 [B] or None: tokens the request may still emit, this step's included; the next pass drafts no more
     uniforms     float64 [B,K+1] in [0,1) in place of the generator's: K acceptances, then the draw

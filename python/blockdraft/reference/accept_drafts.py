@@ -73,9 +73,9 @@ def accept_drafts(target_logits, draft_tokens, draft_len, branch, mask_rows, uni
     y = draw(mass, uniforms[:, K])
 
     last_read = a
-    if mode == "block":  # all rows, but none after a draft that the target cannot have
-        ends = drafted & ~(px > 0)
-        last_read = torch.where(ends, column[:K], D[:, None]).amin(1) if K else D
+    if mode == "block":  # those of all drafts, but none after one that the target cannot have
+        ends = torch.where(drafted & ~(px > 0), column[:K], K)
+        last_read = torch.where(a == D, D, torch.minimum(ends.amin(1), D - 1)) if K else D
     seen = column <= last_read[:, None]
     status = torch.cat([torch.where(seen, status, 0), torch.where(seen[:, :K], draft_status, 0)], 1)
     status = torch.where(D >= 0, status.amax(1) if batch else status.sum(1), 0)
