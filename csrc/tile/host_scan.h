@@ -46,13 +46,12 @@ struct Whole : Lanes {
 
 // One of two halves of 2 * kWide ids. Of bf16 they are the even and the odd ones: a shift or a mask makes floats of them.
 struct Half : Lanes {
-  static constexpr int kAhead = 4096;  // bytes: the CPU's own prefetching ends with each page
   int first;
   bool upper;
   Half(int first, bool upper) : first(first), upper(upper) {}
   template <class T>
   wide load(const T* p) const {
-    if (sizeof(T) * kWide >= 64 || !upper) __builtin_prefetch(reinterpret_cast<const char*>(p + first + upper * kWide) + kAhead);
+    prefetch(p + first + upper * kWide);
     if constexpr (!std::is_same_v<T, bf16>) return to_wide(p + first + upper * kWide);
     uwide both;
     std::memcpy(&both, p + first, sizeof both);
@@ -62,6 +61,15 @@ struct Half : Lanes {
   iwide id() const {
     if constexpr (!std::is_same_v<T, bf16>) return ids_from(first + upper * kWide);
     return ids_from(0) * 2 + (first + upper);
+  }
+
+ private:
+  // The CPU's own prefetching ends with each page; a line of the next one lets it go on, and more lines would be in its way.
+  template <class T>
+  void prefetch(const T* p) const {
+    constexpr uintptr_t page = 4096;
+    if ((sizeof(T) * kWide >= 64 || !upper) && (reinterpret_cast<uintptr_t>(p) & (page - 1)) < 64)
+      __builtin_prefetch(reinterpret_cast<const char*>(p) + page);
   }
 };
 
