@@ -16,7 +16,8 @@ def interleaved(calls: list[Callable], seconds: float, rounds: tuple[int, int] =
     """Milliseconds of each call, taken in turn (A B C A B C ...), so that a drift of the machine's speed meets all alike.
 
     One warm-up each. About `seconds` are spent on each call, within `rounds` samples; a sample of a short call is the mean of
-    enough repetitions to last a few milliseconds.
+    enough repetitions to last a few milliseconds. An untimed call goes before each sample: what the one before left in the
+    caches, such as lines that have yet to be written to memory, is nobody's time.
     """
     repeats, expected = [], []
     for call in calls:
@@ -25,11 +26,12 @@ def interleaved(calls: list[Callable], seconds: float, rounds: tuple[int, int] =
         call()
         once = time.perf_counter() - began
         repeats.append(max(1, min(1000, int(2e-3 / max(once, 1e-7)))))
-        expected.append(once * repeats[-1])
+        expected.append(once * (1 + repeats[-1]))
     count = int(min(max(seconds * len(calls) / sum(expected), rounds[0]), rounds[1]))
     samples = [[] for _ in calls]
     for _ in range(count):
         for own, call, repeat in zip(samples, calls, repeats):
+            call()
             began = time.perf_counter()
             for _ in range(repeat):
                 call()

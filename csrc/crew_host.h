@@ -16,7 +16,7 @@ namespace blockdraft {
 class Patience {
  public:
   void wait() {
-    if (++waited_ > 100) return std::this_thread::yield();
+    if (++waited_ > 1000) return std::this_thread::yield();
 #ifdef __x86_64__
     __builtin_ia32_pause();
 #endif
@@ -61,7 +61,7 @@ class alignas(64) Desk {
     for (;;) {
       const int taken = state & 0xffff, n = state >> 16 & 0xffff;
       if (taken == n) return 0;
-      const int count = most(1, (n - taken) / (2 * threads));
+      const int count = most(1, (n - taken) / threads);
       const Work* work = work_.load(std::memory_order_relaxed);  // of this round, or the exchange fails
       if (!state_.compare_exchange_weak(state, state + count, std::memory_order_acq_rel)) continue;
       for (int i = taken; i < taken + count; ++i) work->call(work->f, i);

@@ -168,6 +168,7 @@ class Scan : public Group {
     if (whole(part, part.first, kSegment)) {
       wide top = peak;
       for (int i = part.first; i < part.first + kSegment; i += 4 * kWide)
+#pragma GCC unroll 4
         for (int j = 0; j < 4; ++j) sums[j] += f(Half(i + j / 2 * 2 * kWide, j % 2), top);
       peak = top;
     } else {
