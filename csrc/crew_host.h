@@ -12,7 +12,7 @@
 
 namespace blockdraft {
 
-// Of a wait that is a block's time at most, unless a thread that is waited for does not run.
+// How to wait for other threads: for their next blocks, some microseconds away unless they do not run.
 class Patience {
  public:
   void wait() {

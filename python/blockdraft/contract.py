@@ -78,13 +78,13 @@ class Check:
         if not fits:
             known = " ".join(str(self.dims.get(word, word)) for word in shape.split())
             self.fail(name, f"shape [{shape}]" + (f" = [{known}]" if known != shape else ""), list(sizes))
-        inner = t.is_contiguous() if contiguous else t.dim() == 0 or t.stride(-1) == 1 or sizes[-1] <= 1
-        if not inner:
+        if not t.is_contiguous() and (contiguous or t.dim() > 0 and t.stride(-1) != 1 and sizes[-1] > 1):
             self.fail(name, "contiguous memory" if contiguous else "a contiguous last dimension", f"strides {t.stride()}")
         self.shapes[shape] = tuple(sizes)
 
     def choice(self, name: str, value, choices) -> None:
-        self.need(value in choices, name, " or ".join(map(repr, choices)), repr(value))
+        if value not in choices:
+            self.fail(name, " or ".join(map(repr, choices)), repr(value))
 
     def values(self, name: str, t, low, high, expected: str, but=None) -> None:
         """Every value of t is low .. high and not `but`."""
@@ -96,10 +96,10 @@ class Check:
             if not low <= value <= high or value == but:
                 self.fail(name, expected, value)
 
-    def workspace(self, workspace, like: torch.Tensor, shape: tuple[int, ...], dtype: torch.dtype) -> torch.Tensor:
-        """The caller's, checked, or a new one on the device of `like`."""
+    def workspace(self, workspace, like: torch.Tensor, shape: tuple[int, ...], dtype: torch.dtype) -> torch.Tensor | None:
+        """The caller's, checked, or a new one on the device of `like`; on a CPU, None for an empty one."""
         if workspace is None:
-            return like.new_empty(shape, dtype=dtype)
+            return None if 0 in shape and like.is_cpu else like.new_empty(shape, dtype=dtype)
         self.tensor("workspace", workspace, " ".join(map(str, shape)), (dtype,), contiguous=True)
         return workspace
 
@@ -155,8 +155,10 @@ class Check:
         """How many ids are valid (None: all of the logits' "vocab"), after checking both."""
         vocab = self.dims["vocab"]
         num_valid_vocab = vocab if num_valid_vocab is None else num_valid_vocab
-        self.need(1 <= num_valid_vocab <= vocab, "num_valid_vocab", f"1 .. {vocab}", num_valid_vocab)
-        self.need(-1 <= mask_token < vocab, "mask_token", f"-1 .. {vocab - 1}", mask_token)
+        if not 1 <= num_valid_vocab <= vocab:
+            self.fail("num_valid_vocab", f"1 .. {vocab}", num_valid_vocab)
+        if not -1 <= mask_token < vocab:
+            self.fail("mask_token", f"-1 .. {vocab - 1}", mask_token)
         return num_valid_vocab
 
     def sampling(self, name: str, sampling: Sampling) -> None:
