@@ -8,7 +8,8 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 MUTANTS = {
-    "a helper's writes are not awaited": ("helped_.fetch_add(count, std::memory_order_release)", "helped_.fetch_add(count, std::memory_order_relaxed)"),
+    "a helper's writes are not awaited": ("helped_.fetch_add(count, std::memory_order_release)",
+                                          "helped_.fetch_add(count, std::memory_order_relaxed)"),
     "the owner does not wait": ("< n - own;", "< 0;"),
 }
 
