@@ -172,8 +172,8 @@ inline wide exp2_by_roots(wide x, float factor, float rest) {
   return (wide)_mm512_scalef_ps((__m512)(root * growth + root), (__m512)near);  // by 2^floor(near); 0 for -inf, whatever r is
 }
 
-// 2^r = 0.2410994 * ((r + 1.4375)^2 + 2.0812600) to 1.3e-7 for |r| <= 1 / 64: a multiply-add less than above. The factor, 0.2410994
-// * 2^(i / 32 - floor((i - 46) / 32)).
+// 2^r is 0.2410994 * ((r + 1.4375)^2 + 2.0812600) to 1.3e-7 for |r| <= 1 / 64, in a multiply-add less than above. These are the roots
+// with that factor: 0.2410994 * 2^(i / 32 - floor((i - 46) / 32)), where near + 1.4375 ends in i.
 alignas(64) constexpr float kSquareRoots[32] = {
     0.96439766f, 0.98551522f, 1.00709519f, 1.02914771f, 1.05168311f, 1.07471197f, 1.09824510f, 1.12229353f,
     1.14686856f, 1.17198171f, 1.19764477f, 1.22386977f, 1.25066903f, 1.27805512f, 0.65302044f, 0.66731973f,
