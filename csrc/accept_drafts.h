@@ -214,17 +214,17 @@ class Acceptance {
     }
   }
 
-  // The last draft whose test succeeds counts, whatever came of those before it: so they are tried from the last on. Nothing after
-  // a draft that the target cannot have is looked at, nor the bonus row unless all are kept.
+  // Nothing after a draft that the target cannot have is looked at, nor the bonus row unless all are kept.
   Verdict decide_block() {
-    Verdict v{0, kFine, 1};
-    int end = 0;
-    while (end < live_ && (v.status = prepare(end)) == kFine && probability(target(end), end) > 0) ++end;
-    if (v.status == kFine) v = last_kept(end);
+    int end = 0, status = kFine;
+    while (end < live_ && (status = prepare(end)) == kFine && probability(target(end), end) > 0) ++end;
+    if (status != kFine) return {0, status, 1};
+    Verdict v = last_kept(end);
     if (v.accepted == live_) v.status = prepare(live_);
     return v;
   }
 
+  // Of drafts 0..end - 1 the last whose test succeeds counts, whatever came of those before it: so they are tried from the last on.
   Verdict last_kept(int end) {
     Verdict v{0, kFine, 1};
     for (int i = end - 1; i >= 0 && v.status == kFine; --i) {

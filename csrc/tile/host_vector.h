@@ -155,6 +155,8 @@ inline wide exp2(wide x) {
 }
 
 #ifdef __AVX512F__
+constexpr float kRootMagic = 393216.0f;  // 1.5 * 2^18: adding it rounds to 1 / 32, whose bits are then lowest
+
 // 2^(i / 32).
 alignas(64) constexpr float kRoots[32] = {
     1.00000000f, 1.02189715f, 1.04427378f, 1.06714040f, 1.09050773f, 1.11438674f, 1.13878863f, 1.16372486f,
@@ -162,12 +164,15 @@ alignas(64) constexpr float kRoots[32] = {
     1.41421356f, 1.44518081f, 1.47682615f, 1.50916443f, 1.54221083f, 1.57598085f, 1.61049033f, 1.64575548f,
     1.68179283f, 1.71861930f, 1.75625216f, 1.79470907f, 1.83400809f, 1.87416763f, 1.91520656f, 1.95714412f};
 
+inline wide root_at(const float* roots, wide shifted) {
+  return (wide)_mm512_permutex2var_ps(_mm512_load_ps(roots), (__m512i)shifted, _mm512_load_ps(roots + 16));
+}
+
 // 2^(x * (factor + rest)) to 1e-7; infinity from 128 on; 0 of -inf, but infinity or NaN of some below -1e26.
 inline wide exp2_by_roots(wide x, float factor, float rest) {
-  constexpr float magic = 393216.0f;  // 1.5 * 2^18: adding it rounds to 1 / 32, whose bits are then lowest
-  const wide shifted = x * factor + magic, near = shifted - magic;
+  const wide shifted = x * factor + kRootMagic, near = shifted - kRootMagic;
   const wide r = x * rest + multiply_add(x, splat_wide(factor), -near);  // exact but for the rest
-  const wide root = (wide)_mm512_permutex2var_ps(_mm512_load_ps(kRoots), (__m512i)shifted, _mm512_load_ps(kRoots + 16));
+  const wide root = root_at(kRoots, shifted);
   const wide growth = (2.4022695e-1f * r + 6.9315734e-1f) * r;  // 2^r - 1 for |r| <= 1 / 64
   return (wide)_mm512_scalef_ps((__m512)(root * growth + root), (__m512)near);  // by 2^floor(near); 0 for -inf, whatever r is
 }
@@ -183,10 +188,9 @@ alignas(64) constexpr float kSquareRoots[32] = {
 // 2^(x * factor) to 4e-7; infinity or NaN from 128 on; 0 of -inf, but infinity or NaN of some below -1e26. The last product becomes
 // one with the addition to a sum.
 inline wide exp2_product(wide x, float factor) {
-  constexpr float magic = 393216.0f;  // as above
-  const wide shifted = x * factor + magic, near = shifted - (magic + 1.4375f);  // of t; both exact
+  const wide shifted = x * factor + kRootMagic, near = shifted - (kRootMagic + 1.4375f);  // of t; the subtraction is exact
   const wide t = multiply_add(x, splat_wide(factor), -near);
-  const wide root = (wide)_mm512_permutex2var_ps(_mm512_load_ps(kSquareRoots), (__m512i)shifted, _mm512_load_ps(kSquareRoots + 16));
+  const wide root = root_at(kSquareRoots, shifted);
   return root * (wide)_mm512_scalef_ps((__m512)(t * t + 2.0812600f), (__m512)near);
 }
 #endif

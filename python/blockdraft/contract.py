@@ -78,7 +78,7 @@ class Check:
         if not fits:
             known = " ".join(str(self.dims.get(word, word)) for word in shape.split())
             self.fail(name, f"shape [{shape}]" + (f" = [{known}]" if known != shape else ""), list(sizes))
-        if not t.is_contiguous() and (contiguous or t.dim() > 0 and t.stride(-1) != 1 and sizes[-1] > 1):
+        if not t.is_contiguous() and (contiguous or t.stride(-1) != 1 and sizes[-1] > 1):
             self.fail(name, "contiguous memory" if contiguous else "a contiguous last dimension", f"strides {t.stride()}")
         self.shapes[shape] = tuple(sizes)
 
