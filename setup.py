@@ -1,4 +1,5 @@
-"""Native parts of the build; everything declarative is in pyproject.toml. No network, no shell commands."""
+"""Native parts of the build; everything declarative is in pyproject.toml. No network, no shell
+commands."""
 
 import glob
 import os
@@ -18,8 +19,9 @@ def compiler() -> str | None:
 
 
 def variants() -> dict[str, list[str]]:
-    """What to build the CPU's code for, by suffix of the modules; blockdraft.native takes the one for the CPU that it finds.
-    AVX2 and AVX-512 on x86-64, unless CXXFLAGS or CFLAGS choose a -march."""
+    """What to build the CPU's code for, by suffix of the modules; blockdraft.native takes the one
+    for the CPU that it finds. AVX2 and AVX-512 on x86-64, unless CXXFLAGS or CFLAGS choose a
+    -march."""
     chosen = os.environ.get("CXXFLAGS", "") + os.environ.get("CFLAGS", "")
     if platform.machine().lower() not in ("x86_64", "amd64") or "-march" in chosen:
         return {"": []}
@@ -28,8 +30,11 @@ def variants() -> dict[str, list[str]]:
 
 def extensions() -> list:
     if compiler() is None:
-        print("blockdraft: no C++ compiler found (set CXX, or install g++ or clang++): installing without native code; "
-              "every op runs on its reference backend", file=sys.stderr)
+        print(
+            "blockdraft: no C++ compiler found (set CXX, or install g++ or clang++): installing without native code; "
+            "every op runs on its reference backend",
+            file=sys.stderr,
+        )
         return []
     built = []
     for suffix, march in variants().items():
@@ -41,37 +46,61 @@ def extensions() -> list:
 def probe(suffix: str, flags: list[str]):
     from pybind11.setup_helpers import Pybind11Extension
 
-    return Pybind11Extension(f"blockdraft._probe{suffix}", ["csrc/probe/probe.cpp"], cxx_std=17,
-                             define_macros=[("BLOCKDRAFT_MODULE", f"_probe{suffix}")],
-                             extra_compile_args=[*flags, "-pthread"], extra_link_args=["-pthread"])
+    return Pybind11Extension(
+        f"blockdraft._probe{suffix}",
+        ["csrc/probe/probe.cpp"],
+        cxx_std=17,
+        define_macros=[("BLOCKDRAFT_MODULE", f"_probe{suffix}")],
+        extra_compile_args=[*flags, "-pthread"],
+        extra_link_args=["-pthread"],
+    )
 
 
 def torch_extensions(suffix: str, flags: list[str]) -> list:
-    """The ops, against libtorch's stable ABI (2.10). With a GPU's kernels in it there is one variant."""
+    """The ops, against libtorch's stable ABI (2.10). With a GPU's kernels in it there is one
+    variant."""
     try:
         from torch.utils.cpp_extension import CppExtension
     except ImportError:
-        print("blockdraft: torch is not importable while building (use --no-build-isolation): installing without the C++ "
-              "ops; every op runs on its reference backend", file=sys.stderr)
+        print(
+            "blockdraft: torch is not importable while building (use --no-build-isolation): installing without the C++ "
+            "ops; every op runs on its reference backend",
+            file=sys.stderr,
+        )
         return []
     import torch
 
     if torch.version.hip and suffix:
         return []
     sources = sorted(glob.glob("csrc/*.cpp"))
-    macros = [("TORCH_TARGET_VERSION", "0x020a000000000000"), ("BLOCKDRAFT_MODULE", f"_ops{suffix}")]
+    macros = [
+        ("TORCH_TARGET_VERSION", "0x020a000000000000"),
+        ("BLOCKDRAFT_MODULE", f"_ops{suffix}"),
+    ]
     common = ["-std=c++20", "-fno-math-errno"]
     rocm = {}
-    if torch.version.hip:  # CUDAExtension would hipify, and may overwrite, sources that are HIP already
+    # CUDAExtension would hipify, and may overwrite, sources that are HIP already
+    if torch.version.hip:
         from torch.utils.cpp_extension import ROCM_HOME
 
         os.environ.setdefault("PYTORCH_ROCM_ARCH", "gfx942;gfx950")
         sources += sorted(glob.glob("csrc/*.hip"))
         macros += [("BLOCKDRAFT_HIP", None), ("__HIP_PLATFORM_AMD__", None)]
-        rocm = dict(include_dirs=[f"{ROCM_HOME}/include"], library_dirs=[f"{ROCM_HOME}/lib"],
-                    libraries=["amdhip64", "c10_hip", "torch_hip"])
-    return [CppExtension(f"blockdraft._ops{suffix}", sources, define_macros=macros, depends=glob.glob("csrc/**/*.h", recursive=True),
-                         extra_compile_args={"cxx": [*common, *flags], "nvcc": [*common, "-O3"]}, **rocm)]
+        rocm = dict(
+            include_dirs=[f"{ROCM_HOME}/include"],
+            library_dirs=[f"{ROCM_HOME}/lib"],
+            libraries=["amdhip64", "c10_hip", "torch_hip"],
+        )
+    return [
+        CppExtension(
+            f"blockdraft._ops{suffix}",
+            sources,
+            define_macros=macros,
+            depends=glob.glob("csrc/**/*.h", recursive=True),
+            extra_compile_args={"cxx": [*common, *flags], "nvcc": [*common, "-O3"]},
+            **rocm,
+        )
+    ]
 
 
 def commands() -> dict:
@@ -82,11 +111,13 @@ def commands() -> dict:
 
     class Build(BuildExtension):
         def run(self):
-            """One extension after the other; and what an earlier build left beside the sources, of a variant that this one lacks,
-            must not be found."""
+            """One extension after the other; and what an earlier build left beside the sources, of
+            a variant that this one lacks, must not be found."""
             self.parallel = None
             for path in glob.glob("python/blockdraft/_*.so") if self.inplace else []:
-                if f"blockdraft.{os.path.basename(path).split('.')[0]}" not in {e.name for e in self.extensions}:
+                if f"blockdraft.{os.path.basename(path).split('.')[0]}" not in {
+                    e.name for e in self.extensions
+                }:
                     os.remove(path)
             super().run()
 

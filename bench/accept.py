@@ -1,10 +1,11 @@
-"""accept_drafts over ZAYA's vocabulary. The logits decide the outcome, so that random peers can be checked: accepted drafts
-have p = q, the rejected one p = 1e-43, and the draw has nearly all its mass on one id."""
+"""accept_drafts over ZAYA's vocabulary. The logits decide the outcome, so that random peers can be
+checked: accepted drafts have p = q, the rejected one p = 1e-43, and the draw has nearly all its
+mass on one id."""
 
 import torch
 
-from blockdraft import Sampling, ops
-from blockdraft.roofline import costs
+from .. import Sampling, ops
+from ..roofline import costs
 
 from .rows import DTYPES, Implementation, Row, backends
 
@@ -14,7 +15,12 @@ VOCAB, K = 262272, 16
 def cases(quick):
     if quick:
         return [dict(B=1, mode="token", accepted=5)]
-    return [dict(B=b, mode=mode, accepted=a) for b in (1, 8, 32) for mode in ("token", "block") for a in (5, 8)]
+    return [
+        dict(B=b, mode=mode, accepted=a)
+        for b in (1, 8, 32)
+        for mode in ("token", "block")
+        for a in (5, 8)
+    ]
 
 
 def build(case, dtype, device):
@@ -25,8 +31,8 @@ def build(case, dtype, device):
     tokens = torch.randint(VOCAB // 2, (B, K), generator=generator).int().to(device)
     winner = VOCAB // 2 + torch.randint(VOCAB // 2, (B,), generator=generator).to(device)
     row = torch.arange(B, device=device)
-    # the rejected row: the target is all but certain of `winner`; its draft has so small a probability that it is never
-    # accepted, but not 0, after which the block rule would not read on
+    # the rejected row: the target is all but certain of `winner`; its draft has so small a
+    # probability that it is never accepted, but not 0, after which the block rule would not read on
     target[row, a, winner] = 60.0
     target[row, a, tokens[:, a].long()] = -40.0
     i32 = dict(dtype=torch.int32, device=device)
@@ -36,8 +42,20 @@ def build(case, dtype, device):
     lse = torch.stack([draft[:, i].float().logsumexp(-1) for i in range(K)], 1)
 
     def mine(backend):
-        verdict = ops.accept_drafts(target, tokens, lengths, branch, K + 1, seed=seed, position=position, mode=mode,
-                                    target=Sampling(ones), draft_logits=draft, draft_lse=lse, backend=backend)
+        verdict = ops.accept_drafts(
+            target,
+            tokens,
+            lengths,
+            branch,
+            K + 1,
+            seed=seed,
+            position=position,
+            mode=mode,
+            target=Sampling(ones),
+            draft_logits=draft,
+            draft_lse=lse,
+            backend=backend,
+        )
         return verdict.accepted, verdict.next_token
 
     def eager(target, tokens, draft):
@@ -56,7 +74,9 @@ def build(case, dtype, device):
         wide = target.float()
         normal = wide.logsumexp(-1)
         index = tokens.long()[..., None]
-        log_ratio = (wide[:, :K].gather(-1, index)[..., 0] - normal[:, :K]) - (draft.float().gather(-1, index)[..., 0] - lse)
+        log_ratio = (wide[:, :K].gather(-1, index)[..., 0] - normal[:, :K]) - (
+            draft.float().gather(-1, index)[..., 0] - lse
+        )
         count = (torch.rand_like(log_ratio) < log_ratio.exp()).int().cumprod(1).sum(1)
         rows = torch.arange(len(wide), device=wide.device)
         at = count.clamp(max=K - 1)
@@ -91,11 +111,13 @@ def build(case, dtype, device):
         def run():
             counts, picks = [], []
             for b in range(B):  # it takes one sequence
-                ids, matches = _speculative_sampling(tokens[b : b + 1].long(), draft[b : b + 1].float(), K,
-                                                     target[b : b + 1].float())
+                ids, matches = _speculative_sampling(
+                    tokens[b : b + 1].long(), draft[b : b + 1].float(), K, target[b : b + 1].float()
+                )
                 counts.append(int(matches))
                 picks.append(int(ids[0, -1]))
             return torch.tensor(counts), torch.tensor(picks)
+
         return run
 
     def compiled(function, *inputs):
@@ -103,18 +125,23 @@ def build(case, dtype, device):
             run = torch.compile(function, dynamic=False)
             run(*inputs)
             return lambda: run(*inputs)
+
         return prepare
 
     # all peers apply the token rule; in block mode they are what its users would otherwise run
-    peers = [Implementation("eager softmax", lambda: lambda: eager(target, tokens, draft)),
-             Implementation("compiled lse + cdf", compiled(inverse_cdf, target, tokens, draft, lse)),
-             Implementation("transformers", transformers),
-             Implementation("lazy rows", lambda: lambda: lazy(target, tokens, draft, lse))]
+    peers = [
+        Implementation("eager softmax", lambda: lambda: eager(target, tokens, draft)),
+        Implementation("compiled lse + cdf", compiled(inverse_cdf, target, tokens, draft, lse)),
+        Implementation("transformers", transformers),
+        Implementation("lazy rows", lambda: lambda: lazy(target, tokens, draft, lse)),
+    ]
 
     def check(result, slack):
         counts, picks = (t.cpu().long() for t in result)
         assert (counts == a).all(), f"accepted: {counts.tolist()}, expected {a} each"
-        assert torch.equal(picks, winner.cpu().long()), f"next_token: {picks.tolist()}, expected {winner.tolist()}"
+        assert torch.equal(picks, winner.cpu().long()), (
+            f"next_token: {picks.tolist()}, expected {winner.tolist()}"
+        )
 
     cost = B * costs.accept_drafts(a, K, VOCAB, target.element_size(), block=mode == "block")
     return Row("accept", case, dtype, cost, backends("accept_drafts", mine) + peers, check)

@@ -1,13 +1,14 @@
-"""cca_qkv on fresh causal chunks, the case that transformers' modules cover, from already projected rows."""
+"""cca_qkv on fresh causal chunks, the case that transformers' modules cover, from already projected
+rows."""
 
 from types import SimpleNamespace
 
 import torch
 
-from blockdraft import ops
-from blockdraft.layout import Rows
-from blockdraft.roofline import costs
-from blockdraft.testing import assert_close
+from .. import ops
+from ..layout import Rows
+from ..roofline import costs
+from ..testing import assert_close
 
 from .rows import DTYPES, Implementation, Row, backends
 
@@ -16,7 +17,11 @@ C, HALF = (HQ + HK) * DIM, HK * DIM // 2
 
 
 def cases(quick):
-    return [dict(B=8, rows=64)] if quick else [dict(B=b, rows=r) for b in (1, 8, 32) for r in (16, 64, 272)]
+    return (
+        [dict(B=8, rows=64)]
+        if quick
+        else [dict(B=b, rows=r) for b in (1, 8, 32) for r in (16, 64, 272)]
+    )
 
 
 class Columns(torch.nn.Module):
@@ -32,7 +37,11 @@ class Columns(torch.nn.Module):
 
 def transformers_modules(weights, dtype):
     from transformers import ZayaConfig
-    from transformers.models.zaya.modeling_zaya import ZayaCCAProjection, ZayaQKNorm, apply_rotary_pos_emb
+    from transformers.models.zaya.modeling_zaya import (
+        ZayaCCAProjection,
+        ZayaQKNorm,
+        apply_rotary_pos_emb,
+    )
 
     config = ZayaConfig(num_hidden_layers=1)
     cca, norm = ZayaCCAProjection(config, 0).to(dtype), ZayaQKNorm(config).to(dtype)
@@ -58,38 +67,60 @@ def build(case, dtype, device):
     def randn(*shape, scale=1.0):
         return (scale * torch.randn(shape, generator=generator)).to(DTYPES[dtype]).to(device)
 
-    weights = dict(conv0_weight=randn(C, 1, 2, scale=0.5), conv0_bias=randn(C, scale=0.1),
-                   conv1_weight=randn(C, DIM, 2, scale=DIM**-0.5), conv1_bias=randn(C, scale=0.1), temp=1 + randn(HK, scale=0.1))
+    weights = dict(
+        conv0_weight=randn(C, 1, 2, scale=0.5),
+        conv0_bias=randn(C, scale=0.1),
+        conv1_weight=randn(C, DIM, 2, scale=DIM**-0.5),
+        conv1_bias=randn(C, scale=0.1),
+        temp=1 + randn(HK, scale=0.1),
+    )
     x = randn(B * R, C + 2 * HALF)
-    angle = torch.arange(R, dtype=torch.float)[:, None] * 5e6 ** -(torch.arange(0, ROTARY, 2) / ROTARY)
+    angle = torch.arange(R, dtype=torch.float)[:, None] * 5e6 ** -(
+        torch.arange(0, ROTARY, 2) / ROTARY
+    )
     cos_sin = torch.cat([angle.cos(), angle.sin()], 1).to(device)
     rows = Rows.prefill(torch.zeros(B, dtype=torch.int32, device=device), [R] * B, 0)
 
     def mine(backend):
-        return ops.cca_qkv(*x.split([C, HALF, HALF], 1), *weights.values(), cos_sin, rows, backend=backend)
+        return ops.cca_qkv(
+            *x.split([C, HALF, HALF], 1), *weights.values(), cos_sin, rows, backend=backend
+        )
 
     def peer(compiled):
         def prepare():
             run = transformers_modules(weights, x.dtype)
             run = torch.compile(run, dynamic=False) if compiled else run
-            cos, sin = (f.cos().to(x.dtype) if f is angle else f for f in (angle, angle.sin().to(x.dtype)))
+            cos, sin = (
+                f.cos().to(x.dtype) if f is angle else f for f in (angle, angle.sin().to(x.dtype))
+            )
             cos, sin = (t.repeat(1, 2)[None].to(device) for t in (cos, sin))
             hidden = x.unflatten(0, (B, R))
 
             def call():
                 with torch.no_grad():
                     return tuple(t.flatten(0, 1) for t in run(hidden, cos, sin))
+
             call()
             return call
+
         return prepare
 
     wide = SimpleNamespace(x=x.float(), weights={name: w.float() for name, w in weights.items()})
-    expected = ops.cca_qkv(*wide.x.split([C, HALF, HALF], 1), *wide.weights.values(), cos_sin, rows, backend="reference")
+    expected = ops.cca_qkv(
+        *wide.x.split([C, HALF, HALF], 1),
+        *wide.weights.values(),
+        cos_sin,
+        rows,
+        backend="reference",
+    )
 
     def check(result, slack):
         for name, got, want in zip("qkv", result, expected):
             assert_close(got, want, x.dtype, name, slack)
 
-    peers = [Implementation("transformers", peer(False)), Implementation("transformers compiled", peer(True))]
+    peers = [
+        Implementation("transformers", peer(False)),
+        Implementation("transformers compiled", peer(True)),
+    ]
     cost = costs.cca_qkv(B * R, HQ, HK, DIM, 2, 2, x.element_size())
     return Row("cca", case, dtype, cost, backends("cca_qkv", mine) + peers, check)

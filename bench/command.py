@@ -5,19 +5,46 @@ from pathlib import Path
 
 import click
 
-from blockdraft.roofline.output import output_options, table
+from ..roofline.output import output_options, table
 
 from .results import OPS
 
 _OPTIONS = [
-    click.option("--quick", is_flag=True, help="One small case of each op, for function rather than for figures."),
-    click.option("--dtype", type=click.Choice(["bfloat16", "float16", "float32"]), multiple=True,
-                 help="May be repeated. [default: bfloat16 and float32; quick: float32]"),
-    click.option("--threads", type=click.IntRange(1), help="CPU threads. [default: torch's choice]"),
+    click.option(
+        "--quick",
+        is_flag=True,
+        help="One small case of each op, for function rather than for figures.",
+    ),
+    click.option(
+        "--dtype",
+        type=click.Choice(["bfloat16", "float16", "float32"]),
+        multiple=True,
+        help="May be repeated. [default: bfloat16 and float32; quick: float32]",
+    ),
+    click.option(
+        "--threads", type=click.IntRange(1), help="CPU threads. [default: torch's choice]"
+    ),
     click.option("--impl", help="Of blockdraft's implementations only this one (peers stay)."),
-    click.option("--case", "cases", multiple=True, help="Only cases that have this, such as L=8192; may be repeated.", metavar="NAME=VALUE"),
-    click.option("--device", type=click.Choice(["cpu", "cuda"]), default="cpu", show_default=True, help="cuda is ROCm's name, too."),
-    click.option("--json", "path", type=click.Path(dir_okay=False, path_type=Path), help="Write the results (schema 1)."),
+    click.option(
+        "--case",
+        "cases",
+        multiple=True,
+        help="Only cases that have this, such as L=8192; may be repeated.",
+        metavar="NAME=VALUE",
+    ),
+    click.option(
+        "--device",
+        type=click.Choice(["cpu", "cuda"]),
+        default="cpu",
+        show_default=True,
+        help="cuda is ROCm's name, too.",
+    ),
+    click.option(
+        "--json",
+        "path",
+        type=click.Path(dir_okay=False, path_type=Path),
+        help="Write the results (schema 1).",
+    ),
 ]
 
 
@@ -31,7 +58,8 @@ def _options(function):
 @_options
 @click.pass_context
 def bench(context, **options):
-    """Time blockdraft's ops and their peers on the same inputs, against this machine's limits (no subcommand: all)."""
+    """Time blockdraft's ops and their peers on the same inputs, against this machine's limits (no
+    subcommand: all)."""
     if context.invoked_subcommand is None:
         _run("all", **options)
 
@@ -41,6 +69,7 @@ def _rows_command(op: str) -> click.Command:
     @_options
     def command(**options):
         _run(op, **options)
+
     return command
 
 
@@ -57,7 +86,9 @@ def _run(op, quick, dtype, threads, impl, cases, device, path):
     from .rows import DTYPES, all_rows
 
     if device == "cuda" and not torch.cuda.is_available():
-        raise click.UsageError("--device: expected a device that torch sees, got cuda on a machine without one")
+        raise click.UsageError(
+            "--device: expected a device that torch sees, got cuda on a machine without one"
+        )
     if threads:
         torch.set_num_threads(threads)
     dtypes = list(dtype) or (["float32"] if quick else ["bfloat16", "float32"])
@@ -65,8 +96,18 @@ def _run(op, quick, dtype, threads, impl, cases, device, path):
     builders = all_rows(op, dtypes, quick, device, cases)
     if not builders:
         raise click.UsageError(f"--case: expected what a case of {op} has, got {' '.join(cases)}")
-    columns = (TextColumn("{task.description:<44}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress, torch.inference_mode():
+    columns = (
+        TextColumn("{task.description:<44}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+    )
+    with (
+        Progress(
+            *columns, console=console, transient=True, disable=not console.is_terminal
+        ) as progress,
+        torch.inference_mode(),
+    ):
         task = progress.add_task("limits of this machine", total=len(builders) + 1)
 
         def on_row(label):
@@ -74,14 +115,32 @@ def _run(op, quick, dtype, threads, impl, cases, device, path):
             if not console.is_terminal:
                 console.print(label)
 
-        ceiling = limits.of_cpu(torch.get_num_threads()) if device == "cpu" else limits.of_gpu(DTYPES[dtypes[0]])
-        rows = measure.run(builders, ceiling, only=impl, device=device, seconds=0.3 if quick else 2.0, on_row=on_row)
-    data = {"schema": 1, "machine": results.machine(device), "limits": ceiling.to_json(), "rows": rows}
+        ceiling = (
+            limits.of_cpu(torch.get_num_threads())
+            if device == "cpu"
+            else limits.of_gpu(DTYPES[dtypes[0]])
+        )
+        rows = measure.run(
+            builders,
+            ceiling,
+            only=impl,
+            device=device,
+            seconds=0.3 if quick else 2.0,
+            on_row=on_row,
+        )
+    data = {
+        "schema": 1,
+        "machine": results.machine(device),
+        "limits": ceiling.to_json(),
+        "rows": rows,
+    }
     if path:
         results.save(path, data)
     show(data)
     if all(row["is_peer"] for row in rows):
-        raise click.UsageError(f"--impl: expected one of blockdraft's implementations of {op}, got {impl!r}")
+        raise click.UsageError(
+            f"--impl: expected one of blockdraft's implementations of {op}, got {impl!r}"
+        )
     failed = measure.failures(rows)
     if failed:
         sys.exit(f"{len(failed)} rows failed their check")
@@ -92,9 +151,12 @@ def show(data: dict) -> None:
     from rich.table import Table
 
     console, limits = Console(highlight=False), data["limits"]
-    console.print(f"{data['machine']['device']}, {limits['threads']} threads: read {limits['read_bytes_per_s'] / 1e9:.1f} GB/s, "
-                  f"multiply-add {limits['flops_per_s'] / 1e9:.0f} Gflop/s (bf16 {limits['bf16_flops_per_s'] / 1e9:.0f}), "
-                  f"exp {limits['exps_per_s'] / 1e9:.2f} G/s", soft_wrap=True)
+    console.print(
+        f"{data['machine']['device']}, {limits['threads']} threads: read {limits['read_bytes_per_s'] / 1e9:.1f} GB/s, "
+        f"multiply-add {limits['flops_per_s'] / 1e9:.0f} Gflop/s (bf16 {limits['bf16_flops_per_s'] / 1e9:.0f}), "
+        f"exp {limits['exps_per_s'] / 1e9:.2f} G/s",
+        soft_wrap=True,
+    )
     table = Table("implementation", box=None, pad_edge=False)
     for name in ("ms", "± mad", "of limit", "vs best peer", "convert ms"):
         table.add_column(name, justify="right")
@@ -112,20 +174,29 @@ def show(data: dict) -> None:
             continue
         ratio = f"{row['vs_best_peer']:.2f}x" if row["vs_best_peer"] else ""
         convert = f"{row['prepare_ms']:.0f}" if row.get("prepare_ms") is not None else ""
-        table.add_row(name, f"{row['ms']:.3f}", f"{row['mad']:.3f}", f"{row['of_limit']:.2f}", ratio, convert)
+        table.add_row(
+            name, f"{row['ms']:.3f}", f"{row['mad']:.3f}", f"{row['of_limit']:.2f}", ratio, convert
+        )
     console.print(table)
-    console.print("* blockdraft. of limit: limit time / ms. vs best peer: ms of the fastest peer / ms, above 1 is faster.",
-                  soft_wrap=True)
+    console.print(
+        "* blockdraft. of limit: limit time / ms. vs best peer: ms of the fastest peer / ms, above 1 is faster.",
+        soft_wrap=True,
+    )
     for row in data["rows"]:
         if row.get("error"):
-            console.print(f"{row['op']} {row['case']} {row['dtype']} {row['impl']}: {row['error']}", soft_wrap=True, markup=False)
+            console.print(
+                f"{row['op']} {row['case']} {row['dtype']} {row['impl']}: {row['error']}",
+                soft_wrap=True,
+                markup=False,
+            )
 
 
 @bench.command()
 @click.argument("base", type=click.Path(exists=True, dir_okay=False))
 @click.argument("head", type=click.Path(exists=True, dir_okay=False))
 def compare(base, head):
-    """Exit 1 if a row of HEAD is slower than in BASE: 10 % + 0.02 ms + 2 MAD, after the drift of the peers."""
+    """Exit 1 if a row of HEAD is slower than in BASE: 10 % + 0.02 ms + 2 MAD, after the drift of
+    the peers."""
     from rich.console import Console
     from rich.table import Table
 
@@ -146,7 +217,11 @@ def compare(base, head):
     for v in verdicts:
         op, case, dtype, _, implementation = v.row
         numbers = [f"{x:.3f}" if x is not None else "-" for x in (v.base, v.head, v.allowed)]
-        table.add_row(f"{op} {case} {dtype} [bold]{implementation}[/bold]", *numbers, f"REGRESSED: {v.why}" if v.regressed else "ok")
+        table.add_row(
+            f"{op} {case} {dtype} [bold]{implementation}[/bold]",
+            *numbers,
+            f"REGRESSED: {v.why}" if v.regressed else "ok",
+        )
     console.print(table)
     slower = sum(v.regressed for v in verdicts)
     console.print(f"{slower} of {len(verdicts)} rows regressed")
@@ -155,7 +230,12 @@ def compare(base, head):
 
 @bench.command("plot")
 @click.argument("file", type=click.Path(exists=True, dir_okay=False))
-@click.option("--out", type=click.Path(file_okay=False, path_type=Path), default=Path("."), help="Folder for the PNGs.")
+@click.option(
+    "--out",
+    type=click.Path(file_okay=False, path_type=Path),
+    default=Path("."),
+    help="Folder for the PNGs.",
+)
 def plot_command(file, out):
     """Ratio bars, and the rows on the roofline, as PNGs."""
     from . import plots, results
@@ -169,18 +249,41 @@ def plot_command(file, out):
 
 
 @click.command("measure")
-@click.option("--threads", type=click.IntRange(1), help="Only this many threads. [default: 1 and all]")
+@click.option(
+    "--threads", type=click.IntRange(1), help="Only this many threads. [default: 1 and all]"
+)
 @output_options
 def measure_command(threads):
-    """Measure this CPU's ceilings: memory read bandwidth, rates of fp32 multiply-adds, bf16 products and exponentials."""
+    """Measure this CPU's ceilings: memory read bandwidth, rates of fp32 multiply-adds, bf16
+    products and exponentials."""
     import os
 
     from . import limits
 
-    counts = [threads] if threads else sorted({1, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()})
+    counts = (
+        [threads]
+        if threads
+        else sorted(
+            {
+                1,
+                len(os.sched_getaffinity(0))
+                if hasattr(os, "sched_getaffinity")
+                else os.cpu_count(),
+            }
+        )
+    )
     found = [limits.of_cpu(n) for n in counts]
     return [limit.to_json() for limit in found], lambda: table(
-        "This CPU, measured now", ("threads", "read GB/s", "multiply-add Gflop/s", "bf16 Gflop/s", "exp G/s"),
-        ((limit.threads, f"{limit.read_bytes_per_s / 1e9:.1f}", f"{limit.flops_per_s / 1e9:.1f}",
-          f"{limit.bf16_flops_per_s / 1e9:.1f}", f"{limit.exps_per_s / 1e9:.2f}")
-         for limit in found))
+        "This CPU, measured now",
+        ("threads", "read GB/s", "multiply-add Gflop/s", "bf16 Gflop/s", "exp G/s"),
+        (
+            (
+                limit.threads,
+                f"{limit.read_bytes_per_s / 1e9:.1f}",
+                f"{limit.flops_per_s / 1e9:.1f}",
+                f"{limit.bf16_flops_per_s / 1e9:.1f}",
+                f"{limit.exps_per_s / 1e9:.2f}",
+            )
+            for limit in found
+        ),
+    )

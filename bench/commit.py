@@ -1,11 +1,12 @@
-"""commit of all layers after a decode pass: ZAYA1-8B's 40 blocks, 16 verify rows and no proposals, every request its own slot."""
+"""commit of all layers after a decode pass: ZAYA1-8B's 40 blocks, 16 verify rows and no proposals,
+every request its own slot."""
 
 import torch
 
-from blockdraft import ops
-from blockdraft.layout import BlockLayout
-from blockdraft.roofline import costs
-from blockdraft.testing import assert_close
+from .. import ops
+from ..layout import BlockLayout
+from ..roofline import costs
+from ..testing import assert_close
 
 from .rows import DTYPES, Implementation, Row, backends
 
@@ -27,7 +28,10 @@ def build(case, dtype, device):
     qk, late = randn(LAYERS, B * layout.rows, CHANNELS), randn(LAYERS, B * layout.rows, HALF)
     accepted = torch.randint(1, layout.V, (B,), generator=generator).int().to(device)
     slots = torch.randperm(B, generator=generator).int().to(device)
-    lengths, state = torch.full((B,), layout.K, **i32), (randn(LAYERS, B, DEPTH, CHANNELS), randn(LAYERS, B, HALF))
+    lengths, state = (
+        torch.full((B,), layout.K, **i32),
+        (randn(LAYERS, B, DEPTH, CHANNELS), randn(LAYERS, B, HALF)),
+    )
     branch = torch.empty(B, 0, **i32)
 
     def mine(backend):
@@ -59,6 +63,9 @@ def build(case, dtype, device):
         for name, got, want in zip(("conv_state", "late_state"), result, expected):
             assert_close(got, want, got.dtype, name, slack)
 
-    peers = [Implementation("gather, scatter", lambda: eager), Implementation("request by request", lambda: by_request)]
+    peers = [
+        Implementation("gather, scatter", lambda: eager),
+        Implementation("request by request", lambda: by_request),
+    ]
     cost = costs.commit(B, LAYERS, CHANNELS, DEPTH, HALF, qk.element_size())
     return Row("commit", case, dtype, cost, backends("commit", mine, state[0]) + peers, check)

@@ -1,8 +1,8 @@
 """Did HEAD become slower than BASE? The policy, row by row.
 
-Both files' rows of one (op, case, dtype, threads, impl) are compared. Machines drift between runs, so HEAD's times are first
-divided by the drift of the peers, code that did not change: the median of their HEAD/BASE ratios, within 0.8 .. 1.25. A row has
-regressed if
+Both files' rows of one (op, case, dtype, threads, impl) are compared. Machines drift between runs,
+so HEAD's times are first divided by the drift of the peers, code that did not change: the median of
+their HEAD/BASE ratios, within 0.8 .. 1.25. A row has regressed if
 
     head > base * (1 + RELATIVE) + ABSOLUTE + NOISE * (mad_base + mad_head)
 
@@ -29,7 +29,9 @@ class Verdict:
 
 def drift(base: dict, head: dict) -> float:
     """Median HEAD/BASE ratio of the peers' times; 1 without any."""
-    ours, theirs = ({key(r): r["ms"] for r in data["rows"] if r["is_peer"] and r["ms"]} for data in (base, head))
+    ours, theirs = (
+        {key(r): r["ms"] for r in data["rows"] if r["is_peer"] and r["ms"]} for data in (base, head)
+    )
     ratios = [theirs[k] / ours[k] for k in ours.keys() & theirs.keys()]
     return min(max(statistics.median(ratios), 0.8), 1.25) if ratios else 1.0
 
@@ -46,7 +48,18 @@ def compare(base: dict, head: dict) -> list[Verdict]:
             why = "missing" if now is None else f"failed: {now.get('error')}"
             verdicts.append(Verdict(name, before["ms"], None, None, True, why))
             continue
-        allowed = before["ms"] * (1 + RELATIVE) + ABSOLUTE + NOISE * (before["mad"] + now["mad"] / scale)
+        allowed = (
+            before["ms"] * (1 + RELATIVE) + ABSOLUTE + NOISE * (before["mad"] + now["mad"] / scale)
+        )
         time = now["ms"] / scale
-        verdicts.append(Verdict(name, before["ms"], time, allowed, time > allowed, "slower" if time > allowed else ""))
+        verdicts.append(
+            Verdict(
+                name,
+                before["ms"],
+                time,
+                allowed,
+                time > allowed,
+                "slower" if time > allowed else "",
+            )
+        )
     return verdicts

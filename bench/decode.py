@@ -1,14 +1,15 @@
-"""Whole greedy decodes of the shipped model: block diffusion against autoregressive decoding in the same process."""
+"""Whole greedy decodes of the shipped model: block diffusion against autoregressive decoding in the
+same process."""
 
 import sysconfig
 from pathlib import Path
 
 import torch
 
-from blockdraft import BlockDecoder, BlockLayout, Request
-from blockdraft.data import TINY
-from blockdraft.models.zaya import ZayaModel
-from blockdraft.roofline import costs
+from .. import BlockDecoder, BlockLayout, Request
+from ..data import TINY
+from ..models.zaya import ZayaModel
+from ..roofline import costs
 
 from .rows import DTYPES, Implementation, Row, own
 
@@ -39,18 +40,40 @@ def build(case, dtype, device):
         hf = ZayaForCausalLM.from_pretrained(TINY, dtype=DTYPES[dtype]).eval().to(device)
         ids = torch.tensor(prompts, device=device)
         banned = list(range(model.config.num_valid_vocab, model.config.vocab_size))
-        return lambda: hf.generate(ids, max_new_tokens=TOKENS, min_new_tokens=TOKENS, do_sample=False, pad_token_id=256,
-                                   suppress_tokens=banned)[:, CONTEXT:].tolist()
+        return lambda: hf.generate(
+            ids,
+            max_new_tokens=TOKENS,
+            min_new_tokens=TOKENS,
+            do_sample=False,
+            pad_token_id=256,
+            suppress_tokens=banned,
+        )[:, CONTEXT:].tolist()
 
     expected = autoregressive()()
 
     def check(tokens, slack):
-        # in half precision another order of sums may flip a near tie; the beginning must still agree
+        # in half precision another order of sums may flip a near tie; the beginning must still
+        # agree
         whole = TOKENS if dtype == "float32" else 4
-        assert [t[:whole] for t in tokens] == [t[:whole] for t in expected], "tokens differ from autoregressive decoding"
+        assert [t[:whole] for t in tokens] == [t[:whole] for t in expected], (
+            "tokens differ from autoregressive decoding"
+        )
 
     # the limit is that of autoregressive decoding: active weights read once a token
     active = costs.active_weights(model.config)
-    cost = TOKENS * costs.Cost(2 * active * case["batch"], 0, active * model.weights.embedding.element_size())
-    return Row("decode", case, dtype, cost, [own("block P=3", blocks(3)), own("block P=16", blocks(16)),
-               Implementation("autoregressive", autoregressive), Implementation("transformers generate", transformers)], check)
+    cost = TOKENS * costs.Cost(
+        2 * active * case["batch"], 0, active * model.weights.embedding.element_size()
+    )
+    return Row(
+        "decode",
+        case,
+        dtype,
+        cost,
+        [
+            own("block P=3", blocks(3)),
+            own("block P=16", blocks(16)),
+            Implementation("autoregressive", autoregressive),
+            Implementation("transformers generate", transformers),
+        ],
+        check,
+    )

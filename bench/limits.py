@@ -2,14 +2,14 @@
 
 from dataclasses import asdict, dataclass
 
-from blockdraft.native import load
-from blockdraft.roofline.costs import Cost
+from ..native import load
+from ..roofline.costs import Cost
 
 
 @dataclass(frozen=True)
 class Limits:
-    """Rates: bytes per second of reading main memory, flops per second of fp32 multiply-adds and of products of bf16,
-    exponentials per second (0: they and other vector arithmetic are free)."""
+    """Rates: bytes per second of reading main memory, flops per second of fp32 multiply-adds and of
+    products of bf16, exponentials per second (0: they and other vector arithmetic are free)."""
 
     threads: int
     read_bytes_per_s: float
@@ -18,9 +18,11 @@ class Limits:
     exps_per_s: float
 
     def milliseconds(self, cost: Cost, dtype: str) -> float:
-        """The time that no implementation can beat: memory and arithmetic overlap perfectly; on a CPU products, exponentials
-        and the rest share the vector units."""
-        arithmetic = cost.flops / (self.bf16_flops_per_s if dtype == "bfloat16" else self.flops_per_s)
+        """The time that no implementation can beat: memory and arithmetic overlap perfectly; on a
+        CPU products, exponentials and the rest share the vector units."""
+        arithmetic = cost.flops / (
+            self.bf16_flops_per_s if dtype == "bfloat16" else self.flops_per_s
+        )
         if self.exps_per_s:
             arithmetic += cost.vector_flops / self.flops_per_s + cost.exps / self.exps_per_s
         return 1e3 * max(cost.bytes / self.read_bytes_per_s, arithmetic)
@@ -34,9 +36,13 @@ def of_cpu(threads: int, seconds: float = 0.3, tries: int = 5) -> Limits:
     try:
         probes = load("_probe")
     except ImportError as error:
-        raise RuntimeError("the CPU probes were not built; install blockdraft where there is a C++ compiler") from error
-    read, flops, dots, exps = (max(probe(threads, seconds) for _ in range(tries))
-                               for probe in (probes.read_bandwidth, probes.fma_peak, probes.dot_peak, probes.exp_peak))
+        raise RuntimeError(
+            "the CPU probes were not built; install blockdraft where there is a C++ compiler"
+        ) from error
+    read, flops, dots, exps = (
+        max(probe(threads, seconds) for _ in range(tries))
+        for probe in (probes.read_bandwidth, probes.fma_peak, probes.dot_peak, probes.exp_peak)
+    )
     return Limits(threads, read, flops, dots or flops, exps)
 
 

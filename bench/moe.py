@@ -3,9 +3,9 @@
 import torch
 import torch.nn.functional as F
 
-from blockdraft import ops
-from blockdraft.roofline import costs
-from blockdraft.testing import assert_close
+from .. import ops
+from ..roofline import costs
+from ..testing import assert_close
 
 from .rows import DTYPES, Implementation, Row, backends
 
@@ -39,7 +39,9 @@ def build(case, dtype, device):
         return flat.argsort(stable=True), offsets.int()
 
     def loop(first, second):
-        """Rows of each expert through `first(e, rows)` and `second(e, rows)`, gathered and scattered by index."""
+        """Rows of each expert through `first(e, rows)` and `second(e, rows)`, gathered and
+        scattered by index."""
+
         def run():
             order, offsets = by_expert()
             bounds, y = offsets.tolist(), torch.zeros_like(x)
@@ -47,22 +49,33 @@ def build(case, dtype, device):
                 token = order[bounds[e] : bounds[e + 1]]
                 if len(token):
                     gate, up = first(e, x.index_select(0, token)).chunk(2, -1)
-                    y.index_copy_(0, token, (second(e, F.silu(gate) * up) * weights[token]).to(x.dtype))
+                    y.index_copy_(
+                        0, token, (second(e, F.silu(gate) * up) * weights[token]).to(x.dtype)
+                    )
             return y
+
         return run
 
     def select():
-        return loop(lambda e, rows: F.linear(rows, gate_up[e]), lambda e, rows: F.linear(rows, down[e]))
+        return loop(
+            lambda e, rows: F.linear(rows, gate_up[e]), lambda e, rows: F.linear(rows, down[e])
+        )
 
     def upcast():
-        return loop(lambda e, rows: F.linear(rows.float(), gate_up[e].float()),
-                    lambda e, rows: F.linear(rows.float(), down[e].float()))
+        return loop(
+            lambda e, rows: F.linear(rows.float(), gate_up[e].float()),
+            lambda e, rows: F.linear(rows.float(), down[e].float()),
+        )
 
     def prepacked():
         pack, product = torch.ops.mkldnn._reorder_linear_weight, torch.ops.mkldnn._linear_pointwise
-        packs = [[pack(w[e], max(T // EXPERTS, 1)) for e in range(EXPERTS)] for w in (gate_up, down)]
-        return loop(lambda e, rows: product(rows, packs[0][e], None, "none", [], ""),
-                    lambda e, rows: product(rows.contiguous(), packs[1][e], None, "none", [], ""))
+        packs = [
+            [pack(w[e], max(T // EXPERTS, 1)) for e in range(EXPERTS)] for w in (gate_up, down)
+        ]
+        return loop(
+            lambda e, rows: product(rows, packs[0][e], None, "none", [], ""),
+            lambda e, rows: product(rows.contiguous(), packs[1][e], None, "none", [], ""),
+        )
 
     def grouped():
         first, second = gate_up.transpose(1, 2), down.transpose(1, 2)
@@ -73,6 +86,7 @@ def build(case, dtype, device):
             gate, up = torch._grouped_mm(rows, first, offs=offsets[1:]).chunk(2, -1)
             result = torch._grouped_mm(F.silu(gate) * up, second, offs=offsets[1:]) * weights[order]
             return torch.empty_like(x).index_copy_(0, order, result.to(x.dtype))
+
         return run
 
     def transformers(implementation):
@@ -80,23 +94,38 @@ def build(case, dtype, device):
             from transformers import ZayaConfig
             from transformers.models.zaya.modeling_zaya import ZayaExperts
 
-            config = ZayaConfig(num_hidden_layers=1, num_experts=EXPERTS, hidden_size=HIDDEN, moe_intermediate_size=INNER)
+            config = ZayaConfig(
+                num_hidden_layers=1,
+                num_experts=EXPERTS,
+                hidden_size=HIDDEN,
+                moe_intermediate_size=INNER,
+            )
             config._experts_implementation = implementation
             with torch.device("meta"):
                 module = ZayaExperts(config)
-            module.gate_up_proj, module.down_proj = (torch.nn.Parameter(w, requires_grad=False) for w in (gate_up, down))
+            module.gate_up_proj, module.down_proj = (
+                torch.nn.Parameter(w, requires_grad=False) for w in (gate_up, down)
+            )
             index, scale = experts.long(), weights.to(x.dtype)
 
             def run():
                 with torch.no_grad():
                     return module(x, index, scale)
+
             return run
+
         return prepare
 
-    peers = [Implementation(f"transformers {name}", transformers(name)) for name in ("eager", "grouped_mm", "batched_mm")
-             if name != "batched_mm" or T <= 64]  # it copies the weights for every token
-    peers += [Implementation("torch._grouped_mm", grouped), Implementation("index_select loop", select),
-              Implementation("loop upcast to fp32", upcast)]
+    peers = [
+        Implementation(f"transformers {name}", transformers(name))
+        for name in ("eager", "grouped_mm", "batched_mm")
+        if name != "batched_mm" or T <= 64
+    ]  # it copies the weights for every token
+    peers += [
+        Implementation("torch._grouped_mm", grouped),
+        Implementation("index_select loop", select),
+        Implementation("loop upcast to fp32", upcast),
+    ]
     if device == "cpu":
         peers.append(Implementation("oneDNN prepacked loop", prepacked))
     expected = torch.zeros(T, HIDDEN, device=device)
@@ -105,5 +134,11 @@ def build(case, dtype, device):
         gate, up = F.linear(x[token].float(), gate_up[e].float()).chunk(2, -1)
         expected[token] = F.linear(F.silu(gate) * up, down[e].float()) * weights[token]
     cost = costs.fused_moe(T, len(experts.unique()), HIDDEN, INNER, x.element_size())
-    return Row("moe", case, dtype, cost, backends("fused_moe", mine, out) + peers,
-               lambda y, slack: assert_close(y, expected, x.dtype, slack=slack))
+    return Row(
+        "moe",
+        case,
+        dtype,
+        cost,
+        backends("fused_moe", mine, out) + peers,
+        lambda y, slack: assert_close(y, expected, x.dtype, slack=slack),
+    )

@@ -1,10 +1,10 @@
-"""sample_drafts over ZAYA's vocabulary. One logit of each row has all but no rest of the mass, so that random peers can be
-checked: the token is known."""
+"""sample_drafts over ZAYA's vocabulary. One logit of each row has all but no rest of the mass, so
+that random peers can be checked: the token is known."""
 
 import torch
 
-from blockdraft import Sampling, ops
-from blockdraft.roofline import costs
+from .. import Sampling, ops
+from ..roofline import costs
 
 from .rows import DTYPES, Implementation, Row, backends
 
@@ -26,7 +26,9 @@ def build(case, dtype, device):
     seed, position = torch.arange(B, device=device), torch.zeros(B, **i32)
 
     def mine(backend):
-        return ops.sample_drafts(logits, lengths, seed=seed, position=position, drafter=Sampling(ones), backend=backend)
+        return ops.sample_drafts(
+            logits, lengths, seed=seed, position=position, drafter=Sampling(ones), backend=backend
+        )
 
     def eager():
         """Softmax of all rows, then multinomial."""
@@ -51,15 +53,27 @@ def build(case, dtype, device):
             run = torch.compile(function, dynamic=False)
             run(logits)
             return lambda: run(logits)
+
         return prepare
 
-    peers = [Implementation("eager softmax", lambda: eager), Implementation("compiled lse + cdf", compiled(inverse_cdf)),
-             Implementation("compiled gumbel", compiled(gumbel))]
+    peers = [
+        Implementation("eager softmax", lambda: eager),
+        Implementation("compiled lse + cdf", compiled(inverse_cdf)),
+        Implementation("compiled gumbel", compiled(gumbel)),
+    ]
 
     def check(result, slack):
         tokens, normal = (t.cpu() for t in result)
-        assert torch.equal(tokens.long(), winner.cpu()), f"draft_tokens: {tokens.tolist()}, expected {winner.tolist()}"
+        assert torch.equal(tokens.long(), winner.cpu()), (
+            f"draft_tokens: {tokens.tolist()}, expected {winner.tolist()}"
+        )
         assert (normal - 60.0).abs().max() < 1e-4, f"draft_lse: {normal.tolist()}, expected 60 each"
 
-    return Row("sample", case, dtype, B * costs.sample_drafts(K, VOCAB, logits.element_size()), backends("sample_drafts", mine) + peers,
-               check)
+    return Row(
+        "sample",
+        case,
+        dtype,
+        B * costs.sample_drafts(K, VOCAB, logits.element_size()),
+        backends("sample_drafts", mine) + peers,
+        check,
+    )

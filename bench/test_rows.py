@@ -18,9 +18,14 @@ def quick_rows():
 
 
 def pytest_generate_tests(metafunc):
-    pairs = [(row, implementation) for row in quick_rows() for implementation in row.implementations]
-    metafunc.parametrize("row, implementation", pairs,
-                         ids=[f"{row.op}-{implementation.name.replace(' ', '_')}" for row, implementation in pairs])
+    pairs = [
+        (row, implementation) for row in quick_rows() for implementation in row.implementations
+    ]
+    metafunc.parametrize(
+        "row, implementation",
+        pairs,
+        ids=[f"{row.op}-{implementation.name.replace(' ', '_')}" for row, implementation in pairs],
+    )
 
 
 def test_row(benchmark, row, implementation):

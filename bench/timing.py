@@ -12,12 +12,16 @@ def median_and_mad(samples: list[float]) -> tuple[float, float]:
     return middle, statistics.median(abs(s - middle) for s in samples)
 
 
-def interleaved(calls: list[Callable], seconds: float, rounds: tuple[int, int] = (3, 50)) -> list[list[float]]:
-    """Milliseconds of each call, taken in turn (A B C A B C ...), so that a drift of the machine's speed meets all alike.
+def interleaved(
+    calls: list[Callable], seconds: float, rounds: tuple[int, int] = (3, 50)
+) -> list[list[float]]:
+    """Milliseconds of each call, taken in turn (A B C A B C ...), so that a drift of the machine's
+    speed meets all alike.
 
-    One warm-up each. About `seconds` are spent on each call, within `rounds` samples; a sample of a short call is the mean of
-    enough repetitions to last a few milliseconds. An untimed call goes before each sample: what the one before left in the
-    caches, such as lines that have yet to be written to memory, is nobody's time.
+    One warm-up each. About `seconds` are spent on each call, within `rounds` samples; a sample of a
+    short call is the mean of enough repetitions to last a few milliseconds. An untimed call goes
+    before each sample: what the one before left in the caches, such as lines that have yet to be
+    written to memory, is nobody's time.
     """
     repeats, expected = [], []
     for call in calls:
@@ -40,8 +44,9 @@ def interleaved(calls: list[Callable], seconds: float, rounds: tuple[int, int] =
 
 
 def on_gpu(copies: list[Callable], rounds: int = 30) -> list[float]:
-    """Milliseconds of one call on a GPU. `copies` are the same call on different buffers, together larger than the last-level
-    cache, so that no call finds its inputs there. Graph replay where the call can be captured, else plain launches."""
+    """Milliseconds of one call on a GPU. `copies` are the same call on different buffers, together
+    larger than the last-level cache, so that no call finds its inputs there. Graph replay where the
+    call can be captured, else plain launches."""
     for call in copies:
         call()
     torch.cuda.synchronize()

@@ -1,9 +1,11 @@
-"""Train the byte-level ZAYA that ships in `blockdraft/data`: TiDAR's objective on the running Python's standard library.
+"""Train the byte-level ZAYA that ships in `blockdraft/data`: TiDAR's objective on the running
+Python's standard library.
 
     python -m blockdraft.bench.tiny_model OUT_FOLDER
 
-One training sequence is one BlockLayout with an empty prefix: S clean tokens as verify rows (autoregressive loss) and
-proposals at random branches (loss on the tokens that the masks stand on), all in one pass under the structured mask.
+One training sequence is one BlockLayout with an empty prefix: S clean tokens as verify rows
+(autoregressive loss) and proposals at random branches (loss on the tokens that the masks stand on),
+all in one pass under the structured mask.
 """
 
 import json
@@ -18,29 +20,62 @@ from types import SimpleNamespace
 import click
 import torch
 import torch.nn.functional as F
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 
-from blockdraft import reference
-from blockdraft.data import BYTE_EOS, BYTE_MASK, BYTE_VOCAB, HELD_OUT
-from blockdraft.layout import BlockLayout, own_mask
-from blockdraft.models.config import ZayaConfig
-from blockdraft.models.weights import assemble, shapes
-from blockdraft.models.zaya import ZayaModel
+from .. import reference
+from ..data import BYTE_EOS, BYTE_MASK, BYTE_VOCAB, HELD_OUT
+from ..layout import BlockLayout, own_mask
+from ..models.config import ZayaConfig
+from ..models.weights import assemble, shapes
+from ..models.zaya import ZayaModel
 
 CONFIG = dict(
-    model_type="zaya", vocab_size=BYTE_VOCAB, hidden_size=128, num_hidden_layers=4, num_attention_heads=2,
-    num_key_value_heads=1, head_dim=64, moe_intermediate_size=192, num_experts=4, router_hidden_size=32,
-    max_position_embeddings=8192, rope_parameters={"hybrid": {"rope_type": "default", "rope_theta": 1e4,
-                                                              "partial_rotary_factor": 0.5}},
-    eos_token_id=BYTE_EOS, mask_token_id=BYTE_MASK, num_valid_vocab=BYTE_MASK)
+    model_type="zaya",
+    vocab_size=BYTE_VOCAB,
+    hidden_size=128,
+    num_hidden_layers=4,
+    num_attention_heads=2,
+    num_key_value_heads=1,
+    head_dim=64,
+    moe_intermediate_size=192,
+    num_experts=4,
+    router_hidden_size=32,
+    max_position_embeddings=8192,
+    rope_parameters={
+        "hybrid": {"rope_type": "default", "rope_theta": 1e4, "partial_rotary_factor": 0.5}
+    },
+    eos_token_id=BYTE_EOS,
+    mask_token_id=BYTE_MASK,
+    num_valid_vocab=BYTE_MASK,
+)
 BLOCK = 16
 
 
 def corpus() -> list[bytes]:
-    """Every module of the standard library but its tests, the installed packages and the held-out modules."""
+    """Every module of the standard library but its tests, the installed packages and the held-out
+    modules."""
     root = Path(sysconfig.get_paths()["stdlib"])
-    skip = {"site-packages", "dist-packages", "test", "tests", "idle_test", "__pycache__", "lib2to3"}
-    paths = sorted(p for p in root.rglob("*.py") if not skip & set(p.relative_to(root).parts) and p.name not in HELD_OUT)
+    skip = {
+        "site-packages",
+        "dist-packages",
+        "test",
+        "tests",
+        "idle_test",
+        "__pycache__",
+        "lib2to3",
+    }
+    paths = sorted(
+        p
+        for p in root.rglob("*.py")
+        if not skip & set(p.relative_to(root).parts) and p.name not in HELD_OUT
+    )
     return [p.read_bytes() for p in paths]
 
 
@@ -49,7 +84,8 @@ def initial(config: ZayaConfig, generator) -> dict[str, torch.Tensor]:
     tensors = {}
     for name, shape in shapes(config).items():
         if name.endswith("balancing_biases"):
-            tensors[name] = torch.full(shape, -1.0)  # skip as free to choose as the others; transformers resets it to -1
+            # skip as free to choose as the others; transformers resets it to -1
+            tensors[name] = torch.full(shape, -1.0)
         elif name.endswith("bias"):
             tensors[name] = torch.zeros(shape)
         elif name.endswith(("norm.weight", "layernorm.weight", "_scale", "temp")):
@@ -64,7 +100,8 @@ def initial(config: ZayaConfig, generator) -> dict[str, torch.Tensor]:
 
 
 class TrainingOps(SimpleNamespace):
-    """The reference ops, differentiable, with attention over one dense mask that all sequences of the batch share."""
+    """The reference ops, differentiable, with attention over one dense mask that all sequences of
+    the batch share."""
 
     def __init__(self, rows):
         batch = len(rows.prefix_lens)
@@ -86,8 +123,13 @@ class TrainingOps(SimpleNamespace):
             self.loads.append(out[1])
             return out
 
-        super().__init__(block_attention=attention, cca_qkv=cca, zaya_router=router, fused_moe=reference.fused_moe,
-                         loads=self.loads)
+        super().__init__(
+            block_attention=attention,
+            cca_qkv=cca,
+            zaya_router=router,
+            fused_moe=reference.fused_moe,
+            loads=self.loads,
+        )
 
 
 def batch_of(data, layout, size, generator):
@@ -95,12 +137,21 @@ def batch_of(data, layout, size, generator):
     clean_len = layout.V
     starts = torch.randint(len(data) - clean_len - 1, (size,), generator=generator)
     clean = data[starts[:, None] + torch.arange(clean_len + 1)].long()
-    branch = torch.randperm(clean_len - layout.M + 1, generator=generator)[: layout.P].sort().values + 1
+    branch = (
+        torch.randperm(clean_len - layout.M + 1, generator=generator)[: layout.P].sort().values + 1
+    )
     masks = torch.full((size, layout.P * layout.M), BYTE_MASK)
     tokens = torch.cat([clean[:, :-1], masks], 1)
-    targets = torch.cat([clean[:, 1:], clean[:, (branch[:, None] + torch.arange(layout.M)).flatten()]], 1)
+    targets = torch.cat(
+        [clean[:, 1:], clean[:, (branch[:, None] + torch.arange(layout.M)).flatten()]], 1
+    )
     i32 = dict(dtype=torch.int32)
-    rows = layout.pack(torch.zeros(size, **i32), torch.full((size,), layout.K, **i32), branch.int().expand(size, -1), 0)
+    rows = layout.pack(
+        torch.zeros(size, **i32),
+        torch.full((size,), layout.K, **i32),
+        branch.int().expand(size, -1),
+        0,
+    )
     return tokens.flatten(), rows, targets
 
 
@@ -114,10 +165,13 @@ def loss_of(tensors, config, tokens, rows, targets, clean_len):
 
 
 def balance(tensors, loads, config, rate):
-    """Nudge each layer's biases towards equal expert load (auxiliary-loss-free balancing); skip is left alone."""
+    """Nudge each layer's biases towards equal expert load (auxiliary-loss-free balancing); skip is
+    left alone."""
     for i, experts in enumerate(loads):
         bias = tensors[f"model.layers.{i}.mlp.gate.balancing_biases"]
-        share = torch.bincount(experts[experts >= 0].long(), minlength=config.num_experts) / len(experts)
+        share = torch.bincount(experts[experts >= 0].long(), minlength=config.num_experts) / len(
+            experts
+        )
         bias[:-1] += rate * torch.sign(share.mean() - share)
 
 
@@ -128,23 +182,43 @@ def train(steps, batch, length, ar_share, seed, peak_lr, report=print):
     files = corpus()
     random.shuffle(files)
     data = torch.cat([torch.tensor(list(f) + [BYTE_EOS], dtype=torch.int16) for f in files])
-    report(f"{len(files)} files, {len(data) / 1e6:.1f} MB, {sum(math.prod(s) for s in shapes(config).values()):,} parameters")
+    report(
+        f"{len(files)} files, {len(data) / 1e6:.1f} MB, {sum(math.prod(s) for s in shapes(config).values()):,} parameters"
+    )
     tensors = initial(config, generator)
-    learned = {n: t.requires_grad_() for n, t in tensors.items() if not n.endswith("balancing_biases")}
+    learned = {
+        n: t.requires_grad_() for n, t in tensors.items() if not n.endswith("balancing_biases")
+    }
     matrices = [t for t in learned.values() if t.dim() > 1]
     vectors = [t for t in learned.values() if t.dim() == 1]
-    optimizer = torch.optim.AdamW([{"params": matrices, "weight_decay": 0.05}, {"params": vectors, "weight_decay": 0.0}],
-                                  lr=peak_lr, betas=(0.9, 0.98), fused=True)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, peak_lr, total_steps=steps, pct_start=0.04,
-                                                   div_factor=20, final_div_factor=50)
-    columns = [TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn()]
+    optimizer = torch.optim.AdamW(
+        [{"params": matrices, "weight_decay": 0.05}, {"params": vectors, "weight_decay": 0.0}],
+        lr=peak_lr,
+        betas=(0.9, 0.98),
+        fused=True,
+    )
+    schedule = torch.optim.lr_scheduler.OneCycleLR(
+        optimizer, peak_lr, total_steps=steps, pct_start=0.04, div_factor=20, final_div_factor=50
+    )
+    columns = [
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+    ]
     averages = {}
     with Progress(*columns) as progress:
         task = progress.add_task("training", total=steps)
         for step in range(steps):
             blocks = 0 if step < ar_share * steps else length // BLOCK
             layout = BlockLayout(length - 1, BLOCK, blocks)
-            ar, masked, loads = loss_of(tensors, config, *batch_of(data, layout, batch * (1 if blocks else 2), generator), length)
+            ar, masked, loads = loss_of(
+                tensors,
+                config,
+                *batch_of(data, layout, batch * (1 if blocks else 2), generator),
+                length,
+            )
             loss = ar if masked is None else ar + masked
             optimizer.zero_grad(set_to_none=True)
             loss.backward()
@@ -165,21 +239,49 @@ def train(steps, batch, length, ar_share, seed, peak_lr, report=print):
 @click.command(help=__doc__)
 @click.argument("out", type=click.Path(file_okay=False, path_type=Path))
 @click.option("--steps", default=2200, show_default=True)
-@click.option("--batch", default=16, show_default=True, help="Sequences a step (twice as many without proposals).")
+@click.option(
+    "--batch",
+    default=16,
+    show_default=True,
+    help="Sequences a step (twice as many without proposals).",
+)
 @click.option("--length", default=256, show_default=True, help="Clean tokens of a sequence.")
-@click.option("--ar-share", default=0.35, show_default=True, help="First share of the steps, trained without proposals.")
+@click.option(
+    "--ar-share",
+    default=0.35,
+    show_default=True,
+    help="First share of the steps, trained without proposals.",
+)
 @click.option("--lr", default=3e-3, show_default=True)
 @click.option("--seed", default=0, show_default=True)
 def main(out: Path, steps, batch, length, ar_share, lr, seed):
     from safetensors.torch import save_file
 
     began = time.perf_counter()
-    tensors = train(steps, batch, length, ar_share, seed, lr, lambda line: print(line, file=sys.stderr, flush=True))
+    tensors = train(
+        steps,
+        batch,
+        length,
+        ar_share,
+        seed,
+        lr,
+        lambda line: print(line, file=sys.stderr, flush=True),
+    )
     out.mkdir(parents=True, exist_ok=True)
-    stored = {n: t if n.endswith("balancing_biases") else t.to(torch.bfloat16) for n, t in tensors.items()}
-    save_file({n: t.contiguous() for n, t in stored.items()}, out / "model.safetensors", metadata={"format": "pt"})
-    (out / "config.json").write_text(json.dumps({**CONFIG, "architectures": ["ZayaForCausalLM"]}, indent=1) + "\n")
-    print(f"{out}: {(out / 'model.safetensors').stat().st_size / 1e6:.2f} MB after {(time.perf_counter() - began) / 60:.1f} min")
+    stored = {
+        n: t if n.endswith("balancing_biases") else t.to(torch.bfloat16) for n, t in tensors.items()
+    }
+    save_file(
+        {n: t.contiguous() for n, t in stored.items()},
+        out / "model.safetensors",
+        metadata={"format": "pt"},
+    )
+    (out / "config.json").write_text(
+        json.dumps({**CONFIG, "architectures": ["ZayaForCausalLM"]}, indent=1) + "\n"
+    )
+    print(
+        f"{out}: {(out / 'model.safetensors').stat().st_size / 1e6:.2f} MB after {(time.perf_counter() - began) / 60:.1f} min"
+    )
 
 
 if __name__ == "__main__":

@@ -12,7 +12,9 @@ void accept_drafts_host(const AcceptParams<T>& p, const Parallel& parallel) {
     thread_local std::vector<Law<T>> laws;
     thread_local std::vector<Partial> partials;
     laws.resize(2 * p.drafts + 1), partials.resize(vocabulary.blocks);
-    Acceptance<HostCrew, T>(crew, p, int(request), {laws.data(), partials.data(), nullptr, nullptr, nullptr}).run();
+    Acceptance<HostCrew, T>(crew, p, int(request),
+                            {laws.data(), partials.data(), nullptr, nullptr, nullptr})
+        .run();
   });
 }
 

@@ -1,5 +1,5 @@
-// Registers the C++ kernels under the schemas that blockdraft.registry defines, and nothing else. The module only says on which
-// devices they run; importing it runs the registrations.
+// Registers the C++ kernels under the schemas that blockdraft.registry defines, and nothing else.
+// The module only says on which devices they run; importing it runs the registrations.
 #include <Python.h>
 #include <torch/csrc/stable/library.h>
 
@@ -32,7 +32,8 @@ STABLE_TORCH_LIBRARY_IMPL(blockdraft, CUDA, library) { blockdraft::register_ops(
 #define BLOCKDRAFT_NAME(module) BLOCKDRAFT_TEXT(module)
 
 extern "C" PyObject* BLOCKDRAFT_INIT(BLOCKDRAFT_MODULE)() {
-  static PyModuleDef definition = {PyModuleDef_HEAD_INIT, BLOCKDRAFT_NAME(BLOCKDRAFT_MODULE), "C++ kernels of blockdraft", -1, nullptr};
+  static PyModuleDef definition = {PyModuleDef_HEAD_INIT, BLOCKDRAFT_NAME(BLOCKDRAFT_MODULE),
+                                   "C++ kernels of blockdraft", -1, nullptr};
   PyObject* module = PyModule_Create(&definition);
 #ifdef BLOCKDRAFT_HIP
   PyModule_AddStringConstant(module, "devices", "cpu cuda");

@@ -1,4 +1,5 @@
-// CPU launcher of block_attention: each thread takes the next item that is left; then the splits are merged.
+// CPU launcher of block_attention: each thread takes the next item that is left; then the splits
+// are merged.
 #include <atomic>
 #include <vector>
 
@@ -10,9 +11,11 @@ namespace blockdraft {
 namespace {
 
 float* aligned_memory(int64_t floats) {
-  thread_local std::vector<float> memory;  // kept between calls: an allocation of this size is a system call
+  thread_local std::vector<float>
+      memory;  // kept between calls: an allocation of this size is a system call
   if (int64_t(memory.size()) < floats + 16) memory.resize(floats + 16);
-  return memory.data() + (-(reinterpret_cast<uintptr_t>(memory.data()) / sizeof(float)) & 15);  // to a cache line
+  return memory.data() +
+         (-(reinterpret_cast<uintptr_t>(memory.data()) / sizeof(float)) & 15);  // to a cache line
 }
 
 }  // namespace
@@ -27,7 +30,9 @@ void block_attention_host(const AttentionParams<T>& p, const Parallel& parallel)
       for (int64_t id; (id = taken.fetch_add(1, std::memory_order_relaxed)) < grid.items;) {
         AttentionItem item;
         if (!grid.item(p, id, item)) continue;
-        Tile tile(aligned_memory(Tile::floats(item.rows * (p.query_heads / p.kv_heads), p.head_dim)), p.head_dim);
+        Tile tile(
+            aligned_memory(Tile::floats(item.rows * (p.query_heads / p.kv_heads), p.head_dim)),
+            p.head_dim);
         Attention<Tile, T>(tile, p, item).run();
       }
     });
@@ -36,7 +41,8 @@ void block_attention_host(const AttentionParams<T>& p, const Parallel& parallel)
   parallel(int64_t(p.batch) * p.max_rows, 8, [&](int64_t begin, int64_t end) {
     host::Group group;
     for (int64_t i = begin; i < end; ++i)
-      for (int head = 0; head < p.query_heads; ++head) merge_attention(group, p, int(i / p.max_rows), int(i % p.max_rows), head);
+      for (int head = 0; head < p.query_heads; ++head)
+        merge_attention(group, p, int(i / p.max_rows), int(i % p.max_rows), head);
   });
 }
 

@@ -1,5 +1,6 @@
-// State after the accepted verify row, for all layers of a request: the kernel body, written against the tile layer. It only
-// moves bits, in units of type U (16 bytes where everything is aligned to them).
+// State after the accepted verify row, for all layers of a request: the kernel body, written
+// against the tile layer. It only moves bits, in units of type U (16 bytes where everything is
+// aligned to them).
 #pragma once
 
 #include "tile/tile.h"
@@ -10,16 +11,19 @@ typedef uint64_t Bits128 __attribute__((vector_size(16)));
 
 template <class U>
 struct CommitParams {
-  const U *qk, *v_late;        // [layers][rows][channels], [layers][rows][half]
-  U *conv_state, *late_state;  // [layers][slots][depth][channels], oldest first; [layers][slots][half]
-  int64_t qk_layer, qk_row, v_layer, v_row, conv_layer, conv_slot, conv_tap, late_layer, late_slot;  // strides in units
+  const U *qk, *v_late;  // [layers][rows][channels], [layers][rows][half]
+  U *conv_state,
+      *late_state;  // [layers][slots][depth][channels], oldest first; [layers][slots][half]
+  int64_t qk_layer, qk_row, v_layer, v_row, conv_layer, conv_slot, conv_tap, late_layer,
+      late_slot;  // strides in units
   const int32_t *accepted, *cu_rows, *slots;
   int32_t* prefix_lens;
   int batch, layers, channels, half, depth;  // channels and half in units
 
   template <class F>
   void each_pointer(F f) {
-    f(qk), f(v_late), f(conv_state), f(late_state), f(accepted), f(cu_rows), f(slots), f(prefix_lens);
+    f(qk), f(v_late), f(conv_state), f(late_state), f(accepted), f(cu_rows), f(slots),
+        f(prefix_lens);
   }
 };
 
@@ -33,9 +37,12 @@ void commit(Group& group, const CommitParams<U>& p, int request) {
     group.each(p.layers, p.channels, [&](int layer, int channel) {
       U* state = p.conv_state + layer * p.conv_layer + slot * p.conv_slot + channel;
       const U* rows = p.qk + layer * p.qk_layer + first * p.qk_row + channel;
-      for (int tap = 0; tap < p.depth; ++tap) {  // ascending: a tap is read before it is overwritten
+      for (int tap = 0; tap < p.depth;
+           ++tap) {  // ascending: a tap is read before it is overwritten
         const int row = accepted - p.depth + 1 + tap;
-        state[tap * p.conv_tap] = row >= 0 ? rows[row * p.qk_row] : fresh ? U{} : state[(p.depth + row) * p.conv_tap];
+        state[tap * p.conv_tap] = row >= 0 ? rows[row * p.qk_row]
+                                  : fresh  ? U{}
+                                           : state[(p.depth + row) * p.conv_tap];
       }
     });
     group.each(p.layers, p.half, [&](int layer, int channel) {

@@ -11,15 +11,19 @@ namespace blockdraft {
 constexpr int kCommitThreads = 1024;
 
 template <class U>
-BLOCKDRAFT_KERNEL(kCommitThreads, 4) commit_kernel(CommitParams<U> p) {
+BLOCKDRAFT_KERNEL(kCommitThreads, 4)
+commit_kernel(CommitParams<U> p) {
   p.each_pointer([](auto*& pointer) { pointer = cdna::global(pointer); });
   cdna::Group<kCommitThreads> group;
   commit(group, p, __builtin_amdgcn_workgroup_id_x());
 }
 
-template BLOCKDRAFT_KERNEL(kCommitThreads, 4) commit_kernel<uint16_t>(CommitParams<uint16_t>);
-template BLOCKDRAFT_KERNEL(kCommitThreads, 4) commit_kernel<uint32_t>(CommitParams<uint32_t>);
-template BLOCKDRAFT_KERNEL(kCommitThreads, 4) commit_kernel<Bits128>(CommitParams<Bits128>);
+template BLOCKDRAFT_KERNEL(kCommitThreads, 4)
+commit_kernel<uint16_t>(CommitParams<uint16_t>);
+template BLOCKDRAFT_KERNEL(kCommitThreads, 4)
+commit_kernel<uint32_t>(CommitParams<uint32_t>);
+template BLOCKDRAFT_KERNEL(kCommitThreads, 4)
+commit_kernel<Bits128>(CommitParams<Bits128>);
 
 }  // namespace blockdraft
 

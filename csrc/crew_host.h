@@ -1,5 +1,6 @@
-// Host threads that work on rows of logits, block by block (see sampling.h). A thread takes items of its own; where none is
-// left, it takes blocks of the rows that the others are at. Who computes a block does not change its bits.
+// Host threads that work on rows of logits, block by block (see sampling.h). A thread takes items
+// of its own; where none is left, it takes blocks of the rows that the others are at. Who computes
+// a block does not change its bits.
 #pragma once
 
 #include <atomic>
@@ -12,7 +13,8 @@
 
 namespace blockdraft {
 
-// How to wait for other threads: for their next blocks, some microseconds away unless they do not run.
+// How to wait for other threads: for their next blocks, some microseconds away unless they do not
+// run.
 class Patience {
  public:
   void wait() {
@@ -55,14 +57,16 @@ class alignas(64) Desk {
   };
   static_assert(kMostBlocks < 1 << 16);
 
-  // Does some of the blocks and returns how many: neighbours, as memory is best read, but fewer the fewer are left.
+  // Does some of the blocks and returns how many: neighbours, as memory is best read, but fewer the
+  // fewer are left.
   int take(int threads) {
     uint64_t state = state_.load(std::memory_order_acquire);
     for (;;) {
       const int taken = state & 0xffff, n = state >> 16 & 0xffff;
       if (taken == n) return 0;
       const int count = most(1, (n - taken) / threads);
-      const Work* work = work_.load(std::memory_order_relaxed);  // of this round, or the exchange fails
+      const Work* work =
+          work_.load(std::memory_order_relaxed);  // of this round, or the exchange fails
       if (!state_.compare_exchange_weak(state, state + count, std::memory_order_acq_rel)) continue;
       for (int i = taken; i < taken + count; ++i) work->call(work->f, i);
       return count;
@@ -80,7 +84,8 @@ class HostCrew {
   static constexpr bool kStaged = false;
 
   // `desk`: null for the calling thread alone.
-  HostCrew(const Vocabulary& vocabulary, Desk* desk, int threads) : desk_(desk), threads_(threads), sums_(vocabulary.blocks) {}
+  HostCrew(const Vocabulary& vocabulary, Desk* desk, int threads)
+      : desk_(desk), threads_(threads), sums_(vocabulary.blocks) {}
 
   template <class F>
   void each_block(const Vocabulary& vocabulary, F f) const {
@@ -89,7 +94,9 @@ class HostCrew {
     for (int i = 0; i < vocabulary.blocks; ++i) block(i);
   }
   template <class F>
-  static int within(const Vocabulary& vocabulary, int block, F f) { return f(Scan(), vocabulary.span(block)); }
+  static int within(const Vocabulary& vocabulary, int block, F f) {
+    return f(Scan(), vocabulary.span(block));
+  }
   double* sums() { return sums_.data(); }
   static bool leader() { return true; }
   static void barrier() {}
@@ -102,19 +109,23 @@ class HostCrew {
 
 // run(crew, item) for every item.
 template <class Run>
-void with_crews(int64_t items, const Vocabulary& vocabulary, int threads, const Parallel& parallel, Run run) {
+void with_crews(int64_t items, const Vocabulary& vocabulary, int threads, const Parallel& parallel,
+                Run run) {
   threads = int(least<int64_t>(threads, items * vocabulary.blocks));
   std::vector<Desk> desks(threads);
   std::atomic<int64_t> taken{0}, unfinished{items};
   parallel(threads, 1, [&](int64_t thread, int64_t) {
     HostCrew crew(vocabulary, threads > 1 ? &desks[thread] : nullptr, threads);
-    for (int64_t item; (item = taken.fetch_add(1, std::memory_order_relaxed)) < items; unfinished.fetch_sub(1, std::memory_order_release))
+    for (int64_t item; (item = taken.fetch_add(1, std::memory_order_relaxed)) < items;
+         unfinished.fetch_sub(1, std::memory_order_release))
       run(crew, item);
     for (Patience patience; unfinished.load(std::memory_order_acquire) > 0;) {
       bool helped = false;
       for (Desk& desk : desks) helped |= desk.help(threads);
-      if (helped) patience = {};
-      else patience.wait();
+      if (helped)
+        patience = {};
+      else
+        patience.wait();
     }
   });
 }

@@ -13,12 +13,15 @@
 namespace blockdraft {
 
 template <class... Parameters, class... Arguments>
-void launch(void (*kernel)(Parameters...), int64_t groups, int threads, void* stream, Arguments... arguments) {
+void launch(void (*kernel)(Parameters...), int64_t groups, int threads, void* stream,
+            Arguments... arguments) {
   if (groups == 0) return;
   void* pointers[] = {&arguments...};
-  const hipError_t error = hipLaunchKernel(reinterpret_cast<const void*>(kernel), dim3(groups), dim3(threads), pointers, 0,
-                                           static_cast<hipStream_t>(stream));
-  if (error != hipSuccess) throw std::runtime_error(std::string("blockdraft: launch failed: ") + hipGetErrorString(error));
+  const hipError_t error =
+      hipLaunchKernel(reinterpret_cast<const void*>(kernel), dim3(groups), dim3(threads), pointers,
+                      0, static_cast<hipStream_t>(stream));
+  if (error != hipSuccess)
+    throw std::runtime_error(std::string("blockdraft: launch failed: ") + hipGetErrorString(error));
 }
 
 }  // namespace blockdraft

@@ -1,5 +1,6 @@
-// From a row of logits to the law that a token is drawn from: exclusion, temperature, top-k, top-p, in this order. Vocabularies
-// are cut into blocks of ids; sums over a block are fp32 (see tile/scan.h), everything across blocks is double.
+// From a row of logits to the law that a token is drawn from: exclusion, temperature, top-k, top-p,
+// in this order. Vocabularies are cut into blocks of ids; sums over a block are fp32 (see
+// tile/scan.h), everything across blocks is double.
 #pragma once
 
 #include "tile/scan.h"
@@ -58,7 +59,9 @@ struct Logits {
 
  private:
   template <class At, class Float>
-  static Float blend(Float x, Float y, Float w, Float v) { return At::fma(w, x, v * y); }  // the same bits wherever it is inlined
+  static Float blend(Float x, Float y, Float w, Float v) {
+    return At::fma(w, x, v * y);
+  }  // the same bits wherever it is inlined
 };
 
 // How logits become a law.
@@ -68,7 +71,9 @@ struct Shaping {
   double top_p;        // 1: off
 
   bool truncates() const { return top_k > 0 || top_p < 1; }
-  double scale() const { return most(least(kLog2e / temperature, 1e30), 1e-30); }  // of exponents of 2
+  double scale() const {
+    return most(least(kLog2e / temperature, 1e30), 1e-30);
+  }  // of exponents of 2
 };
 
 enum Status { kFine = 0, kNotNumbers = 1, kEmpty = 2 };
@@ -78,9 +83,9 @@ template <class T>
 struct Law {
   Logits<T> logits;
   double scale, sum;
-  float top, cut;   // kept are logits above the cut,
-  int tie;          // and those at it up to this id
-  int point;        // the id that has all mass, or one of
+  float top, cut;  // kept are logits above the cut,
+  int tie;         // and those at it up to this id
+  int point;       // the id that has all mass, or one of
   int status;
 
   static constexpr int kSpread = -2, kNowhere = -1;  // by weights; no id has any
@@ -92,7 +97,8 @@ struct Law {
   typename At::Float weight(At at) const {
     if constexpr (kPlain) return at.exp2(at.load(logits.row) - at.all(top), scale);
     const auto x = logits.load(at);
-    const auto kept = (x > at.all(cut)) | ((x == at.all(cut)) & (at.template id<T>() <= at.all(tie)));
+    const auto kept =
+        (x > at.all(cut)) | ((x == at.all(cut)) & (at.template id<T>() <= at.all(tie)));
     return at.select(kept, at.exp2(x - at.all(top), scale), at.all(0.0f));
   }
 
@@ -112,7 +118,8 @@ struct Law {
   }
 };
 
-// What a block adds to its row's normaliser: the sum of 2^((x - anchor) * scale). Of a survey the anchor is the greatest logit.
+// What a block adds to its row's normaliser: the sum of 2^((x - anchor) * scale). Of a survey the
+// anchor is the greatest logit.
 struct Partial {
   double sum;
   float anchor;
@@ -127,38 +134,63 @@ BLOCKDRAFT_SCAN Partial survey(const Scan& scan, const Logits<T>& logits, Span s
     peak = at.maximum(peak, x);
     return at.select(x < at.all(__builtin_inff()), at.all(0.0f), at.all(1.0f));
   });
-  return {0, total.peak, total.sum > 0 ? kNotNumbers : total.peak == -__builtin_inff() ? kEmpty : kFine};
+  return {0, total.peak,
+          total.sum > 0                     ? kNotNumbers
+          : total.peak == -__builtin_inff() ? kEmpty
+                                            : kFine};
 }
 
-// The first few ids of a row: the greatest of their logits is where the sums of its blocks begin to count.
-inline Span head(const Vocabulary& vocabulary) { return {0, least(64, vocabulary.size), vocabulary.mask}; }
+// The first few ids of a row: the greatest of their logits is where the sums of its blocks begin to
+// count.
+inline Span head(const Vocabulary& vocabulary) {
+  return {0, least(64, vocabulary.size), vocabulary.mask};
+}
 
-// One pass, with the anchor of the row's head, unless a logit of the block is too far above it. `drawn`: the token is found by these
-// sums, whose terms must be as exact as those of the walk to it; for a token's probability 4e-7 will do.
+// One pass, with the anchor of the row's head, unless a logit of the block is too far above it.
+// `drawn`: the token is found by these sums, whose terms must be as exact as those of the walk to
+// it; for a token's probability 4e-7 will do.
 template <class Scan, class T>
-BLOCKDRAFT_SCAN Partial measure(const Scan& scan, const Logits<T>& logits, double scale, const Partial& head, Span span, bool drawn) {
+BLOCKDRAFT_SCAN Partial measure(const Scan& scan, const Logits<T>& logits, double scale,
+                                const Partial& head, Span span, bool drawn) {
   const float factor = float(scale);
-  // One multiply-add an exponent, and what rounding its constant shifts is put back; but not where that is too much.
+  // One multiply-add an exponent, and what rounding its constant shifts is put back; but not where
+  // that is too much.
   auto anchored = [&](float anchor) {
     const float constant = anchor * factor;
     if (drawn || !(constant < 0x1p24f && constant > -0x1p24f))
-      return scan.sum(span, [&](auto at, auto&) { return at.exp2(logits.load(at) - at.all(anchor), scale); }).sum;
+      return scan
+          .sum(span,
+               [&](auto at, auto&) { return at.exp2(logits.load(at) - at.all(anchor), scale); })
+          .sum;
     const double shift = exp2_double(constant - double(anchor) * factor);
     if (logits.other)
-      return shift * scan.sum(span, [&](auto at, auto&) { return at.exp2(at.fma(logits.load(at), at.all(factor), at.all(-constant))); }).sum;
-    return shift * scan.sum(span, [row = logits.row, factor, constant](auto at, auto&) {
-      return at.exp2(at.fma(at.load(row), at.all(factor), at.all(-constant)));
-    }).sum;
+      return shift *
+             scan.sum(span,
+                      [&](auto at, auto&) {
+                        return at.exp2(at.fma(logits.load(at), at.all(factor), at.all(-constant)));
+                      })
+                 .sum;
+    return shift *
+           scan.sum(span,
+                    [row = logits.row, factor, constant](auto at, auto&) {
+                      return at.exp2(at.fma(at.load(row), at.all(factor), at.all(-constant)));
+                    })
+               .sum;
   };
   if constexpr (Scan::kProducts) {  // no anchor is cheaper still, where the sum allows it
     if (!drawn && !logits.other) {
-      const double sum = scan.sum(span, [row = logits.row, factor](auto at, auto&) { return at.exp2_product(at.load(row), factor); }).sum;
+      const double sum =
+          scan.sum(span, [row = logits.row, factor](
+                             auto at, auto&) { return at.exp2_product(at.load(row), factor); })
+              .sum;
       if (sum > 0x1p-60 && sum < 0x1p100) return {sum, 0, kFine};
     }
   }
   if (head.status == kFine) {
     const double sum = anchored(head.anchor);
-    if (sum < 0x1p100) return {sum, head.anchor, kFine};  // neither NaN, nor so large that a ratio of sums could overflow
+    if (sum < 0x1p100)
+      return {sum, head.anchor,
+              kFine};  // neither NaN, nor so large that a ratio of sums could overflow
   }
   Partial out = survey(scan, logits, span);
   if (out.status == kFine) out.sum = anchored(out.anchor);

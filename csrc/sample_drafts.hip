@@ -1,4 +1,5 @@
-// GPU launcher of sample_drafts: a wave measures a block of the vocabulary, a workgroup finishes a row.
+// GPU launcher of sample_drafts: a wave measures a block of the vocabulary, a workgroup finishes a
+// row.
 #include "hip_launch.h"
 
 #pragma clang force_cuda_host_device begin
@@ -13,26 +14,32 @@ namespace blockdraft {
 constexpr int kSampleThreads = 512;
 
 template <class T>
-BLOCKDRAFT_KERNEL(cdna::kWave, 1) sample_measure_kernel(SampleParams<T> p, int blocks) {
+BLOCKDRAFT_KERNEL(cdna::kWave, 1)
+sample_measure_kernel(SampleParams<T> p, int blocks) {
   p.each_pointer([](auto*& pointer) { pointer = cdna::global(pointer); });
   const int row = __builtin_amdgcn_workgroup_id_x() / blocks;
   double* memory = p.workspace + row * sample_doubles(blocks);
   cdna::Crew<cdna::kWave> crew(memory + 2 * blocks);
-  DraftRow<cdna::Crew<cdna::kWave>, T>(crew, p, row, reinterpret_cast<Partial*>(memory)).measure(__builtin_amdgcn_workgroup_id_x() % blocks);
+  DraftRow<cdna::Crew<cdna::kWave>, T>(crew, p, row, reinterpret_cast<Partial*>(memory))
+      .measure(__builtin_amdgcn_workgroup_id_x() % blocks);
 }
 
 template <class T>
-BLOCKDRAFT_KERNEL(kSampleThreads, 1) sample_finish_kernel(SampleParams<T> p, int blocks) {
+BLOCKDRAFT_KERNEL(kSampleThreads, 1)
+sample_finish_kernel(SampleParams<T> p, int blocks) {
   p.each_pointer([](auto*& pointer) { pointer = cdna::global(pointer); });
   const int row = __builtin_amdgcn_workgroup_id_x();
   double* memory = p.workspace + row * sample_doubles(blocks);
   cdna::Crew<kSampleThreads> crew(memory + 2 * blocks);
-  DraftRow<cdna::Crew<kSampleThreads>, T>(crew, p, row, reinterpret_cast<Partial*>(memory)).finish();
+  DraftRow<cdna::Crew<kSampleThreads>, T>(crew, p, row, reinterpret_cast<Partial*>(memory))
+      .finish();
 }
 
-#define BLOCKDRAFT_INSTANTIATE(T)                                                                      \
-  template BLOCKDRAFT_KERNEL(cdna::kWave, 1) sample_measure_kernel<T>(SampleParams<T>, int);  \
-  template BLOCKDRAFT_KERNEL(kSampleThreads, 1) sample_finish_kernel<T>(SampleParams<T>, int);
+#define BLOCKDRAFT_INSTANTIATE(T)                 \
+  template BLOCKDRAFT_KERNEL(cdna::kWave, 1)      \
+  sample_measure_kernel<T>(SampleParams<T>, int); \
+  template BLOCKDRAFT_KERNEL(kSampleThreads, 1)   \
+  sample_finish_kernel<T>(SampleParams<T>, int);
 BLOCKDRAFT_INSTANTIATE(float)
 BLOCKDRAFT_INSTANTIATE(bf16)
 BLOCKDRAFT_INSTANTIATE(fp16)

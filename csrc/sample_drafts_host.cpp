@@ -8,11 +8,12 @@ namespace blockdraft {
 template <class T>
 void sample_drafts_host(const SampleParams<T>& p, const Parallel& parallel) {
   const Vocabulary vocabulary(p.valid, p.mask_token);
-  with_crews(int64_t(p.batch) * p.drafts, vocabulary, p.threads, parallel, [&](HostCrew& crew, int64_t row) {
-    thread_local std::vector<Partial> partials;
-    partials.resize(vocabulary.blocks);
-    DraftRow<HostCrew, T>(crew, p, row, partials.data()).run();
-  });
+  with_crews(int64_t(p.batch) * p.drafts, vocabulary, p.threads, parallel,
+             [&](HostCrew& crew, int64_t row) {
+               thread_local std::vector<Partial> partials;
+               partials.resize(vocabulary.blocks);
+               DraftRow<HostCrew, T>(crew, p, row, partials.data()).run();
+             });
 }
 
 template void sample_drafts_host(const SampleParams<float>&, const Parallel&);

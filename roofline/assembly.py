@@ -1,4 +1,5 @@
-"""What AMD assembly says of its kernels: registers, LDS, spills, and the instruction mix of the hot loop. Text in, numbers out."""
+"""What AMD assembly says of its kernels: registers, LDS, spills, and the instruction mix of the hot
+loop. Text in, numbers out."""
 
 import ctypes
 import re
@@ -6,35 +7,78 @@ from collections import Counter
 from dataclasses import dataclass
 
 ARCHES = {"gfx942": 64, "gfx950": 160}  # KiB of LDS in a CU
-REGISTERS, GRANULE, MAX_WAVES, SIMDS = 512, 8, 8, 4  # per lane of a SIMD, VGPR and AGPR together; waves of a SIMD; SIMDs of a CU
+# per lane of a SIMD, VGPR and AGPR together; waves of a SIMD; SIMDs of a CU
+REGISTERS, GRANULE, MAX_WAVES, SIMDS = 512, 8, 8, 4
 
-# cycles that one SIMD's matrix unit spends on an instruction (AMD's matrix instruction calculator; f8f6f4: derived)
+# cycles that one SIMD's matrix unit spends on an instruction (AMD's matrix instruction calculator;
+# f8f6f4: derived)
 MFMA_CYCLES = {
-    "gfx942": {"16x16x4 32": 32, "32x32x2 32": 64, "16x16x16 16": 16, "32x32x8 16": 32, "16x16x32 8": 16, "32x32x16 8": 32},
-    "gfx950": {"16x16x4 32": 32, "32x32x2 32": 64, "16x16x16 16": 16, "32x32x8 16": 32, "16x16x32 16": 16, "32x32x16 16": 32,
-               "16x16x32 8": 16, "32x32x16 8": 32, "16x16x128 8": 32, "16x16x128 4": 16, "32x32x64 8": 64, "32x32x64 4": 32},
+    "gfx942": {
+        "16x16x4 32": 32,
+        "32x32x2 32": 64,
+        "16x16x16 16": 16,
+        "32x32x8 16": 32,
+        "16x16x32 8": 16,
+        "32x32x16 8": 32,
+    },
+    "gfx950": {
+        "16x16x4 32": 32,
+        "32x32x2 32": 64,
+        "16x16x16 16": 16,
+        "32x32x8 16": 32,
+        "16x16x32 16": 16,
+        "32x32x16 16": 32,
+        "16x16x32 8": 16,
+        "32x32x16 8": 32,
+        "16x16x128 8": 32,
+        "16x16x128 4": 16,
+        "32x32x64 8": 64,
+        "32x32x64 4": 32,
+    },
 }
-# fp32: what the quoted fp32 rate (163.4 TFLOP/s of MI300X, 157.3 of MI355X: 64 flops a clock and SIMD) leaves for one; the others
-# of gfx950: taken to be gfx942's
+# fp32: what the quoted fp32 rate (163.4 TFLOP/s of MI300X, 157.3 of MI355X: 64 flops a clock and
+# SIMD) leaves for one; the others of gfx950: taken to be gfx942's
 _FP32 = ("16x16x4 32", "32x32x2 32")
-UNCONFIRMED = {"gfx942": _FP32, "gfx950": (*_FP32, "16x16x16 16", "32x32x8 16", "16x16x32 8", "32x32x16 8")}
-ISSUE_CYCLES, EXP_CYCLES = 4, 16  # a wave issues at most one instruction in 4 cycles; v_exp and its like take 16
+UNCONFIRMED = {
+    "gfx942": _FP32,
+    "gfx950": (*_FP32, "16x16x16 16", "32x32x8 16", "16x16x32 8", "32x32x16 8"),
+}
+# a wave issues at most one instruction in 4 cycles; v_exp and its like take 16
+ISSUE_CYCLES, EXP_CYCLES = 4, 16
 CLASSES = ("mfma", "valu", "trans", "salu", "lds", "vmem", "branch", "wait")
-_PREFIX = (("v_mfma", "mfma"), ("v_smfmac", "mfma"), ("v_", "valu"), ("ds_", "lds"), ("global_", "vmem"), ("buffer_", "vmem"),
-           ("flat_", "vmem"), ("scratch_", "vmem"), ("s_cbranch", "branch"), ("s_branch", "branch"), ("s_endpgm", "branch"),
-           ("s_setpc", "branch"), ("s_waitcnt", "wait"), ("s_nop", "wait"), ("s_barrier", "wait"), ("s_sleep", "wait"), ("s_", "salu"))
+_PREFIX = (
+    ("v_mfma", "mfma"),
+    ("v_smfmac", "mfma"),
+    ("v_", "valu"),
+    ("ds_", "lds"),
+    ("global_", "vmem"),
+    ("buffer_", "vmem"),
+    ("flat_", "vmem"),
+    ("scratch_", "vmem"),
+    ("s_cbranch", "branch"),
+    ("s_branch", "branch"),
+    ("s_endpgm", "branch"),
+    ("s_setpc", "branch"),
+    ("s_waitcnt", "wait"),
+    ("s_nop", "wait"),
+    ("s_barrier", "wait"),
+    ("s_sleep", "wait"),
+    ("s_", "salu"),
+)
 _TRANS = re.compile(r"v_(exp|log|rcp|rsq|sqrt|sin|cos)_")
 _WIDE = re.compile(r"(global|buffer|flat)_load_(lds_)?dwordx4\b")
 
 
 @dataclass(frozen=True)
 class KernelReport:
-    """kernel: its name without namespace and parameters; symbol: as linked. vgpr, agpr, sgpr: registers. lds, scratch: bytes.
-    waves_per_simd: occupancy, and what limits it. loop_*: instructions of one iteration of the innermost loop with most MFMAs
-    (most instructions where there is none) by class, each counted once, in branches and loops within it as well; all 0 without
-    a loop. loop_mfma_cycles: the matrix unit's, of one wave, None where a shape's cycles are not known,
-    mfma_cycles_unconfirmed where nobody confirmed them. loop_issue_cycles: what a wave needs to issue them all. bound: the
-    larger of the two over all waves of a SIMD, "issue" or "mfma"; "unknown" without cycles, "none" without a loop."""
+    """kernel: its name without namespace and parameters; symbol: as linked. vgpr, agpr, sgpr:
+    registers. lds, scratch: bytes. waves_per_simd: occupancy, and what limits it. loop_*:
+    instructions of one iteration of the innermost loop with most MFMAs (most instructions where
+    there is none) by class, each counted once, in branches and loops within it as well; all 0
+    without a loop. loop_mfma_cycles: the matrix unit's, of one wave, None where a shape's cycles
+    are not known, mfma_cycles_unconfirmed where nobody confirmed them. loop_issue_cycles: what a
+    wave needs to issue them all. bound: the larger of the two over all waves of a SIMD, "issue" or
+    "mfma"; "unknown" without cycles, "none" without a loop."""
 
     kernel: str
     symbol: str
@@ -67,7 +111,8 @@ class KernelReport:
 
 
 def parse(text: str, arch: str, dynamic_lds_bytes: int = 0) -> list[KernelReport]:
-    """Every kernel of an assembly listing. dynamic_lds_bytes: LDS given at launch, on top of the declared."""
+    """Every kernel of an assembly listing. dynamic_lds_bytes: LDS given at launch, on top of the
+    declared."""
     if arch not in ARCHES:
         raise ValueError(f"arch: expected one of {', '.join(ARCHES)}, got {arch!r}")
     found = [_kernel(entry, text, arch, dynamic_lds_bytes) for entry in _metadata(text)]
@@ -85,10 +130,17 @@ def _metadata(text: str) -> list[dict[str, str]]:
 
 def _kernel(entry: dict[str, str], text: str, arch: str, dynamic_lds: int) -> KernelReport:
     name = entry["name"].strip("'\"")
-    body = re.search(rf"^{re.escape(name)}:.*?\n(.*?)^\s*\.section\s+\.rodata|^{re.escape(name)}:.*?\n(.*?)^\.Lfunc_end", text, re.S | re.M)
+    body = re.search(
+        rf"^{re.escape(name)}:.*?\n(.*?)^\s*\.section\s+\.rodata|^{re.escape(name)}:.*?\n(.*?)^\.Lfunc_end",
+        text,
+        re.S | re.M,
+    )
     lines = _instructions(next(filter(None, body.groups())) if body else "")
     total, agpr = int(entry["vgpr_count"]), int(entry.get("agpr_count", 0))
-    lds, threads = int(entry["group_segment_fixed_size"]) + dynamic_lds, int(entry["max_flat_workgroup_size"])
+    lds, threads = (
+        int(entry["group_segment_fixed_size"]) + dynamic_lds,
+        int(entry["max_flat_workgroup_size"]),
+    )
     waves, limit = occupancy(total, lds, threads, arch)
     loop = hot_loop(lines)
     mix = Counter(map(classify, loop))
@@ -98,16 +150,41 @@ def _kernel(entry: dict[str, str], text: str, arch: str, dynamic_lds: int) -> Ke
     doubtful = any(_shape(op) in UNCONFIRMED[arch] for op in mfma)
     issue = ISSUE_CYCLES * len(loop)
     vector = ISSUE_CYCLES * mix["valu"] + EXP_CYCLES * mix["trans"]
-    bound = "unknown" if matrix is None else "mfma" if matrix and matrix * waves >= max(issue, vector * waves) else "issue"
+    bound = (
+        "unknown"
+        if matrix is None
+        else "mfma"
+        if matrix and matrix * waves >= max(issue, vector * waves)
+        else "issue"
+    )
     return KernelReport(
-        short_name(name), name, arch, total - agpr, agpr, int(entry["sgpr_count"]), lds, int(entry["private_segment_fixed_size"]),
-        int(entry["vgpr_spill_count"]), int(entry["sgpr_spill_count"]), threads, waves, limit, len(loop),
-        *(mix[c] for c in CLASSES), sum(bool(_WIDE.match(op)) for op in loop), len(loop) / len(mfma) if mfma else None, matrix,
-        doubtful, issue, bound if loop else "none")
+        short_name(name),
+        name,
+        arch,
+        total - agpr,
+        agpr,
+        int(entry["sgpr_count"]),
+        lds,
+        int(entry["private_segment_fixed_size"]),
+        int(entry["vgpr_spill_count"]),
+        int(entry["sgpr_spill_count"]),
+        threads,
+        waves,
+        limit,
+        len(loop),
+        *(mix[c] for c in CLASSES),
+        sum(bool(_WIDE.match(op)) for op in loop),
+        len(loop) / len(mfma) if mfma else None,
+        matrix,
+        doubtful,
+        issue,
+        bound if loop else "none",
+    )
 
 
 def short_name(symbol: str) -> str:
-    """A C++ symbol as written, without return type, namespace and parameters; the symbol itself where nothing can read it."""
+    """A C++ symbol as written, without return type, namespace and parameters; the symbol itself
+    where nothing can read it."""
     if not symbol.startswith("_Z"):
         return symbol
     try:
@@ -121,7 +198,8 @@ def short_name(symbol: str) -> str:
 
 
 def occupancy(registers: int, lds_bytes: int, threads: int, arch: str) -> tuple[int, str]:
-    """Waves on a SIMD, and what limits them: registers (of the unified file), LDS, or the hardware's 8 waves."""
+    """Waves on a SIMD, and what limits them: registers (of the unified file), LDS, or the
+    hardware's 8 waves."""
     wave_count = -(-threads // 64)
     by_registers = REGISTERS // max(-(-registers // GRANULE) * GRANULE, GRANULE)
     groups = ARCHES[arch] * 1024 // lds_bytes if lds_bytes else MAX_WAVES * SIMDS
@@ -142,11 +220,21 @@ def mfma_cycles(instruction: str, arch: str) -> int | None:
 
 
 def _shape(instruction: str) -> str | None:
-    """"32x32x8 16": rows, columns, depth and bits of the operands."""
-    found = re.match(r"v_mfma_(?:scale_)?f32_(\d+x\d+x\d+)_?(f32|bf16|f16|fp8|bf8|f8f6f4)", instruction)
+    """ "32x32x8 16": rows, columns, depth and bits of the operands."""
+    found = re.match(
+        r"v_mfma_(?:scale_)?f32_(\d+x\d+x\d+)_?(f32|bf16|f16|fp8|bf8|f8f6f4)", instruction
+    )
     if not found:
         return None
-    bits = 32 if found[2] == "f32" else 16 if found[2] in ("bf16", "f16") else 4 if re.search(r"cbsz:4\b", instruction) else 8
+    bits = (
+        32
+        if found[2] == "f32"
+        else 16
+        if found[2] in ("bf16", "f16")
+        else 4
+        if re.search(r"cbsz:4\b", instruction)
+        else 8
+    )
     return f"{found[1]} {bits}"
 
 
@@ -157,7 +245,8 @@ def _instructions(body: str) -> list[str]:
 
 
 def hot_loop(lines: list[str]) -> list[str]:
-    """Instructions of the innermost loop with most MFMAs; of the innermost with most instructions where there is no MFMA."""
+    """Instructions of the innermost loop with most MFMAs; of the innermost with most instructions
+    where there is no MFMA."""
     blocks, edges = _blocks(lines)
     loops = _loops(edges)
 
@@ -203,7 +292,9 @@ def _loops(edges: list[set[int]]) -> list[set[int]]:
     while changed:
         changed = False
         for j in range(1, len(edges)):
-            new = {j} | (set.intersection(*(dominators[i] for i in before[j])) if before[j] else set())
+            new = {j} | (
+                set.intersection(*(dominators[i] for i in before[j])) if before[j] else set()
+            )
             changed |= new != dominators[j]
             dominators[j] = new
     loops = {}

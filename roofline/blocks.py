@@ -1,20 +1,22 @@
-"""How many draft blocks ride along for free: decode attention over a long prefix, and the whole pass."""
+"""How many draft blocks ride along for free: decode attention over a long prefix, and the whole
+pass."""
 
 from dataclasses import dataclass, replace
 from math import floor
 
-from blockdraft.models.config import ZayaConfig
+from ..models.config import ZayaConfig
 
 from .devices import ITEMSIZE_BYTES, Ceilings, Device, ceilings
 from .step import Workload, pass_seconds, spread
 
-PUBLISHED = {"MI300X": 3, "MI355X": 5}  # Zyphra: "~3 block sized proposals on MI300X in bf16, ~5 on MI355X"
+# Zyphra: "~3 block sized proposals on MI300X in bf16, ~5 on MI355X"
+PUBLISHED = {"MI300X": 3, "MI355X": 5}
 
 
 @dataclass(frozen=True)
 class Reading:
-    """One way of reading "blocks a device affords": the basis (a key of devices.BASES) of rates for products in `dtype`, the rows
-    of a block, and the dtype of the cached K and V."""
+    """One way of reading "blocks a device affords": the basis (a key of devices.BASES) of rates for
+    products in `dtype`, the rows of a block, and the dtype of the cached K and V."""
 
     name: str
     basis: str
@@ -38,8 +40,9 @@ READINGS = (
 
 @dataclass(frozen=True)
 class Blocks:
-    """t blocks in a pass (verify block and proposals) before products take longer than reading the prefix; proposals = t - 1.
-    unavailable: why there is no figure. unconfirmed: figures behind it that nobody confirmed."""
+    """t blocks in a pass (verify block and proposals) before products take longer than reading the
+    prefix; proposals = t - 1. unavailable: why there is no figure. unconfirmed: figures behind it
+    that nobody confirmed."""
 
     device: str
     reading: Reading
@@ -53,8 +56,8 @@ class Blocks:
 
 
 def intensity_flops_per_byte(group: int, query_rows: float, kv_itemsize: float = 2.0) -> float:
-    """Of attention over a long prefix: each cached key and value (4 flops for a row and query head) is read once for
-    `query_rows` rows of the `group` query heads that share a KV head."""
+    """Of attention over a long prefix: each cached key and value (4 flops for a row and query head)
+    is read once for `query_rows` rows of the `group` query heads that share a KV head."""
     return 2 * group * query_rows / kv_itemsize
 
 
@@ -67,12 +70,19 @@ def blocks(device: Device, model: ZayaConfig, reading: Reading) -> Blocks:
         rates = ceilings(device, reading.dtype, reading.basis)
     except ValueError as error:
         return Blocks(device.name, reading, None, str(error))
-    row = intensity_flops_per_byte(group_size(model), reading.block_rows, ITEMSIZE_BYTES[reading.kv_dtype])
-    return Blocks(device.name, reading, rates.ridge_flops_per_byte / row, unconfirmed=rates.doubtful)
+    row = intensity_flops_per_byte(
+        group_size(model), reading.block_rows, ITEMSIZE_BYTES[reading.kv_dtype]
+    )
+    return Blocks(
+        device.name, reading, rates.ridge_flops_per_byte / row, unconfirmed=rates.doubtful
+    )
 
 
-def published_share(devices: dict[str, Device], model: ZayaConfig, block_rows: int = 16) -> tuple[float, float]:
-    """Shares of the peak bandwidth, (lowest, highest], with which peak FLOP/s and whole proposals give Zyphra's numbers."""
+def published_share(
+    devices: dict[str, Device], model: ZayaConfig, block_rows: int = 16
+) -> tuple[float, float]:
+    """Shares of the peak bandwidth, (lowest, highest], with which peak FLOP/s and whole proposals
+    give Zyphra's numbers."""
     low, high = 0.0, 1.0
     for name, count in PUBLISHED.items():
         peak = ceilings(devices[name], "bf16", "peak")
@@ -82,11 +92,17 @@ def published_share(devices: dict[str, Device], model: ZayaConfig, block_rows: i
 
 
 def verdict(devices: dict[str, Device], model: ZayaConfig) -> list[str]:
-    """Which reading yields the published numbers, in sentences; none for a model with other groups than ZAYA1-8B's 4."""
+    """Which reading yields the published numbers, in sentences; none for a model with other groups
+    than ZAYA1-8B's 4."""
     if group_size(model) != 4:
         return []
-    found = {reading.name: tuple(floor(b.proposals) if b.t else None for b in
-                                 (blocks(devices[name], model, reading) for name in PUBLISHED)) for reading in READINGS}
+    found = {
+        reading.name: tuple(
+            floor(b.proposals) if b.t else None
+            for b in (blocks(devices[name], model, reading) for name in PUBLISHED)
+        )
+        for reading in READINGS
+    }
     want = tuple(PUBLISHED.values())
     fit = [name for name, counts in found.items() if counts == want]
     low, high = published_share(devices, model)
@@ -100,10 +116,12 @@ def verdict(devices: dict[str, Device], model: ZayaConfig) -> list[str]:
 
 
 def affordable(w: Workload, rates: Ceilings, slack: float = 0.25, launch_us: float = 0.0) -> float:
-    """The P whose whole pass takes 1 + slack times the pass that only verifies, between whole P by linear interpolation, at
-    most V; branches spread evenly."""
+    """The P whose whole pass takes 1 + slack times the pass that only verifies, between whole P by
+    linear interpolation, at most V; branches spread evenly."""
     if not 0 <= slack <= 100:
-        raise ValueError(f"slack: expected 0 .. 100 (a share of the pass that only verifies), got {slack!r}")
+        raise ValueError(
+            f"slack: expected 0 .. 100 (a share of the pass that only verifies), got {slack!r}"
+        )
     last = pass_seconds(replace(w, branches=()), rates, launch_us)
     limit = (1 + slack) * last
     for count in range(1, w.verify_rows + 1):
@@ -125,14 +143,20 @@ class Kind:
 
 
 def kinds(model: ZayaConfig, rope_elements: int = 64) -> list[Kind]:
-    """Kinds with the same cache per token as the model's CCGQA. The others have the query heads of an uncompressed model of
-    this width (hidden / head dim), but MHA, whose heads each need their own K and V; MLA is the absorbed form, whose cache is
-    one latent and `rope_elements` shared by all heads."""
+    """Kinds with the same cache per token as the model's CCGQA. The others have the query heads of
+    an uncompressed model of this width (hidden / head dim), but MHA, whose heads each need their
+    own K and V; MLA is the absorbed form, whose cache is one latent and `rope_elements` shared by
+    all heads."""
     heads, dim, kv = model.hidden_size // model.head_dim, model.head_dim, model.num_key_value_heads
     cached = 2 * kv * dim
     latent = cached - rope_elements
     if latent <= 0:
-        raise ValueError(f"model: expected more than {rope_elements} cached elements a token, got {cached}")
-    return [Kind("MHA", kv, 4.0 * kv * dim, cached), Kind("GQA", heads, 4.0 * heads * dim, cached),
-            Kind("MLA (absorbed)", heads, 2.0 * heads * (2 * latent + rope_elements), cached),
-            Kind("CCGQA", model.num_attention_heads, 4.0 * model.num_attention_heads * dim, cached)]
+        raise ValueError(
+            f"model: expected more than {rope_elements} cached elements a token, got {cached}"
+        )
+    return [
+        Kind("MHA", kv, 4.0 * kv * dim, cached),
+        Kind("GQA", heads, 4.0 * heads * dim, cached),
+        Kind("MLA (absorbed)", heads, 2.0 * heads * (2 * latent + rope_elements), cached),
+        Kind("CCGQA", model.num_attention_heads, 4.0 * model.num_attention_heads * dim, cached),
+    ]

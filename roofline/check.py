@@ -1,4 +1,5 @@
-"""The model against this CPU: one efficiency an op, fitted on some shapes, predicts the time of others."""
+"""The model against this CPU: one efficiency an op, fitted on some shapes, predicts the time of
+others."""
 
 import math
 from collections.abc import Callable
@@ -6,33 +7,95 @@ from dataclasses import dataclass
 
 # bench module: (op, shapes to fit the efficiency on, shapes held out)
 SHAPES = {
-    "attention": ("block_attention",
-                  [dict(B=1, L=2048, P=3), dict(B=1, L=8192, P=1), dict(B=4, L=1024, P=2), dict(B=2, L=4096, P=4),
-                   dict(B=2, L=3072, P=0)],
-                  [dict(B=1, L=1024, P=3), dict(B=1, L=3072, P=1), dict(B=1, L=4096, P=3), dict(B=1, L=6144, P=2), dict(B=1, L=8192, P=3),
-                   dict(B=2, L=1024, P=5), dict(B=2, L=2048, P=2), dict(B=2, L=8192, P=1), dict(B=4, L=2048, P=3), dict(B=8, L=1024, P=1),
-                   dict(B=1, L=4096, P=0), dict(B=4, L=2048, P=0), dict(B=1, L=2048, P=8)]),
-    "cca": ("cca_qkv", [dict(B=1, rows=64), dict(B=4, rows=64), dict(B=8, rows=136), dict(B=1, rows=272)],
-            [dict(B=2, rows=64), dict(B=8, rows=64), dict(B=16, rows=64), dict(B=1, rows=136), dict(B=2, rows=136), dict(B=4, rows=136),
-             dict(B=2, rows=272), dict(B=4, rows=272)]),
-    "moe": ("fused_moe", [dict(T=16), dict(T=64), dict(T=272)],
-            [dict(T=8), dict(T=24), dict(T=32), dict(T=48), dict(T=96), dict(T=136), dict(T=192), dict(T=384)]),
+    "attention": (
+        "block_attention",
+        [
+            dict(B=1, L=2048, P=3),
+            dict(B=1, L=8192, P=1),
+            dict(B=4, L=1024, P=2),
+            dict(B=2, L=4096, P=4),
+            dict(B=2, L=3072, P=0),
+        ],
+        [
+            dict(B=1, L=1024, P=3),
+            dict(B=1, L=3072, P=1),
+            dict(B=1, L=4096, P=3),
+            dict(B=1, L=6144, P=2),
+            dict(B=1, L=8192, P=3),
+            dict(B=2, L=1024, P=5),
+            dict(B=2, L=2048, P=2),
+            dict(B=2, L=8192, P=1),
+            dict(B=4, L=2048, P=3),
+            dict(B=8, L=1024, P=1),
+            dict(B=1, L=4096, P=0),
+            dict(B=4, L=2048, P=0),
+            dict(B=1, L=2048, P=8),
+        ],
+    ),
+    "cca": (
+        "cca_qkv",
+        [dict(B=1, rows=64), dict(B=4, rows=64), dict(B=8, rows=136), dict(B=1, rows=272)],
+        [
+            dict(B=2, rows=64),
+            dict(B=8, rows=64),
+            dict(B=16, rows=64),
+            dict(B=1, rows=136),
+            dict(B=2, rows=136),
+            dict(B=4, rows=136),
+            dict(B=2, rows=272),
+            dict(B=4, rows=272),
+        ],
+    ),
+    "moe": (
+        "fused_moe",
+        [dict(T=16), dict(T=64), dict(T=272)],
+        [
+            dict(T=8),
+            dict(T=24),
+            dict(T=32),
+            dict(T=48),
+            dict(T=96),
+            dict(T=136),
+            dict(T=192),
+            dict(T=384),
+        ],
+    ),
     # not the smallest: the fixed cost of a call, which the model lacks, is a fifth of 0.3 ms
-    "accept": ("accept_drafts", [dict(B=b, mode="token", accepted=a) for b, a in ((1, 8), (2, 4), (4, 12))],
-               [dict(B=b, mode="token", accepted=a) for b, a in ((1, 4), (1, 12), (2, 2), (2, 8), (2, 12), (4, 2), (4, 4), (4, 8))]),
-    "sample": ("sample_drafts", [dict(B=b, K=k) for b, k in ((1, 8), (2, 8), (4, 16))],
-               [dict(B=b, K=k) for b, k in ((1, 4), (1, 12), (1, 16), (2, 4), (2, 12), (2, 16), (4, 4), (4, 8))]),
-    # large batches only: a smaller state, of 16 bits too, stays in the last-level cache, where memory is no limit
-    "commit": ("commit", [dict(B=b) for b in (64, 96, 128)], [dict(B=b) for b in (72, 80, 88, 104, 112, 120, 136, 144)]),
+    "accept": (
+        "accept_drafts",
+        [dict(B=b, mode="token", accepted=a) for b, a in ((1, 8), (2, 4), (4, 12))],
+        [
+            dict(B=b, mode="token", accepted=a)
+            for b, a in ((1, 4), (1, 12), (2, 2), (2, 8), (2, 12), (4, 2), (4, 4), (4, 8))
+        ],
+    ),
+    "sample": (
+        "sample_drafts",
+        [dict(B=b, K=k) for b, k in ((1, 8), (2, 8), (4, 16))],
+        [
+            dict(B=b, K=k)
+            for b, k in ((1, 4), (1, 12), (1, 16), (2, 4), (2, 12), (2, 16), (4, 4), (4, 8))
+        ],
+    ),
+    # large batches only: a smaller state, of 16 bits too, stays in the last-level cache, where
+    # memory is no limit
+    "commit": (
+        "commit",
+        [dict(B=b) for b in (64, 96, 128)],
+        [dict(B=b) for b in (72, 80, 88, 104, 112, 120, 136, 144)],
+    ),
 }
 
-ROUNDS = 2  # times that a shape is measured, far apart: what disturbs the machine for a second or two spoils one of them
+# times that a shape is measured, far apart: what disturbs the machine for a second or two spoils
+# one of them
+ROUNDS = 2
 
 
 @dataclass(frozen=True)
 class Checked:
-    """One shape: the limit by this machine's ceilings, the time of the fastest sample (the ceilings are the best of a few tries
-    as well, so that other work on the machine blurs neither) and, for the op, the efficiency that was fitted."""
+    """One shape: the limit by this machine's ceilings, the time of the fastest sample (the ceilings
+    are the best of a few tries as well, so that other work on the machine blurs neither) and, for
+    the op, the efficiency that was fitted."""
 
     op: str
     case: str
@@ -57,9 +120,9 @@ def fit(pairs: list[tuple[float, float]]) -> float:
 
 def available(backend: str = "cpp") -> list[str]:
     """Bench modules whose op has this backend, built."""
-    from blockdraft import ops  # noqa: F401  (registers)
-    from blockdraft.ops import _native
-    from blockdraft.registry import OPS
+    from .. import ops  # noqa: F401  (registers)
+    from ..ops import _native
+    from ..registry import OPS
 
     if backend == "cpp" and _native.MISSING:
         return []
@@ -71,12 +134,19 @@ def shape_count(modules: list[str]) -> int:
     return ROUNDS * sum(len(fitted) + len(held) for _, fitted, held in map(SHAPES.get, modules))
 
 
-def run(modules: list[str], dtype: str, threads: int, seconds: float, backend: str = "cpp",
-        on_shape: Callable[[str], None] = lambda label: None) -> list[Checked]:
-    """Times every shape with the benchmark's own inputs, check and clock, in rounds over the shapes of an op."""
+def run(
+    modules: list[str],
+    dtype: str,
+    threads: int,
+    seconds: float,
+    backend: str = "cpp",
+    on_shape: Callable[[str], None] = lambda label: None,
+) -> list[Checked]:
+    """Times every shape with the benchmark's own inputs, check and clock, in rounds over the shapes
+    of an op."""
     import torch
 
-    from blockdraft.bench import limits
+    from ..bench import limits
 
     torch.set_num_threads(threads)
     ceilings, found = limits.of_cpu(threads), []
@@ -90,14 +160,19 @@ def run(modules: list[str], dtype: str, threads: int, seconds: float, backend: s
                 limit, ms = _measure(module, case, dtype, backend, seconds / ROUNDS, ceilings)
                 rows[label] = limit, min(ms, rows.get(label, (limit, ms))[1])
             efficiency = fit(list(rows.values())[: len(fitted)])
-            found += [Checked(op, label, i >= len(fitted), limit, ms, efficiency) for i, (label, (limit, ms)) in enumerate(rows.items())]
+            found += [
+                Checked(op, label, i >= len(fitted), limit, ms, efficiency)
+                for i, (label, (limit, ms)) in enumerate(rows.items())
+            ]
     return found
 
 
-def _measure(module: str, case: dict, dtype: str, backend: str, seconds: float, ceilings) -> tuple[float, float]:
+def _measure(
+    module: str, case: dict, dtype: str, backend: str, seconds: float, ceilings
+) -> tuple[float, float]:
     from importlib import import_module
 
-    from blockdraft.bench.timing import interleaved
+    from ..bench.timing import interleaved
 
     row = import_module(f"blockdraft.bench.{module}").build(case, dtype, "cpu")
     call = next(i for i in row.implementations if i.name == backend).prepare()

@@ -2,13 +2,20 @@
 
 from pathlib import Path
 
-from blockdraft.models.config import ZayaConfig
+from ..models.config import ZayaConfig
 
 MODELS = {
     "ZAYA1-8B": ZayaConfig(),
     # router_hidden_size is not published apart from the weights: 8B's is assumed
-    "ZAYA1-74B": ZayaConfig(hidden_size=4096, num_hidden_layers=60, num_attention_heads=16, num_experts=24,
-                            moe_intermediate_size=4096, sliding_window=4097, layer_types=("hybrid", "hybrid_sliding") * 30),
+    "ZAYA1-74B": ZayaConfig(
+        hidden_size=4096,
+        num_hidden_layers=60,
+        num_attention_heads=16,
+        num_experts=24,
+        moe_intermediate_size=4096,
+        sliding_window=4097,
+        layer_types=("hybrid", "hybrid_sliding") * 30,
+    ),
 }
 UNCONFIRMED = {"ZAYA1-74B": "router_hidden_size = 256"}
 
@@ -23,7 +30,9 @@ def find(name: str) -> ZayaConfig:
         return ZayaConfig.load(path.parent)
     if path.is_dir():
         return ZayaConfig.load(path)
-    raise ValueError(f"model: expected one of {', '.join(MODELS)}, or a folder with a ZAYA config.json, got {name!r}")
+    raise ValueError(
+        f"model: expected one of {', '.join(MODELS)}, or a folder with a ZAYA config.json, got {name!r}"
+    )
 
 
 def title(name: str) -> str:
@@ -37,7 +46,10 @@ def weight_count(config: ZayaConfig) -> int:
     from .costs import active_weights
 
     idle = config.num_experts - 1
-    return active_weights(config) + config.num_hidden_layers * idle * 3 * config.hidden_size * config.moe_intermediate_size
+    return (
+        active_weights(config)
+        + config.num_hidden_layers * idle * 3 * config.hidden_size * config.moe_intermediate_size
+    )
 
 
 def kv_bytes_per_token(config: ZayaConfig, itemsize: float) -> float:

@@ -14,8 +14,9 @@ import click
 
 
 def output_options(function):
-    """--json and --csv. The command returns (rows, show) or (rows, show, exit status): flat dicts, and a function that prints
-    them for people."""
+    """--json and --csv. The command returns (rows, show) or (rows, show, exit status): flat dicts,
+    and a function that prints them for people."""
+
     @click.option("--json", "as_json", is_flag=True, help="Print the rows as JSON.")
     @click.option("--csv", "as_csv", is_flag=True, help="Print the rows as CSV.")
     @functools.wraps(function)
@@ -33,6 +34,7 @@ def output_options(function):
         else:
             show()
         sys.exit(*status)
+
     return command
 
 
@@ -42,30 +44,55 @@ def to_csv(rows: list[dict]) -> str:
     writer = csv.DictWriter(text, fields, lineterminator="\n")
     writer.writeheader()
     for row in rows:
-        writer.writerow({key: " ".join(map(str, value)) if isinstance(value, (list, tuple)) else value for key, value in row.items()})
+        writer.writerow(
+            {
+                key: " ".join(map(str, value)) if isinstance(value, (list, tuple)) else value
+                for key, value in row.items()
+            }
+        )
     return text.getvalue()
 
 
-def table(title: str, columns: Iterable[str], lines: Iterable[Iterable], notes: Iterable[str] = (), keys: int = 1) -> None:
-    """Print a title, a table and notes; columns after the first are right-aligned unless they end with a space. What is too
-    wide for the terminal is printed in parts, each with the first `keys` columns."""
+def table(
+    title: str,
+    columns: Iterable[str],
+    lines: Iterable[Iterable],
+    notes: Iterable[str] = (),
+    keys: int = 1,
+) -> None:
+    """Print a title, a table and notes; columns after the first are right-aligned unless they end
+    with a space. What is too wide for the terminal is printed in parts, each with the first `keys`
+    columns."""
     from rich.console import Console
     from rich.table import Table
 
     console = Console(highlight=False)
     if not console.is_terminal:
         console = Console(highlight=False, width=180)  # a file or a pipe has no width to fit
-    names, cells = list(columns), [["" if cell is None else str(cell) for cell in line] for line in lines]
-    heads, widths = [name.rstrip() for name in names], [max(map(len, column)) for column in zip(*cells)]
+    names, cells = (
+        list(columns),
+        [["" if cell is None else str(cell) for cell in line] for line in lines],
+    )
+    heads, widths = (
+        [name.rstrip() for name in names],
+        [max(map(len, column)) for column in zip(*cells)],
+    )
     if sum(map(max, widths, map(len, heads))) + _GAP * len(names) - _GAP > console.width:
-        heads = ["\n".join(textwrap.wrap(head, max(width, *map(len, head.split())))) for head, width in zip(heads, widths)]
+        heads = [
+            "\n".join(textwrap.wrap(head, max(width, *map(len, head.split()))))
+            for head, width in zip(heads, widths)
+        ]
     widths = [max(width, *map(len, head.split("\n"))) for head, width in zip(heads, widths)]
     console.print(f"[bold]{title}[/bold]", soft_wrap=not console.is_terminal)
     for n, part in enumerate(_parts([min(width, _TEXT) for width in widths], console.width, keys)):
         grid = Table(box=None, pad_edge=False, header_style="dim")
         for i in part:
-            grid.add_column(heads[i], justify="right" if i and not names[i].endswith(" ") else "left", overflow="fold",
-                            no_wrap=widths[i] <= _TEXT)
+            grid.add_column(
+                heads[i],
+                justify="right" if i and not names[i].endswith(" ") else "left",
+                overflow="fold",
+                no_wrap=widths[i] <= _TEXT,
+            )
         for line in cells:
             grid.add_row(*(line[i] for i in part))
         if n:
@@ -75,7 +102,8 @@ def table(title: str, columns: Iterable[str], lines: Iterable[Iterable], notes: 
         console.print(note, markup=False, soft_wrap=not console.is_terminal)
 
 
-_GAP, _TEXT = 2, 40  # blanks between columns; a wider column is text, which may be broken into lines
+# blanks between columns; a wider column is text, which may be broken into lines
+_GAP, _TEXT = 2, 40
 
 
 def _parts(widths: list[int], room: int, keys: int) -> list[list[int]]:
@@ -91,19 +119,28 @@ def _parts(widths: list[int], room: int, keys: int) -> list[list[int]]:
 
 @contextmanager
 def progress(total: int) -> Iterator[Callable[[str], None]]:
-    """A bar on stderr, where that is a terminal. Call what is given with the name of each of `total` steps as it begins."""
+    """A bar on stderr, where that is a terminal. Call what is given with the name of each of
+    `total` steps as it begins."""
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
     console = Console(stderr=True)
-    columns = (TextColumn("{task.description}"), BarColumn(24), MofNCompleteColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(24),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+    )
+    with Progress(
+        *columns, console=console, transient=True, disable=not console.is_terminal
+    ) as bar:
         task, begun = bar.add_task("", total=total), 0
 
         def begin(label: str) -> None:
             nonlocal begun
             bar.update(task, completed=begun, description=f"{label[:32]:<32}")
             begun += 1
+
         yield begin
 
 
@@ -129,4 +166,6 @@ def numbers(context, parameter, value: str | None) -> tuple[float, ...] | None:
             raise ValueError("not finite")
         return found
     except (OSError, ValueError) as error:
-        raise click.BadParameter(f"expected numbers separated by commas, or @FILE with them, got {value!r} ({error})") from error
+        raise click.BadParameter(
+            f"expected numbers separated by commas, or @FILE with them, got {value!r} ({error})"
+        ) from error

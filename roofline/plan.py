@@ -1,8 +1,9 @@
 """Which branches to spend P proposals on in the steady state, and which P pays.
 
-The state between passes is the shift s at which the drafts under test were taken: D = clamp(M-1-s, 0, K) of them, so that a
-branch far below the accepted length shortens the next draft. A pass that accepts a of them uses the largest live branch
-c <= a+1 (a fixed branch c is live as min(c, D+1)); the next shift is a+1-c, and without such a branch nothing is drafted.
+The state between passes is the shift s at which the drafts under test were taken: D = clamp(M-1-s,
+0, K) of them, so that a branch far below the accepted length shortens the next draft. A pass that
+accepts a of them uses the largest live branch c <= a+1 (a fixed branch c is live as min(c, D+1));
+the next shift is a+1-c, and without such a branch nothing is drafted.
 """
 
 from collections.abc import Iterable
@@ -15,14 +16,18 @@ from .acceptance import Acceptance
 from .devices import Ceilings
 from .step import Workload, pass_seconds
 
-EXHAUSTIVE = 200_000  # sets of branches that are tried one by one; beyond, a search that is not proven best
-RESTART = 1e-10  # chance of returning to the start, which makes the chain's law unique; it moves the result by as little
+# sets of branches that are tried one by one; beyond, a search that is not proven best
+EXHAUSTIVE = 200_000
+# chance of returning to the start, which makes the chain's law unique; it moves the result by as
+# little
+RESTART = 1e-10
 
 
 @dataclass(frozen=True)
 class Steady:
-    """The steady state of one set of branches. tokens_per_pass: commits, the bonus or residual token included.
-    shift_share[s]: share of passes whose drafts came from shift s; mean_drafts: drafts under test."""
+    """The steady state of one set of branches. tokens_per_pass: commits, the bonus or residual
+    token included. shift_share[s]: share of passes whose drafts came from shift s; mean_drafts:
+    drafts under test."""
 
     branches: tuple[int, ...]
     tokens_per_pass: float
@@ -83,9 +88,12 @@ def _solve(acceptance: Acceptance, sets: list[tuple[int, ...]]):
 
 
 @lru_cache(maxsize=256)
-def best_branches(acceptance: Acceptance, proposals: int, exhaustive: int = EXHAUSTIVE) -> tuple[Steady, bool]:
-    """The best set of `proposals` branches for every pass, and whether that is certain: all sets are tried where there are
-    at most `exhaustive`, otherwise branches are added one by one and then exchanged until no exchange helps."""
+def best_branches(
+    acceptance: Acceptance, proposals: int, exhaustive: int = EXHAUSTIVE
+) -> tuple[Steady, bool]:
+    """The best set of `proposals` branches for every pass, and whether that is certain: all sets
+    are tried where there are at most `exhaustive`, otherwise branches are added one by one and then
+    exchanged until no exchange helps."""
     V = len(acceptance.drafts) + 1
     if not 0 <= proposals <= V:
         raise ValueError(f"proposals: expected 0 .. {V} (one for each branch), got {proposals!r}")
@@ -93,11 +101,17 @@ def best_branches(acceptance: Acceptance, proposals: int, exhaustive: int = EXHA
         return _best(acceptance, combinations(range(1, V + 1), proposals)), True
     found = steady_state(acceptance, ())
     for _ in range(proposals):
-        grown = [tuple(sorted({*found.branches, c})) for c in range(1, V + 1) if c not in found.branches]
+        grown = [
+            tuple(sorted({*found.branches, c})) for c in range(1, V + 1) if c not in found.branches
+        ]
         found = _best(acceptance, grown)
     while True:
-        swaps = [tuple(sorted({*found.branches, new} - {old})) for old in found.branches
-                 for new in range(1, V + 1) if new not in found.branches]
+        swaps = [
+            tuple(sorted({*found.branches, new} - {old}))
+            for old in found.branches
+            for new in range(1, V + 1)
+            if new not in found.branches
+        ]
         better = _best(acceptance, swaps) if swaps else found
         if better.tokens_per_pass <= found.tokens_per_pass * (1 + 1e-12):
             return found, False
@@ -118,16 +132,23 @@ def _best(acceptance: Acceptance, sets: Iterable[tuple[int, ...]], chunk: int = 
 
 
 def candidates(acceptance: Acceptance, proposals: Iterable[int]) -> list[tuple[Steady, bool]]:
-    """The best branches for each P, as `best_branches` gives them; P = 0 is autoregressive decoding."""
-    return [best_branches(acceptance, count) if count else (AUTOREGRESSIVE, True) for count in proposals]
+    """The best branches for each P, as `best_branches` gives them; P = 0 is autoregressive
+    decoding."""
+    return [
+        best_branches(acceptance, count) if count else (AUTOREGRESSIVE, True) for count in proposals
+    ]
 
 
-def plan(w: Workload, choices: Iterable[tuple[Steady, bool]], ceilings: Ceilings, launch_us: float = 0.0) -> list[Option]:
-    """The time of a pass and tokens per second of the whole batch for each of the `candidates`. `w` gives everything but the
-    branches and the mean acceptance."""
+def plan(
+    w: Workload, choices: Iterable[tuple[Steady, bool]], ceilings: Ceilings, launch_us: float = 0.0
+) -> list[Option]:
+    """The time of a pass and tokens per second of the whole batch for each of the `candidates`. `w`
+    gives everything but the branches and the mean acceptance."""
     options = []
     for steady, exact in choices:
         drafting = replace(w, branches=steady.branches, accepted=steady.tokens_per_pass - 1)
-        seconds = pass_seconds(drafting if steady.branches else w.autoregressive(), ceilings, launch_us)
+        seconds = pass_seconds(
+            drafting if steady.branches else w.autoregressive(), ceilings, launch_us
+        )
         options.append(Option(steady, exact, seconds, w.batch * steady.tokens_per_pass / seconds))
     return options

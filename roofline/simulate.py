@@ -1,10 +1,14 @@
-"""The decode process drawn at random: a check of `plan` that shares nothing with its arithmetic but the acceptance."""
+"""The decode process drawn at random: a check of `plan` that shares nothing with its arithmetic but
+the acceptance."""
 
 from .acceptance import Acceptance
 
 
-def tokens_per_pass(acceptance: Acceptance, branches: tuple[int, ...], passes: int = 1_000_000, seed: int = 0) -> float:
-    """Mean commits of about `passes` passes, over up to 1000 requests side by side after 50 passes to settle."""
+def tokens_per_pass(
+    acceptance: Acceptance, branches: tuple[int, ...], passes: int = 1_000_000, seed: int = 0
+) -> float:
+    """Mean commits of about `passes` passes, over up to 1000 requests side by side after 50 passes
+    to settle."""
     import numpy as np
 
     if not 1000 <= passes <= 10**9:

@@ -10,14 +10,24 @@ from .plan import candidates, plan
 from .step import Workload, fits
 
 
-def run(work: Workload, law: Acceptance, rates: Ceilings, batches: Sequence[float], contexts: Sequence[float],
-        max_proposals: int, launch_us: float = 0.0) -> list[dict]:
-    """Flat rows; `best` marks the P with most tokens per second of its batch and context. Progress goes to stderr."""
+def run(
+    work: Workload,
+    law: Acceptance,
+    rates: Ceilings,
+    batches: Sequence[float],
+    contexts: Sequence[float],
+    max_proposals: int,
+    launch_us: float = 0.0,
+) -> list[dict]:
+    """Flat rows; `best` marks the P with most tokens per second of its batch and context. Progress
+    goes to stderr."""
     for name, values in (("batches", batches), ("contexts", contexts)):
         if not values or any(v != int(v) for v in values):
             raise ValueError(f"{name}: expected integers separated by commas, got {list(values)}")
     if not 0 <= max_proposals <= work.verify_rows:
-        raise ValueError(f"max_proposals: expected 0 .. {work.verify_rows} (one for each branch), got {max_proposals}")
+        raise ValueError(
+            f"max_proposals: expected 0 .. {work.verify_rows} (one for each branch), got {max_proposals}"
+        )
     grid = [replace(work, batch=int(b), context_tokens=int(n)) for b in batches for n in contexts]
     rows, choices = [], []
     with progress(max_proposals + 1 + len(grid)) as begin:
@@ -33,7 +43,20 @@ def run(work: Workload, law: Acceptance, rates: Ceilings, batches: Sequence[floa
 def _cell(w: Workload, choices, rates: Ceilings, launch_us: float) -> list[dict]:
     options = plan(w, choices, rates, launch_us)
     best, base = max(options, key=lambda o: o.tokens_per_s), options[0].tokens_per_s
-    return [{"device": rates.device, "basis": rates.basis, "batch": w.batch, "context_tokens": w.context_tokens,
-             "proposals": len(o.steady.branches), "branches": list(o.steady.branches), "tokens_per_pass": o.steady.tokens_per_pass,
-             "pass_ms": o.pass_seconds * 1e3, "tokens_per_s": o.tokens_per_s, "speed_up": o.tokens_per_s / base,
-             "best": o is best, "fits": rates.memory_gb is None or fits(w, rates.memory_gb * 1e9)} for o in options]
+    return [
+        {
+            "device": rates.device,
+            "basis": rates.basis,
+            "batch": w.batch,
+            "context_tokens": w.context_tokens,
+            "proposals": len(o.steady.branches),
+            "branches": list(o.steady.branches),
+            "tokens_per_pass": o.steady.tokens_per_pass,
+            "pass_ms": o.pass_seconds * 1e3,
+            "tokens_per_s": o.tokens_per_s,
+            "speed_up": o.tokens_per_s / base,
+            "best": o is best,
+            "fits": rates.memory_gb is None or fits(w, rates.memory_gb * 1e9),
+        }
+        for o in options
+    ]

@@ -1,4 +1,5 @@
-"""Options of the slower checks; what tests of the Triton kernels need: a reason where they cannot run, a working interpreter."""
+"""Options of the slower checks; what tests of the Triton kernels need: a reason where they cannot
+run, a working interpreter."""
 
 import importlib.util
 import shlex
@@ -17,7 +18,8 @@ if env.triton_interpreter():
     original = interpreter._patch_lang_tensor
 
     def patched(tensor, scope):
-        """Triton 3.6 calls int() on arrays of one element, which numpy >= 2.4 refuses (triton #9171)."""
+        """Triton 3.6 calls int() on arrays of one element, which numpy >= 2.4 refuses (triton
+        #9171)."""
         original(tensor, scope)
         scope.set_attr(tensor, "__index__", lambda self: int(self.handle.data.item()))
 
@@ -32,7 +34,9 @@ def pytest_runtest_setup(item):
         pytest.skip("triton is not installed")
     if env.triton_interpreter():
         if values.get("dtype") == torch.bfloat16 and item.path.name == "test_block_attention.py":
-            pytest.skip("Triton's interpreter multiplies bfloat16 wrongly; test_triton_offline.py looks at the code")
+            pytest.skip(
+                "Triton's interpreter multiplies bfloat16 wrongly; test_triton_offline.py looks at the code"
+            )
     elif not torch.cuda.is_available():
         pytest.skip("needs a GPU, or TRITON_INTERPRET=1: test_triton.py runs it so")
 
@@ -45,8 +49,16 @@ def short_splits():
 
 
 def pytest_addoption(parser):
-    parser.addoption("--native-flags", default="", help="further compiler flags for tests/support/checks.cpp, such as -fsanitize=address")
-    parser.addoption("--emulator", type=Path, help="a tinygrad checkout, whose CDNA emulator runs the HIP kernels")
+    parser.addoption(
+        "--native-flags",
+        default="",
+        help="further compiler flags for tests/support/checks.cpp, such as -fsanitize=address",
+    )
+    parser.addoption(
+        "--emulator",
+        type=Path,
+        help="a tinygrad checkout, whose CDNA emulator runs the HIP kernels",
+    )
 
 
 def pytest_configure(config):

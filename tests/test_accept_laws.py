@@ -9,12 +9,15 @@ from blockdraft import Sampling, env, ops
 from blockdraft.registry import OPS
 
 FAST = [name for name in OPS["accept_drafts"].backends if name != "reference"]
-EXACT = [name for name in OPS["accept_drafts"].backends if name != "triton"]  # too many calls for the interpreter
+# too many calls for the interpreter
+EXACT = [name for name in OPS["accept_drafts"].backends if name != "triton"]
 
 
 @pytest.mark.parametrize("backend", EXACT)
 @pytest.mark.parametrize("mode", ["token", "block"])
-@pytest.mark.parametrize("vocab, K, D", [(4, 2, 2), (3, 3, 3), (2, 3, 3), (4, 1, 1), (3, 3, 1), (3, 2, 0), (4, 0, 0)])
+@pytest.mark.parametrize(
+    "vocab, K, D", [(4, 2, 2), (3, 3, 3), (2, 3, 3), (4, 1, 1), (3, 3, 1), (3, 2, 0), (4, 0, 0)]
+)
 def test_lossless(vocab, K, D, mode, backend):
     for seed in range(2):
         case = Case(vocab, K, seed)
@@ -50,7 +53,9 @@ def test_mix_of_one_is_bit_identical():
     case = Case(4, 2, 3)
     x, _, target, draft = case.drafts()
     draft[:, :, 1] = -torch.inf  # 0 * -inf must not reach the law
-    uniforms = torch.rand(len(x), 3, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    uniforms = torch.rand(
+        len(x), 3, dtype=torch.float64, generator=torch.Generator().manual_seed(0)
+    )
     plain = accept(x, target, draft, uniforms, 2, with_logprob=True)
     mixed = accept(x, target, draft, uniforms, 2, mix=1.0, with_logprob=True)
     assert all(torch.equal(a, b) for a, b in zip(plain, mixed))
@@ -88,7 +93,13 @@ def test_expected_acceptance_and_block_is_never_worse(vocab, K):
 
 def test_block_equals_token_for_a_greedy_drafter():
     case = Case(4, 3, 5)
-    assert abs(law_of(case, mode="token", law="greedy")[1] - law_of(case, mode="block", law="greedy")[1]) < 1e-9
+    assert (
+        abs(
+            law_of(case, mode="token", law="greedy")[1]
+            - law_of(case, mode="block", law="greedy")[1]
+        )
+        < 1e-9
+    )
 
 
 @pytest.mark.parametrize("mode", ["token", "block"])
@@ -97,7 +108,9 @@ def test_equal_laws_accept_everything(mode):
     case.q = case.p
     x, _, target, draft = case.drafts()
     for u in (0.0, 0.5, 1 - EPS):
-        verdict = accept(x, target, draft, torch.full((len(x), 3), u, dtype=torch.float64), 2, mode=mode)
+        verdict = accept(
+            x, target, draft, torch.full((len(x), 3), u, dtype=torch.float64), 2, mode=mode
+        )
         assert (verdict.accepted == 2).all()
 
 
@@ -124,12 +137,20 @@ def test_greedy_mode_is_exact_match():
 
 
 @pytest.mark.parametrize("backend", FAST)
-@pytest.mark.parametrize("how", [dict(), dict(mode="block"), dict(law="greedy"), dict(mix=0.3), dict(mode="block", mix=0.3)], ids=str)
+@pytest.mark.parametrize(
+    "how",
+    [dict(), dict(mode="block"), dict(law="greedy"), dict(mix=0.3), dict(mode="block", mix=0.3)],
+    ids=str,
+)
 def test_each_backend_breaks_where_the_reference_does(how, backend):
-    """At every threshold of the reference's law, on both sides: so its law is the same, to the margin."""
+    """At every threshold of the reference's law, on both sides: so its law is the same, to the
+    margin."""
     x, _, target, draft = Case(2 if env.triton_interpreter() else 3, 2, 13).drafts()
     rows, uniforms = breakpoints(x, target, draft, 2, 1e-5, backend="reference", **how)
-    want, got = (accept(x[rows], target[rows], draft[rows], uniforms, 2, backend=name, **how) for name in ("reference", backend))
+    want, got = (
+        accept(x[rows], target[rows], draft[rows], uniforms, 2, backend=name, **how)
+        for name in ("reference", backend)
+    )
     assert len(set(zip(want.accepted.tolist(), want.next_token.tolist()))) >= 5
     assert torch.equal(got.accepted, want.accepted) and torch.equal(got.next_token, want.next_token)
 
@@ -138,7 +159,8 @@ def test_each_backend_breaks_where_the_reference_does(how, backend):
 @pytest.mark.parametrize("backend", OPS["accept_drafts"].backends)
 @pytest.mark.parametrize("mode", ["token", "block"])
 def test_a_million_draws_follow_the_law(mode, backend):
-    """The first token that a pass emits, over 64 ids, drafts and uniforms from the generator: G-test, seeds fixed."""
+    """The first token that a pass emits, over 64 ids, drafts and uniforms from the generator:
+    G-test, seeds fixed."""
     if backend == "triton" and env.triton_interpreter():
         pytest.skip("a million requests are too many for the interpreter")
     runs, vocab, K, part = 1_000_000, 64, 2, 50_000
@@ -147,16 +169,34 @@ def test_a_million_draws_follow_the_law(mode, backend):
     draft = target[:, :K] + torch.randn(1, K, vocab, generator=generator)
     counts, accepted = torch.zeros(vocab), 0
     for first in range(0, runs, part):
-        step = dict(seed=torch.arange(first, first + part), position=torch.full((part,), 7, dtype=torch.int32))
+        step = dict(
+            seed=torch.arange(first, first + part),
+            position=torch.full((part,), 7, dtype=torch.int32),
+        )
         sampling, length = Sampling(torch.ones(part)), torch.full((part,), K, dtype=torch.int32)
         q = draft.expand(part, -1, -1)
         x, _ = run_by(ops.sample_drafts, backend, q, length, drafter=sampling, **step)
-        verdict = run_by(ops.accept_drafts, backend, target.expand(part, -1, -1), x, length, torch.ones(part, 1, dtype=torch.int32), K + 1,
-                         target=sampling, draft_logits=q, mode=mode, **step)
-        counts += torch.bincount(torch.where(verdict.accepted > 0, x[:, 0], verdict.next_token), minlength=vocab)
+        verdict = run_by(
+            ops.accept_drafts,
+            backend,
+            target.expand(part, -1, -1),
+            x,
+            length,
+            torch.ones(part, 1, dtype=torch.int32),
+            K + 1,
+            target=sampling,
+            draft_logits=q,
+            mode=mode,
+            **step,
+        )
+        counts += torch.bincount(
+            torch.where(verdict.accepted > 0, x[:, 0], verdict.next_token), minlength=vocab
+        )
         accepted += int(verdict.accepted.sum())
     expected = target[0, 0].double().softmax(0) * runs
     g = float(2 * torch.xlogy(counts.double(), counts / expected).sum())
-    print(f"{mode}, {backend}: G = {g:.1f} over {vocab - 1} degrees of freedom; {accepted / runs:.2f} drafts accepted")
+    print(
+        f"{mode}, {backend}: G = {g:.1f} over {vocab - 1} degrees of freedom; {accepted / runs:.2f} drafts accepted"
+    )
     assert expected.min() > 5 and 0.5 * runs < accepted < 1.9 * runs
     assert g < 120  # chi2(63) exceeds it with probability 2e-5

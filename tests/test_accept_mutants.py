@@ -1,6 +1,8 @@
-"""Subtle mistakes in acceptance must fail the tests of its laws: each is put into the reference, and into the C++ kernel.
+"""Subtle mistakes in acceptance must fail the tests of its laws: each is put into the reference,
+and into the C++ kernel.
 
-(Uniforms keyed by token positions, and accepted tokens dropped, are caught by test_decode_law.py.)"""
+(Uniforms keyed by token positions, and accepted tokens dropped, are caught by
+test_decode_law.py.)"""
 
 import ctypes
 import shutil
@@ -16,24 +18,55 @@ from sampling import accept_params, named
 from blockdraft.ops import Accepted
 from blockdraft.reference import accept_drafts as reference
 
-# name: (mode, in reference/accept_drafts.py, in csrc/accept_drafts.h), each a replacement of one place
+# name: (mode, in reference/accept_drafts.py, in csrc/accept_drafts.h), each a replacement of one
+# place
 MUTANTS = {
-    "inequality flipped": ("token", ("(uniforms[:, :K] * qx < px)", "(uniforms[:, :K] * qx > px)"),
-                           ("if (!(uniform_of(i) * probability(draft(i), i) < probability(target(i), i)))",
-                            "if (uniform_of(i) * probability(draft(i), i) < probability(target(i), i))")),
-    "no clamp of the residual": ("token", ("q[row, a.clamp(max=K - 1)]).clamp(min=0)", "q[row, a.clamp(max=K - 1)]).abs()"),
-                                 ("at.maximum(at.all(0.0f), of_p - of_q * at.all(ratio))",
-                                  "at.maximum(of_q * at.all(ratio) - of_p, of_p - of_q * at.all(ratio))")),
-    "no clamp of the block's ratio": ("block", ("[:, i].clamp(max=1.0)", "[:, i]"),
-                                      ("least(carry * p / probability(draft(j), j), 1.0)", "carry * p / probability(draft(j), j)")),
-    "one uniform for two purposes": ("token", ("y = draw(mass, uniforms[:, K])", "y = draw(mass, uniforms[:, 0])"),
-                                     ("const double u = uniform_of(p_.drafts);", "const double u = uniform_of(0);")),
-    "early break in block mode": ("block", ("taken = drafted[:, i] & (u[:, i] < h)", "taken = drafted[:, i] & (u[:, i] < h) & (a == i)"),
-                                  ("if (u < h) return {i + 1, v.status, carry};",
-                                   "if (u < h && (v.accepted == 0 || v.accepted == i + 2)) v.accepted = i + 1, v.scale = carry;"
-                                   " else v.accepted = 0;")),
-    "residual without the block's scale": ("block", ("residual = (scale[:, None] * base -", "residual = (base -"),
-                                           ("return {i + 1, v.status, carry};", "return {i + 1, v.status, 1};")),
+    "inequality flipped": (
+        "token",
+        ("(uniforms[:, :K] * qx < px)", "(uniforms[:, :K] * qx > px)"),
+        (
+            "if (!(uniform_of(i) * probability(draft(i), i) < probability(target(i), i)))",
+            "if (uniform_of(i) * probability(draft(i), i) < probability(target(i), i))",
+        ),
+    ),
+    "no clamp of the residual": (
+        "token",
+        ("q[row, a.clamp(max=K - 1)]).clamp(min=0)", "q[row, a.clamp(max=K - 1)]).abs()"),
+        (
+            "at.maximum(at.all(0.0f), of_p - of_q * at.all(ratio))",
+            "at.maximum(of_q * at.all(ratio) - of_p, of_p - of_q * at.all(ratio))",
+        ),
+    ),
+    "no clamp of the block's ratio": (
+        "block",
+        ("[:, i].clamp(max=1.0)", "[:, i]"),
+        (
+            "least(carry * p / probability(draft(j), j), 1.0)",
+            "carry * p / probability(draft(j), j)",
+        ),
+    ),
+    "one uniform for two purposes": (
+        "token",
+        ("y = draw(mass, uniforms[:, K])", "y = draw(mass, uniforms[:, 0])"),
+        ("const double u = uniform_of(p_.drafts);", "const double u = uniform_of(0);"),
+    ),
+    "early break in block mode": (
+        "block",
+        (
+            "taken = drafted[:, i] & (u[:, i] < h)",
+            "taken = drafted[:, i] & (u[:, i] < h) & (a == i)",
+        ),
+        (
+            "if (u < h) return {i + 1, v.status, carry};",
+            "if (u < h && (v.accepted == 0 || v.accepted == i + 2)) v.accepted = i + 1, v.scale = carry;"
+            " else v.accepted = 0;",
+        ),
+    ),
+    "residual without the block's scale": (
+        "block",
+        ("residual = (scale[:, None] * base -", "residual = (base -"),
+        ("return {i + 1, v.status, carry};", "return {i + 1, v.status, 1};"),
+    ),
 }
 
 
@@ -43,9 +76,42 @@ def mutated(text: str, change: tuple[str, str]) -> str:
 
 
 def calling(function):
-    """`function`(target_logits, ..., uniforms, target, drafter, ...), the reference's signature, where tests call an op."""
-    def run(op, backend, logits, x, length, branch, mask_rows, *, seed, position, target, draft_logits, law, mode, mix, uniforms):
-        return function(logits, x, length, branch, mask_rows, uniforms, target, target, mix, draft_logits, law == "greedy", mode)
+    """`function`(target_logits, ..., uniforms, target, drafter, ...), the reference's signature,
+    where tests call an op."""
+
+    def run(
+        op,
+        backend,
+        logits,
+        x,
+        length,
+        branch,
+        mask_rows,
+        *,
+        seed,
+        position,
+        target,
+        draft_logits,
+        law,
+        mode,
+        mix,
+        uniforms,
+    ):
+        return function(
+            logits,
+            x,
+            length,
+            branch,
+            mask_rows,
+            uniforms,
+            target,
+            target,
+            mix,
+            draft_logits,
+            law == "greedy",
+            mode,
+        )
+
     return run
 
 
@@ -56,7 +122,10 @@ def test_mutants_of_the_reference(name):
     mode, change, _ = MUTANTS[name] if name else ("block", ("", ""), None)
     module = types.ModuleType("mutant")
     module.__package__ = "blockdraft.reference"
-    exec(compile(mutated(path.read_text(), change) if name else path.read_text(), path, "exec"), module.__dict__)
+    exec(
+        compile(mutated(path.read_text(), change) if name else path.read_text(), path, "exec"),
+        module.__dict__,
+    )
     worst = 0.0
     for seed in range(2):
         case = Case(3, 2, seed)
@@ -77,8 +146,14 @@ def test_mutants_of_the_kernel(name, tmp_path):
     if name:
         header = csrc / "accept_drafts.h"
         header.write_text(mutated(header.read_text(), change))
-    library = harness.built([harness.ROOT / "tests/support/sampling_checks.cpp", csrc / "accept_drafts_host.cpp",
-                             csrc / "sample_drafts_host.cpp"], csrc)
+    library = harness.built(
+        [
+            harness.ROOT / "tests/support/sampling_checks.cpp",
+            csrc / "accept_drafts_host.cpp",
+            csrc / "sample_drafts_host.cpp",
+        ],
+        csrc,
+    )
 
     def run(op, backend, logits, *args, **options):
         if backend == "reference":
@@ -90,8 +165,10 @@ def test_mutants_of_the_kernel(name, tmp_path):
 
     x, _, target, draft = Case(6, 2, 3).drafts()
     rows, uniforms = breakpoints(x, target, draft, 2, 1e-5, mode=mode, backend="reference")
-    want, got = (accept(x[rows], target[rows], draft[rows], uniforms, 2, mode=mode, backend=backend, run=run)
-                 for backend in ("reference", "kernel"))
+    want, got = (
+        accept(x[rows], target[rows], draft[rows], uniforms, 2, mode=mode, backend=backend, run=run)
+        for backend in ("reference", "kernel")
+    )
     wrong = (want.accepted != got.accepted) | (want.next_token != got.next_token)
     print(f"{name}: {int(wrong.sum())} of {len(wrong)} decisions differ")
     assert bool(wrong.any()) == bool(name)

@@ -1,4 +1,5 @@
-"""The benchmark's own promises: it times only what is right, catches what is slower, and reads only what it wrote."""
+"""The benchmark's own promises: it times only what is right, catches what is slower, and reads only
+what it wrote."""
 
 import copy
 import json
@@ -32,9 +33,19 @@ def add_row(pause=0.0, wrong=0.0):
     def broken():
         raise ImportError("no such package")
 
-    return Row("cca", dict(B=1, rows=2), "float32", Cost(2e5, 0, 1.6e6),
-               [own("cpp", ours), Implementation("plain", lambda: lambda: x + 1), Implementation("twice", lambda: lambda: (x + 0) + 1),
-                Implementation("absent", broken)], check)
+    return Row(
+        "cca",
+        dict(B=1, rows=2),
+        "float32",
+        Cost(2e5, 0, 1.6e6),
+        [
+            own("cpp", ours),
+            Implementation("plain", lambda: lambda: x + 1),
+            Implementation("twice", lambda: lambda: (x + 0) + 1),
+            Implementation("absent", broken),
+        ],
+        check,
+    )
 
 
 def file_of(**options):
@@ -46,7 +57,9 @@ def test_rows_are_complete():
     data = results.validate(file_of())
     rows = {row["impl"]: row for row in data["rows"]}
     assert rows["cpp"]["checked"] and rows["cpp"]["ms"] > 0 and not rows["cpp"]["is_peer"]
-    assert rows["cpp"]["vs_best_peer"] == pytest.approx(min(rows["plain"]["ms"], rows["twice"]["ms"]) / rows["cpp"]["ms"])
+    assert rows["cpp"]["vs_best_peer"] == pytest.approx(
+        min(rows["plain"]["ms"], rows["twice"]["ms"]) / rows["cpp"]["ms"]
+    )
     assert rows["cpp"]["of_limit"] == pytest.approx(0.16 / rows["cpp"]["ms"], rel=1e-6)
     assert rows["absent"]["ms"] is None and "no such package" in rows["absent"]["error"]
     assert not measure.failures(data["rows"])  # a peer that is not installed is no failure
@@ -62,7 +75,12 @@ def test_limits():
 def test_a_wrong_implementation_is_failed_and_not_timed():
     data = results.validate(file_of(wrong=1e-3))
     row = data["rows"][0]
-    assert not row["checked"] and row["ms"] is None and row["of_limit"] is None and "values differ" in row["error"]
+    assert (
+        not row["checked"]
+        and row["ms"] is None
+        and row["of_limit"] is None
+        and "values differ" in row["error"]
+    )
     assert measure.failures(data["rows"]) == [row]
     verdict = compare(file_of(), data)[0]
     assert verdict.regressed and verdict.why.startswith("failed")
@@ -75,15 +93,22 @@ def test_an_implementation_that_writes_nothing_is_failed():
     def check(y, slack):
         assert torch.equal(y, x + 1), "values differ"
 
-    row = Row("cca", dict(B=1), "float32", Cost(1, 0, 1), [own("reference", lambda: torch.add(x, 1, out=out), out),
-                                                          own("cpp", lambda: out, out)], check)
+    row = Row(
+        "cca",
+        dict(B=1),
+        "float32",
+        Cost(1, 0, 1),
+        [own("reference", lambda: torch.add(x, 1, out=out), out), own("cpp", lambda: out, out)],
+        check,
+    )
     rows = measure.run([lambda: row], LIMITS, seconds=0.01)
     assert [r["checked"] for r in rows] == [True, False]
 
 
 @pytest.mark.timing
 def test_a_slower_implementation_is_caught():
-    base, head = file_of(pause=2e-3), file_of(pause=4e-3)  # more than the drift of the peers may explain away
+    # more than the drift of the peers may explain away
+    base, head = file_of(pause=2e-3), file_of(pause=4e-3)
     assert [v.regressed for v in compare(base, head)] == [True]
     assert [v.regressed for v in compare(head, base)] == [False]
 
@@ -111,12 +136,20 @@ def test_a_missing_row_is_a_regression():
     assert compare(base, {**base, "rows": base["rows"][1:]})[0].why == "missing"
 
 
-@pytest.mark.parametrize("change, where", [
-    (lambda d: d.update(schema=2), "schema"), (lambda d: d.pop("limits"), "limits"),
-    (lambda d: d["rows"][0].pop("mad"), "mad"), (lambda d: d["rows"][0].update(op="matmul"), r"rows\[0\].op"),
-    (lambda d: d["rows"][0].update(dtype="fp8"), "dtype"), (lambda d: d["rows"][0].update(case="8 by 8"), "case"),
-    (lambda d: d["rows"][0].update(ms="fast"), "ms"), (lambda d: d["rows"][0].update(checked=False), "ms"),
-    (lambda d: d["rows"][0].update(ms=-1.0), "more than 0")])
+@pytest.mark.parametrize(
+    "change, where",
+    [
+        (lambda d: d.update(schema=2), "schema"),
+        (lambda d: d.pop("limits"), "limits"),
+        (lambda d: d["rows"][0].pop("mad"), "mad"),
+        (lambda d: d["rows"][0].update(op="matmul"), r"rows\[0\].op"),
+        (lambda d: d["rows"][0].update(dtype="fp8"), "dtype"),
+        (lambda d: d["rows"][0].update(case="8 by 8"), "case"),
+        (lambda d: d["rows"][0].update(ms="fast"), "ms"),
+        (lambda d: d["rows"][0].update(checked=False), "ms"),
+        (lambda d: d["rows"][0].update(ms=-1.0), "more than 0"),
+    ],
+)
 def test_validation(change, where, tmp_path):
     data = file_of()
     results.save(tmp_path / "ok.json", data)
@@ -125,13 +158,16 @@ def test_validation(change, where, tmp_path):
     (tmp_path / "bad.json").write_text(json.dumps(data))
     with pytest.raises(ValueError, match=f"bench results: .*{where}"):
         results.load(tmp_path / "bad.json")
-    outcome = CliRunner().invoke(main, ["bench", "compare", str(tmp_path / "ok.json"), str(tmp_path / "bad.json")])
+    outcome = CliRunner().invoke(
+        main, ["bench", "compare", str(tmp_path / "ok.json"), str(tmp_path / "bad.json")]
+    )
     assert outcome.exit_code == 2 and "bench results" in outcome.output
 
 
 @pytest.mark.timing
 def test_quick_run_of_every_op_end_to_end(tmp_path):
-    """The command itself: every op has a checked row of blockdraft's and at least two real peers."""
+    """The command itself: every op has a checked row of blockdraft's and at least two real
+    peers."""
     path = tmp_path / "quick.json"
     outcome = CliRunner().invoke(main, ["bench", "all", "--quick", "--json", str(path)])
     assert outcome.exit_code == 0, outcome.output
@@ -157,8 +193,12 @@ def test_ceilings():
 
 @pytest.mark.parametrize("variant", ["_probe", "_probe_avx512"])
 def test_the_exponential_that_is_timed_is_one(variant):
-    probe = pytest.importorskip(f"blockdraft.{variant}", reason="built only where there is a C++ compiler, for x86-64")
+    probe = pytest.importorskip(
+        f"blockdraft.{variant}", reason="built only where there is a C++ compiler, for x86-64"
+    )
     if variant != "_probe" and not probe.has_avx512():
         pytest.skip("this CPU has no AVX-512")
     for x in torch.linspace(-126, 126.9, 1000).tolist():
-        assert probe.exponential(x) == pytest.approx(2.0 ** torch.tensor(x, dtype=torch.float32).double().item(), rel=4e-7)
+        assert probe.exponential(x) == pytest.approx(
+            2.0 ** torch.tensor(x, dtype=torch.float32).double().item(), rel=4e-7
+        )

@@ -1,4 +1,5 @@
-"""Attention, parents and positions against a recomputation in which each proposal is its branch run alone as a sequence."""
+"""Attention, parents and positions against a recomputation in which each proposal is its branch run
+alone as a sequence."""
 
 import dataclasses
 import sys
@@ -13,8 +14,13 @@ from blockdraft.registry import OPS
 from blockdraft.testing import assert_close, poisoned, random_pages, random_rows
 
 BACKENDS = list(OPS["block_attention"].backends)
-LAYOUTS = {"tidar": BlockLayout.tidar(16, P=4), "zyphra": BlockLayout.zyphra(16, P=3), "small": BlockLayout(2, 3, 3),
-           "causal": BlockLayout(3, 4, 2, bidirectional=False), "dense": BlockLayout(4, 5, 5)}
+LAYOUTS = {
+    "tidar": BlockLayout.tidar(16, P=4),
+    "zyphra": BlockLayout.zyphra(16, P=3),
+    "small": BlockLayout(2, 3, 3),
+    "causal": BlockLayout(3, 4, 2, bidirectional=False),
+    "dense": BlockLayout(4, 5, 5),
+}
 
 
 def inputs(layout, prefixes, generator, heads=(4, 2), dim=16, page=8, dead=0.2):
@@ -22,24 +28,43 @@ def inputs(layout, prefixes, generator, heads=(4, 2), dim=16, page=8, dead=0.2):
     total = int(rows.cu_rows[-1])
     q = torch.randn(total, heads[0], dim, generator=generator)
     k, v = (torch.randn(total, heads[1], dim, generator=generator) for _ in range(2))
-    past_k, past_v = ([torch.randn(n, heads[1], dim, generator=generator) for n in prefixes] for _ in range(2))
+    past_k, past_v = (
+        [torch.randn(n, heads[1], dim, generator=generator) for n in prefixes] for _ in range(2)
+    )
     k_cache, table = random_pages(past_k, prefixes, page, torch.Generator().manual_seed(9))
     v_cache, _ = random_pages(past_v, prefixes, page, torch.Generator().manual_seed(9))
     return q, k, v, k_cache, v_cache, table, rows, past_k, past_v
 
 
 def attend(q, k, v, k_cache, v_cache, table, rows, *, out=None, lse=None, backend=None, **options):
-    """ops.block_attention; the Triton kernels, unless interpreted, run on a GPU, and what they write comes back."""
+    """ops.block_attention; the Triton kernels, unless interpreted, run on a GPU, and what they
+    write comes back."""
     if backend != "triton" or env.triton_interpreter():
-        return ops.block_attention(q, k, v, k_cache, v_cache, table, rows, out=out, lse=lse, backend=backend, **options)
+        return ops.block_attention(
+            q, k, v, k_cache, v_cache, table, rows, out=out, lse=lse, backend=backend, **options
+        )
+
     def move(t):
         return t.cuda() if isinstance(t, torch.Tensor) else t
 
-    wide = torch.cat([q, k, v], 1).cuda().split([q.shape[1], k.shape[1], v.shape[1]], 1)  # as strided as they come
-    rows = dataclasses.replace(rows, **{f.name: move(getattr(rows, f.name)) for f in dataclasses.fields(rows)})
+    # as strided as they come
+    wide = torch.cat([q, k, v], 1).cuda().split([q.shape[1], k.shape[1], v.shape[1]], 1)
+    rows = dataclasses.replace(
+        rows, **{f.name: move(getattr(rows, f.name)) for f in dataclasses.fields(rows)}
+    )
     out = torch.empty_like(q) if out is None else out
     results = move(out), move(lse)
-    ops.block_attention(*wide, move(k_cache), move(v_cache), move(table), rows, out=results[0], lse=results[1], backend=backend, **options)
+    ops.block_attention(
+        *wide,
+        move(k_cache),
+        move(v_cache),
+        move(table),
+        rows,
+        out=results[0],
+        lse=results[1],
+        backend=backend,
+        **options,
+    )
     for mine, result in zip((out, lse), results):
         if mine is not None:
             mine.copy_(result)
@@ -47,14 +72,20 @@ def attend(q, k, v, k_cache, v_cache, table, rows, *, out=None, lse=None, backen
 
 
 def alone(q, keys, values, position, key_position, exempt, window, causal_from, scale):
-    """Plain attention of one row over a sequence: keys up to its own place, the window, and its exempt own block."""
+    """Plain attention of one row over a sequence: keys up to its own place, the window, and its
+    exempt own block."""
     group = q.shape[0] // keys.shape[1]
-    seen = [i for i in range(len(keys)) if i < causal_from
-            and (exempt[i] or not window or key_position[i] > position - window)]
+    seen = [
+        i
+        for i in range(len(keys))
+        if i < causal_from and (exempt[i] or not window or key_position[i] > position - window)
+    ]
     out, lse = [], []
     for h in range(q.shape[0]):
         logits = torch.stack([q[h] @ keys[i, h // group] for i in seen]).double() * scale
-        out.append((logits.softmax(0)[:, None] * torch.stack([values[i, h // group] for i in seen])).sum(0))
+        out.append(
+            (logits.softmax(0)[:, None] * torch.stack([values[i, h // group] for i in seen])).sum(0)
+        )
         lse.append(logits.logsumexp(0))
     return torch.stack(out), torch.stack(lse)
 
@@ -64,9 +95,14 @@ def brute_force(q, k, v, rows, past_k, past_v, window, scale, layout):
     for b in range(len(rows.prefix_lens)):
         n, D, first = int(rows.prefix_lens[b]), int(rows.draft_len[b]), int(rows.cu_rows[b])
         for i in range(D + 1):  # the verify rows are a causal sequence
-            keys, values = torch.cat([past_k[b], k[first : first + i + 1]]), torch.cat([past_v[b], v[first : first + i + 1]])
+            keys, values = (
+                torch.cat([past_k[b], k[first : first + i + 1]]),
+                torch.cat([past_v[b], v[first : first + i + 1]]),
+            )
             at = list(range(n + i + 1))
-            out[first + i], lse[first + i] = alone(q[first + i], keys, values, n + i, at, [False] * len(at), window, len(at), scale)
+            out[first + i], lse[first + i] = alone(
+                q[first + i], keys, values, n + i, at, [False] * len(at), window, len(at), scale
+            )
         for j, c in enumerate(rows.branch[b].tolist()):
             if c < 0:
                 continue
@@ -78,7 +114,9 @@ def brute_force(q, k, v, rows, past_k, past_v, window, scale, layout):
             for i in range(layout.M):
                 stop = len(at) if layout.bidirectional else n + c + i + 1
                 r = block.start + i
-                out[r], lse[r] = alone(q[r], keys, values, n + c + i, at, exempt, window, stop, scale)
+                out[r], lse[r] = alone(
+                    q[r], keys, values, n + c + i, at, exempt, window, stop, scale
+                )
     return out, lse
 
 
@@ -88,9 +126,24 @@ def brute_force(q, k, v, rows, past_k, past_v, window, scale, layout):
 def test_each_proposal_is_its_branch_run_alone(name, window, backend):
     layout = LAYOUTS[name]
     generator = torch.Generator().manual_seed(window)
-    q, k, v, k_cache, v_cache, table, rows, past_k, past_v = inputs(layout, [0, 5, 16, 1], generator)
+    q, k, v, k_cache, v_cache, table, rows, past_k, past_v = inputs(
+        layout, [0, 5, 16, 1], generator
+    )
     out, lse = poisoned(*q.shape, dtype=torch.float32), poisoned(*q.shape[:2], dtype=torch.float32)
-    attend(q, k, v, k_cache, v_cache, table, rows, scale=0.3, window=window, out=out, lse=lse, backend=backend)
+    attend(
+        q,
+        k,
+        v,
+        k_cache,
+        v_cache,
+        table,
+        rows,
+        scale=0.3,
+        window=window,
+        out=out,
+        lse=lse,
+        backend=backend,
+    )
     expected = brute_force(q, k, v, rows, past_k, past_v, window, 0.3, layout)
     assert_close(out, expected[0])
     assert_close(lse, expected[1], name="lse", unit=1)
@@ -99,7 +152,9 @@ def test_each_proposal_is_its_branch_run_alone(name, window, backend):
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_dead_rows_may_hold_anything(backend):
     layout = BlockLayout(4, 3, 2)
-    q, k, v, k_cache, v_cache, table, rows, *_ = inputs(layout, [9, 0], torch.Generator().manual_seed(4), dead=0.5)
+    q, k, v, k_cache, v_cache, table, rows, *_ = inputs(
+        layout, [9, 0], torch.Generator().manual_seed(4), dead=0.5
+    )
     clean = attend(q, k, v, k_cache, v_cache, table, rows, backend=backend)
     dead = ~rows.table(len(q)).live
     assert 0 < dead.sum() < len(q)
@@ -120,7 +175,9 @@ def test_chunks_equal_the_whole(backend):
     k_cache, table = random_pages([k[:13]], [13], 8, torch.Generator().manual_seed(1))
     v_cache, _ = random_pages([v[:13]], [13], 8, torch.Generator().manual_seed(1))
     rows = Rows.prefill(zero + 13, [7], 13)
-    assert_close(attend(q[13:], k[13:], v[13:], k_cache, v_cache, table, rows, backend=backend), whole[13:])
+    assert_close(
+        attend(q[13:], k[13:], v[13:], k_cache, v_cache, table, rows, backend=backend), whole[13:]
+    )
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
@@ -128,8 +185,16 @@ def test_chunks_equal_the_whole(backend):
 def test_half_precision_and_strided_rows(dtype, backend):
     generator = torch.Generator().manual_seed(3)
     q, k, v, k_cache, v_cache, table, rows, *_ = inputs(LAYOUTS["small"], [9, 3], generator)
-    expected = ops.block_attention(q.to(dtype).float(), k.to(dtype).float(), v.to(dtype).float(), k_cache.to(dtype).float(),
-                                   v_cache.to(dtype).float(), table, rows, backend="reference")
+    expected = ops.block_attention(
+        q.to(dtype).float(),
+        k.to(dtype).float(),
+        v.to(dtype).float(),
+        k_cache.to(dtype).float(),
+        v_cache.to(dtype).float(),
+        table,
+        rows,
+        backend="reference",
+    )
     wide = torch.cat([q, k, v], 1).to(dtype)
     q, k, v = wide.split([4, 2, 2], 1)
     out = poisoned(*q.shape, dtype=dtype)
@@ -150,21 +215,45 @@ def test_chunks_of_unequal_length(window, backend):
     out, lse = poisoned(*q.shape, dtype=torch.float32), poisoned(*q.shape[:2], dtype=torch.float32)
     attend(q, k, v, k_cache, k_cache, table, rows, window=window, out=out, lse=lse, backend=backend)
     expected_lse = torch.empty_like(lse)
-    assert_close(out, ops.block_attention(q, k, v, k_cache, k_cache, table, rows, window=window, lse=expected_lse, backend="reference"))
+    assert_close(
+        out,
+        ops.block_attention(
+            q,
+            k,
+            v,
+            k_cache,
+            k_cache,
+            table,
+            rows,
+            window=window,
+            lse=expected_lse,
+            backend="reference",
+        ),
+    )
     assert_close(lse, expected_lse, name="lse", unit=1)
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_a_cache_of_more_than_two_to_the_31_elements(backend):
-    """Pages 0 and the last; those between are never touched, so that they take no memory on a CPU."""
+    """Pages 0 and the last; those between are never touched, so that they take no memory on a
+    CPU."""
     generator = torch.Generator().manual_seed(7)
-    cache = torch.empty(2**22 + 5, 8, 1, 64, dtype=torch.float16, device="cpu" if backend != "triton" or env.triton_interpreter() else "cuda")
+    cache = torch.empty(
+        2**22 + 5,
+        8,
+        1,
+        64,
+        dtype=torch.float16,
+        device="cpu" if backend != "triton" or env.triton_interpreter() else "cuda",
+    )
     for page in (0, -1):
         cache[page] = torch.randn(8, 1, 64, generator=generator)
     table = torch.tensor([[len(cache) - 1, 0]], dtype=torch.int32)
     rows = Rows.prefill(torch.tensor([13], dtype=torch.int32), [3], 13)
     q, k, v = (torch.randn(3, 1, 64, generator=generator).half() for _ in range(3))
-    expected = ops.block_attention(q, k, v, *[cache[[0, -1]].cpu()] * 2, table.clamp(max=1), rows, backend="reference")
+    expected = ops.block_attention(
+        q, k, v, *[cache[[0, -1]].cpu()] * 2, table.clamp(max=1), rows, backend="reference"
+    )
     assert_close(attend(q, k, v, cache, cache, table, rows, backend=backend), expected)
 
 
@@ -176,20 +265,42 @@ def cases(draw):
     K = draw(st.integers(0, 5 if SLOW else 16))
     edges = [0, 7, 8, 9, 15, 16, 17, 31, 33, 64] if SLOW else [0, 7, 8, 9, 95, 96, 97, 192, 300]
     return dict(
-        layout=BlockLayout(K, draw(st.integers(1, 5 if SLOW else 17)), draw(st.integers(0, K + 1)), draw(st.booleans())),
-        prefixes=draw(st.lists(st.one_of(st.integers(0, 40), st.sampled_from(edges)), min_size=1, max_size=2 if SLOW else 9)),
-        kv_heads=draw(st.sampled_from([1, 2])), group=draw(st.sampled_from([1, 2, 3, 4, 8])),
-        dim=draw(st.sampled_from([8, 24, 64] if SLOW else [64, 128])), page=draw(st.sampled_from([8, 16, 64])),
+        layout=BlockLayout(
+            K,
+            draw(st.integers(1, 5 if SLOW else 17)),
+            draw(st.integers(0, K + 1)),
+            draw(st.booleans()),
+        ),
+        prefixes=draw(
+            st.lists(
+                st.one_of(st.integers(0, 40), st.sampled_from(edges)),
+                min_size=1,
+                max_size=2 if SLOW else 9,
+            )
+        ),
+        kv_heads=draw(st.sampled_from([1, 2])),
+        group=draw(st.sampled_from([1, 2, 3, 4, 8])),
+        dim=draw(st.sampled_from([8, 24, 64] if SLOW else [64, 128])),
+        page=draw(st.sampled_from([8, 16, 64])),
         window=draw(st.one_of(st.just(0), st.integers(1, 40 if SLOW else 120))),
-        dtype=draw(st.sampled_from([torch.float32, torch.float16] + [torch.bfloat16] * (not SLOW))), strided=draw(st.booleans()),
-        dead=draw(st.sampled_from([0.0, 0.3, 1.0])), seed=draw(st.integers(0, 2**31)))
+        dtype=draw(st.sampled_from([torch.float32, torch.float16] + [torch.bfloat16] * (not SLOW))),
+        strided=draw(st.booleans()),
+        dead=draw(st.sampled_from([0.0, 0.3, 1.0])),
+        seed=draw(st.integers(0, 2**31)),
+    )
 
 
 def agree_with_the_reference(case, backend):
     generator = torch.Generator().manual_seed(case["seed"])
     q, k, v, k_cache, v_cache, table, rows, *_ = inputs(
-        case["layout"], case["prefixes"], generator, (case["kv_heads"] * case["group"], case["kv_heads"]), case["dim"],
-        case["page"], case["dead"])
+        case["layout"],
+        case["prefixes"],
+        generator,
+        (case["kv_heads"] * case["group"], case["kv_heads"]),
+        case["dim"],
+        case["page"],
+        case["dead"],
+    )
     dtype = case["dtype"]
     q, k, v, k_cache, v_cache = (t.to(dtype) for t in (q, k, v, k_cache, v_cache))
     if case["strided"]:
@@ -197,7 +308,10 @@ def agree_with_the_reference(case, backend):
         k_cache = torch.cat([k_cache, v_cache], 2)[:, :, : case["kv_heads"]]
     outs = {}
     for name in ("reference", backend):
-        out, lse = poisoned(*q.shape, dtype=torch.float32 if name == "reference" else dtype), poisoned(*q.shape[:2], dtype=torch.float32)
+        out, lse = (
+            poisoned(*q.shape, dtype=torch.float32 if name == "reference" else dtype),
+            poisoned(*q.shape[:2], dtype=torch.float32),
+        )
         wide = [t.float() if name == "reference" else t for t in (q, k, v, k_cache, v_cache)]
         attend(*wide, table, rows, window=case["window"], out=out, lse=lse, backend=name)
         outs[name] = out, lse
@@ -209,7 +323,12 @@ FAST = [name for name in BACKENDS if name != "reference"]
 
 
 @pytest.mark.parametrize("backend", FAST)
-@settings(max_examples=30 if SLOW else 250, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+@settings(
+    max_examples=30 if SLOW else 250,
+    deadline=None,
+    derandomize=True,
+    suppress_health_check=list(HealthCheck),
+)
 @given(case=cases())
 def test_fuzz(case, backend):
     agree_with_the_reference(case, backend)
@@ -225,17 +344,27 @@ def test_fuzz_at_length(case, backend):
 
 @pytest.mark.parametrize("backend", FAST)
 def test_same_bits_alone_in_a_batch_and_with_any_threads(backend):
-    """Prefixes on both sides of the split length; each request alone, in a batch, again, and with other thread counts."""
+    """Prefixes on both sides of the split length; each request alone, in a batch, again, and with
+    other thread counts."""
     layout = BlockLayout(4, 5, 6) if SLOW else BlockLayout.tidar(16, P=3)
     split = sys.modules["blockdraft.ops.block_attention"].split_keys(torch.device("cpu"))
     prefixes = [split, 2 * split + split // 5, 5, 0, split + 1]
-    q, k, v, k_cache, v_cache, table, rows, *_ = inputs(layout, prefixes, torch.Generator().manual_seed(0), (8, 2), 64, 16)
+    q, k, v, k_cache, v_cache, table, rows, *_ = inputs(
+        layout, prefixes, torch.Generator().manual_seed(0), (8, 2), 64, 16
+    )
 
     def run(pick):
         span = slice(pick[0] * layout.rows, (pick[-1] + 1) * layout.rows)
-        own = layout.pack(rows.prefix_lens[pick], rows.draft_len[pick], rows.branch[pick], max(prefixes[b] for b in pick))
+        own = layout.pack(
+            rows.prefix_lens[pick],
+            rows.draft_len[pick],
+            rows.branch[pick],
+            max(prefixes[b] for b in pick),
+        )
         lse = torch.empty(len(pick) * layout.rows, 8)
-        return attend(q[span], k[span], v[span], k_cache, v_cache, table[pick], own, lse=lse, backend=backend), lse
+        return attend(
+            q[span], k[span], v[span], k_cache, v_cache, table[pick], own, lse=lse, backend=backend
+        ), lse
 
     whole = run([0, 1, 2, 3, 4])
     threads = torch.get_num_threads()

@@ -11,7 +11,14 @@ from blockdraft.cli import main
 def test_info_names_every_op_and_each_backend_s_state():
     out = CliRunner().invoke(main, ["info"], env={"COLUMNS": "140"})
     assert out.exit_code == 0, out.output
-    for word in ("block_attention", "accept_drafts", "torch", "reference", "on any device", "no kernel in this version"):
+    for word in (
+        "block_attention",
+        "accept_drafts",
+        "torch",
+        "reference",
+        "on any device",
+        "no kernel in this version",
+    ):
         assert word in out.output
 
 
@@ -26,8 +33,16 @@ def test_demo_prints_what_it_promises():
     assert "repetition" in out.output and "tokens committed by a forward, greedy" in out.output
 
 
-@pytest.mark.parametrize("arguments", [["demo", "--tokens", "0"], ["demo", "--prompts", "0"], ["bench", "attention", "--dtype", "fp8"],
-                                       ["bench", "cca", "--quick", "--impl", "nonesuch"], ["bench", "attention", "--case", "L=7"],
-                                       ["nonesuch"]])
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["demo", "--tokens", "0"],
+        ["demo", "--prompts", "0"],
+        ["bench", "attention", "--dtype", "fp8"],
+        ["bench", "cca", "--quick", "--impl", "nonesuch"],
+        ["bench", "attention", "--case", "L=7"],
+        ["nonesuch"],
+    ],
+)
 def test_bad_arguments_are_usage_errors(arguments):
     assert CliRunner().invoke(main, arguments).exit_code == 2

@@ -17,11 +17,17 @@ SLOW = env.triton_interpreter()
 @st.composite
 def cases(draw):
     K = draw(st.integers(0, 5))
-    return dict(layout=BlockLayout(K, draw(st.integers(1, 4)), draw(st.integers(0, 2))),
-                prefixes=draw(st.lists(st.sampled_from([0, 0, 1, 5, 30]), min_size=1, max_size=5)),
-                layers=draw(st.integers(1, 3)), depth=draw(st.integers(0, 6)), channels=draw(st.sampled_from([1, 8, 24, 600])),
-                half=draw(st.sampled_from([4, 8])), offset=draw(st.sampled_from([0, 8, 3])),
-                dtype=draw(st.sampled_from([torch.float32, torch.float16] + [torch.bfloat16] * (not SLOW))), seed=draw(st.integers(0, 2**31)))
+    return dict(
+        layout=BlockLayout(K, draw(st.integers(1, 4)), draw(st.integers(0, 2))),
+        prefixes=draw(st.lists(st.sampled_from([0, 0, 1, 5, 30]), min_size=1, max_size=5)),
+        layers=draw(st.integers(1, 3)),
+        depth=draw(st.integers(0, 6)),
+        channels=draw(st.sampled_from([1, 8, 24, 600])),
+        half=draw(st.sampled_from([4, 8])),
+        offset=draw(st.sampled_from([0, 8, 3])),
+        dtype=draw(st.sampled_from([torch.float32, torch.float16] + [torch.bfloat16] * (not SLOW))),
+        seed=draw(st.integers(0, 2**31)),
+    )
 
 
 def run(case, backend):
@@ -37,22 +43,45 @@ def run(case, backend):
     late_state = randn(case["layers"], batch + 2, case["half"])
     slots = torch.randperm(batch + 2, generator=generator)[:batch].int()
     slots[torch.rand(batch, generator=generator) < 0.2] = -1
-    for b, prefix in enumerate(case["prefixes"]):  # what an earlier owner of the slot left must not survive
+    # what an earlier owner of the slot left must not survive
+    for b, prefix in enumerate(case["prefixes"]):
         if prefix == 0 and slots[b] >= 0:
             conv_state[:, slots[b]] = torch.nan
     accepted = (torch.rand(batch, generator=generator) * (rows.draft_len + 2)).int() - 1
     device = "cuda" if backend == "triton" and not SLOW else "cpu"
-    rows = dataclasses.replace(rows, **{f.name: value.to(device) for f in dataclasses.fields(rows)
-                                        if isinstance(value := getattr(rows, f.name), torch.Tensor)})
+    rows = dataclasses.replace(
+        rows,
+        **{
+            f.name: value.to(device)
+            for f in dataclasses.fields(rows)
+            if isinstance(value := getattr(rows, f.name), torch.Tensor)
+        },
+    )
     packed, conv_state, late_state = packed.to(device), conv_state.to(device), late_state.to(device)
-    qk, v_late = packed[..., offset : offset + case["channels"]], packed[..., offset + case["channels"] :]
-    ops.commit(qk, v_late, accepted.to(device), rows, conv_state, late_state, slots.to(device), backend=backend)
+    qk, v_late = (
+        packed[..., offset : offset + case["channels"]],
+        packed[..., offset + case["channels"] :],
+    )
+    ops.commit(
+        qk,
+        v_late,
+        accepted.to(device),
+        rows,
+        conv_state,
+        late_state,
+        slots.to(device),
+        backend=backend,
+    )
     return conv_state.cpu(), late_state.cpu(), rows.prefix_lens.cpu()
 
 
-@pytest.mark.parametrize("backend", [name for name in OPS["commit"].backends if name != "reference"])
+@pytest.mark.parametrize(
+    "backend", [name for name in OPS["commit"].backends if name != "reference"]
+)
 @settings(max_examples=60 if SLOW else 150, deadline=None, derandomize=True)
 @given(case=cases())
 def test_moves_the_same_bits(case, backend):
     for actual, expected in zip(run(case, backend), run(case, "reference")):
-        assert torch.equal(actual.float().nan_to_num(nan=123.0), expected.float().nan_to_num(nan=123.0))
+        assert torch.equal(
+            actual.float().nan_to_num(nan=123.0), expected.float().nan_to_num(nan=123.0)
+        )

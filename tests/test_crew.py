@@ -8,17 +8,39 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 MUTANTS = {
-    "a helper's writes are not awaited": ("helped_.fetch_add(count, std::memory_order_release)",
-                                          "helped_.fetch_add(count, std::memory_order_relaxed)"),
+    "a helper's writes are not awaited": (
+        "helped_.fetch_add(count, std::memory_order_release)",
+        "helped_.fetch_add(count, std::memory_order_relaxed)",
+    ),
     "the owner does not wait": ("< n - own;", "< 0;"),
 }
 
 
 def run(headers: Path, folder: Path) -> subprocess.CompletedProcess:
     program = folder / "checks"
-    subprocess.run(["g++", "-std=c++20", "-O1", "-g", "-fsanitize=thread", "-pthread", "-w", f"-I{headers}",
-                    str(ROOT / "tests/support/crew_checks.cpp"), "-o", str(program)], check=True)
-    return subprocess.run([str(program)], capture_output=True, text=True, env={"TSAN_OPTIONS": "halt_on_error=1"}, timeout=120)
+    subprocess.run(
+        [
+            "g++",
+            "-std=c++20",
+            "-O1",
+            "-g",
+            "-fsanitize=thread",
+            "-pthread",
+            "-w",
+            f"-I{headers}",
+            str(ROOT / "tests/support/crew_checks.cpp"),
+            "-o",
+            str(program),
+        ],
+        check=True,
+    )
+    return subprocess.run(
+        [str(program)],
+        capture_output=True,
+        text=True,
+        env={"TSAN_OPTIONS": "halt_on_error=1"},
+        timeout=120,
+    )
 
 
 @pytest.mark.skipif(shutil.which("g++") is None, reason="needs g++")

@@ -1,4 +1,5 @@
-"""Greedy block decoding emits the autoregressive tokens, for random weights and for the shipped model; stops, limits."""
+"""Greedy block decoding emits the autoregressive tokens, for random weights and for the shipped
+model; stops, limits."""
 
 import pytest
 import torch
@@ -14,23 +15,51 @@ PRESETS = {"tidar": BlockLayout.tidar, "zyphra": BlockLayout.zyphra}
 
 def random_model(seed=0, **changes):
     """Every tensor random; few tokens, so that some drafts are accepted."""
-    config = ZayaConfig(**{**dict(vocab_size=9, hidden_size=32, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=1,
-                                  head_dim=8, moe_intermediate_size=16, num_experts=3, router_hidden_size=8,
-                                  max_position_embeddings=2048, mask_token_id=8, sliding_window=40,
-                                  layer_types=["hybrid", "hybrid_sliding"]), **changes})
+    config = ZayaConfig(
+        **{
+            **dict(
+                vocab_size=9,
+                hidden_size=32,
+                num_hidden_layers=2,
+                num_attention_heads=4,
+                num_key_value_heads=1,
+                head_dim=8,
+                moe_intermediate_size=16,
+                num_experts=3,
+                router_hidden_size=8,
+                max_position_embeddings=2048,
+                mask_token_id=8,
+                sliding_window=40,
+                layer_types=["hybrid", "hybrid_sliding"],
+            ),
+            **changes,
+        }
+    )
     generator = torch.Generator().manual_seed(seed)
     tensors = {}
     for name, shape in shapes(config).items():
         noise = torch.randn(shape, generator=generator)
         centred = name.endswith(("norm.weight", "layernorm.weight", "_scale", "temp"))
-        tensors[name] = 1 + 0.2 * noise if centred else noise * (0.1 if len(shape) == 1 else 2 * noise[0].numel() ** -0.5)
+        tensors[name] = (
+            1 + 0.2 * noise
+            if centred
+            else noise * (0.1 if len(shape) == 1 else 2 * noise[0].numel() ** -0.5)
+        )
     return ZayaModel(config, assemble(config, tensors))
 
 
 def requests(vocab, count, length, seed=0, **options):
     generator = torch.Generator().manual_seed(seed)
-    return [Request(torch.randint(vocab - 1, (n,), generator=generator).tolist(), length, seed=n, temperature=0.0, **options)
-            for n in [9, 1, 30, 17, 2][:count]]
+    return [
+        Request(
+            torch.randint(vocab - 1, (n,), generator=generator).tolist(),
+            length,
+            seed=n,
+            temperature=0.0,
+            **options,
+        )
+        for n in [9, 1, 30, 17, 2][:count]
+    ]
 
 
 def same_as_autoregressive(model, layout, work, **options):
@@ -46,7 +75,8 @@ def same_as_autoregressive(model, layout, work, **options):
 @pytest.mark.parametrize("preset", PRESETS)
 def test_greedy_equals_autoregressive_for_random_weights(preset, P):
     done = same_as_autoregressive(random_model(1), PRESETS[preset](16, P=P), requests(9, 5, 60))
-    assert P == 0 or sum(c.tokens_per_forward for c in done) / len(done) > 1.1  # drafts are accepted, not only rejected
+    # drafts are accepted, not only rejected
+    assert P == 0 or sum(c.tokens_per_forward for c in done) / len(done) > 1.1
 
 
 @pytest.mark.slow
@@ -66,8 +96,10 @@ def prompts(count, length, **options):
     import textwrap
 
     source = open(textwrap.__file__, "rb").read()
-    return [Request(list(source[start : start + 40 + 13 * i]), length, temperature=0.0, **options)
-            for i, start in enumerate([700, 1900, 3100, 5200, 8000][:count])]
+    return [
+        Request(list(source[start : start + 40 + 13 * i]), length, temperature=0.0, **options)
+        for i, start in enumerate([700, 1900, 3100, 5200, 8000][:count])
+    ]
 
 
 @pytest.mark.parametrize("preset, P", [("tidar", 3), ("tidar", None), ("zyphra", 3)])
@@ -84,7 +116,10 @@ def test_greedy_equals_autoregressive_for_the_tiny_model_at_length(tiny, preset,
     same_as_autoregressive(tiny, PRESETS[preset](16, P=P), prompts(count, 240))
 
 
-@pytest.mark.parametrize("options", [dict(mode="block"), dict(mode="greedy"), dict(law="greedy"), dict(branches="planned")])
+@pytest.mark.parametrize(
+    "options",
+    [dict(mode="block"), dict(mode="greedy"), dict(law="greedy"), dict(branches="planned")],
+)
 def test_greedy_requests_in_every_mode(tiny, options):
     same_as_autoregressive(tiny, BlockLayout.tidar(16, P=2), prompts(2, 40), **options)
 
@@ -97,13 +132,18 @@ def test_stop_inside_a_block(tiny, stop):
     inside = 0
     for whole, cut in zip(free, stopped):
         at = min((whole.tokens.index(t) + 1 for t in stop if t in whole.tokens), default=None)
-        assert cut.tokens == whole.tokens[:at] and cut.reason == ("length" if at is None else "stop")
+        assert cut.tokens == whole.tokens[:at] and cut.reason == (
+            "length" if at is None else "stop"
+        )
         inside += at is not None and sum(cut.committed) > at
     assert inside, "no stop token was followed by others of its block: the case is not exercised"
 
 
 def test_a_sampled_request_does_not_depend_on_its_company(tiny):
-    work = [Request(r.prompt, 50, seed=i, temperature=0.9, draft_temperature=0.7) for i, r in enumerate(prompts(3, 50))]
+    work = [
+        Request(r.prompt, 50, seed=i, temperature=0.9, draft_temperature=0.7)
+        for i, r in enumerate(prompts(3, 50))
+    ]
     decoder = BlockDecoder(tiny, BlockLayout.tidar(16, P=3), mode="block")
     together = [c.tokens for c in decoder.generate(work)]
     assert [c.tokens for c in decoder.generate(work[::-1])][::-1] == together
@@ -113,7 +153,8 @@ def test_a_sampled_request_does_not_depend_on_its_company(tiny):
 def test_limits_and_single_tokens(tiny):
     for limit in (1, 2, 3, 17):
         for c in BlockDecoder(tiny, BlockLayout.zyphra(16, P=3)).generate(
-                [Request(prompts(1, 1)[0].prompt, limit, temperature=0.0), Request([10], limit, seed=3)]):
+            [Request(prompts(1, 1)[0].prompt, limit, temperature=0.0), Request([10], limit, seed=3)]
+        ):
             assert len(c.tokens) == len(c.logprobs) == limit and c.reason == "length"
             assert sum(c.committed) == limit
 

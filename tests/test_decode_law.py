@@ -1,8 +1,9 @@
-"""The law of a whole multi-step decode over a tiny vocabulary: G-test of 2e5 decodes against the autoregressive law.
+"""The law of a whole multi-step decode over a tiny vocabulary: G-test of 2e5 decodes against the
+autoregressive law.
 
-The toy model is a second-order Markov chain over two tokens; its drafter a
-disturbed copy. All
-decodes run as one batch through the real BlockDecoder and the real ops. Two subtle mistakes must fail the same test.
+The toy model is a second-order Markov chain over two tokens; its drafter a disturbed copy. All
+decodes run as one batch through the real BlockDecoder and the real ops. Two subtle mistakes must
+fail the same test.
 """
 
 import math
@@ -19,7 +20,8 @@ LIMIT = 120.0  # chi2(63) exceeds it with probability 2e-5
 
 
 class ToyModel:
-    """`hidden` is the row of a table of logits: context (two tokens), and mask offset for a proposal's rows."""
+    """`hidden` is the row of a table of logits: context (two tokens), and mask offset for a
+    proposal's rows."""
 
     config = SimpleNamespace(vocab_size=3, num_valid_vocab=2, mask_token_id=MASK)
     device, dtype = torch.device("cpu"), torch.float32
@@ -34,7 +36,9 @@ class ToyModel:
 
     def new_cache(self, max_tokens, page):
         zero = torch.zeros(len(max_tokens), dtype=torch.int32)
-        return SimpleNamespace(prefix_lens=zero.clone(), last=zero.long(), max_tokens=max(max_tokens), tokens=None)
+        return SimpleNamespace(
+            prefix_lens=zero.clone(), last=zero.long(), max_tokens=max(max_tokens), tokens=None
+        )
 
     def forward(self, tokens, rows, cache):
         masks = rows.branch.shape[1] * rows.mask_rows
@@ -55,7 +59,8 @@ class ToyModel:
         cache.prefix_lens += accepted + 1
 
     def law(self):
-        """Probability of each of the 2**LENGTH continuations of token 0 (whose own predecessor counts as 0)."""
+        """Probability of each of the 2**LENGTH continuations of token 0 (whose own predecessor
+        counts as 0)."""
         p = self.target.double().softmax(-1)
         law = []
         for code in range(2**LENGTH):
@@ -85,7 +90,10 @@ CASES = {
     "every branch": (BlockLayout(3, 4, 4), {}),
     "missing branches": (BlockLayout(3, 4, 2), dict(branches=[2, 4])),
     "adaptive branches": (BlockLayout(3, 4, 2), dict(branches="planned")),
-    "causal proposals, M below V": (BlockLayout(3, 3, 2, bidirectional=False), dict(branches=[1, 3])),
+    "causal proposals, M below V": (
+        BlockLayout(3, 3, 2, bidirectional=False),
+        dict(branches=[1, 3]),
+    ),
     "greedy drafter": (BlockLayout(3, 4, 2), dict(branches=[1, 3], law="greedy")),
 }
 
@@ -95,7 +103,9 @@ CASES = {
 def test_decode_follows_the_autoregressive_law(case, mode):
     layout, options = CASES[case]
     g, steps = g_statistic(layout, mode=mode, **options)
-    print(f"{case}, {mode}: G = {g:.1f} over {2**LENGTH - 1} degrees of freedom, {steps:.2f} passes a decode")
+    print(
+        f"{case}, {mode}: G = {g:.1f} over {2**LENGTH - 1} degrees of freedom, {steps:.2f} passes a decode"
+    )
     assert g < LIMIT
     assert steps < LENGTH - 1  # drafts really are accepted
 
@@ -105,7 +115,8 @@ def test_autoregressive_decode_follows_the_law_too():
 
 
 def test_keys_of_token_positions_would_be_caught(monkeypatch):
-    """Mutant: uniforms keyed by the token's position, which block mode visits again in the next step."""
+    """Mutant: uniforms keyed by the token's position, which block mode visits again in the next
+    step."""
     proper = rng.uniform
 
     def by_token(seed, position, rows, purpose):
@@ -114,22 +125,32 @@ def test_keys_of_token_positions_would_be_caught(monkeypatch):
         return torch.cat([proper(seed, position + i, 1, purpose) for i in range(rows)], 1)
 
     monkeypatch.setattr(rng, "uniform", by_token)
-    monkeypatch.setattr(decode.ops, "accept_drafts", partial(decode.ops.accept_drafts, backend="reference"))  # which uses rng
+    # which uses rng
+    monkeypatch.setattr(
+        decode.ops, "accept_drafts", partial(decode.ops.accept_drafts, backend="reference")
+    )
     g, _ = g_statistic(BlockLayout(3, 4, 4), mode="block")
     print(f"keyed by token position: G = {g:.0f}")
     assert g > LIMIT
 
 
 def test_truncating_accepted_tokens_would_be_caught(monkeypatch):
-    """Mutant: when no proposal matches the accepted length, drop accepted tokens down to one that does."""
+    """Mutant: when no proposal matches the accepted length, drop accepted tokens down to one that
+    does."""
     proper = decode.ops.accept_drafts
 
     def truncating(logits, drafts, draft_len, branch, *args, **kwargs):
         verdict = proper(logits, drafts, draft_len, branch, *args, **kwargs)
-        level = torch.where((branch >= 1) & (branch <= verdict.accepted[:, None] + 1), branch, 0).amax(1)
+        level = torch.where(
+            (branch >= 1) & (branch <= verdict.accepted[:, None] + 1), branch, 0
+        ).amax(1)
         cut = (level > 0) & (level <= verdict.accepted)
         a = torch.where(cut, level - 1, verdict.accepted)
-        y = torch.where(cut, drafts.gather(1, a.clamp(min=0, max=drafts.shape[1] - 1)[:, None].long())[:, 0], verdict.next_token)
+        y = torch.where(
+            cut,
+            drafts.gather(1, a.clamp(min=0, max=drafts.shape[1] - 1)[:, None].long())[:, 0],
+            verdict.next_token,
+        )
         return verdict._replace(accepted=a, next_token=y, shift=torch.zeros_like(verdict.shift))
 
     monkeypatch.setattr(decode.ops, "accept_drafts", truncating)

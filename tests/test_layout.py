@@ -22,12 +22,14 @@ def test_positions_and_parents_by_hand():
 
 def test_mask_by_hand_is_not_lower_triangular():
     mask = BlockLayout(K=1, M=2, P=2).dense_mask(1, [2, 1]).int().tolist()
-    assert mask == [[1, 1, 0, 0, 0, 0, 0],
-                    [1, 1, 1, 0, 0, 0, 0],
-                    [1, 1, 1, 1, 1, 0, 0],
-                    [1, 1, 1, 1, 1, 0, 0],
-                    [1, 1, 0, 0, 0, 1, 1],
-                    [1, 1, 0, 0, 0, 1, 1]]
+    assert mask == [
+        [1, 1, 0, 0, 0, 0, 0],
+        [1, 1, 1, 0, 0, 0, 0],
+        [1, 1, 1, 1, 1, 0, 0],
+        [1, 1, 1, 1, 1, 0, 0],
+        [1, 1, 0, 0, 0, 1, 1],
+        [1, 1, 0, 0, 0, 1, 1],
+    ]
 
 
 def test_causal_proposals_windows_and_dead_rows():
@@ -37,7 +39,8 @@ def test_causal_proposals_windows_and_dead_rows():
     mask = layout.dense_mask(4, [1, -1], draft_len=1, window=3)
     # row 0 stands at 4: window 3 shows it positions 2, 3 and itself
     assert mask[0].int().tolist() == [0, 0, 1, 1, 1, 0, 0, 0, 0, 0, 0]
-    # the proposal stands at 5 and 6: position 4 (verify row 0) is in the window of both; causal within
+    # the proposal stands at 5 and 6: position 4 (verify row 0) is in the window of both; causal
+    # within
     assert mask[3].int().tolist() == [0, 0, 0, 1, 1, 0, 0, 1, 0, 0, 0]
     assert mask[4].int().tolist() == [0, 0, 0, 0, 1, 0, 0, 1, 1, 0, 0]
     assert not mask[[2, 5, 6]].any()
@@ -57,8 +60,15 @@ def test_prefill_chunks_of_unequal_length():
     assert table.live.all()
 
 
-@pytest.mark.parametrize("bad, name", [(dict(K=-1, M=1, P=0), "K"), (dict(K=1, M=0, P=0), "M"), (dict(K=1, M=1, P=-1), "P"),
-                                       (dict(K=1.5, M=1, P=1), "K")])
+@pytest.mark.parametrize(
+    "bad, name",
+    [
+        (dict(K=-1, M=1, P=0), "K"),
+        (dict(K=1, M=0, P=0), "M"),
+        (dict(K=1, M=1, P=-1), "P"),
+        (dict(K=1.5, M=1, P=1), "K"),
+    ],
+)
 def test_bad_layout(bad, name):
     with pytest.raises(ValueError, match=f"{name}: expected an integer"):
         BlockLayout(**bad)

@@ -1,5 +1,6 @@
-"""The tile layer's tests (kernels on the host and on sim, fuzzed) in other builds: under AddressSanitizer and
-UndefinedBehaviorSanitizer, and for the CPUs that the extension has variants for."""
+"""The tile layer's tests (kernels on the host and on sim, fuzzed) in other builds: under
+AddressSanitizer and UndefinedBehaviorSanitizer, and for the CPUs that the extension has variants
+for."""
 
 import os
 import shutil
@@ -13,8 +14,12 @@ from blockdraft import native
 
 TESTS = [str(Path(__file__).with_name(f"test_{name}.py")) for name in ("tile", "sampling_kernels")]
 SANITIZED = "-g -fsanitize=address,undefined -fno-sanitize-recover=all"
-BUILDS = {"sanitizers": SANITIZED, "sanitizers, AVX-512": f"{SANITIZED} -march=x86-64-v4", "AVX2": "-O3 -march=x86-64-v3",
-          "AVX-512": "-O3 -march=x86-64-v4"}
+BUILDS = {
+    "sanitizers": SANITIZED,
+    "sanitizers, AVX-512": f"{SANITIZED} -march=x86-64-v4",
+    "AVX2": "-O3 -march=x86-64-v3",
+    "AVX-512": "-O3 -march=x86-64-v4",
+}
 
 
 def runs(build: str) -> bool:
@@ -29,20 +34,51 @@ def test_passes(build):
         pytest.skip("this CPU has no AVX-512")
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     if SANITIZED in BUILDS[build]:
-        asked = subprocess.run(["g++", "-print-file-name=libasan.so"], capture_output=True, text=True, check=True)
+        asked = subprocess.run(
+            ["g++", "-print-file-name=libasan.so"], capture_output=True, text=True, check=True
+        )
         environment |= dict(LD_PRELOAD=asked.stdout.strip(), ASAN_OPTIONS="detect_leaks=0")
-    done = subprocess.run([sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *TESTS, f"--native-flags={BUILDS[build]}"],
-                          env=environment, capture_output=True, text=True)
-    assert done.returncode == 0 and " passed" in done.stdout, done.stdout[-3000:] + done.stderr[-3000:]
+    done = subprocess.run(
+        [
+            sys.executable,
+            "-m",
+            "pytest",
+            "-q",
+            "-p",
+            "no:cacheprovider",
+            *TESTS,
+            f"--native-flags={BUILDS[build]}",
+        ],
+        env=environment,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0 and " passed" in done.stdout, (
+        done.stdout[-3000:] + done.stderr[-3000:]
+    )
     print(done.stdout.splitlines()[-1])
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(native.load("_probe").__name__ == "blockdraft._probe", reason="it is the variant that all tests run")
+@pytest.mark.skipif(
+    native.load("_probe").__name__ == "blockdraft._probe",
+    reason="it is the variant that all tests run",
+)
 def test_the_extension_for_avx2():
     """Tests of the C++ ops, with the variant that this CPU would not choose."""
-    tests = [str(Path(__file__).with_name(f"test_{name}.py")) for name in ("block_attention", "commit", "sampling_backends")]
-    script = ("import sys, pytest; from blockdraft import _probe; _probe.has_avx512 = lambda: False; import blockdraft.ops; "
-              "assert 'blockdraft._ops' in sys.modules; sys.exit(pytest.main(sys.argv[1:]))")
-    done = subprocess.run([sys.executable, "-c", script, "-q", "-p", "no:cacheprovider", "-k", "cpp", *tests], capture_output=True, text=True)
-    assert done.returncode == 0 and " passed" in done.stdout, done.stdout[-3000:] + done.stderr[-3000:]
+    tests = [
+        str(Path(__file__).with_name(f"test_{name}.py"))
+        for name in ("block_attention", "commit", "sampling_backends")
+    ]
+    script = (
+        "import sys, pytest; from blockdraft import _probe; _probe.has_avx512 = lambda: False; import blockdraft.ops; "
+        "assert 'blockdraft._ops' in sys.modules; sys.exit(pytest.main(sys.argv[1:]))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script, "-q", "-p", "no:cacheprovider", "-k", "cpp", *tests],
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0 and " passed" in done.stdout, (
+        done.stdout[-3000:] + done.stderr[-3000:]
+    )

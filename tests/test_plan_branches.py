@@ -29,7 +29,9 @@ def value(branches, accept, offset, D, K):
     return total
 
 
-@pytest.mark.parametrize("K, M, P", [(4, 5, 1), (4, 5, 2), (5, 6, 3), (3, 4, 4), (4, 3, 2), (3, 6, 5), (0, 4, 2)])
+@pytest.mark.parametrize(
+    "K, M, P", [(4, 5, 1), (4, 5, 2), (5, 6, 3), (3, 4, 4), (4, 3, 2), (3, 6, 5), (0, 4, 2)]
+)
 def test_equals_brute_force(K, M, P):
     generator = torch.Generator().manual_seed(K * 100 + M * 10 + P)
     accept, offset = torch.rand(20, K, generator=generator), torch.rand(M, generator=generator)
@@ -40,10 +42,23 @@ def test_equals_brute_force(K, M, P):
         D = int(length[b])
         chosen = [c for c in plan[b].tolist() if c > 0]
         assert chosen == sorted(set(chosen)) and all(c <= D + 1 for c in chosen)
-        best = max(value(s, accept[b].double().tolist(), offset.double().tolist(), D, K)
-                   for r in range(min(P, D + 1) + 1) for s in itertools.combinations(range(1, D + 2), r)) if D >= 0 else 0.0
-        assert abs(value(chosen, accept[b].double().tolist(), offset.double().tolist(), D, K) - best) < 1e-9
+        best = (
+            max(
+                value(s, accept[b].double().tolist(), offset.double().tolist(), D, K)
+                for r in range(min(P, D + 1) + 1)
+                for s in itertools.combinations(range(1, D + 2), r)
+            )
+            if D >= 0
+            else 0.0
+        )
+        assert (
+            abs(value(chosen, accept[b].double().tolist(), offset.double().tolist(), D, K) - best)
+            < 1e-9
+        )
 
 
 def test_no_proposals():
-    assert ops.plan_branches(torch.rand(3, 4), torch.rand(5), 0, torch.zeros(3).int()).shape == (3, 0)
+    assert ops.plan_branches(torch.rand(3, 4), torch.rand(5), 0, torch.zeros(3).int()).shape == (
+        3,
+        0,
+    )

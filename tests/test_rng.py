@@ -6,10 +6,15 @@ from blockdraft import rng
 def test_published_vectors():
     """The known-answer tests that come with Random123 (kat_vectors, philox4x32 10)."""
     ones = 0xFFFFFFFF
-    cases = [([0, 0, 0, 0], [0, 0], [0x6627E8D5, 0xE169C58D, 0xBC57AC4C, 0x9B00DBD8]),
-             ([ones] * 4, [ones] * 2, [0x408F276D, 0x41C83B0E, 0xA20BC7C6, 0x6D5451FD]),
-             ([0x243F6A88, 0x85A308D3, 0x13198A2E, 0x03707344], [0xA4093822, 0x299F31D0],
-              [0xD16CFE09, 0x94FDCCEB, 0x5001E420, 0x24126EA1])]
+    cases = [
+        ([0, 0, 0, 0], [0, 0], [0x6627E8D5, 0xE169C58D, 0xBC57AC4C, 0x9B00DBD8]),
+        ([ones] * 4, [ones] * 2, [0x408F276D, 0x41C83B0E, 0xA20BC7C6, 0x6D5451FD]),
+        (
+            [0x243F6A88, 0x85A308D3, 0x13198A2E, 0x03707344],
+            [0xA4093822, 0x299F31D0],
+            [0xD16CFE09, 0x94FDCCEB, 0x5001E420, 0x24126EA1],
+        ),
+    ]
     counter, key, expected = (torch.tensor([case[i] for case in cases]) for i in range(3))
     assert torch.equal(rng.philox4x32(counter, key), expected)
 

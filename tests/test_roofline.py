@@ -14,9 +14,16 @@ ZAYA = models.find("zaya1-8b")
 READINGS = {reading.name: reading for reading in blocks.READINGS}
 
 
-@pytest.mark.parametrize("reading, mi300x, mi355x", [
-    ("peak / peak", 3.85, 4.92), ("peak / peak, 17 rows", 3.63, 4.63), ("peak / sustained", 4.76, 6.07),
-    ("achieved / achieved", 2.58, 3.77), ("peak / peak, fp8 KV, bf16 products", 1.93, 2.46)])
+@pytest.mark.parametrize(
+    "reading, mi300x, mi355x",
+    [
+        ("peak / peak", 3.85, 4.92),
+        ("peak / peak, 17 rows", 3.63, 4.63),
+        ("peak / sustained", 4.76, 6.07),
+        ("achieved / achieved", 2.58, 3.77),
+        ("peak / peak, fp8 KV, bf16 products", 1.93, 2.46),
+    ],
+)
 def test_blocks_to_two_decimals(reading, mi300x, mi355x):
     for name, t in (("MI300X", mi300x), ("MI355X", mi355x)):
         found = blocks.blocks(KNOWN[name], ZAYA, READINGS[reading])
@@ -29,15 +36,27 @@ def test_which_reading_gives_the_published_numbers():
     assert text[2].endswith("peak / peak, which gives 2 and 3")
     low, high = blocks.published_share(KNOWN, ZAYA)
     assert (round(low, 3), round(high, 3)) == (0.771, 0.819)
-    for share, counts in ((low - 1e-3, (4, 5)), (low + 1e-3, (3, 5)), (high - 1e-3, (3, 5)), (high + 1e-3, (3, 4))):
-        got = tuple(int(ceilings(KNOWN[n], "bf16", "peak").ridge_flops_per_byte / share / 64 - 1) for n in ("MI300X", "MI355X"))
+    for share, counts in (
+        (low - 1e-3, (4, 5)),
+        (low + 1e-3, (3, 5)),
+        (high - 1e-3, (3, 5)),
+        (high + 1e-3, (3, 4)),
+    ):
+        got = tuple(
+            int(ceilings(KNOWN[n], "bf16", "peak").ridge_flops_per_byte / share / 64 - 1)
+            for n in ("MI300X", "MI355X")
+        )
         assert got == counts
 
 
 def test_hand_checked_figures():
     assert [blocks.intensity_flops_per_byte(4, n) for n in (1, 16, 64)] == [4, 64, 256]
     assert round(ceilings(KNOWN["MI300X"], "bf16", "peak").ridge_flops_per_byte, 1) == 246.7
-    assert [round(costs.distinct_experts(r, [1 / 16] * 16), 1) for r in (1, 16, 64)] == [1.0, 10.3, 15.7]
+    assert [round(costs.distinct_experts(r, [1 / 16] * 16), 1) for r in (1, 16, 64)] == [
+        1.0,
+        10.3,
+        15.7,
+    ]
     assert round(costs.linear(1, 2048, 262272, 2).bytes / 1e9, 2) == 1.07
     assert models.kv_bytes_per_token(ZAYA, 2) == 40 * 1024
     long = costs.block_attention(1 << 17, 16, [], 1, 8, 2, 128, 2)
@@ -45,7 +64,9 @@ def test_hand_checked_figures():
 
 
 def test_per_token_figures_of_the_8b():
-    per_block = {op.name: op.cost for op in step.pass_ops(step.Workload(ZAYA, 1, 0, 1, 1, (), accepted=0))}
+    per_block = {
+        op.name: op.cost for op in step.pass_ops(step.Workload(ZAYA, 1, 0, 1, 1, (), accepted=0))
+    }
     for name, mflop in (("cca_qkv", 0.66), ("zaya_router", 1.3), ("fused_moe", 25.2)):
         assert per_block[name].flops / 40e6 == pytest.approx(mflop, rel=0.02)
     both = per_block["qkv projection"].flops + per_block["output projection"].flops
@@ -58,7 +79,9 @@ def test_per_token_figures_of_the_8b():
 def test_mla_at_equal_cache_has_no_free_block():
     found = {kind.name: kind for kind in blocks.kinds(ZAYA)}
     assert {kind.cached_elements for kind in found.values()} == {512}
-    intensity = {name: kind.flops_per_row / (2 * kind.cached_elements) for name, kind in found.items()}
+    intensity = {
+        name: kind.flops_per_row / (2 * kind.cached_elements) for name, kind in found.items()
+    }
     assert intensity == {"MHA": 1, "GQA": 8, "MLA (absorbed)": 30, "CCGQA": 4}
     assert 246.7 / (16 * intensity["MLA (absorbed)"]) < 1 < 246.7 / (16 * intensity["CCGQA"])
 
@@ -68,14 +91,21 @@ def test_every_figure_has_source_date_and_confidence():
         for kind, section in device.figures.items():
             for name, figures in section.items():
                 for figure in figures:
-                    assert figure.kind == kind and figure.source and figure.date != "undated", (device.name, name)
-                    assert figure.confidence in devices.CONFIDENCE and not figure.source.endswith(".toml")
+                    assert figure.kind == kind and figure.source and figure.date != "undated", (
+                        device.name,
+                        name,
+                    )
+                    assert figure.confidence in devices.CONFIDENCE and not figure.source.endswith(
+                        ".toml"
+                    )
 
 
 def test_a_file_extends_and_overrides(tmp_path):
     path = tmp_path / "mine.toml"
-    path.write_text('[mi300x.achieved]\nbf16_tflops = 700\n[Mine]\narch = "gfx950"\n[Mine.quoted]\nbf16_tflops = 1000\n'
-                    "memory_tb_per_s = { value = 4, confidence = 'unconfirmed' }\n")
+    path.write_text(
+        '[mi300x.achieved]\nbf16_tflops = 700\n[Mine]\narch = "gfx950"\n[Mine.quoted]\nbf16_tflops = 1000\n'
+        "memory_tb_per_s = { value = 4, confidence = 'unconfirmed' }\n"
+    )
     known = load(path)
     assert find("MI300X", known).figure("bf16_tflops", "achieved").value == 700
     assert find("MI300X", known).figure("bf16_tflops", "quoted").value == 1307.4
@@ -85,18 +115,44 @@ def test_a_file_extends_and_overrides(tmp_path):
     assert find("MI300X", load()).figure("bf16_tflops", "achieved").value == 708
 
 
-@pytest.mark.parametrize("text, message", [
-    ("[X.quoted]\nmemory_tb_per_s = -1\nbf16_tflops = 1", "X.quoted.memory_tb_per_s: expected a positive number, got -1"),
-    ("[X.quoted]\nmemory_tb_per_s = inf\nbf16_tflops = 1", "expected a number in 1e-06 .. 1e\\+07, got inf"),
-    ("[X.quoted]\nmemory_tb_per_s = 5.3e12\nbf16_tflops = 1", "X.quoted.memory_tb_per_s: expected a number in"),
-    ("[X.quoted]\nmemory_tb_per_s = []\nbf16_tflops = 1", "expected at least one figure"),
-    ("[X.quoted]\nmemory_tb_per_s = { value = 1, source = [1] }\nbf16_tflops = 1", "expected source, confidence and note as text"),
-    ("sources = 1", "sources: expected NAME = { title, date }"), ("[sources]\na = { title = 'x' }", "sources: expected NAME"),
-    ("[X]\narch = 3", "X.arch: expected a name, got 3"),
-    ("[X.quoted]\nbf16 = 1", "expected one of fp32_tflops, bf16_tflops"), ("[X.quoted]\nbf16_tflops = 1", "expected a memory_tb_per_s"),
-    ("[X.quoted]\nmemory_tb_per_s = 1", "expected one of fp32_tflops"), ("[X.best]\na = 1", "expected arch, quoted, achieved"),
-    ("[X.quoted]\nbf16_tflops = { value = 1, confidence = 'sure' }", "expected a confidence of read, derived, unconfirmed"),
-    ("[X.quoted]\nbf16_tflops = { value = 1, source = 'hearsay' }", "expected a source of amd-specs"), ("[X", "expected a TOML file")])
+@pytest.mark.parametrize(
+    "text, message",
+    [
+        (
+            "[X.quoted]\nmemory_tb_per_s = -1\nbf16_tflops = 1",
+            "X.quoted.memory_tb_per_s: expected a positive number, got -1",
+        ),
+        (
+            "[X.quoted]\nmemory_tb_per_s = inf\nbf16_tflops = 1",
+            "expected a number in 1e-06 .. 1e\\+07, got inf",
+        ),
+        (
+            "[X.quoted]\nmemory_tb_per_s = 5.3e12\nbf16_tflops = 1",
+            "X.quoted.memory_tb_per_s: expected a number in",
+        ),
+        ("[X.quoted]\nmemory_tb_per_s = []\nbf16_tflops = 1", "expected at least one figure"),
+        (
+            "[X.quoted]\nmemory_tb_per_s = { value = 1, source = [1] }\nbf16_tflops = 1",
+            "expected source, confidence and note as text",
+        ),
+        ("sources = 1", "sources: expected NAME = { title, date }"),
+        ("[sources]\na = { title = 'x' }", "sources: expected NAME"),
+        ("[X]\narch = 3", "X.arch: expected a name, got 3"),
+        ("[X.quoted]\nbf16 = 1", "expected one of fp32_tflops, bf16_tflops"),
+        ("[X.quoted]\nbf16_tflops = 1", "expected a memory_tb_per_s"),
+        ("[X.quoted]\nmemory_tb_per_s = 1", "expected one of fp32_tflops"),
+        ("[X.best]\na = 1", "expected arch, quoted, achieved"),
+        (
+            "[X.quoted]\nbf16_tflops = { value = 1, confidence = 'sure' }",
+            "expected a confidence of read, derived, unconfirmed",
+        ),
+        (
+            "[X.quoted]\nbf16_tflops = { value = 1, source = 'hearsay' }",
+            "expected a source of amd-specs",
+        ),
+        ("[X", "expected a TOML file"),
+    ],
+)
 def test_a_wrong_file_is_refused(tmp_path, text, message):
     path = tmp_path / "mine.toml"
     path.write_text(text)
@@ -108,10 +164,23 @@ def test_the_library_s_example_runs():
     example = "\n".join(line.strip() for line in roofline.__doc__.split("\n\n")[1].splitlines())
     found = {}
     exec(example, found)
-    assert found["best"].branches == (1, 7) and 1 < found["best"].tokens_per_pass < 4.6 and found["rates"].device == "MI355X"
+    assert (
+        found["best"].branches == (1, 7)
+        and 1 < found["best"].tokens_per_pass < 4.6
+        and found["rates"].device == "MI355X"
+    )
 
 
 def test_import_is_light():
-    code = ("import sys, time; t = time.perf_counter(); import blockdraft.roofline, blockdraft.cli; t = time.perf_counter() - t; "
-            "heavy = {'torch', 'numpy', 'matplotlib', 'rich'} & set(sys.modules); assert not heavy, heavy; print(t)")
-    assert float(subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout) < 1
+    code = (
+        "import sys, time; t = time.perf_counter(); import blockdraft.roofline, blockdraft.cli; t = time.perf_counter() - t; "
+        "heavy = {'torch', 'numpy', 'matplotlib', 'rich'} & set(sys.modules); assert not heavy, heavy; print(t)"
+    )
+    assert (
+        float(
+            subprocess.run(
+                [sys.executable, "-c", code], check=True, capture_output=True, text=True
+            ).stdout
+        )
+        < 1
+    )

@@ -1,4 +1,5 @@
-"""The commands as a user runs them: tables, JSON, CSV, errors that name the valid choices, plots."""
+"""The commands as a user runs them: tables, JSON, CSV, errors that name the valid choices,
+plots."""
 
 import csv
 import io
@@ -21,8 +22,14 @@ def run(*arguments, status=0):
     return outcome.output
 
 
-COMMANDS = [["devices"], ["blocks"], ["attention"], ["step", "--batch", 4], ["plan", "--alpha", 0.8, "--max-proposals", 3],
-            ["sweep", "--batches", "1,16", "--contexts", "1024,8192", "--max-proposals", 2]]
+COMMANDS = [
+    ["devices"],
+    ["blocks"],
+    ["attention"],
+    ["step", "--batch", 4],
+    ["plan", "--alpha", 0.8, "--max-proposals", 3],
+    ["sweep", "--batches", "1,16", "--contexts", "1024,8192", "--max-proposals", 2],
+]
 
 
 @pytest.mark.parametrize("command", COMMANDS, ids=lambda command: command[0])
@@ -32,27 +39,50 @@ def test_table_json_and_csv_hold_the_same(command):
     assert len(rows) == len(lines) > 3
     for row, line in zip(rows, lines):
         for key, value in row.items():
-            assert line[key] == (" ".join(map(str, value)) if isinstance(value, list) else "" if value is None else str(value))
+            assert line[key] == (
+                " ".join(map(str, value))
+                if isinstance(value, list)
+                else ""
+                if value is None
+                else str(value)
+            )
     table = run(*command)
     assert "devices --sources" in table or command[0] == "attention"
     assert any(word in table for word in ("achieved", "quoted"))
 
 
 @pytest.mark.parametrize("width", [80, 100, 120])
-@pytest.mark.parametrize("command", [*COMMANDS, ["devices", "--sources"]], ids=lambda command: " ".join(map(str, command)))
+@pytest.mark.parametrize(
+    "command",
+    [*COMMANDS, ["devices", "--sources"]],
+    ids=lambda command: " ".join(map(str, command)),
+)
 def test_tables_fit_the_terminal_and_break_no_cell(command, width):
     """A table that is too wide comes in parts, each with its key columns."""
-    terminal = CliRunner().invoke(main, ["roofline", *map(str, command)], env={"FORCE_COLOR": "1", "COLUMNS": str(width)})
+    terminal = CliRunner().invoke(
+        main, ["roofline", *map(str, command)], env={"FORCE_COLOR": "1", "COLUMNS": str(width)}
+    )
     text = re.sub(r"\x1b\[[0-9;]*m", "", terminal.stdout)
     assert terminal.exit_code == 0 and max(map(len, text.splitlines())) <= width
-    wide, narrow = (Counter(re.findall(r"[\w.]+(?: \([\d.x]+\))?\??", t)) for t in (run(*command), text))
+    wide, narrow = (
+        Counter(re.findall(r"[\w.]+(?: \([\d.x]+\))?\??", t)) for t in (run(*command), text)
+    )
     assert not wide - narrow
     assert ("6/7" in terminal.stderr) == (command[0] == "sweep")  # its progress bar
 
 
 def test_blocks_table_says_which_reading_is_the_published_one():
     table = run("blocks")
-    for word in ("3.85 (2.85)", "4.92 (3.92)", "2.58 (1.58)", "3.77 (2.77)?", "yes: peak / sustained", "no:  peak / peak", "0.771", "0.819"):
+    for word in (
+        "3.85 (2.85)",
+        "4.92 (3.92)",
+        "2.58 (1.58)",
+        "3.77 (2.77)?",
+        "yes: peak / sustained",
+        "no:  peak / peak",
+        "0.771",
+        "0.819",
+    ):
         assert word in table, word
 
 
@@ -63,68 +93,151 @@ def test_sources_are_named():
 
 
 def test_step_totals_and_speed_up():
-    rows = json.loads(run("step", "--device", "mi355x", "--batch", 16, "--branches", "1,7,17", "--json"))
+    rows = json.loads(
+        run("step", "--device", "mi355x", "--batch", 16, "--branches", "1,7,17", "--json")
+    )
     totals = {r["mode"]: r for r in rows if r["op"] == "total"}
     for mode, total in totals.items():
         ops = [r for r in rows if r["mode"] == mode and r is not total]
-        assert total["us"] == pytest.approx(sum(r["us"] for r in ops)) and sum(r["share"] for r in ops) == pytest.approx(1)
-        assert total["tokens_per_s"] == pytest.approx(16 * total["tokens_per_pass"] / total["us"] * 1e6)
-    assert totals["block"]["speed_up"] == pytest.approx(totals["block"]["tokens_per_s"] / totals["autoregressive"]["tokens_per_s"])
+        assert total["us"] == pytest.approx(sum(r["us"] for r in ops)) and sum(
+            r["share"] for r in ops
+        ) == pytest.approx(1)
+        assert total["tokens_per_s"] == pytest.approx(
+            16 * total["tokens_per_pass"] / total["us"] * 1e6
+        )
+    assert totals["block"]["speed_up"] == pytest.approx(
+        totals["block"]["tokens_per_s"] / totals["autoregressive"]["tokens_per_s"]
+    )
 
 
 def test_plan_simulates_and_takes_histograms(tmp_path):
     path = tmp_path / "counts.txt"
     path.write_text("27 " + "3 " * 15 + "28")
-    rows = json.loads(run("plan", "--histogram", f"@{path}", "--max-proposals", 3, "--simulate", 1_000_000, "--json"))
+    rows = json.loads(
+        run(
+            "plan",
+            "--histogram",
+            f"@{path}",
+            "--max-proposals",
+            3,
+            "--simulate",
+            1_000_000,
+            "--json",
+        )
+    )
     for row in rows:
         assert row["simulated_tokens_per_pass"] == pytest.approx(row["tokens_per_pass"], rel=5e-3)
-    assert sum(row["best"] for row in rows) == 1 and rows[3]["tokens_per_pass"] == pytest.approx(8.603, abs=1e-3)
+    assert sum(row["best"] for row in rows) == 1 and rows[3]["tokens_per_pass"] == pytest.approx(
+        8.603, abs=1e-3
+    )
 
 
 def test_any_zaya_config_and_a_device_of_one_s_own(tmp_path):
     path = tmp_path / "mine.toml"
     path.write_text("[Mine.quoted]\nbf16_tflops = 1\nmemory_tb_per_s = 0.01\n")
-    rows = json.loads(run("step", "--model", TINY, "--device", "mine", "--devices", path, "--basis", "peak", "--context", 128, "--json"))
+    rows = json.loads(
+        run(
+            "step",
+            "--model",
+            TINY,
+            "--device",
+            "mine",
+            "--devices",
+            path,
+            "--basis",
+            "peak",
+            "--context",
+            128,
+            "--json",
+        )
+    )
     assert {r["device"] for r in rows} == {"Mine"}
 
 
-@pytest.mark.parametrize("arguments, message", [
-    (["blocks", "--device", "mi300"], "expected one of MI300X, MI325X, MI350X, MI355X, H100, H200, B200, cpu, got 'mi300'"),
-    (["step", "--model", "zaya9"], "expected one of ZAYA1-8B, ZAYA1-74B, or a folder"),
-    (["step", "--dtype", "int3"], "expected one of fp32, bf16"),
-    (["step", "--device", "h200"], "expected one of peak, sustained for bf16 on H200"), (["step", "--dtype", "fp4"], "on MI300X, got 'fp4'"),
-    (["step", "--basis", "best"], "'peak', 'sustained', 'achieved'"), (["step", "--batch", 0], "batch: expected 1 .. 65536"),
-    (["step", "--context", 10**9], "context: expected 0 .. 131072"), (["step", "--branches", "1,99"], "expected integers in 1..17"),
-    (["step", "--proposals", 0], "proposals: expected 1 .. 17"), (["step", "--branches", ""], "proposals: expected 1 .. 17"),
-    (["plot", "--proposals", 0], "proposals: expected 1 .. 17"), (["step", "--branches", "1.5"], "branches: expected integers"),
-    (["step", "--drafts", 10**6], "--drafts: expected 0 .. 256"), (["step", "--launch-us", -1], "launch_us: expected 0 .. 1000"),
-    (["plan", "--mean", 40], "mean: expected 1 .. 17"), (["plan", "--histogram", "1,2"], "expected 17 frequencies"),
-    (["plan", "--alpha", 0.5, "--mean", 3], "expected one of mean, alpha, histogram"), (["plan", "--max-proposals", 99], "expected 0 .. 17"),
-    (["sweep", "--batches", "1.5"], "batches: expected integers"), (["sweep", "--contexts", "inf"], "expected numbers separated by commas"),
-    (["step", "--json", "--csv"], "expected one of them, got both"),
-    (["check", "--op", "moe,"], "'attention', 'cca', 'moe', 'accept', 'sample', 'commit'")])
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        (
+            ["blocks", "--device", "mi300"],
+            "expected one of MI300X, MI325X, MI350X, MI355X, H100, H200, B200, cpu, got 'mi300'",
+        ),
+        (["step", "--model", "zaya9"], "expected one of ZAYA1-8B, ZAYA1-74B, or a folder"),
+        (["step", "--dtype", "int3"], "expected one of fp32, bf16"),
+        (["step", "--device", "h200"], "expected one of peak, sustained for bf16 on H200"),
+        (["step", "--dtype", "fp4"], "on MI300X, got 'fp4'"),
+        (["step", "--basis", "best"], "'peak', 'sustained', 'achieved'"),
+        (["step", "--batch", 0], "batch: expected 1 .. 65536"),
+        (["step", "--context", 10**9], "context: expected 0 .. 131072"),
+        (["step", "--branches", "1,99"], "expected integers in 1..17"),
+        (["step", "--proposals", 0], "proposals: expected 1 .. 17"),
+        (["step", "--branches", ""], "proposals: expected 1 .. 17"),
+        (["plot", "--proposals", 0], "proposals: expected 1 .. 17"),
+        (["step", "--branches", "1.5"], "branches: expected integers"),
+        (["step", "--drafts", 10**6], "--drafts: expected 0 .. 256"),
+        (["step", "--launch-us", -1], "launch_us: expected 0 .. 1000"),
+        (["plan", "--mean", 40], "mean: expected 1 .. 17"),
+        (["plan", "--histogram", "1,2"], "expected 17 frequencies"),
+        (["plan", "--alpha", 0.5, "--mean", 3], "expected one of mean, alpha, histogram"),
+        (["plan", "--max-proposals", 99], "expected 0 .. 17"),
+        (["sweep", "--batches", "1.5"], "batches: expected integers"),
+        (["sweep", "--contexts", "inf"], "expected numbers separated by commas"),
+        (["step", "--json", "--csv"], "expected one of them, got both"),
+        (["check", "--op", "moe,"], "'attention', 'cca', 'moe', 'accept', 'sample', 'commit'"),
+    ],
+)
 def test_errors_name_the_valid_choices(arguments, message):
     assert message in " ".join(run(*arguments, status=2).split())
 
 
 def test_plots_are_written(tmp_path):
-    rows = json.loads(run("plot", "--device", "MI355X", "--batch", 1, "--launch-us", 3, "--out", tmp_path, "--json"))
+    rows = json.loads(
+        run(
+            "plot",
+            "--device",
+            "MI355X",
+            "--batch",
+            1,
+            "--launch-us",
+            3,
+            "--out",
+            tmp_path,
+            "--json",
+        )
+    )
     names = {row["file"].rsplit("/", 1)[-1] for row in rows}
-    assert names == {f"{name}.{kind}" for name in ("roofline", "blocks", "heatmap") for kind in ("png", "svg")} | {"blocks.html"}
+    assert names == {
+        f"{name}.{kind}" for name in ("roofline", "blocks", "heatmap") for kind in ("png", "svg")
+    } | {"blocks.html"}
     assert all((tmp_path / name).stat().st_size > 10_000 for name in names)
-    words = {"roofline": ("block_attention", "TFLOP/s"), "blocks": ("MI300X", "cached tokens"), "heatmap": ("P = 1", "requests")}
+    words = {
+        "roofline": ("block_attention", "TFLOP/s"),
+        "blocks": ("MI300X", "cached tokens"),
+        "heatmap": ("P = 1", "requests"),
+    }
     for name, expected in words.items():
         ElementTree.parse(tmp_path / f"{name}.svg")
-        text = (tmp_path / f"{name}.svg").read_text()  # matplotlib keeps the words of a drawn text as comments
+        # matplotlib keeps the words of a drawn text as comments
+        text = (tmp_path / f"{name}.svg").read_text()
         assert all(word in text for word in expected), name
         assert name == "blocks" or "unconfirmed: memory_tb_per_s, exp_tera_per_s" in text
     drawn = (tmp_path / "roofline.svg").read_text()  # a point outside the axes would lose its name
-    for op in ("norms, residuals", "accept_drafts", "cca_qkv", "fused_moe", "zaya_router", "qkv projection", "output projection", "commit"):
+    for op in (
+        "norms, residuals",
+        "accept_drafts",
+        "cca_qkv",
+        "fused_moe",
+        "zaya_router",
+        "qkv projection",
+        "output projection",
+        "commit",
+    ):
         assert drawn.count(f"{op} (") + drawn.count(f": {op} -->") == 2, op
 
 
 def test_fit_is_the_mean_ratio():
-    assert check.fit([(1, 2), (1, 2)]) == pytest.approx(0.5) and check.fit([(1, 1), (1, 4)]) == pytest.approx(0.5)
+    assert check.fit([(1, 2), (1, 2)]) == pytest.approx(0.5) and check.fit(
+        [(1, 1), (1, 4)]
+    ) == pytest.approx(0.5)
     one = check.Checked("op", "B=1", True, limit_ms=3.0, measured_ms=5.0, efficiency=0.5)
     assert one.predicted_ms == 6.0 and one.error == pytest.approx(0.2)
     for _, fitted, held in check.SHAPES.values():

@@ -1,4 +1,5 @@
-"""The reading of AMD assembly: a small listing written by hand, and kernels compiled here where the compilers are installed."""
+"""The reading of AMD assembly: a small listing written by hand, and kernels compiled here where the
+compilers are installed."""
 
 import importlib.util
 import json
@@ -9,8 +10,13 @@ from click.testing import CliRunner
 from blockdraft.cli import main
 from blockdraft.roofline import assembly, isa
 
-needs_ziglang = pytest.mark.skipif(importlib.util.find_spec("ziglang") is None, reason="ziglang (clang for amdgcn) is not installed")
-needs_triton = pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="triton is not installed")
+needs_ziglang = pytest.mark.skipif(
+    importlib.util.find_spec("ziglang") is None,
+    reason="ziglang (clang for amdgcn) is not installed",
+)
+needs_triton = pytest.mark.skipif(
+    importlib.util.find_spec("triton") is None, reason="triton is not installed"
+)
 
 LISTING = """
 	.text
@@ -63,41 +69,87 @@ amdhsa.target:   amdgcn-amd-amdhsa--gfx950
 
 def test_a_listing_is_read():
     (r,) = assembly.parse(LISTING, "gfx950")
-    assert (r.kernel, r.vgpr, r.agpr, r.sgpr, r.lds, r.scratch, r.vgpr_spill, r.sgpr_spill) == ("toy", 100, 16, 20, 35000, 8, 2, 1)
-    assert (r.loop_instructions, r.loop_mfma, r.loop_trans, r.loop_salu, r.loop_lds, r.loop_vmem) == (9, 2, 1, 1, 1, 1)
+    assert (r.kernel, r.vgpr, r.agpr, r.sgpr, r.lds, r.scratch, r.vgpr_spill, r.sgpr_spill) == (
+        "toy",
+        100,
+        16,
+        20,
+        35000,
+        8,
+        2,
+        1,
+    )
+    assert (
+        r.loop_instructions,
+        r.loop_mfma,
+        r.loop_trans,
+        r.loop_salu,
+        r.loop_lds,
+        r.loop_vmem,
+    ) == (9, 2, 1, 1, 1, 1)
     assert (r.loop_valu, r.loop_branch, r.loop_wait, r.loop_loads_16_bytes) == (0, 2, 1, 1)
-    assert r.instructions_per_mfma == 4.5 and r.loop_mfma_cycles == 32 + 16 and r.loop_issue_cycles == 36
+    assert (
+        r.instructions_per_mfma == 4.5
+        and r.loop_mfma_cycles == 32 + 16
+        and r.loop_issue_cycles == 36
+    )
     assert (r.waves_per_simd, r.limited_by, r.bound) == (4, "registers", "mfma")
-    assert assembly.parse(LISTING, "gfx942")[0].limited_by == "LDS"  # 64 KiB hold one workgroup: one wave a SIMD
+    # 64 KiB hold one workgroup: one wave a SIMD
+    assert assembly.parse(LISTING, "gfx942")[0].limited_by == "LDS"
     assert assembly.parse(LISTING, "gfx942")[0].loop_mfma_cycles is None  # gfx942 has neither shape
     assert assembly.parse(LISTING, "gfx950", dynamic_lds_bytes=60000)[0].waves_per_simd == 1
 
 
-@pytest.mark.parametrize("registers, lds, threads, arch, waves", [
-    (128, 0, 256, "gfx942", 4), (129, 0, 256, "gfx942", 3), (512, 0, 256, "gfx942", 1), (64, 0, 64, "gfx942", 8),
-    (32, 32768, 256, "gfx942", 2), (32, 32768, 256, "gfx950", 5), (32, 32768, 512, "gfx942", 4)])
+@pytest.mark.parametrize(
+    "registers, lds, threads, arch, waves",
+    [
+        (128, 0, 256, "gfx942", 4),
+        (129, 0, 256, "gfx942", 3),
+        (512, 0, 256, "gfx942", 1),
+        (64, 0, 64, "gfx942", 8),
+        (32, 32768, 256, "gfx942", 2),
+        (32, 32768, 256, "gfx950", 5),
+        (32, 32768, 512, "gfx942", 4),
+    ],
+)
 def test_occupancy(registers, lds, threads, arch, waves):
     assert assembly.occupancy(registers, lds, threads, arch)[0] == waves
 
 
-@pytest.mark.parametrize("arch, instruction, cycles", [
-    ("gfx942", "v_mfma_f32_16x16x16_bf16 a[0:3], v[0:1], v[0:1], a[0:3]", 16), ("gfx942", "v_mfma_f32_32x32x8_bf16 a, v, v, a", 32),
-    ("gfx942", "v_mfma_f32_32x32x8_f16 a, v, v, a", 32), ("gfx942", "v_mfma_f32_32x32x16_fp8_fp8 a, v, v, a", 32),
-    ("gfx950", "v_mfma_f32_16x16x32_bf16 a, v, v, a", 16), ("gfx950", "v_mfma_f32_32x32x64_f8f6f4 a, v, v, a", 64),
-    ("gfx950", "v_mfma_f32_32x32x2_f32 a, v, v, a", 64), ("gfx942", "v_mfma_f32_16x16x4_f32 a, v, v, a", 32),
-    ("gfx950", "v_mfma_f64_16x16x4_f64 a, v, v, a", None)])
+@pytest.mark.parametrize(
+    "arch, instruction, cycles",
+    [
+        ("gfx942", "v_mfma_f32_16x16x16_bf16 a[0:3], v[0:1], v[0:1], a[0:3]", 16),
+        ("gfx942", "v_mfma_f32_32x32x8_bf16 a, v, v, a", 32),
+        ("gfx942", "v_mfma_f32_32x32x8_f16 a, v, v, a", 32),
+        ("gfx942", "v_mfma_f32_32x32x16_fp8_fp8 a, v, v, a", 32),
+        ("gfx950", "v_mfma_f32_16x16x32_bf16 a, v, v, a", 16),
+        ("gfx950", "v_mfma_f32_32x32x64_f8f6f4 a, v, v, a", 64),
+        ("gfx950", "v_mfma_f32_32x32x2_f32 a, v, v, a", 64),
+        ("gfx942", "v_mfma_f32_16x16x4_f32 a, v, v, a", 32),
+        ("gfx950", "v_mfma_f64_16x16x4_f64 a, v, v, a", None),
+    ],
+)
 def test_mfma_cycles(arch, instruction, cycles):
     assert assembly.mfma_cycles(instruction, arch) == cycles
 
 
 def test_a_kernel_without_a_loop_has_no_bound():
-    (r,) = assembly.parse(LISTING.replace("s_branch .LBB0_3", "s_nop 0").replace("s_cbranch_vccnz .LBB0_1", "s_nop 0"), "gfx950")
+    (r,) = assembly.parse(
+        LISTING.replace("s_branch .LBB0_3", "s_nop 0").replace(
+            "s_cbranch_vccnz .LBB0_1", "s_nop 0"
+        ),
+        "gfx950",
+    )
     assert (r.loop_instructions, r.loop_mfma_cycles, r.bound) == (0, 0, "none")
 
 
 def test_names_are_readable():
     symbol = "_ZN10blockdraft22block_attention_kernelINS_4bf16ELi128EEEvNS_15AttentionParamsIT_EENS_13AttentionGridIS3_EE"
-    assert assembly.short_name(symbol) in ("block_attention_kernel<bf16, 128>", symbol) and assembly.short_name("attn") == "attn"
+    assert (
+        assembly.short_name(symbol) in ("block_attention_kernel<bf16, 128>", symbol)
+        and assembly.short_name("attn") == "attn"
+    )
 
 
 def test_wrong_input_is_named():
@@ -136,22 +188,46 @@ def test_a_hip_kernel_is_compiled_and_reported(tmp_path):
     outcome = CliRunner().invoke(main, ["roofline", "isa", str(path), "--json"])
     assert outcome.exit_code == 0, outcome.output
     rows = json.loads(outcome.output)
-    assert [(r["kernel"], r["arch"]) for r in rows] == [("product", "gfx942"), ("product", "gfx950")]
+    assert [(r["kernel"], r["arch"]) for r in rows] == [
+        ("product", "gfx942"),
+        ("product", "gfx950"),
+    ]
     for r in rows:
-        assert r["lds"] == 1024 and r["vgpr_spill"] == r["sgpr_spill"] == 0 and 0 < r["vgpr"] + r["agpr"] < 64 and r["threads"] == 64
-        assert r["loop_mfma"] == 1 and r["loop_mfma_cycles"] == 16 and r["loop_loads_16_bytes"] == 1 and r["loop_lds"] == 2
-    assert "product" in CliRunner().invoke(main, ["roofline", "isa", str(path), "--arch", "gfx950"], env={"COLUMNS": "160"}).output
+        assert (
+            r["lds"] == 1024
+            and r["vgpr_spill"] == r["sgpr_spill"] == 0
+            and 0 < r["vgpr"] + r["agpr"] < 64
+            and r["threads"] == 64
+        )
+        assert (
+            r["loop_mfma"] == 1
+            and r["loop_mfma_cycles"] == 16
+            and r["loop_loads_16_bytes"] == 1
+            and r["loop_lds"] == 2
+        )
+    assert (
+        "product"
+        in CliRunner()
+        .invoke(main, ["roofline", "isa", str(path), "--arch", "gfx950"], env={"COLUMNS": "160"})
+        .output
+    )
 
     path.write_text("int main( {")
     broken = CliRunner().invoke(main, ["roofline", "isa", str(path), "--arch", "gfx950"])
-    assert broken.exit_code == 2 and "expected a source that compiles" in broken.output and "error:" in broken.output
+    assert (
+        broken.exit_code == 2
+        and "expected a source that compiles" in broken.output
+        and "error:" in broken.output
+    )
 
 
 def test_isa_knows_every_hip_source_of_the_ops():
     from blockdraft import ops  # noqa: F401  (registers)
     from blockdraft.registry import OPS
 
-    assert {source.stem for source in isa.hip_sources()} == {name for name, op in OPS.items() if "cpp" in op.backends}
+    assert {source.stem for source in isa.hip_sources()} == {
+        name for name, op in OPS.items() if "cpp" in op.backends
+    }
 
 
 @needs_ziglang
@@ -161,9 +237,15 @@ def test_the_project_s_hip_kernels_do_not_spill_to_memory():
     outcome = CliRunner().invoke(main, ["roofline", "isa", "--kind", "hip", "--json"])
     assert outcome.exit_code == 0, outcome.output
     rows = json.loads(outcome.output)
-    assert {(r["source"], r["arch"]) for r in rows} == {(source.name, arch) for source in isa.hip_sources() for arch in assembly.ARCHES}
+    assert {(r["source"], r["arch"]) for r in rows} == {
+        (source.name, arch) for source in isa.hip_sources() for arch in assembly.ARCHES
+    }
     for r in rows:
-        assert r["vgpr_spill"] == r["scratch"] == 0 and r["bound"] in ("mfma", "issue") and r["loop_instructions"], r
+        assert (
+            r["vgpr_spill"] == r["scratch"] == 0
+            and r["bound"] in ("mfma", "issue")
+            and r["loop_instructions"]
+        ), r
 
 
 @needs_triton
@@ -172,18 +254,35 @@ def test_a_triton_kernel_is_compiled_and_reported(tmp_path, monkeypatch):
     if importlib.util.find_spec("triton.backends.amd") is None:
         pytest.skip("this triton has no AMD backend")
     path = tmp_path / "triton_product.py"
-    path.write_text("import triton\nimport triton.language as tl\n\n@triton.jit\ndef product(a, out, n, B: tl.constexpr):\n"
-                    "    at = tl.arange(0, B)[:, None] * B + tl.arange(0, B)[None]\n    acc = tl.zeros((B, B), tl.float32)\n"
-                    "    for i in range(n):\n        acc = tl.dot(tl.load(a + at + i * B * B), tl.load(a + at), acc)\n"
-                    "    tl.store(out + at, acc)\n")
+    path.write_text(
+        "import triton\nimport triton.language as tl\n\n@triton.jit\ndef product(a, out, n, B: tl.constexpr):\n"
+        "    at = tl.arange(0, B)[:, None] * B + tl.arange(0, B)[None]\n    acc = tl.zeros((B, B), tl.float32)\n"
+        "    for i in range(n):\n        acc = tl.dot(tl.load(a + at + i * B * B), tl.load(a + at), acc)\n"
+        "    tl.store(out + at, acc)\n"
+    )
     spec = importlib.util.spec_from_file_location("triton_product", path)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     signature = {"a": "*bf16", "out": "*fp32", "n": "i32", "B": "constexpr"}
     report = isa.compile_triton(module.product, signature, {"B": 64}, "gfx950", {"num_warps": 4})
-    monkeypatch.setattr(isa, "triton_compilations", lambda arch: [("product bf16", module.product, signature, {"B": 64}, {"num_warps": 4})])
-    listed = CliRunner().invoke(main, ["roofline", "isa", "--kind", "triton", "--arch", "gfx950", "--json"])
+    monkeypatch.setattr(
+        isa,
+        "triton_compilations",
+        lambda arch: [("product bf16", module.product, signature, {"B": 64}, {"num_warps": 4})],
+    )
+    listed = CliRunner().invoke(
+        main, ["roofline", "isa", "--kind", "triton", "--arch", "gfx950", "--json"]
+    )
     assert [(r["kernel"], r["source"], r["loop_mfma"]) for r in json.loads(listed.output)] == [
-        ("product bf16", "triton_product.py", report.loop_mfma)]
-    assert report.kernel == "product" and report.threads == 256 and report.loop_mfma >= 4 and report.lds > 0
-    assert report.loop_mfma_cycles == 32 * report.loop_mfma or report.loop_mfma_cycles == 16 * report.loop_mfma
+        ("product bf16", "triton_product.py", report.loop_mfma)
+    ]
+    assert (
+        report.kernel == "product"
+        and report.threads == 256
+        and report.loop_mfma >= 4
+        and report.lds > 0
+    )
+    assert (
+        report.loop_mfma_cycles == 32 * report.loop_mfma
+        or report.loop_mfma_cycles == 16 * report.loop_mfma
+    )

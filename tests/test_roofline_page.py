@@ -13,16 +13,23 @@ from blockdraft.roofline.output import short
 from blockdraft.roofline.step import Workload
 
 needs_chromium = pytest.mark.skipif(chromium.EXECUTABLE is None, reason="Chromium is not installed")
-VIEWS = [dict(device="MI300X", basis="achieved", batch=16, context=8192, mean=4.6, proposals=1),
-         dict(device="MI355X", basis="peak", batch=64, context=32768, mean=7.7, proposals=4),
-         dict(device="MI355X", basis="sustained", batch=1, context=131072, mean=2.0, proposals=6),
-         dict(device="MI300X", basis="sustained", batch=128, context=1024, mean=10.0, proposals=0)]
+VIEWS = [
+    dict(device="MI300X", basis="achieved", batch=16, context=8192, mean=4.6, proposals=1),
+    dict(device="MI355X", basis="peak", batch=64, context=32768, mean=7.7, proposals=4),
+    dict(device="MI355X", basis="sustained", batch=1, context=131072, mean=2.0, proposals=6),
+    dict(device="MI300X", basis="sustained", batch=128, context=1024, mean=10.0, proposals=0),
+]
 
 
 @pytest.fixture(scope="module")
 def written(tmp_path_factory):
     known = devices.load()
-    content = page.data("ZAYA1-8B", Workload(models.find("ZAYA1-8B"), branches=()), [known["MI300X"], known["MI355X"]], 0.0)
+    content = page.data(
+        "ZAYA1-8B",
+        Workload(models.find("ZAYA1-8B"), branches=()),
+        [known["MI300X"], known["MI355X"]],
+        0.0,
+    )
     return page.write(tmp_path_factory.mktemp("page") / "blocks.html", content)
 
 
@@ -38,37 +45,73 @@ def rows_of(*command):
 
 
 def cells(browser, table):
-    return browser.value(f"[...document.querySelectorAll('{table} tbody tr')].map(r => [...r.cells].map(c => c.textContent))")
+    return browser.value(
+        f"[...document.querySelectorAll('{table} tbody tr')].map(r => [...r.cells].map(c => c.textContent))"
+    )
 
 
 def has_the_numbers_of_the_commands(browser, view):
     for name in ("batch", "context", "mean", "proposals"):
-        assert float(browser.value(f"document.getElementById('{name}_value').textContent")) == view[name]
-    arguments = [f"--{name}={view[name]}" for name in ("device", "basis", "batch", "context", "mean")]
+        assert (
+            float(browser.value(f"document.getElementById('{name}_value').textContent"))
+            == view[name]
+        )
+    arguments = [
+        f"--{name}={view[name]}" for name in ("device", "basis", "batch", "context", "mean")
+    ]
     expected = rows_of("plan", *arguments, f"--max-proposals={page.MAX_PROPOSALS}")
-    rows = browser.value("[...document.querySelectorAll('#plans tr')].map(r => [...r.cells].map(c => c.textContent))")
-    assert rows == [[str(row["proposals"]), " ".join(map(str, row["branches"])) or "autoregressive", f"{row['tokens_per_pass']:.3f}",
-                     f"{row['pass_ms']:.3f}", short(row["tokens_per_s"]), f"{row['speed_up']:.2f}x", "best" * row["best"]]
-                    for row in expected]
-    marked = browser.value("[...document.querySelectorAll('#plans tr')].findIndex(r => r.classList.contains('chosen'))")
+    rows = browser.value(
+        "[...document.querySelectorAll('#plans tr')].map(r => [...r.cells].map(c => c.textContent))"
+    )
+    assert rows == [
+        [
+            str(row["proposals"]),
+            " ".join(map(str, row["branches"])) or "autoregressive",
+            f"{row['tokens_per_pass']:.3f}",
+            f"{row['pass_ms']:.3f}",
+            short(row["tokens_per_s"]),
+            f"{row['speed_up']:.2f}x",
+            "best" * row["best"],
+        ]
+        for row in expected
+    ]
+    marked = browser.value(
+        "[...document.querySelectorAll('#plans tr')].findIndex(r => r.classList.contains('chosen'))"
+    )
     chosen, best = rows[view["proposals"]], next(row for row in rows if row[-1])
     assert marked == view["proposals"]
     assert browser.value("document.getElementById('headline').textContent") == (
-        f"P = {chosen[0]}: {chosen[4]} tokens/s, {chosen[5]} autoregressive; the best is P = {best[0]} with {best[4]} tokens/s.")
+        f"P = {chosen[0]}: {chosen[4]} tokens/s, {chosen[5]} autoregressive; the best is P = {best[0]} with {best[4]} tokens/s."
+    )
     bars = browser.value("[...document.querySelectorAll('#chart text')].map(t => t.textContent)")
     assert bars == [text for row in rows for text in (row[4], f"P = {row[0]}")]
-    free = [row for row in rows_of("blocks", f"--device={view['device']}") if row["reading"] != "whole pass"]
-    assert cells(browser, "#free") == [[row["reading"], *(f"{row[key]:.2f}" + " ?" * bool(row["unconfirmed"]) for key in ("t", "proposals"))]
-                                       for row in free]
+    free = [
+        row
+        for row in rows_of("blocks", f"--device={view['device']}")
+        if row["reading"] != "whole pass"
+    ]
+    assert cells(browser, "#free") == [
+        [
+            row["reading"],
+            *(f"{row[key]:.2f}" + " ?" * bool(row["unconfirmed"]) for key in ("t", "proposals")),
+        ]
+        for row in free
+    ]
 
 
 @needs_chromium
 def test_sliders_give_the_numbers_of_the_commands(written, tmp_path):
     """The thumbs are pulled by the mouse, device and basis typed."""
-    positions = dict(batch=page.BATCHES, context=page.CONTEXTS, mean=page.MEANS, proposals=range(page.MAX_PROPOSALS + 1))
+    positions = dict(
+        batch=page.BATCHES,
+        context=page.CONTEXTS,
+        mean=page.MEANS,
+        proposals=range(page.MAX_PROPOSALS + 1),
+    )
     with chromium.Page(tmp_path) as browser:
         browser.open(f"file://{written}")
-        has_the_numbers_of_the_commands(browser, VIEWS[0] | dict(basis="peak"))  # where the page starts
+        # where the page starts
+        has_the_numbers_of_the_commands(browser, VIEWS[0] | dict(basis="peak"))
         for view in VIEWS:
             for name in ("device", "basis"):
                 browser.press(name, view[name])
@@ -81,5 +124,7 @@ def test_sliders_give_the_numbers_of_the_commands(written, tmp_path):
 @needs_chromium
 def test_a_link_opens_its_view(written, tmp_path):
     with chromium.Page(tmp_path) as browser:
-        browser.open(f"file://{written}#" + "&".join(f"{name}={value}" for name, value in VIEWS[1].items()))
+        browser.open(
+            f"file://{written}#" + "&".join(f"{name}={value}" for name, value in VIEWS[1].items())
+        )
         has_the_numbers_of_the_commands(browser, VIEWS[1])

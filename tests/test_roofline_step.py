@@ -1,4 +1,5 @@
-"""The costs of a pass against a count made apart: tensors of the model, row by row, mask by mask."""
+"""The costs of a pass against a count made apart: tensors of the model, row by row, mask by
+mask."""
 
 import pytest
 
@@ -7,7 +8,14 @@ from blockdraft.roofline import costs, devices, models, step
 from blockdraft.roofline.step import Workload, pass_ops, pass_seconds, time_ops
 
 MI300X = devices.ceilings(devices.load()["MI300X"], "bf16", "peak")
-WORK = Workload(models.find("ZAYA1-8B"), batch=2, context_tokens=300, verify_rows=17, mask_rows=17, branches=(1, 9, 17))
+WORK = Workload(
+    models.find("ZAYA1-8B"),
+    batch=2,
+    context_tokens=300,
+    verify_rows=17,
+    mask_rows=17,
+    branches=(1, 9, 17),
+)
 
 
 @pytest.mark.parametrize("window", [0, 5, 40, 4097])
@@ -22,23 +30,45 @@ def test_attention_pairs_are_those_of_the_mask(prefix, window):
 
 
 def test_the_sums_of_a_step():
-    """ZAYA1-8B written out: 40 blocks, hidden 2048, 8 + 2 heads of 128, 16 experts, 2 x 68 rows of 300 cached tokens."""
+    """ZAYA1-8B written out: 40 blocks, hidden 2048, 8 + 2 heads of 128, 16 experts, 2 x 68 rows of
+    300 cached tokens."""
     rows, blocks = 2 * 68, 40
-    matrices = 2048 * 1536 + 1024 * 2048 + 1280 * (2 + 2 * 128) + 256 * (2048 + 256 + 256 + 17) + 3 * 2048 * 2048
+    matrices = (
+        2048 * 1536
+        + 1024 * 2048
+        + 1280 * (2 + 2 * 128)
+        + 256 * (2048 + 256 + 256 + 17)
+        + 3 * 2048 * 2048
+    )
     pairs = 2 * (sum(300 + i + 1 for i in range(17)) + sum(17 * (300 + c + 17) for c in (1, 9, 17)))
     head = 2 * 2048 * 262272 * 2 * (17 + 16)
     vocabulary = 2 * 2 * 262272 * (3.6 + 2) + 2 * 2 * 16 * 262272
     whole = sum((op.cost for op in pass_ops(WORK)), costs.Cost(0, 0, 0))
-    assert whole.flops == pytest.approx(blocks * (2 * rows * matrices + 4 * 128 * 8 * pairs) + head, rel=1e-12)
-    assert sum(op.cost.vector_flops for op in pass_ops(WORK) if op.name.endswith("_drafts")) == pytest.approx(vocabulary, rel=1e-12)
+    assert whole.flops == pytest.approx(
+        blocks * (2 * rows * matrices + 4 * 128 * 8 * pairs) + head, rel=1e-12
+    )
+    assert sum(
+        op.cost.vector_flops for op in pass_ops(WORK) if op.name.endswith("_drafts")
+    ) == pytest.approx(vocabulary, rel=1e-12)
 
     touched = 16 * (1 - (15 / 16) ** rows)
-    weights = blocks * (2048 * 1536 + 1024 * 2048 + 1280 * 260 + 256 * 2577 + touched * 3 * 2048 * 2048)
-    activations = blocks * rows * ((2048 + 1536) + (1024 + 2048) + 2 * (1280 + 256) + (2048 + 512) + 2 * 2048)
+    weights = blocks * (
+        2048 * 1536 + 1024 * 2048 + 1280 * 260 + 256 * 2577 + touched * 3 * 2048 * 2048
+    )
+    activations = (
+        blocks * rows * ((2048 + 1536) + (1024 + 2048) + 2 * (1280 + 256) + (2048 + 512) + 2 * 2048)
+    )
     attention = blocks * 2 * (2 * 300 * 256 + 68 * 20 * 128)
-    heads = 2 * 2048 * 262272 + 2 * (17 + 16) * (2048 + 262272) + 2 * 262272 * (3.6 + 2 + 16) + 2 * 2 * blocks * (2 * 1280 + 128)
+    heads = (
+        2 * 2048 * 262272
+        + 2 * (17 + 16) * (2048 + 262272)
+        + 2 * 262272 * (3.6 + 2 + 16)
+        + 2 * 2 * blocks * (2 * 1280 + 128)
+    )
     norms = 81 * rows * 2048 * 12
-    assert whole.bytes == pytest.approx(2 * (weights + activations + attention + heads) + norms, rel=1e-12)
+    assert whole.bytes == pytest.approx(
+        2 * (weights + activations + attention + heads) + norms, rel=1e-12
+    )
 
 
 def test_time_is_the_sum_of_each_op_s_largest_bound():
@@ -46,11 +76,18 @@ def test_time_is_the_sum_of_each_op_s_largest_bound():
     assert MI300X.seconds(costs.Cost(1, 0, 10.6e12)) == (2.0, "memory")
     assert MI300X.seconds(costs.Cost(1, 10.2e12, 0, 163.4e12)) == (2.0, "vector")
     sustained = devices.ceilings(devices.load()["MI300X"], "bf16", "sustained")
-    assert sustained.seconds(costs.Cost(1, 0, 0, 0, 35e12)) == (2.0, "L2") and MI300X.l2_bytes_per_s is None
+    assert (
+        sustained.seconds(costs.Cost(1, 0, 0, 0, 35e12)) == (2.0, "L2")
+        and MI300X.l2_bytes_per_s is None
+    )
     ops = pass_ops(WORK)
-    assert pass_seconds(WORK, MI300X) == pytest.approx(sum(MI300X.seconds(op.cost)[0] for op in ops))
+    assert pass_seconds(WORK, MI300X) == pytest.approx(
+        sum(MI300X.seconds(op.cost)[0] for op in ops)
+    )
     launches = sum(op.launches for op in ops)
-    assert pass_seconds(WORK, MI300X, 3.0) == pytest.approx(pass_seconds(WORK, MI300X) + 3e-6 * launches)
+    assert pass_seconds(WORK, MI300X, 3.0) == pytest.approx(
+        pass_seconds(WORK, MI300X) + 3e-6 * launches
+    )
     assert {t.bound for t in time_ops(ops, MI300X, 1000.0)} == {"launch"}
 
 
@@ -60,31 +97,57 @@ def test_lm_head_once_reads_its_weights_once():
 
     twice, once = heads(WORK), heads(step.replace(WORK, lm_head="once"))
     weights = 2 * 2048 * 262272
-    assert len(twice) == 2 and len(once) == 1 and sum(twice) > 2 * weights and once[0] > weights + 2 * 136 * 262272
-    assert not any("drafts" in op.name and "LM" in op.name for op in pass_ops(WORK.autoregressive()))
+    assert (
+        len(twice) == 2
+        and len(once) == 1
+        and sum(twice) > 2 * weights
+        and once[0] > weights + 2 * 136 * 262272
+    )
+    assert not any(
+        "drafts" in op.name and "LM" in op.name for op in pass_ops(WORK.autoregressive())
+    )
 
 
 def test_routing_histogram_and_fp8_cache():
     one = step.replace(WORK, routing=(1.0, *[0.0] * 15))
-    assert step.expected_experts(one) == 1 and step.expected_experts(WORK) == pytest.approx(15.9975, abs=1e-3)
-    attention = {kv: next(op for op in pass_ops(step.replace(WORK, kv_dtype=kv)) if op.name == "block_attention").cost
-                 for kv in ("bf16", "fp8")}
+    assert step.expected_experts(one) == 1 and step.expected_experts(WORK) == pytest.approx(
+        15.9975, abs=1e-3
+    )
+    attention = {
+        kv: next(
+            op for op in pass_ops(step.replace(WORK, kv_dtype=kv)) if op.name == "block_attention"
+        ).cost
+        for kv in ("bf16", "fp8")
+    }
     assert attention["bf16"].bytes - attention["fp8"].bytes == 40 * 2 * 2 * 300 * 256
     assert attention["bf16"].flops == attention["fp8"].flops
 
 
 def test_sliding_windows_of_the_74b():
     model = models.find("ZAYA1-74B")
-    attention = next(op.cost for op in pass_ops(Workload(model, 1, 100_000, 17, 17, (1,))) if op.name == "block_attention")
-    full, slid = (costs.block_attention(100_000, 17, [1], 17, 16, 2, 128, 2, window=w) for w in (0, 4097))
+    attention = next(
+        op.cost
+        for op in pass_ops(Workload(model, 1, 100_000, 17, 17, (1,)))
+        if op.name == "block_attention"
+    )
+    full, slid = (
+        costs.block_attention(100_000, 17, [1], 17, 16, 2, 128, 2, window=w) for w in (0, 4097)
+    )
     assert attention.bytes == 30 * (full.bytes + slid.bytes) and slid.bytes < full.bytes / 20
 
 
-@pytest.mark.parametrize("change, message", [
-    (dict(batch=0), "batch: expected 1 .. 65536"), (dict(context_tokens=10**7), "context: expected 0 .. 131072"),
-    (dict(dtype="int3"), "dtype: expected one of fp32, bf16"), (dict(branches=(18,)), "branches: expected branches in 1..17"),
-    (dict(routing=(1.0,)), "routing: expected 16 shares"), (dict(lm_head="thrice"), "lm_head: expected twice or once"),
-    (dict(accepted=99), "accepted: expected 0 .. 16")])
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        (dict(batch=0), "batch: expected 1 .. 65536"),
+        (dict(context_tokens=10**7), "context: expected 0 .. 131072"),
+        (dict(dtype="int3"), "dtype: expected one of fp32, bf16"),
+        (dict(branches=(18,)), "branches: expected branches in 1..17"),
+        (dict(routing=(1.0,)), "routing: expected 16 shares"),
+        (dict(lm_head="thrice"), "lm_head: expected twice or once"),
+        (dict(accepted=99), "accepted: expected 0 .. 16"),
+    ],
+)
 def test_impossible_workloads(change, message):
     with pytest.raises(ValueError, match=message):
         step.replace(WORK, **change)

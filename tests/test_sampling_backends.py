@@ -1,4 +1,5 @@
-"""accept_drafts and sample_drafts: every backend decides as the reference does, but where that is in doubt by rounding."""
+"""accept_drafts and sample_drafts: every backend decides as the reference does, but where that is
+in doubt by rounding."""
 
 import sys
 
@@ -13,8 +14,19 @@ from blockdraft.registry import OPS
 
 BACKENDS = [name for name in OPS["accept_drafts"].backends if name != "reference"]
 SLOW = env.triton_interpreter()  # some milliseconds a program
-COMMON = dict(mask=-1, law="sampled", mix=None, truncated=False, temperature=None, given_lse=True, spoiled=None, coarse=False, logprob=False,
-              pads=True, dtype=torch.bfloat16)
+COMMON = dict(
+    mask=-1,
+    law="sampled",
+    mix=None,
+    truncated=False,
+    temperature=None,
+    given_lse=True,
+    spoiled=None,
+    coarse=False,
+    logprob=False,
+    pads=True,
+    dtype=torch.bfloat16,
+)
 
 
 def by(backend):
@@ -22,7 +34,9 @@ def by(backend):
 
 
 def sampling_by(backend):
-    return lambda logits, length, how, u: run_by(ops.sample_drafts, backend, logits, length, uniforms=u, **how)
+    return lambda logits, length, how, u: run_by(
+        ops.sample_drafts, backend, logits, length, uniforms=u, **how
+    )
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
@@ -42,8 +56,20 @@ def test_nothing_after_an_impossible_draft_is_read(mode, backend):
     draft = target[:, :3].clone()
     target[:, 1, 5] = -torch.inf
     target[0, 2:], target[1, 1, 9] = torch.nan, torch.nan
-    v = run_by(ops.accept_drafts, backend, target, x, torch.tensor([3, 3]).int(), torch.ones(2, 1).int(), 4, seed=torch.arange(2),
-               position=torch.zeros(2).int(), target=Sampling(torch.ones(2)), draft_logits=draft, mode=mode)
+    v = run_by(
+        ops.accept_drafts,
+        backend,
+        target,
+        x,
+        torch.tensor([3, 3]).int(),
+        torch.ones(2, 1).int(),
+        4,
+        seed=torch.arange(2),
+        position=torch.zeros(2).int(),
+        target=Sampling(torch.ones(2)),
+        draft_logits=draft,
+        mode=mode,
+    )
     assert v.status.tolist() == [0, 1] and v.accepted.tolist() == [1, -1]
 
 
@@ -55,15 +81,28 @@ def test_the_bonus_row_is_read_if_all_drafts_are_kept(mode, backend):
     draft = target[:, :2].clone()
     target[1, 1, 5] -= 20  # rejected
     target[:, 2] = torch.nan
-    v = run_by(ops.accept_drafts, backend, target, x, torch.tensor([2, 2]).int(), torch.ones(2, 1).int(), 4, seed=torch.arange(2),
-               position=torch.zeros(2).int(), target=Sampling(torch.ones(2)), draft_logits=draft, mode=mode)
+    v = run_by(
+        ops.accept_drafts,
+        backend,
+        target,
+        x,
+        torch.tensor([2, 2]).int(),
+        torch.ones(2, 1).int(),
+        4,
+        seed=torch.arange(2),
+        position=torch.zeros(2).int(),
+        target=Sampling(torch.ones(2)),
+        draft_logits=draft,
+        mode=mode,
+    )
     assert v.status.tolist() == [1, 0] and v.accepted.tolist() == [-1, 1]
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_exceptions_are_rare(backend):
-    """5,000 random batches; decisions that differ within the margin are counted, of all uniforms."""
+    """5,000 random batches; decisions that differ within the margin are counted, of all
+    uniforms."""
     tally = dict(draws=0, exceptions=0)
 
     @settings(max_examples=5000, deadline=None, derandomize=True)
@@ -75,7 +114,9 @@ def test_exceptions_are_rare(backend):
         tally["exceptions"] += int((~same).sum())
 
     run()
-    print(f"{backend}: {tally['exceptions']} of {tally['draws']} draws decided otherwise within the margin")
+    print(
+        f"{backend}: {tally['exceptions']} of {tally['draws']} draws decided otherwise within the margin"
+    )
     assert tally["exceptions"] < 1e-3 * tally["draws"]
 
 
@@ -83,12 +124,15 @@ def test_exceptions_are_rare(backend):
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("mode", ["token", "block"])
 def test_exceptions_of_random_draws_are_rarer_still(mode, backend):
-    """The generator's uniforms over a vocabulary of 2,000, as a decode has them: fewer than one in 100,000 decides otherwise."""
+    """The generator's uniforms over a vocabulary of 2,000, as a decode has them: fewer than one in
+    100,000 decides otherwise."""
     if backend == "triton" and SLOW:
         pytest.skip("too many requests for the interpreter")
     draws = exceptions = 0
     for seed in range(100):
-        same, doubt = compare(COMMON | dict(seed=seed, B=1000, K=3, vocab=2000, valid=1990, mode=mode), by(backend))
+        same, doubt = compare(
+            COMMON | dict(seed=seed, B=1000, K=3, vocab=2000, valid=1990, mode=mode), by(backend)
+        )
         assert (same | doubt).all()
         draws, exceptions = draws + 4 * len(same), exceptions + int((~same).sum())
     print(f"{mode}, {backend}: {exceptions} of {draws} draws decided otherwise within the margin")
@@ -103,12 +147,24 @@ def test_samples_as_the_reference(case, backend):
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
-@pytest.mark.parametrize("vocab, valid, mask", [(262272, 262147, 262144), (151936, 151936, 151935), (7, 7, 3), (1_200_000, 1_200_000, -1)])
+@pytest.mark.parametrize(
+    "vocab, valid, mask",
+    [(262272, 262147, 262144), (151936, 151936, 151935), (7, 7, 3), (1_200_000, 1_200_000, -1)],
+)
 def test_real_vocabularies(vocab, valid, mask, backend):
     for seed, mode in enumerate(("token", "block")):
         if SLOW and vocab > 10 and mode == "block":
             continue
-        case = COMMON | dict(seed=seed, B=1 if SLOW else 3, K=1 if SLOW else 2, vocab=vocab, valid=valid, mask=mask, mode=mode, logprob=True)
+        case = COMMON | dict(
+            seed=seed,
+            B=1 if SLOW else 3,
+            K=1 if SLOW else 2,
+            vocab=vocab,
+            valid=valid,
+            mask=mask,
+            mode=mode,
+            logprob=True,
+        )
         same, doubt = compare(case, by(backend))
         assert (same | doubt).all()
         compare_samples(case, sampling_by(backend))
@@ -118,18 +174,50 @@ def test_real_vocabularies(vocab, valid, mask, backend):
 @pytest.mark.parametrize("mode", ["token", "block"])
 @pytest.mark.parametrize("truncated", [False, True])
 def test_same_bits_in_any_batch_and_with_any_threads(truncated, mode, backend):
-    """From the generator's uniforms: each request alone, among others in another order, again, and with other thread counts."""
-    case = COMMON | dict(seed=8, B=5, K=2 if SLOW else 4, vocab=9001 if not SLOW else 300, valid=290 if SLOW else 8990, mode=mode,
-                         truncated=truncated, given_lse=False, logprob=True, mix="some")
+    """From the generator's uniforms: each request alone, among others in another order, again, and
+    with other thread counts."""
+    case = COMMON | dict(
+        seed=8,
+        B=5,
+        K=2 if SLOW else 4,
+        vocab=9001 if not SLOW else 300,
+        valid=290 if SLOW else 8990,
+        mode=mode,
+        truncated=truncated,
+        given_lse=False,
+        logprob=True,
+        mix="some",
+    )
     (target, x, length, branch, mask_rows), options, _ = inputs(case)
     length[:] = torch.tensor([case["K"], 1, case["K"], 0, -1])
 
     def run(pick):
-        own = {name: type(value)(*(None if part is None else part[pick] for part in value)) if isinstance(value, Sampling) else
-               value[pick] if isinstance(value, torch.Tensor) else value for name, value in options.items()}
-        verdict = run_by(ops.accept_drafts, backend, target[pick], x[pick], length[pick], branch[pick], mask_rows, **own)
-        how = {name: own[name] for name in ("seed", "position", "drafter", "num_valid_vocab", "mask_token")}
-        return [*verdict, *run_by(ops.sample_drafts, backend, own["draft_logits"], length[pick], **how)]
+        own = {
+            name: type(value)(*(None if part is None else part[pick] for part in value))
+            if isinstance(value, Sampling)
+            else value[pick]
+            if isinstance(value, torch.Tensor)
+            else value
+            for name, value in options.items()
+        }
+        verdict = run_by(
+            ops.accept_drafts,
+            backend,
+            target[pick],
+            x[pick],
+            length[pick],
+            branch[pick],
+            mask_rows,
+            **own,
+        )
+        how = {
+            name: own[name]
+            for name in ("seed", "position", "drafter", "num_valid_vocab", "mask_token")
+        }
+        return [
+            *verdict,
+            *run_by(ops.sample_drafts, backend, own["draft_logits"], length[pick], **how),
+        ]
 
     everyone, order = torch.arange(5), torch.tensor([3, 0, 4, 2, 1])
     whole, threads = run(everyone), torch.get_num_threads()
@@ -143,15 +231,23 @@ def test_same_bits_in_any_batch_and_with_any_threads(truncated, mode, backend):
         torch.set_num_threads(threads)
 
 
-@pytest.mark.skipif(_native.MISSING is not None or sys.platform != "linux", reason="needs the C++ kernels, and Linux to ask for peaks")
+@pytest.mark.skipif(
+    _native.MISSING is not None or sys.platform != "linux",
+    reason="needs the C++ kernels, and Linux to ask for peaks",
+)
 @pytest.mark.parametrize("mode", ["token", "block"])
 def test_no_memory_of_the_size_of_the_vocabulary(mode):
-    """The peak of the process grows by less than 1 MB in a call over 262,272 ids, where one row of float32 is 1 MB."""
-    case = COMMON | dict(seed=1, B=8, K=4, vocab=262272, valid=262147, mode=mode, truncated=True, logprob=True)
+    """The peak of the process grows by less than 1 MB in a call over 262,272 ids, where one row of
+    float32 is 1 MB."""
+    case = COMMON | dict(
+        seed=1, B=8, K=4, vocab=262272, valid=262147, mode=mode, truncated=True, logprob=True
+    )
     args, options, u = inputs(case)
 
     def kilobytes(field):
-        return next(int(line.split()[1]) for line in open("/proc/self/status") if line.startswith(field))
+        return next(
+            int(line.split()[1]) for line in open("/proc/self/status") if line.startswith(field)
+        )
 
     def call():
         return ops.accept_drafts(*args, uniforms=u, backend="cpp", **options)

@@ -1,4 +1,5 @@
-"""The sampling kernels on the host and on sim (where the steps are launches of their own, as on a GPU), and their random numbers."""
+"""The sampling kernels on the host and on sim (where the steps are launches of their own, as on a
+GPU), and their random numbers."""
 
 import ctypes
 import shutil
@@ -19,7 +20,10 @@ TARGETS = {"host": 0, "sim": 1}
 
 def checks():
     library = harness.checks()
-    for structure, size in ((AcceptParams, library.accept_params_size), (SampleParams, library.sample_params_size)):
+    for structure, size in (
+        (AcceptParams, library.accept_params_size),
+        (SampleParams, library.sample_params_size),
+    ):
         size.restype = ctypes.c_size_t
         assert size() == ctypes.sizeof(structure), f"{structure.__name__} differs from csrc"
     return library
@@ -28,16 +32,30 @@ def checks():
 def accept_on(target, seed=1, dropped=-1):
     def run(args, options, u):
         params, outputs, kept = accept_params(*args, uniforms=u, **named(options))
-        checks().check_accept_drafts(TARGETS[target], TYPES[kept["target"].dtype], ctypes.byref(params), ctypes.c_uint64(seed), dropped)
+        checks().check_accept_drafts(
+            TARGETS[target],
+            TYPES[kept["target"].dtype],
+            ctypes.byref(params),
+            ctypes.c_uint64(seed),
+            dropped,
+        )
         return outputs
+
     return run
 
 
 def sample_on(target, seed=1, dropped=-1):
     def run(logits, length, how, u):
         params, outputs, _ = sample_params(logits, length, uniforms=u, **named(how))
-        checks().check_sample_drafts(TARGETS[target], TYPES[logits.dtype], ctypes.byref(params), ctypes.c_uint64(seed), dropped)
+        checks().check_sample_drafts(
+            TARGETS[target],
+            TYPES[logits.dtype],
+            ctypes.byref(params),
+            ctypes.c_uint64(seed),
+            dropped,
+        )
         return outputs
+
     return run
 
 
@@ -61,31 +79,78 @@ def test_sample(case, target):
 def test_several_blocks(target, mode):
     """A vocabulary of more than two blocks, truncated and mixed."""
     for seed in range(2):
-        case = dict(seed=seed, B=2, K=2, vocab=9001, valid=8990, mask=4096, dtype=torch.bfloat16, mode=mode, law="sampled",
-                    mix="some" if seed else None, truncated=bool(seed), temperature=None, given_lse=False, spoiled=None, coarse=False,
-                    logprob=True, pads=True)
+        case = dict(
+            seed=seed,
+            B=2,
+            K=2,
+            vocab=9001,
+            valid=8990,
+            mask=4096,
+            dtype=torch.bfloat16,
+            mode=mode,
+            law="sampled",
+            mix="some" if seed else None,
+            truncated=bool(seed),
+            temperature=None,
+            given_lse=False,
+            spoiled=None,
+            coarse=False,
+            logprob=True,
+            pads=True,
+        )
         same, doubt = compare(case, accept_on(target))
         assert (same | doubt).all()
         compare_samples(case, sample_on(target))
 
 
 def test_sim_notices_a_missing_barrier():
-    """Between a row's blocks and the law that is made of them; for the log-probabilities of a greedy request."""
-    case = dict(seed=3, B=4, K=2, vocab=17000, valid=17000, mask=-1, dtype=torch.float32, mode="token", law="sampled", mix=None,
-                truncated=False, temperature=0.0, given_lse=False, spoiled=None, coarse=False, logprob=True, pads=False)
+    """Between a row's blocks and the law that is made of them; for the log-probabilities of a
+    greedy request."""
+    case = dict(
+        seed=3,
+        B=4,
+        K=2,
+        vocab=17000,
+        valid=17000,
+        mask=-1,
+        dtype=torch.float32,
+        mode="token",
+        law="sampled",
+        mix=None,
+        truncated=False,
+        temperature=0.0,
+        given_lse=False,
+        spoiled=None,
+        coarse=False,
+        logprob=True,
+        pads=False,
+    )
     args, options, u = inputs(case)
     expected = accept_on("sim")(args, options, u).target_logprob
-    assert not all(torch.equal(accept_on("sim", seed, dropped=1)(args, options, u).target_logprob, expected) for seed in range(10))
+    assert not all(
+        torch.equal(accept_on("sim", seed, dropped=1)(args, options, u).target_logprob, expected)
+        for seed in range(10)
+    )
 
 
 @pytest.mark.parametrize("kind, error", [(0, 3e-7), (1, 1.7e-7), (2, 4e-7)])
 @pytest.mark.parametrize("scale", [1.0, 0.75, 1.5])
 def test_exponentials(scale, kind, error):
-    """Of the host, to what tile/scan.h promises: a scale in three bits leaves x * scale without a rounding of the test's own."""
-    x = torch.cat([torch.linspace(-80, 80, 100_000), torch.randn(100_000), torch.zeros(16), torch.full((16,), -torch.inf)]).float()
+    """Of the host, to what tile/scan.h promises: a scale in three bits leaves x * scale without a
+    rounding of the test's own."""
+    x = torch.cat(
+        [
+            torch.linspace(-80, 80, 100_000),
+            torch.randn(100_000),
+            torch.zeros(16),
+            torch.full((16,), -torch.inf),
+        ]
+    ).float()
     x = torch.cat([x, x.new_zeros(-len(x) % 16)])
     out = torch.full_like(x, torch.nan)
-    checks().check_exp2(kind, ctypes.c_double(scale), harness.pointer(x), harness.pointer(out), len(x))
+    checks().check_exp2(
+        kind, ctypes.c_double(scale), harness.pointer(x), harness.pointer(out), len(x)
+    )
     expected = torch.exp2(x.double() * (scale if kind else 1))
     assert (out[expected == 0] == 0).all()
     assert (out / expected - 1)[expected > 0].abs().max() < error
@@ -99,12 +164,23 @@ def test_random_numbers():
     for purpose in (rng.ACCEPT, rng.DRAW, rng.DRAFT):
         expected = rng.uniform(seed, position, 5, purpose)
         for b in range(3):
-            got = [uniform(ctypes.c_int64(int(seed[b])), ctypes.c_int32(int(position[b])), row, purpose) for row in range(5)]
+            got = [
+                uniform(
+                    ctypes.c_int64(int(seed[b])), ctypes.c_int32(int(position[b])), row, purpose
+                )
+                for row in range(5)
+            ]
             assert got == expected[b].tolist()
 
 
 def test_published_vectors_of_philox():
-    counter, key, out = (torch.tensor(words, dtype=torch.int64).to(torch.uint32) for words in (
-        [0x243F6A88, 0x85A308D3, 0x13198A2E, 0x03707344], [0xA4093822, 0x299F31D0], [0] * 4))
+    counter, key, out = (
+        torch.tensor(words, dtype=torch.int64).to(torch.uint32)
+        for words in (
+            [0x243F6A88, 0x85A308D3, 0x13198A2E, 0x03707344],
+            [0xA4093822, 0x299F31D0],
+            [0] * 4,
+        )
+    )
     checks().check_philox(*map(harness.pointer, (counter, key, out)))
     assert out.tolist() == [0xD16CFE09, 0x94FDCCEB, 0x5001E420, 0x24126EA1]

@@ -1,4 +1,5 @@
-"""The Triton kernels under Triton's interpreter, which needs its variable before they are defined: in another process."""
+"""The Triton kernels under Triton's interpreter, which needs its variable before they are defined:
+in another process."""
 
 import os
 import re
@@ -20,16 +21,52 @@ def test_a_launch_states_its_costs():
     from blockdraft.roofline import costs
     from blockdraft.triton_kernels import block_attention
 
-    args = dict(q=torch.empty(64, 8, 128, dtype=torch.bfloat16), total_rows=64, max_rows=64, max_prefix=1000, batch=1, DIM=128, GROUP=4,
-                KV_HEADS=2)
-    stated, counted = block_attention.launch_metadata(None, None, args), costs.block_attention(1000, 16, [16] * 3, 16, 8, 2, 128, 2)
+    args = dict(
+        q=torch.empty(64, 8, 128, dtype=torch.bfloat16),
+        total_rows=64,
+        max_rows=64,
+        max_prefix=1000,
+        batch=1,
+        DIM=128,
+        GROUP=4,
+        KV_HEADS=2,
+    )
+    stated, counted = (
+        block_attention.launch_metadata(None, None, args),
+        costs.block_attention(1000, 16, [16] * 3, 16, 8, 2, 128, 2),
+    )
     assert stated["bytes"] == counted.bytes and abs(stated["flops16"] / counted.flops - 1) < 0.03
 
 
 @pytest.mark.skipif(env.triton_interpreter(), reason="already under the interpreter")
-@pytest.mark.parametrize("name", ["test_block_attention.py", "test_commit.py", "test_sampling_backends.py", "test_accept_laws.py"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "test_block_attention.py",
+        "test_commit.py",
+        "test_sampling_backends.py",
+        "test_accept_laws.py",
+    ],
+)
 def test_interpreted(name, tmp_path):
-    run = subprocess.run([sys.executable, "-m", "pytest", str(TESTS / name), "-k", "triton", "-q", "-p", "no:cacheprovider"], cwd=tmp_path,
-                         env={**os.environ, "TRITON_INTERPRET": "1", "OMP_NUM_THREADS": "1"}, capture_output=True, text=True)
-    assert run.returncode == 0 and re.search(r"\d+ passed", run.stdout), run.stdout[-5000:] + run.stderr[-2000:]
+    run = subprocess.run(
+        [
+            sys.executable,
+            "-m",
+            "pytest",
+            str(TESTS / name),
+            "-k",
+            "triton",
+            "-q",
+            "-p",
+            "no:cacheprovider",
+        ],
+        cwd=tmp_path,
+        env={**os.environ, "TRITON_INTERPRET": "1", "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+    )
+    assert run.returncode == 0 and re.search(r"\d+ passed", run.stdout), (
+        run.stdout[-5000:] + run.stderr[-2000:]
+    )
     print(run.stdout.splitlines()[-1])

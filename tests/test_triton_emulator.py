@@ -1,4 +1,5 @@
-"""The Triton kernels' AMD code, launched by their own launcher, in an emulator of the instructions: pytest --emulator PATH."""
+"""The Triton kernels' AMD code, launched by their own launcher, in an emulator of the instructions:
+pytest --emulator PATH."""
 
 import inspect
 import struct
@@ -19,13 +20,22 @@ from blockdraft.triton_kernels import accept_drafts, block_attention, offline, s
 if env.triton_interpreter():
     pytest.skip("the interpreter takes the compiler's place", allow_module_level=True)
 
-TYPES = {torch.bfloat16: "*bf16", torch.float16: "*fp16", torch.float32: "*fp32", torch.float64: "*fp64", torch.int32: "*i32",
-         torch.int64: "*i64", int: "i32", float: "fp32"}
+TYPES = {
+    torch.bfloat16: "*bf16",
+    torch.float16: "*fp16",
+    torch.float32: "*fp32",
+    torch.float64: "*fp64",
+    torch.int32: "*i32",
+    torch.int64: "*i64",
+    int: "i32",
+    float: "fp32",
+}
 OPTIONS = ("num_warps", "num_stages", "matrix_instr_nonkdim", "waves_per_eu", "allow_flush_denorm")
 
 
 class Emulated:
-    """Stands in for a kernel: compiles it for the very arguments of a launch, and runs that code."""
+    """Stands in for a kernel: compiles it for the very arguments of a launch, and runs that
+    code."""
 
     def __init__(self, kernel, arch, emulator, folder):
         self.kernel, self.arch, self.emulator, self.folder = kernel, arch, emulator, folder
@@ -36,24 +46,47 @@ class Emulated:
     def launch(self, grid, args, named):
         options = {key: named.pop(key) for key in OPTIONS if key in named}
         given = inspect.signature(self.kernel.fn).bind(*args, **named).arguments
-        fixed = {p.name: given[p.name] for p in self.kernel.params if p.is_constexpr or given[p.name] is None}
+        fixed = {
+            p.name: given[p.name]
+            for p in self.kernel.params
+            if p.is_constexpr or given[p.name] is None
+        }
         moving = {name: value for name, value in given.items() if name not in fixed}
-        signature = {name: TYPES[getattr(given[name], "dtype", type(given[name]))] if name in moving else "constexpr" for name in given}
+        signature = {
+            name: TYPES[getattr(given[name], "dtype", type(given[name]))]
+            if name in moving
+            else "constexpr"
+            for name in given
+        }
         built = offline.build(self.arch, self.kernel, signature, fixed, options)
         path = assembled(built.asm["amdgcn"], self.arch, self.folder / self.kernel.__name__)
-        packed = struct.pack("".join({"*": "Q", "i": "i", "f": "f"}[signature[name][0]] for name in moving),
-                             *(getattr(value, "data_ptr", lambda value=value: value)() for value in moving.values()))
+        packed = struct.pack(
+            "".join({"*": "Q", "i": "i", "f": "f"}[signature[name][0]] for name in moving),
+            *(getattr(value, "data_ptr", lambda value=value: value)() for value in moving.values()),
+        )
         packed += bytes(-len(packed) % 8)  # two pointers to scratch memory follow, unused
-        self.emulator.run(path, self.kernel.__name__, grid[0], 64 * options["num_warps"], packed, built.metadata.shared)
+        self.emulator.run(
+            path,
+            self.kernel.__name__,
+            grid[0],
+            64 * options["num_warps"],
+            packed,
+            built.metadata.shared,
+        )
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
 @pytest.mark.parametrize("window", [0, 12])
 def test_attention_in_the_emulator(window, dtype, emulator, tmp_path, monkeypatch):
-    """gfx942 (for gfx950 the emulator lacks ds_read_b64_tr_b16): dead rows, three splits of a prefix, none, pages of NaN."""
+    """gfx942 (for gfx950 the emulator lacks ds_read_b64_tr_b16): dead rows, three splits of a
+    prefix, none, pages of NaN."""
     monkeypatch.setattr(block_attention, "arch", lambda: "gfx942")
     for name in ("attend", "merge"):
-        monkeypatch.setattr(block_attention, name, Emulated(getattr(block_attention, name), "gfx942", emulator, tmp_path))
+        monkeypatch.setattr(
+            block_attention,
+            name,
+            Emulated(getattr(block_attention, name), "gfx942", emulator, tmp_path),
+        )
     generator = torch.Generator().manual_seed(1)
     prefixes = [150, 0]
     rows = random_rows(BlockLayout(3, 4, 2, bidirectional=not window), prefixes, generator)
@@ -63,10 +96,14 @@ def test_attention_in_the_emulator(window, dtype, emulator, tmp_path, monkeypatc
     cache, table = random_pages(past, prefixes, 16, generator)
     out, lse = poisoned(total, 2, 64, dtype=dtype), poisoned(total, 2, dtype=torch.float32)
     workspace = poisoned(3, total, 2, 66, dtype=torch.float32)
-    block_attention.launch(q, k, v, cache, cache, table, *flatten(rows), 0.125, window, 64, out, lse, workspace, 32)
+    block_attention.launch(
+        q, k, v, cache, cache, table, *flatten(rows), 0.125, window, 64, out, lse, workspace, 32
+    )
     expected_lse = torch.empty_like(lse)
     wide = [t.float() for t in (q, k, v, cache, cache)]
-    expected = ops.block_attention(*wide, table, rows, scale=0.125, window=window, lse=expected_lse, backend="reference")
+    expected = ops.block_attention(
+        *wide, table, rows, scale=0.125, window=window, lse=expected_lse, backend="reference"
+    )
     assert_close(out, expected)
     assert_close(lse, expected_lse, name="lse")
 
@@ -89,11 +126,41 @@ CASES = {
 def test_sampling_in_the_emulator(name, dtype, arch, emulator, tmp_path, monkeypatch):
     for module, kernel in ((accept_drafts, "accept"), (sample_drafts, "sample")):
         monkeypatch.setattr(module, "arch", lambda: arch)
-        monkeypatch.setattr(module, kernel, Emulated(getattr(module, kernel), arch, emulator, tmp_path))
+        monkeypatch.setattr(
+            module, kernel, Emulated(getattr(module, kernel), arch, emulator, tmp_path)
+        )
     monkeypatch.setattr(_triton, "on_gpu", lambda tensor: True)
     monkeypatch.setattr(_triton, "unsupported", lambda tensor: None)
-    case = dict(seed=5, B=2, K=2, vocab=700, valid=690, mask=17, mode="token", law="sampled", mix=None, truncated=False,
-                temperature=None, given_lse=False, spoiled=None, coarse=False, logprob=True, pads=True, dtype=dtype) | CASES[name]
-    same, doubt = compare(case, lambda args, options, u: ops.accept_drafts(*args, uniforms=u, backend="triton", **options))
+    case = (
+        dict(
+            seed=5,
+            B=2,
+            K=2,
+            vocab=700,
+            valid=690,
+            mask=17,
+            mode="token",
+            law="sampled",
+            mix=None,
+            truncated=False,
+            temperature=None,
+            given_lse=False,
+            spoiled=None,
+            coarse=False,
+            logprob=True,
+            pads=True,
+            dtype=dtype,
+        )
+        | CASES[name]
+    )
+    same, doubt = compare(
+        case,
+        lambda args, options, u: ops.accept_drafts(*args, uniforms=u, backend="triton", **options),
+    )
     assert (same | doubt).all()
-    compare_samples(case, lambda logits, length, how, u: ops.sample_drafts(logits, length, uniforms=u, backend="triton", **how))
+    compare_samples(
+        case,
+        lambda logits, length, how, u: ops.sample_drafts(
+            logits, length, uniforms=u, backend="triton", **how
+        ),
+    )

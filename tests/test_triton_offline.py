@@ -1,4 +1,5 @@
-"""The Triton kernels compiled for AMD without an AMD machine: registers, spills, LDS and the hot loop."""
+"""The Triton kernels compiled for AMD without an AMD machine: registers, spills, LDS and the hot
+loop."""
 
 import re
 
@@ -14,12 +15,31 @@ if env.triton_interpreter():
     pytest.skip("the interpreter takes the compiler's place", allow_module_level=True)
 
 LDS = {"gfx942": 64 << 10, "gfx950": 160 << 10}
-MFMA = {("gfx942", "bf16"): "16_bf16", ("gfx942", "fp16"): "16_f16", ("gfx942", "fp32"): "4_f32",
-        ("gfx950", "bf16"): "32_bf16", ("gfx950", "fp16"): "32_f16", ("gfx950", "fp32"): "4_f32"}
-QUICK = ("attend bf16 dim=128 rows=64", "merge bf16 dim=128", "keep bf16", "accept block step=0 bf16", "accept block step=3 bf16",
-         "sample plain measure bf16", "sample plain finish bf16")
-CASES = [pytest.param(arch, case, id=f"{arch} {case[0]}", marks=[] if case[0] in QUICK else [pytest.mark.slow])
-         for arch in LDS for module in (block_attention, commit, accept_drafts, sample_drafts) for case in module.compilations(arch)]
+MFMA = {
+    ("gfx942", "bf16"): "16_bf16",
+    ("gfx942", "fp16"): "16_f16",
+    ("gfx942", "fp32"): "4_f32",
+    ("gfx950", "bf16"): "32_bf16",
+    ("gfx950", "fp16"): "32_f16",
+    ("gfx950", "fp32"): "4_f32",
+}
+QUICK = (
+    "attend bf16 dim=128 rows=64",
+    "merge bf16 dim=128",
+    "keep bf16",
+    "accept block step=0 bf16",
+    "accept block step=3 bf16",
+    "sample plain measure bf16",
+    "sample plain finish bf16",
+)
+CASES = [
+    pytest.param(
+        arch, case, id=f"{arch} {case[0]}", marks=[] if case[0] in QUICK else [pytest.mark.slow]
+    )
+    for arch in LDS
+    for module in (block_attention, commit, accept_drafts, sample_drafts)
+    for case in module.compilations(arch)
+]
 
 
 @pytest.mark.parametrize("arch, case", CASES)
@@ -30,12 +50,20 @@ def test_code(arch, case):
     print(f"{name}: {found}")
     assert found.vgpr_spill == found.scratch == 0
     scans, measures = name.startswith(("accept", "sample")), "measure" in name or "step=0" in name
-    assert found.sgpr_spill <= (96 if scans and not measures else 0)  # kernels that conclude may park scalars in lanes of a vector register
+    # kernels that conclude may park scalars in lanes of a vector register
+    assert found.sgpr_spill <= (96 if scans and not measures else 0)
     assert found.lds <= LDS[arch]
     assert not measures or found.loop_loads_16_bytes >= 2
     if name.startswith("attend"):
         kind = name.split()[1]
-        assert set(re.findall(r"v_mfma_\w+", compiled.asm["amdgcn"])) == {f"v_mfma_f32_16x16x{MFMA[arch, kind]}"}  # operands as they are
+        # operands as they are
+        assert set(re.findall(r"v_mfma_\w+", compiled.asm["amdgcn"])) == {
+            f"v_mfma_f32_16x16x{MFMA[arch, kind]}"
+        }
         assert found.loop_mfma and found.loop_loads_16_bytes >= 2
         # 64 or 128 columns: each row's sums are made in the same way, in one wave
-        assert set(re.findall(r"warpsPerCTA = (\[\d, \d\]), instrShape = (\[\d+, \d+)", compiled.asm["ttgir"])) == {("[4, 1]", "[16, 16")}
+        assert set(
+            re.findall(
+                r"warpsPerCTA = (\[\d, \d\]), instrShape = (\[\d+, \d+)", compiled.asm["ttgir"]
+            )
+        ) == {("[4, 1]", "[16, 16")}

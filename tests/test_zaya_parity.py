@@ -1,4 +1,5 @@
-"""The runner and its ops against transformers' ZayaForCausalLM, with every parameter and buffer randomised."""
+"""The runner and its ops against transformers' ZayaForCausalLM, with every parameter and buffer
+randomised."""
 
 import itertools
 
@@ -14,8 +15,19 @@ from blockdraft.models.zaya import ZayaModel
 transformers = pytest.importorskip("transformers", reason="transformers is the oracle of this file")
 from transformers import ZayaConfig, ZayaForCausalLM  # noqa: E402
 
-SMALL = dict(vocab_size=67, hidden_size=48, num_hidden_layers=3, num_attention_heads=8, num_key_value_heads=2, head_dim=16,
-             moe_intermediate_size=24, num_experts=3, router_hidden_size=12, max_position_embeddings=512, pad_token_id=None)
+SMALL = dict(
+    vocab_size=67,
+    hidden_size=48,
+    num_hidden_layers=3,
+    num_attention_heads=8,
+    num_key_value_heads=2,
+    head_dim=16,
+    moe_intermediate_size=24,
+    num_experts=3,
+    router_hidden_size=12,
+    max_position_embeddings=512,
+    pad_token_id=None,
+)
 VARIANTS = {
     "plain": {},
     "groups of 8": dict(num_key_value_heads=1, hidden_size=40),
@@ -23,14 +35,24 @@ VARIANTS = {
     "kernels 2 and 4": dict(cca_time0=2, cca_time1=4, num_key_value_heads=4),
     "biases": dict(attention_bias=True, lm_head_bias=True),
     "untied": dict(tie_word_embeddings=False),
-    "sliding": dict(layer_types=["hybrid", "hybrid_sliding", "hybrid_sliding"], sliding_window=9, rope_parameters={
-        "hybrid": {"rope_type": "default", "rope_theta": 5e6, "partial_rotary_factor": 0.5},
-        "hybrid_sliding": {"rope_type": "default", "rope_theta": 1e4, "partial_rotary_factor": 1.0}}),
+    "sliding": dict(
+        layer_types=["hybrid", "hybrid_sliding", "hybrid_sliding"],
+        sliding_window=9,
+        rope_parameters={
+            "hybrid": {"rope_type": "default", "rope_theta": 5e6, "partial_rotary_factor": 0.5},
+            "hybrid_sliding": {
+                "rope_type": "default",
+                "rope_theta": 1e4,
+                "partial_rotary_factor": 1.0,
+            },
+        },
+    ),
 }
 
 
 def randomise(model, seed, skip_bias=0.15):
-    """Every parameter and buffer away from its blind initial value (temp 0, unit scales, zero biases)."""
+    """Every parameter and buffer away from its blind initial value (temp 0, unit scales, zero
+    biases)."""
     generator = torch.Generator().manual_seed(seed)
     for name, t in itertools.chain(model.named_parameters(), model.named_buffers()):
         if "inv_freq" in name:
@@ -38,7 +60,8 @@ def randomise(model, seed, skip_bias=0.15):
         noise = torch.randn(t.shape, generator=generator)
         centred = name.endswith(("norm.weight", "layernorm.weight", "_scale", "temp"))
         scale = 0.1 if t.dim() == 1 else 2 * t[0].numel() ** -0.5
-        scale *= 4 if "embed" in name or "router_mlp.out_proj" in name else 1  # tokens differ, and so does their routing
+        # tokens differ, and so does their routing
+        scale *= 4 if "embed" in name or "router_mlp.out_proj" in name else 1
         t.data.copy_(1 + 0.3 * noise if centred else scale * noise)
         if name.endswith("balancing_biases"):
             t[-1] = skip_bias
@@ -58,7 +81,9 @@ def run_chunks(model, tokens, chunk):
     out = []
     for piece in tokens.split(chunk, 1):
         rows = Rows.prefill(cache.prefix_lens, [piece.shape[1]] * len(piece), tokens.shape[1])
-        out.append(model.logits(model.forward(piece.flatten(), rows, cache)).unflatten(0, piece.shape))
+        out.append(
+            model.logits(model.forward(piece.flatten(), rows, cache)).unflatten(0, piece.shape)
+        )
         model.commit(rows.draft_len, rows, cache)
     return torch.cat(out, 1)
 
@@ -92,12 +117,15 @@ def test_cached_transformers_agrees_with_itself_and_us(tmp_path):
 @torch.no_grad()
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_every_tensor_moves_the_oracle(tmp_path, variant):
-    """A parity test is blind to a tensor that the oracle does not depend on; each must matter, to it and to the runner."""
+    """A parity test is blind to a tensor that the oracle does not depend on; each must matter, to
+    it and to the runner."""
     hf, model = oracle(tmp_path, 0, **VARIANTS[variant])
     tokens = torch.randint(67, (1, 40))
     base = hf(tokens).logits
     state = hf.state_dict()
-    assert set(shapes(model.config)) == set(state) - ({"lm_head.weight"} if model.config.tie_word_embeddings else set())
+    assert set(shapes(model.config)) == set(state) - (
+        {"lm_head.weight"} if model.config.tie_word_embeddings else set()
+    )
     for name in shapes(model.config):
         before = state[name].clone()
         state[name].add_(torch.randn(before.shape, generator=torch.Generator().manual_seed(5)))
@@ -107,20 +135,31 @@ def test_every_tensor_moves_the_oracle(tmp_path, variant):
 
 @torch.no_grad()
 def test_skip_is_really_chosen(tmp_path):
-    """Released weights never choose the skip expert; here each layer sends some rows to it and some elsewhere."""
+    """Released weights never choose the skip expert; here each layer sends some rows to it and some
+    elsewhere."""
     hf, model = oracle(tmp_path, 3)
     seen = []
     for layer in hf.model.layers:
-        layer.mlp.gate.register_forward_hook(lambda module, args, out: seen.append((out[1] == 0).float().mean().item()))
+        layer.mlp.gate.register_forward_hook(
+            lambda module, args, out: seen.append((out[1] == 0).float().mean().item())
+        )
     hf(torch.randint(67, (2, 40)))
     assert all(0.02 < share < 0.98 for share in seen), seen
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("kernels, kv_heads, bias", [((2, 2), 2, False), ((3, 2), 1, True), ((2, 4), 4, True)])
+@pytest.mark.parametrize(
+    "kernels, kv_heads, bias", [((2, 2), 2, False), ((3, 2), 1, True), ((2, 4), 4, True)]
+)
 def test_cca_equals_transformers(tmp_path, kernels, kv_heads, bias):
-    hf, model = oracle(tmp_path, 4, cca_time0=kernels[0], cca_time1=kernels[1], num_key_value_heads=kv_heads,
-                       attention_bias=bias)
+    hf, model = oracle(
+        tmp_path,
+        4,
+        cca_time0=kernels[0],
+        cca_time1=kernels[1],
+        num_key_value_heads=kv_heads,
+        attention_bias=bias,
+    )
     from transformers.models.zaya.modeling_zaya import apply_rotary_pos_emb
 
     attention, layer = hf.model.layers[1].self_attn, model.weights.layers[1]
@@ -133,8 +172,19 @@ def test_cca_equals_transformers(tmp_path, kernels, kv_heads, bias):
     projection = torch.nn.functional.linear(hidden[0], layer.projection, layer.projection_bias)
     qk, now, late = model._split(projection)
     start = model._split(layer.projection_bias)[2] if bias else None
-    got = ops.cca_qkv(qk, now, late, layer.conv0_weight, layer.conv0_bias, layer.conv1_weight, layer.conv1_bias, layer.temp,
-                      model._cos_sin(1, rows), rows, late_start=start)
+    got = ops.cca_qkv(
+        qk,
+        now,
+        late,
+        layer.conv0_weight,
+        layer.conv0_bias,
+        layer.conv1_weight,
+        layer.conv1_bias,
+        layer.temp,
+        model._cos_sin(1, rows),
+        rows,
+        late_start=start,
+    )
     for ours, theirs in zip(got, (q[0].transpose(0, 1), k[0].transpose(0, 1), v[0])):
         assert relative(ours, theirs) < 1e-5
 
@@ -154,14 +204,29 @@ def test_router_and_experts_equal_transformers(tmp_path):
     assert torch.equal(ours[2] > 0, skipped)
     y = ops.fused_moe(hidden[0], ours[1][:, None], ours[0][:, None], layer.gate_up, layer.down)
     assert relative(y, expected) < 1e-5
-    kept = ops.fused_moe(hidden[0], ours[1][:, None], ours[0][:, None], layer.gate_up, layer.down, ours[2], skip="identity")
+    kept = ops.fused_moe(
+        hidden[0],
+        ours[1][:, None],
+        ours[0][:, None],
+        layer.gate_up,
+        layer.down,
+        ours[2],
+        skip="identity",
+    )
     assert relative(kept, expected + hidden[0] * ours[2][:, None]) < 1e-5
 
 
 RELEASED = {
     "ZAYA1-8B": {},
-    "ZAYA1-74B-preview": dict(hidden_size=4096, num_hidden_layers=60, num_attention_heads=16, num_experts=24,
-                              moe_intermediate_size=4096, layer_types=["hybrid", "hybrid_sliding"] * 30, sliding_window=4097),
+    "ZAYA1-74B-preview": dict(
+        hidden_size=4096,
+        num_hidden_layers=60,
+        num_attention_heads=16,
+        num_experts=24,
+        moe_intermediate_size=4096,
+        layer_types=["hybrid", "hybrid_sliding"] * 30,
+        sliding_window=4097,
+    ),
 }
 
 

@@ -1,4 +1,5 @@
-"""What the steps of accept_drafts do for one request; rows 0..K are the target's, then come the draft's."""
+"""What the steps of accept_drafts do for one request; rows 0..K are the target's, then come the
+draft's."""
 
 from typing import NamedTuple
 
@@ -71,7 +72,11 @@ def row_of_target(b, i):
     if b.weight is None:
         return Row(b.target + i.to(tl.int64) * b.target_row)
     else:
-        return Blend(b.target + i.to(tl.int64) * b.target_row, b.draft + i.to(tl.int64) * b.draft_row, tl.where(i < b.live, b.weight, 1.0))
+        return Blend(
+            b.target + i.to(tl.int64) * b.target_row,
+            b.draft + i.to(tl.int64) * b.draft_row,
+            tl.where(i < b.live, b.weight, 1.0),
+        )
 
 
 @triton.jit
@@ -83,22 +88,31 @@ def row_of_draft(b, i):
 def target_logit(b, i, token, space):
     """Of tokens in rows i; 0 where there is none."""
     known = has(space, token) & (i <= b.live)
-    x = tl.load(b.target + i.to(tl.int64) * b.target_row + token, mask=known, other=0).to(tl.float32)
+    x = tl.load(b.target + i.to(tl.int64) * b.target_row + token, mask=known, other=0).to(
+        tl.float32
+    )
     if b.weight is not None:
         known &= i < b.live
-        y = tl.load(b.draft + i.to(tl.int64) * b.draft_row + token, mask=known, other=0).to(tl.float32)
+        y = tl.load(b.draft + i.to(tl.int64) * b.draft_row + token, mask=known, other=0).to(
+            tl.float32
+        )
         x = mixed(x, y, tl.where(i < b.live, b.weight, 1.0))
     return x
 
 
 @triton.jit
 def draft_logit(b, i, token, space):
-    return tl.load(b.draft + i.to(tl.int64) * b.draft_row + token, mask=has(space, token) & (i < b.live), other=0).to(tl.float32)
+    return tl.load(
+        b.draft + i.to(tl.int64) * b.draft_row + token,
+        mask=has(space, token) & (i < b.live),
+        other=0,
+    ).to(tl.float32)
 
 
 @triton.jit
 def given(b, i, draft_lse, lse_row, drafter, space):
-    """(whether the caller knows a draft's normaliser, it). No draw leaves one for a row without a law; a cut must be found again."""
+    """(whether the caller knows a draft's normaliser, it). No draw leaves one for a row without a
+    law; a cut must be found again."""
     lse = tl.load(draft_lse + b.request * lse_row + i)
     known = (lse - lse == 0) & has(space, tl.load(b.tokens + i))
     if drafter.top_k is not None:
@@ -124,16 +138,24 @@ def store_law(memory, row, law):
 def load_law(memory, row, used):
     """Of one row, or of several."""
     at = memory.laws + row * FIELDS
-    return Law(tl.load(at, mask=used, other=1), tl.load(at + 1, mask=used, other=1), tl.load(at + 2, mask=used, other=0).to(tl.float32),
-               tl.load(at + 3, mask=used, other=0).to(tl.float32), tl.load(at + 4, mask=used, other=0).to(tl.int32),
-               tl.load(at + 5, mask=used, other=NOWHERE).to(tl.int32), tl.load(at + 6, mask=used, other=0).to(tl.int32))
+    return Law(
+        tl.load(at, mask=used, other=1),
+        tl.load(at + 1, mask=used, other=1),
+        tl.load(at + 2, mask=used, other=0).to(tl.float32),
+        tl.load(at + 3, mask=used, other=0).to(tl.float32),
+        tl.load(at + 4, mask=used, other=0).to(tl.int32),
+        tl.load(at + 5, mask=used, other=NOWHERE).to(tl.int32),
+        tl.load(at + 6, mask=used, other=0).to(tl.int32),
+    )
 
 
 @triton.jit
 def partials(memory, row, blocks, BLOCKS: tl.constexpr):
     index = tl.arange(0, BLOCKS)
     at = memory.partials + row * 2 * blocks + index
-    return tl.load(at, mask=index < blocks, other=0), tl.load(at + blocks, mask=index < blocks, other=float("-inf")).to(tl.float32)
+    return tl.load(at, mask=index < blocks, other=0), tl.load(
+        at + blocks, mask=index < blocks, other=float("-inf")
+    ).to(tl.float32)
 
 
 @triton.jit
@@ -143,21 +165,45 @@ def row_status(row, space, TILE: tl.constexpr):
 
 
 @triton.jit
-def normalise_target(b, memory, i, shaping, space, block, blocks, BLOCKS: tl.constexpr, TILE: tl.constexpr):
+def normalise_target(
+    b, memory, i, shaping, space, block, blocks, BLOCKS: tl.constexpr, TILE: tl.constexpr
+):
     row = row_of_target(b, i)
     sums, greatest = partials(memory, i, blocks, BLOCKS)
-    law = truncated(conclude(sums, greatest, shaping.temperature, row, space, block, TILE), row, space, shaping.top_k, shaping.top_p,
-                    b.request, TILE)
+    law = truncated(
+        conclude(sums, greatest, shaping.temperature, row, space, block, TILE),
+        row,
+        space,
+        shaping.top_k,
+        shaping.top_p,
+        b.request,
+        TILE,
+    )
     status = law.status
     if b.weight is not None:
-        if (i < b.live) & (b.weight != 1) & ((status != 0) | (b.weight == 0)):  # a blend cannot tell which of its rows is at fault
+        # a blend cannot tell which of its rows is at fault
+        if (i < b.live) & (b.weight != 1) & ((status != 0) | (b.weight == 0)):
             own = row_status(Row(row.at), space, TILE)
-            status = tl.maximum(tl.where(own != 0, own, status), row_status(row_of_draft(b, i), space, TILE))
+            status = tl.maximum(
+                tl.where(own != 0, own, status), row_status(row_of_draft(b, i), space, TILE)
+            )
     store_law(memory, i, Law(law.scale, law.total, law.top, law.cut, law.tie, law.point, status))
 
 
 @triton.jit
-def normalise_draft(b, memory, i, drafter, draft_lse, lse_row, space, block, blocks, BLOCKS: tl.constexpr, TILE: tl.constexpr):
+def normalise_draft(
+    b,
+    memory,
+    i,
+    drafter,
+    draft_lse,
+    lse_row,
+    space,
+    block,
+    blocks,
+    BLOCKS: tl.constexpr,
+    TILE: tl.constexpr,
+):
     row = b.K + 1 + i
     token = tl.load(b.tokens + i)
     zero = tl.zeros([], tl.int32)
@@ -171,12 +217,40 @@ def normalise_draft(b, memory, i, drafter, draft_lse, lse_row, space, block, blo
                     scale = exponent(drafter.temperature)
                     natural = lse.to(tl.float64) * drafter.temperature
                     top = natural.to(tl.float32)
-                    status = tl.where(draft_logit(b, i, token, space) < float("inf"), 0, NOT_NUMBERS)
-                    store_law(memory, row, Law(scale, tl.exp2((natural - top) * scale), top, nothing, zero + LAST, zero + SPREAD, status))
+                    status = tl.where(
+                        draft_logit(b, i, token, space) < float("inf"), 0, NOT_NUMBERS
+                    )
+                    store_law(
+                        memory,
+                        row,
+                        Law(
+                            scale,
+                            tl.exp2((natural - top) * scale),
+                            top,
+                            nothing,
+                            zero + LAST,
+                            zero + SPREAD,
+                            status,
+                        ),
+                    )
             if not known:
                 sums, greatest = partials(memory, row, blocks, BLOCKS)
-                law = conclude(sums, greatest, drafter.temperature, row_of_draft(b, i), space, block, TILE)
-                store_law(memory, row, truncated(law, row_of_draft(b, i), space, drafter.top_k, drafter.top_p, b.request, TILE))
+                law = conclude(
+                    sums, greatest, drafter.temperature, row_of_draft(b, i), space, block, TILE
+                )
+                store_law(
+                    memory,
+                    row,
+                    truncated(
+                        law,
+                        row_of_draft(b, i),
+                        space,
+                        drafter.top_k,
+                        drafter.top_p,
+                        b.request,
+                        TILE,
+                    ),
+                )
     if not b.sampled:
         one = tl.full([], 1, tl.float64)
         point = tl.where(has(space, token), token, NOWHERE)
@@ -185,7 +259,8 @@ def normalise_draft(b, memory, i, drafter, draft_lse, lse_row, space, block, blo
 
 @triton.jit
 def smaller(slope, bound, next_slope, next_bound):
-    """Of c -> min(c * slope, bound), one after the other. Slopes stay finite, so that 0 times one is 0."""
+    """Of c -> min(c * slope, bound), one after the other. Slopes stay finite, so that 0 times one
+    is 0."""
     return tl.minimum(slope * next_slope, 1e300), tl.minimum(bound * next_slope, next_bound)
 
 
@@ -227,28 +302,56 @@ def surplus_after(b, memory, carry, space, blocks, ROWS: tl.constexpr):
         spread += tl.sum(tl.load(at, mask=inside[:, None] & (block < blocks)[None, :], other=0), 1)
     spread *= carry / p.total
     if b.draft is not None:
-        of_q = probability(q, draft_logit(b, i, tl.where(inside, p.point, -1), space), p.point, space)
+        of_q = probability(
+            q, draft_logit(b, i, tl.where(inside, p.point, -1), space), p.point, space
+        )
     else:
         of_q = ((p.point == q.point) & has(space, p.point)).to(tl.float64)
     token = tl.load(b.tokens + i, mask=inside, other=-1)
     of_p = probability(p, target_logit(b, i, token, space), token, space)
     outside = tl.where(p.point == SPREAD, carry * (1 - of_p), tl.maximum(carry - of_q, 0))
-    return tl.where(inside & (carry > 0), tl.where((p.point == SPREAD) & (q.point == SPREAD), spread, outside), 0)
+    return tl.where(
+        inside & (carry > 0),
+        tl.where((p.point == SPREAD) & (q.point == SPREAD), spread, outside),
+        0,
+    )
 
 
 @triton.jit
-def decide(b, memory, seed, position, uniforms, uniforms_row, space, blocks, RULE: tl.constexpr, ROWS: tl.constexpr):
+def decide(
+    b,
+    memory,
+    seed,
+    position,
+    uniforms,
+    uniforms_row,
+    space,
+    blocks,
+    RULE: tl.constexpr,
+    ROWS: tl.constexpr,
+):
     """(drafts kept, status, factor of p in the residual law)."""
     i = tl.arange(0, ROWS)
     p, q, draft, carry = chances(b, memory, space, ROWS)
-    u = uniform(uniforms, b.request * uniforms_row + tl.where(draft, i, 0), tl.load(seed + b.request), tl.load(position + b.request), i, ACCEPT)
+    u = uniform(
+        uniforms,
+        b.request * uniforms_row + tl.where(draft, i, 0),
+        tl.load(seed + b.request),
+        tl.load(position + b.request),
+        i,
+        ACCEPT,
+    )
     status = load_law(memory, i, i <= b.live).status
     status = tl.maximum(status, load_law(memory, b.K + 1 + i, draft).status)
     scale = tl.full([], 1, tl.float64)
-    if RULE == BLOCK:  # no early break, a later draft may be kept where an earlier one was not, unless the target cannot have it
+    # no early break, a later draft may be kept where an earlier one was not, unless the target
+    # cannot have it
+    if RULE == BLOCK:
         surplus = surplus_after(b, memory, carry, space, blocks, ROWS)
         spoilt = tl.max((surplus != surplus).to(tl.int32), 0)  # in a row whose normaliser was given
-        h = tl.where(i + 1 == b.live, carry, tl.where(surplus > 0, surplus / (surplus + 1 - carry), 0))
+        h = tl.where(
+            i + 1 == b.live, carry, tl.where(surplus > 0, surplus / (surplus + 1 - carry), 0)
+        )
         accepted = tl.max(tl.where(draft & (u < h), i + 1, 0), 0)
         impossible = tl.min(tl.where(draft & ~(p > 0), i, b.live - 1), 0)
         status = tl.where(i <= tl.where(accepted == b.live, b.live, impossible), status, 0)
@@ -278,14 +381,20 @@ def weigh(b, memory, a, scale, index, block, blocks, space, TILE: tl.constexpr):
             q = load_law(memory, b.K + 1 + a, True)
             ratio = p.total / q.total / scale
             if b.draft is None:
-                tl.store(memory.sums + index, mass_of(p, row, q, None, ratio, space, first, stop, TILE))
+                tl.store(
+                    memory.sums + index, mass_of(p, row, q, None, ratio, space, first, stop, TILE)
+                )
             else:
-                tl.store(memory.sums + index, mass_of(p, row, q, row_of_draft(b, a), ratio, space, first, stop, TILE))
+                tl.store(
+                    memory.sums + index,
+                    mass_of(p, row, q, row_of_draft(b, a), ratio, space, first, stop, TILE),
+                )
 
 
 @triton.jit
 def draw(b, memory, a, u, block, blocks, space, BLOCKS: tl.constexpr, TILE: tl.constexpr):
-    """(token, status): by inverse CDF, from the residual if a draft was rejected and there is one, else from p."""
+    """(token, status): by inverse CDF, from the residual if a draft was rejected and there is one,
+    else from p."""
     p = load_law(memory, a, True)
     token = p.point
     status = tl.zeros([], tl.int32)
@@ -310,7 +419,9 @@ def draw(b, memory, a, u, block, blocks, space, BLOCKS: tl.constexpr, TILE: tl.c
                 if b.draft is None:
                     token = walk(p, row, q, None, ratio, space, first, stop, r, False, TILE)
                 else:
-                    token = walk(p, row, q, row_of_draft(b, a), ratio, space, first, stop, r, False, TILE)
+                    token = walk(
+                        p, row, q, row_of_draft(b, a), ratio, space, first, stop, r, False, TILE
+                    )
             else:
                 token = walk(p, row, None, None, r, space, first, stop, r, False, TILE)
     return token, status
@@ -332,19 +443,41 @@ def log_probability(b, memory, i, token, shaping, space, TILE: tl.constexpr):
     if again:
         scale = exponent(shaping.temperature)  # of 1 where it is 0
         total, top = measure(row, space, scale, 0, space.valid, TILE)
-        plain = Law(scale, total, top, tl.full([], float("-inf"), tl.float32), tie, tl.full([], SPREAD, tl.int32), tl.zeros([], tl.int32))
+        plain = Law(
+            scale,
+            total,
+            top,
+            tl.full([], float("-inf"), tl.float32),
+            tie,
+            tl.full([], SPREAD, tl.int32),
+            tl.zeros([], tl.int32),
+        )
         kept = truncated(plain, row, space, shaping.top_k, shaping.top_p, b.request, TILE)
         cut = kept.cut
         tie = kept.tie
         total = kept.total
     x = tl.load(row.at + token).to(tl.float32)
     value = ((x.to(tl.float64) - top) * scale - tl.log2(total)) / LOG2_E
-    return tl.where((x > cut) | ((x == cut) & (token <= tie)), tl.minimum(value, 0), float("-inf")).to(tl.float32)
+    return tl.where(
+        (x > cut) | ((x == cut) & (token <= tie)), tl.minimum(value, 0), float("-inf")
+    ).to(tl.float32)
 
 
 @triton.jit
-def next_pass(b, a, branch, proposals, mask_rows, remaining, proposal_out, shift_out, draft_len_out, PROPOSALS: tl.constexpr):
-    """The proposal of the largest live branch <= a + 1 (ties: the lowest), and how many drafts it supplies."""
+def next_pass(
+    b,
+    a,
+    branch,
+    proposals,
+    mask_rows,
+    remaining,
+    proposal_out,
+    shift_out,
+    draft_len_out,
+    PROPOSALS: tl.constexpr,
+):
+    """The proposal of the largest live branch <= a + 1 (ties: the lowest), and how many drafts it
+    supplies."""
     j = tl.arange(0, PROPOSALS)
     c = tl.load(branch + j, mask=j < proposals, other=0)
     c = tl.where((c >= 1) & (c <= a + 1), c, 0)

@@ -1,7 +1,8 @@
 """Attention of verify rows and proposals over a paged prefix and each other.
 
-A program is one (request, KV head, split of the prefix, row tile). The query heads of the KV head are columns side by side, so
-that a key is read once for all of them. What a row sums, and in which order, follows from its own request alone.
+A program is one (request, KV head, split of the prefix, row tile). The query heads of the KV head
+are columns side by side, so that a key is read once for all of them. What a row sums, and in which
+order, follows from its own request alone.
 """
 
 from dataclasses import dataclass
@@ -13,26 +14,30 @@ from .target import arch, dies
 
 LOG2_E = 1.4426950408889634
 MERGED = 16  # rows x heads of a program that merges
-LOWEST = tl.constexpr(-1e30)  # a running maximum before any key: finite, so that nothing is subtracted from -inf
+# a running maximum before any key: finite, so that nothing is subtracted from -inf
+LOWEST = tl.constexpr(-1e30)
 NOWHERE = tl.constexpr(1 << 30)
 
 
 @dataclass(frozen=True)
 class Config:
     columns: int  # of a row tile: rows x query heads of a KV head
-    keys: int  # of a key tile; the same for every number of rows, as the order of sums depends on it
+    # of a key tile; the same for every number of rows, as the order of sums depends on it
+    keys: int
     xcds: int  # consecutive workgroups go to as many dies in turn
     options: dict  # of the compiler
 
 
 def config(target: str, head_dim: int, itemsize: int, rows: int, group: int) -> Config:
-    """For a target ("gfx942", "gfx950", "sm_90", "interpreter") and requests of up to `rows` rows, `group` heads a KV head."""
+    """For a target ("gfx942", "gfx950", "sm_90", "interpreter") and requests of up to `rows` rows,
+    `group` heads a KV head."""
     # A tile costs its columns, and about 32 more for the staging of keys that every tile repeats.
     sizes = (64,) if itemsize == 4 else (128, 64)
     columns = min(sizes, key=lambda size: triton.cdiv(rows, size // group) * (size + 32))
     if target == "interpreter":
         return Config(columns, 16, dies(target), {})
-    options = dict(num_warps=4, num_stages=2)  # waves side by side in columns: a row's sums stay in its wave
+    # waves side by side in columns: a row's sums stay in its wave
+    options = dict(num_warps=4, num_stages=2)
     if target.startswith("gfx"):  # two waves a SIMD have 256 registers each
         options |= dict(matrix_instr_nonkdim=16, waves_per_eu=1 if itemsize == 4 else 2)
     return Config(columns, 32, dies(target), options)
@@ -40,8 +45,8 @@ def config(target: str, head_dim: int, itemsize: int, rows: int, group: int) -> 
 
 @triton.jit
 def _row(row, rows, verify, draft_len, branch, MASK_ROWS: tl.constexpr):
-    """Of a row of the request: how many verify keys it sees (0: it is dead), the first row of its proposal (NOWHERE: it is in
-    none), and its position after the prefix."""
+    """Of a row of the request: how many verify keys it sees (0: it is dead), the first row of its
+    proposal (NOWHERE: it is in none), and its position after the prefix."""
     is_mask = row >= verify
     proposal = (row - verify) // MASK_ROWS
     c = tl.load(branch + proposal, mask=is_mask & (row < rows), other=0)
@@ -61,7 +66,8 @@ def _splits(prefix, split, MOST_SPLITS: tl.constexpr):
 
 @triton.jit
 def _absorb(q, k, v, bias, acc, top, total, scale):
-    """One tile of keys into the running output, maximum (of unscaled scores) and sum; bias: -inf where a key is not seen."""
+    """One tile of keys into the running output, maximum (of unscaled scores) and sum; bias: -inf
+    where a key is not seen."""
     scores = tl.dot(q, tl.trans(k), bias, input_precision="ieee")
     new_top = tl.maximum(top, tl.max(scores, 1))
     weights = tl.exp2(scores * scale - (new_top * scale)[:, None])
@@ -74,14 +80,22 @@ def _absorb(q, k, v, bias, acc, top, total, scale):
 @triton.jit
 def _cached(cache, page, slot, d, d_mask, PAGE_STRIDE: tl.constexpr, SLOT: tl.constexpr):
     """[keys, dim] of a paged cache. Pages times their stride may pass 2^31."""
-    return tl.load(cache + (page.to(tl.int64) * PAGE_STRIDE + slot * SLOT)[:, None] + d[None, :], mask=d_mask[None, :], other=0)
+    return tl.load(
+        cache + (page.to(tl.int64) * PAGE_STRIDE + slot * SLOT)[:, None] + d[None, :],
+        mask=d_mask[None, :],
+        other=0,
+    )
 
 
 @triton.jit
 def _finish(acc, top, total, live, used, at_out, at_lse, d, d_mask, out, lse):
     """Normalise and store; `top` is in powers of two."""
     result = tl.where(live[:, None], acc * (1 / tl.where(live, total, 1))[:, None], 0)
-    tl.store(out + (at_out[:, None] + d[None, :]), result.to(out.dtype.element_ty), mask=used[:, None] & d_mask[None, :])
+    tl.store(
+        out + (at_out[:, None] + d[None, :]),
+        result.to(out.dtype.element_ty),
+        mask=used[:, None] & d_mask[None, :],
+    )
     if lse is not None:
         natural = (top + tl.log2(total)) * 0.6931471805599453
         tl.store(lse + at_lse, tl.where(live, natural, float("-inf")), mask=used)
@@ -89,27 +103,89 @@ def _finish(acc, top, total, live, used, at_out, at_lse, d, d_mask, out, lse):
 
 def launch_metadata(grid, kernel, args):
     """Operations and bytes if every request had max_prefix cached tokens, for profilers."""
-    rows, prefix, dim, heads = args["total_rows"], args["max_prefix"], args["DIM"], args["GROUP"] * args["KV_HEADS"]
+    rows, prefix, dim, heads = (
+        args["total_rows"],
+        args["max_prefix"],
+        args["DIM"],
+        args["GROUP"] * args["KV_HEADS"],
+    )
     width = args["q"].dtype.itemsize
     cached = 2 * args["batch"] * prefix * args["KV_HEADS"]
-    return {"name": f"block_attention rows={rows} prefix={prefix}",
-            f"flops{8 * width}": 4 * rows * heads * dim * (prefix + args["max_rows"] // 2),
-            "bytes": (cached + 2 * rows * (heads + args["KV_HEADS"])) * dim * width}
+    return {
+        "name": f"block_attention rows={rows} prefix={prefix}",
+        f"flops{8 * width}": 4 * rows * heads * dim * (prefix + args["max_rows"] // 2),
+        "bytes": (cached + 2 * rows * (heads + args["KV_HEADS"])) * dim * width,
+    }
 
 
-_RUNTIME = ["batch", "total_rows", "max_rows", "max_prefix", "split", "table_row", "branch_row", "proposals", "window"]
+_RUNTIME = [
+    "batch",
+    "total_rows",
+    "max_rows",
+    "max_prefix",
+    "split",
+    "table_row",
+    "branch_row",
+    "proposals",
+    "window",
+]
 
 
 @triton.jit(launch_metadata=launch_metadata, do_not_specialize=_RUNTIME)
-def attend(q, k, v, k_cache, v_cache, block_table, cu_rows, prefix_lens, draft_len, branch, out, lse, workspace,
-           batch, total_rows, max_rows, max_prefix, split, table_row, branch_row, proposals, window, scale,
-           # strides are the model's: constants let the addresses fold
-           Q_ROW: tl.constexpr, Q_HEAD: tl.constexpr, K_ROW: tl.constexpr, K_HEAD: tl.constexpr, V_ROW: tl.constexpr,
-           V_HEAD: tl.constexpr, K_PAGE: tl.constexpr, K_SLOT: tl.constexpr, K_CACHE_HEAD: tl.constexpr, V_PAGE: tl.constexpr,
-           V_SLOT: tl.constexpr, V_CACHE_HEAD: tl.constexpr, OUT_ROW: tl.constexpr, OUT_HEAD: tl.constexpr,
-           LSE_ROW: tl.constexpr, LSE_HEAD: tl.constexpr, KV_HEADS: tl.constexpr, GROUP: tl.constexpr, DIM: tl.constexpr,
-           PAGE: tl.constexpr, MASK_ROWS: tl.constexpr, BIDIRECTIONAL: tl.constexpr, WINDOWED: tl.constexpr,
-           MOST_SPLITS: tl.constexpr, COLUMNS: tl.constexpr, KEYS: tl.constexpr, PADDED: tl.constexpr, XCDS: tl.constexpr):
+def attend(
+    q,
+    k,
+    v,
+    k_cache,
+    v_cache,
+    block_table,
+    cu_rows,
+    prefix_lens,
+    draft_len,
+    branch,
+    out,
+    lse,
+    workspace,
+    batch,
+    total_rows,
+    max_rows,
+    max_prefix,
+    split,
+    table_row,
+    branch_row,
+    proposals,
+    window,
+    scale,
+    # strides are the model's: constants let the addresses fold
+    Q_ROW: tl.constexpr,
+    Q_HEAD: tl.constexpr,
+    K_ROW: tl.constexpr,
+    K_HEAD: tl.constexpr,
+    V_ROW: tl.constexpr,
+    V_HEAD: tl.constexpr,
+    K_PAGE: tl.constexpr,
+    K_SLOT: tl.constexpr,
+    K_CACHE_HEAD: tl.constexpr,
+    V_PAGE: tl.constexpr,
+    V_SLOT: tl.constexpr,
+    V_CACHE_HEAD: tl.constexpr,
+    OUT_ROW: tl.constexpr,
+    OUT_HEAD: tl.constexpr,
+    LSE_ROW: tl.constexpr,
+    LSE_HEAD: tl.constexpr,
+    KV_HEADS: tl.constexpr,
+    GROUP: tl.constexpr,
+    DIM: tl.constexpr,
+    PAGE: tl.constexpr,
+    MASK_ROWS: tl.constexpr,
+    BIDIRECTIONAL: tl.constexpr,
+    WINDOWED: tl.constexpr,
+    MOST_SPLITS: tl.constexpr,
+    COLUMNS: tl.constexpr,
+    KEYS: tl.constexpr,
+    PADDED: tl.constexpr,
+    XCDS: tl.constexpr,
+):
     # The row tiles that read the same keys go to one die, the groups of tiles to the dies in turn.
     TILE_ROWS: tl.constexpr = COLUMNS // GROUP
     program = tl.program_id(0)
@@ -152,8 +228,11 @@ def attend(q, k, v, k_cache, v_cache, block_table, cu_rows, prefix_lens, draft_l
     d = tl.arange(0, PADDED)
     d_mask = d < DIM
     base64 = base.to(tl.int64)
-    at_q = tl.minimum(column // GROUP, count - 1) * Q_ROW + head * Q_HEAD  # unused columns repeat the last row
-    queries = tl.load(q + (base64 + first) * Q_ROW + (at_q[:, None] + d[None, :]), mask=d_mask[None, :], other=0)
+    # unused columns repeat the last row
+    at_q = tl.minimum(column // GROUP, count - 1) * Q_ROW + head * Q_HEAD
+    queries = tl.load(
+        q + (base64 + first) * Q_ROW + (at_q[:, None] + d[None, :]), mask=d_mask[None, :], other=0
+    )
     acc = tl.zeros([COLUMNS, PADDED], tl.float32)
     top = tl.full([COLUMNS], LOWEST, tl.float32)
     total = tl.zeros([COLUMNS], tl.float32)
@@ -170,7 +249,9 @@ def attend(q, k, v, k_cache, v_cache, block_table, cu_rows, prefix_lens, draft_l
             whole = begin
         else:
             whole = begin + (stop - begin) // KEYS * KEYS
-            page = tl.load(table + (begin + key_column) // PAGE, mask=begin + key_column < whole, other=0)
+            page = tl.load(
+                table + (begin + key_column) // PAGE, mask=begin + key_column < whole, other=0
+            )
             for start in range(begin, whole, KEYS):
                 key = start + key_column
                 keys = _cached(k_cache, page, key % PAGE, d, d_mask, K_PAGE, K_SLOT)
@@ -179,17 +260,29 @@ def attend(q, k, v, k_cache, v_cache, block_table, cu_rows, prefix_lens, draft_l
                 acc, top, total = _absorb(queries, keys, values, None, acc, top, total, scale)
         for start in tl.range(whole, stop, KEYS, num_stages=1):
             key = start + key_column
-            margin = tl.broadcast_to((stop - 1 - key)[None, :], [COLUMNS, KEYS])  # seen if not negative
+            # seen if not negative
+            margin = tl.broadcast_to((stop - 1 - key)[None, :], [COLUMNS, KEYS])
             if WINDOWED:
                 margin = tl.minimum(margin, key[None, :] - (prefix + floor + 1)[:, None])
-            key = tl.minimum(key, stop - 1)  # what lies beyond may hold anything, and pages beyond are no pages
+            # what lies beyond may hold anything, and pages beyond are no pages
+            key = tl.minimum(key, stop - 1)
             page = tl.load(table + key // PAGE)
             keys = _cached(k_cache, page, key % PAGE, d, d_mask, K_PAGE, K_SLOT)
             values = _cached(v_cache, page, key % PAGE, d, d_mask, V_PAGE, V_SLOT)
-            acc, top, total = _absorb(queries, keys, values, tl.where(margin >= 0, 0.0, float("-inf")), acc, top, total, scale)
+            acc, top, total = _absorb(
+                queries,
+                keys,
+                values,
+                tl.where(margin >= 0, 0.0, float("-inf")),
+                acc,
+                top,
+                total,
+                scale,
+            )
 
-    # The last split also takes the request's own rows: the tiles of verify keys below the highest limit, and those of the
-    # proposals that this row tile touches. Tiles count from the request's first row whatever the row tile.
+    # The last split also takes the request's own rows: the tiles of verify keys below the highest
+    # limit, and those of the proposals that this row tile touches. Tiles count from the request's
+    # first row whatever the row tile.
     block_stop = tl.where(block == NOWHERE, 0, block + MASK_ROWS if BIDIRECTIONAL else row + 1)
     masks_first = tl.min(block) // KEYS
     masks_stop = tl.cdiv(tl.max(block_stop), KEYS)
@@ -206,13 +299,23 @@ def attend(q, k, v, k_cache, v_cache, block_table, cu_rows, prefix_lens, draft_l
         trunk_margin = (limit - 1)[:, None] - key[None, :]
         if WINDOWED:
             trunk_margin = tl.minimum(trunk_margin, key[None, :] - (floor + 1)[:, None])
-        block_margin = tl.minimum(key[None, :] - block[:, None], (block_stop - 1)[:, None] - key[None, :])
+        block_margin = tl.minimum(
+            key[None, :] - block[:, None], (block_stop - 1)[:, None] - key[None, :]
+        )
         bias = tl.where(tl.maximum(trunk_margin, block_margin) >= 0, 0.0, float("-inf"))
         key_limit, _, _ = _row(key, rows, verify, drafts, branch, MASK_ROWS)
         readable = (key_limit > 0)[:, None] & d_mask[None, :]  # a dead row may hold anything
         offset = key_column[:, None]
-        keys = tl.load(k + (base64 + start) * K_ROW + kv_head * K_HEAD + (offset * K_ROW + d[None, :]), mask=readable, other=0)
-        values = tl.load(v + (base64 + start) * V_ROW + kv_head * V_HEAD + (offset * V_ROW + d[None, :]), mask=readable, other=0)
+        keys = tl.load(
+            k + (base64 + start) * K_ROW + kv_head * K_HEAD + (offset * K_ROW + d[None, :]),
+            mask=readable,
+            other=0,
+        )
+        values = tl.load(
+            v + (base64 + start) * V_ROW + kv_head * V_HEAD + (offset * V_ROW + d[None, :]),
+            mask=readable,
+            other=0,
+        )
         acc, top, total = _absorb(queries, keys, values, bias, acc, top, total, scale)
 
     top *= scale
@@ -221,7 +324,19 @@ def attend(q, k, v, k_cache, v_cache, block_table, cu_rows, prefix_lens, draft_l
         if lse is not None:
             lse += (base64 + first) * LSE_ROW
         local = column // GROUP
-        _finish(acc, top, total, live, used, local * OUT_ROW + head * OUT_HEAD, local * LSE_ROW + head * LSE_HEAD, d, d_mask, out, lse)
+        _finish(
+            acc,
+            top,
+            total,
+            live,
+            used,
+            local * OUT_ROW + head * OUT_HEAD,
+            local * LSE_ROW + head * LSE_HEAD,
+            d,
+            d_mask,
+            out,
+            lse,
+        )
     else:
         partial = workspace + (part * total_rows + base64 + first) * (KV_HEADS * GROUP * (DIM + 2))
         partial += (column // GROUP * (KV_HEADS * GROUP) + head) * (DIM + 2)
@@ -231,9 +346,30 @@ def attend(q, k, v, k_cache, v_cache, block_table, cu_rows, prefix_lens, draft_l
 
 
 @triton.jit(do_not_specialize=["total_rows", "max_rows", "split", "branch_row", "proposals"])
-def merge(cu_rows, prefix_lens, draft_len, branch, out, lse, workspace, total_rows, max_rows, split, branch_row, proposals,
-          OUT_ROW: tl.constexpr, OUT_HEAD: tl.constexpr, LSE_ROW: tl.constexpr, LSE_HEAD: tl.constexpr, HEADS: tl.constexpr,
-          DIM: tl.constexpr, MASK_ROWS: tl.constexpr, MOST_SPLITS: tl.constexpr, ENTRIES: tl.constexpr, PADDED: tl.constexpr):
+def merge(
+    cu_rows,
+    prefix_lens,
+    draft_len,
+    branch,
+    out,
+    lse,
+    workspace,
+    total_rows,
+    max_rows,
+    split,
+    branch_row,
+    proposals,
+    OUT_ROW: tl.constexpr,
+    OUT_HEAD: tl.constexpr,
+    LSE_ROW: tl.constexpr,
+    LSE_HEAD: tl.constexpr,
+    HEADS: tl.constexpr,
+    DIM: tl.constexpr,
+    MASK_ROWS: tl.constexpr,
+    MOST_SPLITS: tl.constexpr,
+    ENTRIES: tl.constexpr,
+    PADDED: tl.constexpr,
+):
     """The splits of a request, in order; ENTRIES rows x heads a program."""
     chunks = tl.cdiv(max_rows * HEADS, ENTRIES)
     request = tl.program_id(0) // chunks
@@ -246,7 +382,14 @@ def merge(cu_rows, prefix_lens, draft_len, branch, out, lse, workspace, total_ro
     row = entry // HEADS
     head = entry % HEADS
     used = row < rows
-    limit, _, _ = _row(row, rows, rows - proposals * MASK_ROWS, tl.load(draft_len + request), branch + request * branch_row, MASK_ROWS)
+    limit, _, _ = _row(
+        row,
+        rows,
+        rows - proposals * MASK_ROWS,
+        tl.load(draft_len + request),
+        branch + request * branch_row,
+        MASK_ROWS,
+    )
     d = tl.arange(0, PADDED)
     row64 = base.to(tl.int64) + row
     acc = tl.zeros([ENTRIES, PADDED], tl.float32)
@@ -257,72 +400,220 @@ def merge(cu_rows, prefix_lens, draft_len, branch, out, lse, workspace, total_ro
         part_top = tl.load(partial + DIM, mask=used, other=LOWEST)
         new_top = tl.maximum(top, part_top)
         old, new = tl.exp2(top - new_top), tl.exp2(part_top - new_top)
-        acc = acc * old[:, None] + new[:, None] * tl.load(partial[:, None] + d[None, :], mask=used[:, None] & (d < DIM)[None, :], other=0)
+        acc = acc * old[:, None] + new[:, None] * tl.load(
+            partial[:, None] + d[None, :], mask=used[:, None] & (d < DIM)[None, :], other=0
+        )
         total = total * old + new * tl.load(partial + DIM + 1, mask=used, other=0)
         top = new_top
-    _finish(acc, top, total, limit > 0, used, row64 * OUT_ROW + head * OUT_HEAD, row64 * LSE_ROW + head * LSE_HEAD, d, d < DIM, out, lse)
+    _finish(
+        acc,
+        top,
+        total,
+        limit > 0,
+        used,
+        row64 * OUT_ROW + head * OUT_HEAD,
+        row64 * LSE_ROW + head * LSE_HEAD,
+        d,
+        d < DIM,
+        out,
+        lse,
+    )
 
 
-def _constants(settings: Config, q, k, v, caches, out, lse, mask_rows, bidirectional, window, most_splits) -> dict:
+def _constants(
+    settings: Config, q, k, v, caches, out, lse, mask_rows, bidirectional, window, most_splits
+) -> dict:
     """The kernel's constexpr arguments; tensors only for their shapes and strides."""
     (k_cache, v_cache), kv_heads = caches, k.shape[1]
-    k_strides, v_strides = (c.stride()[:3] if c is not None else (0, 0, 0) for c in (k_cache, v_cache))
+    k_strides, v_strides = (
+        c.stride()[:3] if c is not None else (0, 0, 0) for c in (k_cache, v_cache)
+    )
     names = "Q_ROW Q_HEAD K_ROW K_HEAD V_ROW V_HEAD K_PAGE K_SLOT K_CACHE_HEAD V_PAGE V_SLOT V_CACHE_HEAD".split()
-    strides = dict(zip(names, (*q.stride()[:2], *k.stride()[:2], *v.stride()[:2], *k_strides, *v_strides)))
+    strides = dict(
+        zip(names, (*q.stride()[:2], *k.stride()[:2], *v.stride()[:2], *k_strides, *v_strides))
+    )
     return strides | dict(
-        _output_constants(q, out, lse, mask_rows, most_splits), KV_HEADS=kv_heads, GROUP=q.shape[1] // kv_heads,
-        PAGE=k_cache.shape[1] if k_cache is not None else 1, BIDIRECTIONAL=bidirectional, WINDOWED=window > 0,
-        COLUMNS=settings.columns, KEYS=settings.keys, XCDS=settings.xcds)
+        _output_constants(q, out, lse, mask_rows, most_splits),
+        KV_HEADS=kv_heads,
+        GROUP=q.shape[1] // kv_heads,
+        PAGE=k_cache.shape[1] if k_cache is not None else 1,
+        BIDIRECTIONAL=bidirectional,
+        WINDOWED=window > 0,
+        COLUMNS=settings.columns,
+        KEYS=settings.keys,
+        XCDS=settings.xcds,
+    )
 
 
 def _output_constants(q, out, lse, mask_rows, most_splits) -> dict:
     """Those that both kernels take."""
     lse_row, lse_head = lse.stride() if lse is not None else (0, 0)
-    return dict(OUT_ROW=out.stride(0), OUT_HEAD=out.stride(1), LSE_ROW=lse_row, LSE_HEAD=lse_head, DIM=q.shape[2],
-                PADDED=max(16, triton.next_power_of_2(q.shape[2])), MASK_ROWS=mask_rows, MOST_SPLITS=most_splits)
+    return dict(
+        OUT_ROW=out.stride(0),
+        OUT_HEAD=out.stride(1),
+        LSE_ROW=lse_row,
+        LSE_HEAD=lse_head,
+        DIM=q.shape[2],
+        PADDED=max(16, triton.next_power_of_2(q.shape[2])),
+        MASK_ROWS=mask_rows,
+        MOST_SPLITS=most_splits,
+    )
 
 
-def launch(q, k, v, k_cache, v_cache, block_table, cu_rows, prefix_lens, draft_len, branch, mask_rows, bidirectional, max_rows,
-           max_prefix, scale, window, split, out, lse, workspace, most_splits) -> None:
+def launch(
+    q,
+    k,
+    v,
+    k_cache,
+    v_cache,
+    block_table,
+    cu_rows,
+    prefix_lens,
+    draft_len,
+    branch,
+    mask_rows,
+    bidirectional,
+    max_rows,
+    max_prefix,
+    scale,
+    window,
+    split,
+    out,
+    lse,
+    workspace,
+    most_splits,
+) -> None:
     """As the op's schema; `most_splits` of a prefix."""
     if q.numel() == 0:
         return
     batch, proposals, heads, kv_heads = len(prefix_lens), branch.shape[1], q.shape[1], k.shape[1]
     settings = config(arch(), q.shape[2], q.element_size(), max_rows, heads // kv_heads)
-    constants = _constants(settings, q, k, v, (k_cache, v_cache), out, lse, mask_rows, bidirectional, window, most_splits)
+    constants = _constants(
+        settings,
+        q,
+        k,
+        v,
+        (k_cache, v_cache),
+        out,
+        lse,
+        mask_rows,
+        bidirectional,
+        window,
+        most_splits,
+    )
     tiles = triton.cdiv(max_rows, settings.columns // constants["GROUP"])
     splits = max(1, min(triton.cdiv(max_prefix, split), most_splits))
     chunks = triton.cdiv(batch * kv_heads * splits, settings.xcds) * settings.xcds
     table_row = block_table.stride(0) if block_table is not None else 0
     attend[(chunks * tiles,)](
-        q, k, v, k_cache, v_cache, block_table, cu_rows, prefix_lens, draft_len, branch, out, lse,
-        workspace if splits > 1 else None, batch, len(q), max_rows, max_prefix, split, table_row, branch.stride(0), proposals, window,
-        scale * LOG2_E, **constants, **settings.options)
+        q,
+        k,
+        v,
+        k_cache,
+        v_cache,
+        block_table,
+        cu_rows,
+        prefix_lens,
+        draft_len,
+        branch,
+        out,
+        lse,
+        workspace if splits > 1 else None,
+        batch,
+        len(q),
+        max_rows,
+        max_prefix,
+        split,
+        table_row,
+        branch.stride(0),
+        proposals,
+        window,
+        scale * LOG2_E,
+        **constants,
+        **settings.options,
+    )
     if splits > 1:
         merge[(batch * triton.cdiv(max_rows * heads, MERGED),)](
-            cu_rows, prefix_lens, draft_len, branch, out, lse, workspace, len(q), max_rows, split, branch.stride(0), proposals,
-            **_output_constants(q, out, lse, mask_rows, most_splits), HEADS=heads, ENTRIES=MERGED, num_warps=4)
+            cu_rows,
+            prefix_lens,
+            draft_len,
+            branch,
+            out,
+            lse,
+            workspace,
+            len(q),
+            max_rows,
+            split,
+            branch.stride(0),
+            proposals,
+            **_output_constants(q, out, lse, mask_rows, most_splits),
+            HEADS=heads,
+            ENTRIES=MERGED,
+            num_warps=4,
+        )
 
 
 def compilations(target: str):
-    """(name, kernel, types, constants, options) of decode steps of ZAYA1-8B, as `launch` compiles them; see `offline`."""
+    """(name, kernel, types, constants, options) of decode steps of ZAYA1-8B, as `launch` compiles
+    them; see `offline`."""
     kv_heads, group, page = 2, 4, 16
     for dtype, itemsize in (("bf16", 2), ("fp16", 2), ("fp32", 4)):
-        types = dict.fromkeys("q k v k_cache v_cache out".split(), f"*{dtype}") | {"lse": "*fp32", "workspace": "*fp32", "scale": "fp32"}
+        types = dict.fromkeys("q k v k_cache v_cache out".split(), f"*{dtype}") | {
+            "lse": "*fp32",
+            "workspace": "*fp32",
+            "scale": "fp32",
+        }
         types |= dict.fromkeys("block_table cu_rows prefix_lens draft_len branch".split(), "*i32")
         for dim in (128, 64):
             row, slot = kv_heads * group * dim, kv_heads * dim
-            output = dict(OUT_ROW=row, OUT_HEAD=dim, LSE_ROW=kv_heads * group, LSE_HEAD=1, DIM=dim, PADDED=dim, MASK_ROWS=16, MOST_SPLITS=32)
+            output = dict(
+                OUT_ROW=row,
+                OUT_HEAD=dim,
+                LSE_ROW=kv_heads * group,
+                LSE_HEAD=1,
+                DIM=dim,
+                PADDED=dim,
+                MASK_ROWS=16,
+                MOST_SPLITS=32,
+            )
             fixed = output | dict(
-                Q_ROW=row, Q_HEAD=dim, K_ROW=slot, K_HEAD=dim, V_ROW=slot, V_HEAD=dim, K_PAGE=page * slot, K_SLOT=slot, K_CACHE_HEAD=dim,
-                V_PAGE=page * slot, V_SLOT=slot, V_CACHE_HEAD=dim, KV_HEADS=kv_heads, GROUP=group, PAGE=page)
-            for rows, window, splits in ((64, False, True), (64, False, False), (64, True, True), (1, False, True)):
+                Q_ROW=row,
+                Q_HEAD=dim,
+                K_ROW=slot,
+                K_HEAD=dim,
+                V_ROW=slot,
+                V_HEAD=dim,
+                K_PAGE=page * slot,
+                K_SLOT=slot,
+                K_CACHE_HEAD=dim,
+                V_PAGE=page * slot,
+                V_SLOT=slot,
+                V_CACHE_HEAD=dim,
+                KV_HEADS=kv_heads,
+                GROUP=group,
+                PAGE=page,
+            )
+            for rows, window, splits in (
+                (64, False, True),
+                (64, False, False),
+                (64, True, True),
+                (1, False, True),
+            ):
                 settings = config(target, dim, itemsize, rows, group)
-                constants = fixed | dict(BIDIRECTIONAL=not window, WINDOWED=window, COLUMNS=settings.columns, KEYS=settings.keys,
-                                         XCDS=settings.xcds)
+                constants = fixed | dict(
+                    BIDIRECTIONAL=not window,
+                    WINDOWED=window,
+                    COLUMNS=settings.columns,
+                    KEYS=settings.keys,
+                    XCDS=settings.xcds,
+                )
                 if not splits:
                     constants["workspace"] = None
-                name = f"attend {dtype} dim={dim} rows={rows}" + " window causal" * window + " unsplit" * (not splits)
+                name = (
+                    f"attend {dtype} dim={dim} rows={rows}"
+                    + " window causal" * window
+                    + " unsplit" * (not splits)
+                )
                 yield name, attend, types, constants, settings.options
             constants = output | dict(HEADS=kv_heads * group, ENTRIES=MERGED)
             yield f"merge {dtype} dim={dim}", merge, types, constants, dict(num_warps=4)

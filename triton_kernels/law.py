@@ -1,7 +1,8 @@
-"""From a row of logits to the law that a token is drawn from, and the draw: what both samplers share.
+"""From a row of logits to the law that a token is drawn from, and the draw: what both samplers
+share.
 
-Vocabularies are cut into blocks of ids (`ops.accept_drafts` knows how many). Weights are fp32, sums over lanes and blocks fp64;
-their order follows from the vocabulary alone.
+Vocabularies are cut into blocks of ids (`ops.accept_drafts` knows how many). Weights are fp32, sums
+over lanes and blocks fp64; their order follows from the vocabulary alone.
 """
 
 from typing import NamedTuple
@@ -10,7 +11,8 @@ import triton
 import triton.language as tl
 
 NOT_NUMBERS, EMPTY = tl.constexpr(1), tl.constexpr(2)  # statuses of a row
-SPREAD, NOWHERE = tl.constexpr(-2), tl.constexpr(-1)  # in place of the id that has all mass: a law by weights; no id has any
+# in place of the id that has all mass: a law by weights; no id has any
+SPREAD, NOWHERE = tl.constexpr(-2), tl.constexpr(-1)
 LAST = tl.constexpr(2**31 - 1)
 LOG2_E = tl.constexpr(1.4426950408889634)
 FIELDS = tl.constexpr(8)  # doubles that a stored law takes
@@ -31,7 +33,8 @@ class Row(NamedTuple):
 
 
 class Blend(NamedTuple):
-    """weight * at + (1 - weight) * other, of two rows of logits. (A field may not be None where a function returns it.)"""
+    """weight * at + (1 - weight) * other, of two rows of logits. (A field may not be None where a
+    function returns it.)"""
 
     at: tl.tensor
     other: tl.tensor
@@ -39,8 +42,8 @@ class Blend(NamedTuple):
 
 
 class Law(NamedTuple):
-    """Weights 2^((x - top) * scale) of kept ids over `total`; kept are logits above `cut`, and those at it up to id `tie`. Or all
-    mass on the id `point`."""
+    """Weights 2^((x - top) * scale) of kept ids over `total`; kept are logits above `cut`, and
+    those at it up to id `tie`. Or all mass on the id `point`."""
 
     scale: tl.tensor
     total: tl.tensor
@@ -69,7 +72,9 @@ def uniform(given, index, seed, position, row, PURPOSE: tl.constexpr):
     else:
         purpose = tl.full([], PURPOSE, tl.int32)
         word0, word1, _, _ = tl.philox(seed, position, row, purpose, tl.zeros([], tl.int32))
-        return ((word0 >> 5).to(tl.int64) * 67108864 + (word1 >> 6).to(tl.int64)).to(tl.float64) * 1.1102230246251565e-16
+        return ((word0 >> 5).to(tl.int64) * 67108864 + (word1 >> 6).to(tl.int64)).to(
+            tl.float64
+        ) * 1.1102230246251565e-16
 
 
 @triton.jit
@@ -87,13 +92,16 @@ def _read(at, space, start, ids, TILE: tl.constexpr):
     if (start + TILE <= space.valid) & ((space.mask < start) | (space.mask >= start + TILE)):
         x = tl.load(at + ids).to(tl.float32)
     else:
-        x = tl.load(at + ids, mask=(ids < space.valid) & (ids != space.mask), other=float("-inf")).to(tl.float32)
+        x = tl.load(
+            at + ids, mask=(ids < space.valid) & (ids != space.mask), other=float("-inf")
+        ).to(tl.float32)
     return x
 
 
 @triton.jit
 def logits(row, space, start, ids, TILE: tl.constexpr):
-    """fp32, of the tile of ids from `start` on; -inf for ids without probability, whatever stands there."""
+    """fp32, of the tile of ids from `start` on; -inf for ids without probability, whatever stands
+    there."""
     x = _read(row.at, space, start, ids, TILE)
     if len(row) > 1:
         if row.weight != 1:
@@ -104,7 +112,9 @@ def logits(row, space, start, ids, TILE: tl.constexpr):
 @triton.jit
 def exponent(temperature):
     """The scale of logits in exponents of 2."""
-    return tl.minimum(tl.maximum(LOG2_E / tl.where(temperature > 0, temperature, 1).to(tl.float64), 1e-30), 1e30)
+    return tl.minimum(
+        tl.maximum(LOG2_E / tl.where(temperature > 0, temperature, 1).to(tl.float64), 1e-30), 1e30
+    )
 
 
 @triton.jit
@@ -120,14 +130,17 @@ def _sum(x):
 
 @triton.jit
 def measure(row, space, scale, first, stop, TILE: tl.constexpr):
-    """The greatest logit of a span, and the sum of 2^((x - greatest) * scale): NaN if NaN or +inf is among them."""
+    """The greatest logit of a span, and the sum of 2^((x - greatest) * scale): NaN if NaN or +inf
+    is among them."""
     greatest = tl.full([], float("-inf"), tl.float32)
     total = tl.full([], 0, tl.float64)
     for start in range(first, stop, TILE):
         x = logits(row, space, start, _ids(start, TILE), TILE)
         after = tl.maximum(greatest, tl.max(tl.max(x, 1), 0))
         anchor = tl.where(after == float("-inf"), 0.0, after)
-        total = total * tl.exp2((greatest.to(tl.float64) - anchor) * scale) + _sum(tl.exp2((x - anchor) * scale.to(tl.float32)))
+        total = total * tl.exp2((greatest.to(tl.float64) - anchor) * scale) + _sum(
+            tl.exp2((x - anchor) * scale.to(tl.float32))
+        )
         greatest = after
     return total, greatest
 
@@ -139,7 +152,9 @@ def conclude(sums, greatest, temperature, row, space, block, TILE: tl.constexpr)
     spoilt = tl.max((sums != sums).to(tl.int32), 0) > 0
     status = tl.where(spoilt, NOT_NUMBERS, tl.where(top == float("-inf"), EMPTY, 0))
     scale = exponent(temperature)
-    total = tl.sum(tl.where(sums > 0, sums * tl.exp2((greatest.to(tl.float64) - top) * scale), 0), 0)
+    total = tl.sum(
+        tl.where(sums > 0, sums * tl.exp2((greatest.to(tl.float64) - top) * scale), 0), 0
+    )
     point = tl.full([], SPREAD, tl.int32)
     nothing = tl.full([], float("-inf"), tl.float32)
     if (temperature <= 0) & (status == 0):
@@ -176,18 +191,24 @@ def probability(law, x, token, space):
     """Of tokens with the logits x, in fp64."""
     kept = (x > law.cut) | ((x == law.cut) & (token <= law.tie))
     spread = tl.where(kept, tl.exp2((x.to(tl.float64) - law.top) * law.scale) / law.total, 0)
-    return tl.where(has(space, token), tl.where(law.point == SPREAD, spread, (token == law.point).to(tl.float64)), 0)
+    return tl.where(
+        has(space, token),
+        tl.where(law.point == SPREAD, spread, (token == law.point).to(tl.float64)),
+        0,
+    )
 
 
 @triton.jit
 def masses(law, row, q, q_row, ratio, space, start, ids, TILE: tl.constexpr):
-    """Weights of a law or, with q, of the residual (p - ratio * q)+; or p but for q's point. NaN stays NaN."""
+    """Weights of a law or, with q, of the residual (p - ratio * q)+; or p but for q's point. NaN
+    stays NaN."""
     mass = weights(law, logits(row, space, start, ids, TILE), ids)
     if q is not None:
         if q_row is not None:
             if q.point == SPREAD:
                 of_q = weights(q, logits(q_row, space, start, ids, TILE), ids)
-                rest = mass - of_q * ratio.to(tl.float32)  # where of_q is 0 an infinite ratio must not count
+                # where of_q is 0 an infinite ratio must not count
+                rest = mass - of_q * ratio.to(tl.float32)
                 mass = tl.where(of_q == 0, mass, tl.where(rest <= 0, 0.0, rest))
         mass = tl.where(ids == q.point, 0.0, mass)
     return mass
@@ -203,16 +224,21 @@ def mass_of(law, row, q, q_row, ratio, space, first, stop, TILE: tl.constexpr):
 
 
 @triton.jit
-def walk(law, row, q, q_row, ratio, space, first, stop, r, AT_CUT: tl.constexpr, TILE: tl.constexpr):
-    """The first id of a span at which the running sum of masses exceeds r; if none does, by rounding, the last that has any (-1:
-    none has). AT_CUT: the mass is 1 for logits at the cut, up to id tie, else 0."""
+def walk(
+    law, row, q, q_row, ratio, space, first, stop, r, AT_CUT: tl.constexpr, TILE: tl.constexpr
+):
+    """The first id of a span at which the running sum of masses exceeds r; if none does, by
+    rounding, the last that has any (-1: none has). AT_CUT: the mass is 1 for logits at the cut, up
+    to id tie, else 0."""
     found = tl.full([], -1, tl.int32)
     last = found
     start = first
     while (start < stop) & (found < 0):
         ids = start + tl.arange(0, TILE)
         if AT_CUT:
-            mass = ((logits(row, space, start, ids, TILE) == law.cut) & (ids <= law.tie)).to(tl.float32)
+            mass = ((logits(row, space, start, ids, TILE) == law.cut) & (ids <= law.tie)).to(
+                tl.float32
+            )
         else:
             mass = masses(law, row, q, q_row, ratio, space, start, ids, TILE)
         upto = tl.cumsum(mass.to(tl.float64), 0)
@@ -226,7 +252,8 @@ def walk(law, row, q, q_row, ratio, space, first, stop, r, AT_CUT: tl.constexpr,
 
 @triton.jit
 def find(sums, r):
-    """(block in which the running sum exceeds r, what is left of r before it): of the last that has any mass if none does."""
+    """(block in which the running sum exceeds r, what is left of r before it): of the last that has
+    any mass if none does."""
     index = tl.arange(0, sums.shape[0])
     upto = tl.cumsum(sums, 0)
     over = tl.min(tl.where((sums > 0) & (upto > r), index, LAST), 0)
@@ -262,7 +289,8 @@ def _above(law, row, space, x, BY_MASS: tl.constexpr, TILE: tl.constexpr):
 
 @triton.jit
 def _keep(law, row, space, limit, BY_MASS: tl.constexpr, TILE: tl.constexpr):
-    """Keep ids in rank order (by logit, then by lower id) as long as the measure of those before is below the limit."""
+    """Keep ids in rank order (by logit, then by lower id) as long as the measure of those before is
+    below the limit."""
     before = _above(law, row, space, law.cut, BY_MASS, TILE)
     low = _image(law.cut)
     high = tl.where(before < limit, low, _image(tl.full([], float("inf"), tl.float32)))
@@ -287,7 +315,9 @@ def _keep(law, row, space, limit, BY_MASS: tl.constexpr, TILE: tl.constexpr):
     ties = tl.minimum(same, tl.ceil(tl.minimum(fit, MANY)))
     if ties < same:
         at_cut = Law(law.scale, law.total, law.top, cut, tie, law.point, law.status)
-        tie = walk(at_cut, row, None, None, law.total, space, 0, space.valid, ties - 0.5, True, TILE)
+        tie = walk(
+            at_cut, row, None, None, law.total, space, 0, space.valid, ties - 0.5, True, TILE
+        )
     total = _above(law, row, space, cut, True, TILE) + ties * each
     if cut == float("-inf"):  # everything fits
         tie = law.tie
@@ -297,7 +327,8 @@ def _keep(law, row, space, limit, BY_MASS: tl.constexpr, TILE: tl.constexpr):
 
 @triton.jit
 def truncated(law, row, space, top_k, top_p, request, TILE: tl.constexpr):
-    """Top-k, then top-p of what it kept; pointers to every request's, or None. Of a law by weights."""
+    """Top-k, then top-p of what it kept; pointers to every request's, or None. Of a law by
+    weights."""
     spread = (law.point == SPREAD) & (law.status == 0)
     cut = law.cut
     tie = law.tie

@@ -1,5 +1,6 @@
-// Ceilings of this CPU: DRAM read bandwidth, fp32 multiply-add rate, bf16 dot product rate, fp32 exponential rate, over 1..n threads.
-// Each probe runs all threads for about `seconds` and divides the work done between the common start and the last stop.
+// Ceilings of this CPU: DRAM read bandwidth, fp32 multiply-add rate, bf16 dot product rate, fp32
+// exponential rate, over 1..n threads. Each probe runs all threads for about `seconds` and divides
+// the work done between the common start and the last stop.
 #include <pybind11/pybind11.h>
 
 #ifdef __AVX512F__
@@ -36,14 +37,17 @@ double now() {
 inline void keep(vec& x) { asm volatile("" : "+m"(x)); }
 
 void check_threads(int threads) {
-  if (threads < 1 || threads > 1024) throw std::invalid_argument("threads: expected 1 .. 1024, got " + std::to_string(threads));
+  if (threads < 1 || threads > 1024)
+    throw std::invalid_argument("threads: expected 1 .. 1024, got " + std::to_string(threads));
 }
 
-// Runs body(thread) -> units done, repeatedly until `seconds` have passed; returns units per second over all threads.
+// Runs body(thread) -> units done, repeatedly until `seconds` have passed; returns units per second
+// over all threads.
 template <class Body>
 double rate(int threads, double seconds, Body body) {
   check_threads(threads);
-  if (!(seconds > 0)) throw std::invalid_argument("seconds: expected more than 0, got " + std::to_string(seconds));
+  if (!(seconds > 0))
+    throw std::invalid_argument("seconds: expected more than 0, got " + std::to_string(seconds));
   pybind11::gil_scoped_release release;
   std::atomic<int> ready{0};
   std::vector<double> units(threads), start(threads), stop(threads);
@@ -68,7 +72,8 @@ double rate(int threads, double seconds, Body body) {
 
 double read_bandwidth(int threads, double seconds, int64_t mebibytes) {
   check_threads(threads);
-  if (mebibytes < 1) throw std::invalid_argument("mebibytes: expected at least 1, got " + std::to_string(mebibytes));
+  if (mebibytes < 1)
+    throw std::invalid_argument("mebibytes: expected at least 1, got " + std::to_string(mebibytes));
   const int64_t count = (mebibytes << 20) / threads / int64_t(sizeof(vec)) / 16 * 16;
   std::vector<std::unique_ptr<vec[]>> memory(threads);
   return rate(threads, seconds, [&](int t) {
@@ -78,7 +83,8 @@ double read_bandwidth(int threads, double seconds, int64_t mebibytes) {
     }
     const vec* p = memory[t].get();
     vec sum[16] = {};
-    constexpr int64_t page = 4096 / sizeof(vec);  // where a CPU's own prefetching ends, unless a line ahead is asked for
+    constexpr int64_t page =
+        4096 / sizeof(vec);  // where a CPU's own prefetching ends, unless a line ahead is asked for
     for (int64_t i = 0; i < count; i += 16) {
       if (i % page == 0) __builtin_prefetch(p + i + 2 * page);
       for (int j = 0; j < 16; ++j) sum[j] += p[i + j];
@@ -120,18 +126,22 @@ __attribute__((target("avx512bf16"))) double dot_steps() {
 
 double dot_peak(int threads, double seconds) {
 #ifdef __AVX512F__
-  if (__builtin_cpu_supports("avx512bf16")) return rate(threads, seconds, [](int) { return dot_steps(); });
+  if (__builtin_cpu_supports("avx512bf16"))
+    return rate(threads, seconds, [](int) { return dot_steps(); });
 #endif
   return 0;
 }
 
-// 2^x to 3e-7 for -126 <= x <= 127 by the shortest polynomial; other bases are a factor of x away, and tables may be faster.
+// 2^x to 3e-7 for -126 <= x <= 127 by the shortest polynomial; other bases are a factor of x away,
+// and tables may be faster.
 inline vec exponential(vec x) {
 #ifdef __AVX512F__
   const __m512 whole = _mm512_roundscale_ps((__m512)x, _MM_FROUND_TO_NEAREST_INT);
   const vec r = x - (vec)whole;
 #else
-  const vec magic = vec{} + 12583039.0f;  // 1.5 * 2^23 + 127: adding it rounds, and leaves the exponent's bits lowest
+  const vec magic =
+      vec{} +
+      12583039.0f;  // 1.5 * 2^23 + 127: adding it rounds, and leaves the exponent's bits lowest
   const vec shifted = x + magic, r = x - (shifted - magic);
 #endif
   vec p = 1.3276803e-3f * r + 9.6755586e-3f;
@@ -165,8 +175,9 @@ float exp_one(float x) { return exponential(vec{} + x)[0]; }
 
 bool has_avx512() {  // of x86-64-v4
 #if defined(__x86_64__)
-  return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512cd") &&
-         __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
+  return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+         __builtin_cpu_supports("avx512cd") && __builtin_cpu_supports("avx512dq") &&
+         __builtin_cpu_supports("avx512vl");
 #else
   return false;
 #endif
@@ -177,13 +188,17 @@ bool has_avx512() {  // of x86-64-v4
 PYBIND11_MODULE(BLOCKDRAFT_MODULE, m) {
   namespace py = pybind11;
   m.doc() = "Ceilings of this CPU, measured with plain threads; no torch.";
-  m.def("read_bandwidth", &read_bandwidth, py::arg("threads"), py::arg("seconds") = 0.5, py::arg("mebibytes") = 1024,
-        "Bytes per second read from memory by all threads together; `mebibytes` in all should exceed the last-level cache.");
+  m.def("read_bandwidth", &read_bandwidth, py::arg("threads"), py::arg("seconds") = 0.5,
+        py::arg("mebibytes") = 1024,
+        "Bytes per second read from memory by all threads together; `mebibytes` in all should "
+        "exceed the last-level cache.");
   m.def("fma_peak", &fma_peak, py::arg("threads"), py::arg("seconds") = 0.5,
         "fp32 operations per second (a multiply-add counts two).");
   m.def("dot_peak", &dot_peak, py::arg("threads"), py::arg("seconds") = 0.5,
         "Operations per second of dot products of bf16; 0 if this CPU has none.");
-  m.def("exp_peak", &exp_peak, py::arg("threads"), py::arg("seconds") = 0.5, "fp32 exponentials per second.");
+  m.def("exp_peak", &exp_peak, py::arg("threads"), py::arg("seconds") = 0.5,
+        "fp32 exponentials per second.");
   m.def("has_avx512", &has_avx512, "Whether this CPU runs what is built for x86-64-v4.");
-  m.def("exponential", &exp_one, py::arg("x"), "2^x as exp_peak times it, of one number in -126..127.");
+  m.def("exponential", &exp_one, py::arg("x"),
+        "2^x as exp_peak times it, of one number in -126..127.");
 }

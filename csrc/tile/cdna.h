@@ -1,10 +1,11 @@
 // The tile layer for CDNA 3 and 4 (gfx942, gfx950), freestanding: compiler builtins only.
 //
-// A group is a workgroup of eight waves, two on each SIMD, so that one's softmax hides behind the other's MFMA. A wave has one
-// panel of 32 columns: column l % 32 belongs to lanes l and l ^ 32. S^T = K Q^T by 32x32 MFMA leaves in the register i of lane l
-// key 8 (i / 4) + 4 (l / 32) + i % 4 of column l % 32, which is already the B operand of O^T += V^T P^T if V^T's keys stand in
-// that order: V is transposed and permuted on its way through LDS, and P never leaves registers. An operand fragment is 16
-// bytes: two (gfx942, 16 bit), one (gfx950, 16 bit) or four (fp32) MFMAs.
+// A group is a workgroup of eight waves, two on each SIMD, so that one's softmax hides behind the
+// other's MFMA. A wave has one panel of 32 columns: column l % 32 belongs to lanes l and l ^ 32.
+// S^T = K Q^T by 32x32 MFMA leaves in the register i of lane l key 8 (i / 4) + 4 (l / 32) + i % 4
+// of column l % 32, which is already the B operand of O^T += V^T P^T if V^T's keys stand in that
+// order: V is transposed and permuted on its way through LDS, and P never leaves registers. An
+// operand fragment is 16 bytes: two (gfx942, 16 bit), one (gfx950, 16 bit) or four (fp32) MFMAs.
 #pragma once
 
 #include "tile.h"
@@ -35,7 +36,9 @@ struct Mma<float> {
     for (int i = 0; i < 4; ++i) c = __builtin_amdgcn_mfma_f32_32x32x2f32(a[i], b[i], c, 0, 0, 0);
     return c;
   }
-  static float4 pack(acc16 p, int first) { return float4{p[first], p[first + 1], p[first + 2], p[first + 3]}; }
+  static float4 pack(acc16 p, int first) {
+    return float4{p[first], p[first + 1], p[first + 2], p[first + 3]};
+  }
 };
 
 template <>
@@ -44,7 +47,8 @@ struct Mma<bf16> {
   typedef short Pair __attribute__((ext_vector_type(2)));
   static acc16 multiply(short8 a, short8 b, acc16 c) {
 #if defined(__gfx950__)
-    return __builtin_amdgcn_mfma_f32_32x32x16_bf16(__builtin_bit_cast(bfloat8, a), __builtin_bit_cast(bfloat8, b), c, 0, 0, 0);
+    return __builtin_amdgcn_mfma_f32_32x32x16_bf16(__builtin_bit_cast(bfloat8, a),
+                                                   __builtin_bit_cast(bfloat8, b), c, 0, 0, 0);
 #else
     c = __builtin_amdgcn_mfma_f32_32x32x8bf16_1k(a.lo, b.lo, c, 0, 0, 0);
     return __builtin_amdgcn_mfma_f32_32x32x8bf16_1k(a.hi, b.hi, c, 0, 0, 0);
@@ -58,10 +62,13 @@ struct Mma<bf16> {
 #if defined(__gfx950__)
       typedef float float2 __attribute__((ext_vector_type(2)));
       typedef __bf16 bfloat2 __attribute__((ext_vector_type(2)));
-      out[i] = __builtin_bit_cast(uint32_t, __builtin_convertvector((float2{p[first + 2 * i], p[first + 2 * i + 1]}), bfloat2));
+      out[i] = __builtin_bit_cast(
+          uint32_t,
+          __builtin_convertvector((float2{p[first + 2 * i], p[first + 2 * i + 1]}), bfloat2));
 #else
       const float low = p[first + 2 * i], high = p[first + 2 * i + 1];
-      out[i] = __builtin_amdgcn_perm(__builtin_bit_cast(uint32_t, high) + 0x8000, __builtin_bit_cast(uint32_t, low) + 0x8000, 0x07060302);
+      out[i] = __builtin_amdgcn_perm(__builtin_bit_cast(uint32_t, high) + 0x8000,
+                                     __builtin_bit_cast(uint32_t, low) + 0x8000, 0x07060302);
 #endif
     }
     return __builtin_bit_cast(short8, out);
@@ -105,11 +112,12 @@ inline float from_other_half(float x) {  // of lane l ^ 32
 }
 
 // A kernel of workgroups of so many threads, so many waves of which share a SIMD.
-#define BLOCKDRAFT_KERNEL(threads, waves)                                                             \
+#define BLOCKDRAFT_KERNEL(threads, waves)                                                \
   __attribute__((global)) __attribute__((amdgpu_flat_work_group_size(threads, threads))) \
   __attribute__((amdgpu_waves_per_eu(waves, waves))) void
 
-// Workgroups go to the 8 XCDs in turn; this numbering gives each XCD a contiguous part, so that neighbours meet in its L2.
+// Workgroups go to the 8 XCDs in turn; this numbering gives each XCD a contiguous part, so that
+// neighbours meet in its L2.
 inline int64_t contiguous_per_xcd(int64_t groups) {
   const int64_t block = __builtin_amdgcn_workgroup_id_x();
   return block % 8 * ceil_div<int64_t>(groups, 8) + block / 8;
@@ -138,24 +146,32 @@ class Group {
     __builtin_amdgcn_fence(__ATOMIC_ACQUIRE, "workgroup");
   }
   template <class T>
-  static void store(T* p, float x) { from_float(p, x); }
+  static void store(T* p, float x) {
+    from_float(p, x);
+  }
 };
 
 template <class T, class X, int kDim>
 class Tile : public Group<kThreads> {
   typedef typename Mma<T>::Fragment Fragment;
-  static constexpr int kFragment = 16 / sizeof(T);                        // elements
-  static constexpr int kKeyStride = kDim + kFragment, kValueStride = 32 + kFragment;  // padded: rows begin in other banks
-  static constexpr int kUnits = 16 * kDim / kFragment;                    // staging: two keys' fragments, of K or of V
+  static constexpr int kFragment = 16 / sizeof(T);  // elements
+  static constexpr int kKeyStride = kDim + kFragment,
+                       kValueStride = 32 + kFragment;  // padded: rows begin in other banks
+  static constexpr int kUnits =
+      16 * kDim / kFragment;  // staging: two keys' fragments, of K or of V
   static constexpr int kUnitsOfThread = (2 * kUnits + kThreads - 1) / kThreads;
 
  public:
-  static constexpr int kKeys = 32, kBuffers = sizeof(T) == 2 ? 2 : 1;  // 64 KiB of LDS hold one fp32 tile of head dim 128
+  static constexpr int kKeys = 32,
+                       kBuffers = sizeof(T) == 2
+                                      ? 2
+                                      : 1;  // 64 KiB of LDS hold one fp32 tile of head dim 128
   static constexpr int kGroupColumns = kWaves * kColumns;
 
-  struct Memory {  // in LDS
-    alignas(16) T keys[kBuffers * kKeys * kKeyStride];     // [buffer][key][dim]
-    alignas(16) T values[kBuffers * kDim * kValueStride];  // [buffer][dim][key, in the order of a score register]
+  struct Memory {                                       // in LDS
+    alignas(16) T keys[kBuffers * kKeys * kKeyStride];  // [buffer][key][dim]
+    alignas(16) T values[kBuffers * kDim *
+                         kValueStride];  // [buffer][dim][key, in the order of a score register]
   };
 
   struct Panel {
@@ -166,7 +182,9 @@ class Tile : public Group<kThreads> {
     float top, sum;
 
     template <class F>
-    bool any(F f) const { return __builtin_amdgcn_ballot_w64(present && f(x)) != 0; }
+    bool any(F f) const {
+      return __builtin_amdgcn_ballot_w64(present && f(x)) != 0;
+    }
   };
 
   explicit Tile(Memory& memory) : memory_(memory) {}
@@ -201,9 +219,11 @@ class Tile : public Group<kThreads> {
   void load(Key key, Value value, int n) {
     each_unit([&](int u, bool of_values, int row, int dim) {
 #pragma unroll
-      for (int i = 0; i < 2; ++i) {  // rows beyond n repeat the last: they are masked, and must be finite where it is
+      for (int i = 0; i < 2;
+           ++i) {  // rows beyond n repeat the last: they are masked, and must be finite where it is
         const int at = least(row + i, n - 1);
-        data_[u][i] = read(of_values ? value(places_[u][i], at) + dim : key(places_[u][i], at) + dim);
+        data_[u][i] =
+            read(of_values ? value(places_[u][i], at) + dim : key(places_[u][i], at) + dim);
       }
     });
   }
@@ -215,7 +235,8 @@ class Tile : public Group<kThreads> {
     each_unit([&](int u, bool of_values, int row, int dim) {
       if (!of_values) {
 #pragma unroll
-        for (int i = 0; i < 2; ++i) *reinterpret_cast<Fragment*>(keys + (row + i) * kKeyStride + dim) = data_[u][i];
+        for (int i = 0; i < 2; ++i)
+          *reinterpret_cast<Fragment*>(keys + (row + i) * kKeyStride + dim) = data_[u][i];
         return;
       }
       const Fragment first = data_[u][0], second = data_[u][1];
@@ -238,7 +259,8 @@ class Tile : public Group<kThreads> {
     acc16 s{};
 #pragma unroll
     for (int c = 0; c < kDim / (2 * kFragment); ++c)
-      s = Mma<T>::multiply(*reinterpret_cast<const Fragment*>(row + c * 2 * kFragment), panel.queries[c], s);
+      s = Mma<T>::multiply(*reinterpret_cast<const Fragment*>(row + c * 2 * kFragment),
+                           panel.queries[c], s);
     s *= scale_;
     if (staged_ < kKeys) {
 #pragma unroll
@@ -259,7 +281,8 @@ class Tile : public Group<kThreads> {
     const auto seen = visible(panel.x);
 #pragma unroll
     for (int i = 0; i < 16; ++i)
-      panel.scores[i] = key_of(i) >= seen.from && key_of(i) < seen.to ? panel.scores[i] : -__builtin_inff();
+      panel.scores[i] =
+          key_of(i) >= seen.from && key_of(i) < seen.to ? panel.scores[i] : -__builtin_inff();
   }
 
   void absorb(Panel& panel) const {
@@ -279,15 +302,17 @@ class Tile : public Group<kThreads> {
     }
     const auto eight = p.lo + p.hi;
     const auto four = eight.lo + eight.hi;
-    panel.sum += four.x + four.y + (four.z + four.w);  // of this lane's keys; close adds the other half's
+    panel.sum +=
+        four.x + four.y + (four.z + four.w);  // of this lane's keys; close adds the other half's
     const T* column = memory_.values + value_buffer() + lane() % 32 * kValueStride + half() * 16;
 #pragma unroll
     for (int c = 0; c < 16 / kFragment; ++c) {
       const Fragment weights = Mma<T>::pack(p, c * kFragment);
 #pragma unroll
       for (int d = 0; d < kDim / 32; ++d)
-        panel.output[d] = Mma<T>::multiply(*reinterpret_cast<const Fragment*>(column + d * 32 * kValueStride + c * kFragment),
-                                           weights, panel.output[d]);
+        panel.output[d] = Mma<T>::multiply(
+            *reinterpret_cast<const Fragment*>(column + d * 32 * kValueStride + c * kFragment),
+            weights, panel.output[d]);
     }
   }
 
@@ -302,8 +327,10 @@ class Tile : public Group<kThreads> {
         for (int i = 0; i < 16; i += 4) {
           D four[4];
 #pragma unroll
-          for (int j = 0; j < 4; ++j) from_float(four + j, scale == 0 ? 0.0f : scale * output[d][i + j]);
-          __builtin_memcpy((__attribute__((address_space(1))) D*)p + d * 32 + key_of(i), four, sizeof four);
+          for (int j = 0; j < 4; ++j)
+            from_float(four + j, scale == 0 ? 0.0f : scale * output[d][i + j]);
+          __builtin_memcpy((__attribute__((address_space(1))) D*)p + d * 32 + key_of(i), four,
+                           sizeof four);
         }
     }
   };
@@ -319,8 +346,8 @@ class Tile : public Group<kThreads> {
   int key_buffer() const { return uniform(buffer_ ? kKeys * kKeyStride : 0); }
   int value_buffer() const { return uniform(buffer_ ? kDim * kValueStride : 0); }
 
-  // f(unit of this thread, whether it stages values or keys, row, dim): two rows from `row`, a fragment from `dim`. A wave
-  // stages either keys or values.
+  // f(unit of this thread, whether it stages values or keys, row, dim): two rows from `row`, a
+  // fragment from `dim`. A wave stages either keys or values.
   template <class F>
   static void each_unit(F f) {
 #pragma unroll
@@ -331,12 +358,16 @@ class Tile : public Group<kThreads> {
     }
   }
 
-  static Fragment read(const T* p) { return *(const __attribute__((address_space(1))) Fragment*)p; }  // of global memory
+  static Fragment read(const T* p) {
+    return *(const __attribute__((address_space(1))) Fragment*)p;
+  }  // of global memory
 
   static int wave() { return __builtin_amdgcn_readfirstlane(thread_index() / kWave); }
   static int lane() { return thread_index() & (kWave - 1); }
   static int half() { return lane() >> 5; }
-  static int key_of(int i) { return 8 * (i / 4) + 4 * half() + i % 4; }  // row of a score or output register
+  static int key_of(int i) {
+    return 8 * (i / 4) + 4 * half() + i % 4;
+  }  // row of a score or output register
 
   Memory& memory_;
   Panel panel_;

@@ -1,4 +1,5 @@
-// Scans for CDNA: a wave, 8 consecutive ids to a lane, so that loads are 16 bytes. A wave's sum needs neither LDS nor barriers.
+// Scans for CDNA: a wave, 8 consecutive ids to a lane, so that loads are 16 bytes. A wave's sum
+// needs neither LDS nor barriers.
 #pragma once
 
 #include "cdna.h"
@@ -20,7 +21,8 @@ N from_lane(N x, int lane) {
     bits.y = __builtin_amdgcn_ds_bpermute(lane << 2, bits.y);
     return __builtin_bit_cast(N, bits);
   } else {
-    return __builtin_bit_cast(N, __builtin_amdgcn_ds_bpermute(lane << 2, __builtin_bit_cast(int, x)));
+    return __builtin_bit_cast(N,
+                              __builtin_amdgcn_ds_bpermute(lane << 2, __builtin_bit_cast(int, x)));
   }
 }
 
@@ -33,7 +35,9 @@ struct At {
   static float8 all(float x) { return float8(x); }
   static int8v all(int x) { return int8v(x); }
   template <class>
-  int8v id() const { return int8v{0, 1, 2, 3, 4, 5, 6, 7} + first; }
+  int8v id() const {
+    return int8v{0, 1, 2, 3, 4, 5, 6, 7} + first;
+  }
   static float8 select(int8v mask, float8 a, float8 b) { return mask ? a : b; }
   static float8 maximum(float8 a, float8 b) { return a > b ? a : b; }  // b where one is NaN
   static float8 fma(float8 a, float8 b, float8 c) { return __builtin_elementwise_fma(a, b, c); }
@@ -68,10 +72,16 @@ struct At {
     return out;
   }
 
-  // Of global memory: by plain types, since copying a struct would go through a pointer to any memory.
+  // Of global memory: by plain types, since copying a struct would go through a pointer to any
+  // memory.
   static float one(const float* p) { return *(const __attribute__((address_space(1))) float*)p; }
-  static float one(const bf16* p) { return __builtin_bit_cast(float, uint32_t(*(const __attribute__((address_space(1))) uint16_t*)p) << 16); }
-  static float one(const fp16* p) { return float(*(const __attribute__((address_space(1))) _Float16*)p); }
+  static float one(const bf16* p) {
+    return __builtin_bit_cast(float, uint32_t(*(const __attribute__((address_space(1))) uint16_t*)p)
+                                         << 16);
+  }
+  static float one(const fp16* p) {
+    return float(*(const __attribute__((address_space(1))) _Float16*)p);
+  }
 
  private:
   typedef uint32_t words __attribute__((ext_vector_type(4), aligned(2)));
@@ -105,7 +115,8 @@ class Scan {
   template <class F>
   static Total sum(Span span, F f) {
     float8 sum = float8(0.0f), peak = float8(-__builtin_inff());
-    for (int base = span.first; base < span.stop; base += kStep) sum += f(At{base + lane() * kIds, span}, peak);
+    for (int base = span.first; base < span.stop; base += kStep)
+      sum += f(At{base + lane() * kIds, span}, peak);
     double total = 0;
     float top = -__builtin_inff();
 #pragma unroll
@@ -139,7 +150,8 @@ class Scan {
         double left = r - (upto - own);
         int found = own_last;
 #pragma unroll
-        for (int i = kIds - 1; i >= 0; --i) {  // the first that exceeds what is left, by the sums before it
+        for (int i = kIds - 1; i >= 0;
+             --i) {  // the first that exceeds what is left, by the sums before it
           double before = 0;
 #pragma unroll
           for (int j = 0; j <= i; ++j) before += mass[j];
@@ -159,7 +171,9 @@ class Scan {
   }
 
   template <class T>
-  static float value(const T* p) { return At::one(p); }
+  static float value(const T* p) {
+    return At::one(p);
+  }
 
  private:
   static int lane() { return thread_index() & (kWave - 1); }
@@ -177,11 +191,14 @@ class Crew {
   template <class Vocabulary, class F>
   void each_block(const Vocabulary& vocabulary, F f) const {
     barrier();
-    for (int i = wave(); i < vocabulary.blocks; i += kThreadsOfCrew / kWave) f(Scan(), i, vocabulary.span(i));
+    for (int i = wave(); i < vocabulary.blocks; i += kThreadsOfCrew / kWave)
+      f(Scan(), i, vocabulary.span(i));
     barrier();
   }
   template <class Vocabulary, class F>
-  static int within(const Vocabulary& vocabulary, int block, F f) { return f(Scan(), vocabulary.span(block)); }
+  static int within(const Vocabulary& vocabulary, int block, F f) {
+    return f(Scan(), vocabulary.span(block));
+  }
   double* sums() const { return sums_; }
   static bool leader() { return thread_index() == 0; }
   static void barrier() { Group<kThreadsOfCrew>().barrier(); }

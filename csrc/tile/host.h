@@ -1,7 +1,8 @@
-// The tile layer for a CPU: one wave, no barriers, fp32 micro-kernels of 6 (or 4) rows by 16 columns on vector extensions.
-// 6 x 16 keeps 12 accumulators, 2 operand vectors and a broadcast in the 16 registers of AVX2; without AVX2 the compiler
-// splits the vectors. Staged operands are fp32 in the order the products read them, so both products run at FMA speed
-// whatever the input type; or bf16, where the CPU has dot products of it, by micro-kernels of 12 rows by 16 columns.
+// The tile layer for a CPU: one wave, no barriers, fp32 micro-kernels of 6 (or 4) rows by 16
+// columns on vector extensions. 6 x 16 keeps 12 accumulators, 2 operand vectors and a broadcast in
+// the 16 registers of AVX2; without AVX2 the compiler splits the vectors. Staged operands are fp32
+// in the order the products read them, so both products run at FMA speed whatever the input type;
+// or bf16, where the CPU has dot products of it, by micro-kernels of 12 rows by 16 columns.
 #pragma once
 
 #include <algorithm>
@@ -16,7 +17,8 @@ constexpr int kColumns = 16;
 
 // c[i][0..16) (+)= sum over k < depth of a[i * row + k * step] * b[k][0..16), for i < R.
 template <int R, bool kAccumulate>
-__attribute__((noinline)) void micro(const float* a, int64_t row, int64_t step, const float* b, float* c, int depth) {
+__attribute__((noinline)) void micro(const float* a, int64_t row, int64_t step, const float* b,
+                                     float* c, int depth) {
   vec low[R], high[R];
 #pragma GCC unroll 8
   for (int i = 0; i < R; ++i) {
@@ -41,16 +43,25 @@ __attribute__((noinline)) void micro(const float* a, int64_t row, int64_t step, 
 
 // `rows` output rows: blocks of six, or four; before(), which costs little, before each of six.
 template <bool kAccumulate, class Before>
-inline void product(const float* a, int64_t row, int64_t step, const float* b, float* c, int rows, int depth, Before before) {
-  for (; rows == 6 || rows > 8; rows -= 6, a += 6 * row, c += 6 * kColumns) before(), micro<6, kAccumulate>(a, row, step, b, c, depth);
+inline void product(const float* a, int64_t row, int64_t step, const float* b, float* c, int rows,
+                    int depth, Before before) {
+  for (; rows == 6 || rows > 8; rows -= 6, a += 6 * row, c += 6 * kColumns)
+    before(), micro<6, kAccumulate>(a, row, step, b, c, depth);
   before();
-  if (rows > 6) micro<4, kAccumulate>(a, row, step, b, c, depth), rows -= 4, a += 4 * row, c += 4 * kColumns;  // two of these wait less
+  if (rows > 6)
+    micro<4, kAccumulate>(a, row, step, b, c, depth), rows -= 4, a += 4 * row,
+        c += 4 * kColumns;  // two of these wait less
   switch (rows) {
-    case 5: return micro<5, kAccumulate>(a, row, step, b, c, depth);
-    case 4: return micro<4, kAccumulate>(a, row, step, b, c, depth);
-    case 3: return micro<3, kAccumulate>(a, row, step, b, c, depth);
-    case 2: return micro<2, kAccumulate>(a, row, step, b, c, depth);
-    case 1: return micro<1, kAccumulate>(a, row, step, b, c, depth);
+    case 5:
+      return micro<5, kAccumulate>(a, row, step, b, c, depth);
+    case 4:
+      return micro<4, kAccumulate>(a, row, step, b, c, depth);
+    case 3:
+      return micro<3, kAccumulate>(a, row, step, b, c, depth);
+    case 2:
+      return micro<2, kAccumulate>(a, row, step, b, c, depth);
+    case 1:
+      return micro<1, kAccumulate>(a, row, step, b, c, depth);
   }
 }
 
@@ -62,25 +73,30 @@ inline bool has_dots() {
   return found;
 }
 
-// As micro, times `factor`, of operands that are pairs of bf16 along the depth, low half first: twice the multiply-adds a cycle.
+// As micro, times `factor`, of operands that are pairs of bf16 along the depth, low half first:
+// twice the multiply-adds a cycle.
 template <int R, bool kAccumulate>
-__attribute__((noinline, target("avx512bf16"))) void dot_micro(const Pair* a, int64_t row, int64_t step, const Pair* b, float* c,
-                                                               int depth, float factor) {
+__attribute__((noinline, target("avx512bf16"))) void dot_micro(const Pair* a, int64_t row,
+                                                               int64_t step, const Pair* b,
+                                                               float* c, int depth, float factor) {
   __m512 sum[R];
 #pragma GCC unroll 12
-  for (int i = 0; i < R; ++i) sum[i] = kAccumulate ? _mm512_loadu_ps(c + i * kColumns) : _mm512_setzero_ps();
+  for (int i = 0; i < R; ++i)
+    sum[i] = kAccumulate ? _mm512_loadu_ps(c + i * kColumns) : _mm512_setzero_ps();
   for (; depth > 0; --depth, a += step, b += kColumns) {
     const __m512bh y = (__m512bh)_mm512_loadu_si512(b);
 #pragma GCC unroll 12
-    for (int i = 0; i < R; ++i) sum[i] = _mm512_dpbf16_ps(sum[i], y, (__m512bh)_mm512_set1_epi32(a[i * row]));
+    for (int i = 0; i < R; ++i)
+      sum[i] = _mm512_dpbf16_ps(sum[i], y, (__m512bh)_mm512_set1_epi32(a[i * row]));
   }
 #pragma GCC unroll 12
-  for (int i = 0; i < R; ++i) _mm512_storeu_ps(c + i * kColumns, _mm512_mul_ps(sum[i], _mm512_set1_ps(factor)));
+  for (int i = 0; i < R; ++i)
+    _mm512_storeu_ps(c + i * kColumns, _mm512_mul_ps(sum[i], _mm512_set1_ps(factor)));
 }
 
 template <bool kAccumulate, class Before>
-inline void dot_product(const Pair* a, int64_t row, int64_t step, const Pair* b, float* c, int rows, int depth, float factor,
-                        Before before) {
+inline void dot_product(const Pair* a, int64_t row, int64_t step, const Pair* b, float* c, int rows,
+                        int depth, float factor, Before before) {
   auto block = [&]<int R>() {
     dot_micro<R, kAccumulate>(a, row, step, b, c, depth, factor);
     rows -= R, a += R * row, c += R * kColumns;
@@ -125,7 +141,9 @@ class Group {
   static void barrier() {}
   static int uniform(int x) { return x; }
   template <class T>
-  static void store(T* p, float x) { from_float(p, x); }
+  static void store(T* p, float x) {
+    from_float(p, x);
+  }
 };
 
 // kDots: operands are bf16, as the GPU's are; has_dots() says whether this CPU multiplies them.
@@ -133,8 +151,10 @@ template <class T, class X, bool kDots = false>
 class Tile : public Group {
  public:
   static constexpr int kKeys = 192, kBuffers = 1;
-  static constexpr int kValuePad = 16;  // floats: with a power of two between rows, a column of values would fill few cache sets
-  static constexpr int kGroupColumns = 544;  // 136 rows of a group of 4, whose operands stay in the L2
+  static constexpr int kValuePad =
+      16;  // floats: with a power of two between rows, a column of values would fill few cache sets
+  static constexpr int kGroupColumns =
+      544;  // 136 rows of a group of 4, whose operands stay in the L2
 
   struct Panel {
     float* queries;  // [head_dim][kColumns], scaled; or pairs [head_dim / 2][kColumns], not scaled
@@ -153,7 +173,8 @@ class Tile : public Group {
 
   // `memory`: floats(columns, head_dim) of them, aligned to a cache line.
   static int64_t floats(int columns, int head_dim) {
-    return int64_t(kKeys) * (2 * head_dim + kValuePad + kColumns) + int64_t(ceil_div(columns, kColumns)) * (2 * head_dim + 2) * kColumns;
+    return int64_t(kKeys) * (2 * head_dim + kValuePad + kColumns) +
+           int64_t(ceil_div(columns, kColumns)) * (2 * head_dim + 2) * kColumns;
   }
   Tile(float* memory, int head_dim) : head_dim_(head_dim) {
     keys_ = memory;
@@ -187,9 +208,11 @@ class Tile : public Group {
   }
 
   template <class Key, class Value>
-  void load(Key key, Value value, int n) {  // deposit reads them; until then the products have them prefetched
+  void load(Key key, Value value,
+            int n) {  // deposit reads them; until then the products have them prefetched
     loaded_ = n;
-    for (int i = 0; i < n; ++i) key_rows_[i] = key(places_[i], i), value_rows_[i] = value(places_[i], i);
+    for (int i = 0; i < n; ++i)
+      key_rows_[i] = key(places_[i], i), value_rows_[i] = value(places_[i], i);
   }
 
   void deposit(int n) {
@@ -206,16 +229,19 @@ class Tile : public Group {
   template <class F>
   void each_panel(F f) {
     fetched_ = due_ = 0;
-    pace_ = float(loaded_) / (int(panels_.size()) * (staged_ / kBlockRows + head_dim_ / kBlockRows + 2));
+    pace_ = float(loaded_) /
+            (int(panels_.size()) * (staged_ / kBlockRows + head_dim_ / kBlockRows + 2));
     for (Panel& panel : panels_) f(panel);
     fetch(loaded_);
   }
 
   void scores(const Panel& panel) {
     if constexpr (kDots)
-      dot_product<false>(pairs(keys_), head_dim_ / 2, 1, pairs(panel.queries), scores_, staged_, head_dim_ / 2, scale_, [&] { fetch_some(); });
+      dot_product<false>(pairs(keys_), head_dim_ / 2, 1, pairs(panel.queries), scores_, staged_,
+                         head_dim_ / 2, scale_, [&] { fetch_some(); });
     else
-      product<false>(keys_, head_dim_, 1, panel.queries, scores_, staged_, head_dim_, [&] { fetch_some(); });
+      product<false>(keys_, head_dim_, 1, panel.queries, scores_, staged_, head_dim_,
+                     [&] { fetch_some(); });
   }
 
   template <class F>
@@ -248,7 +274,8 @@ class Tile : public Group {
       if (i < n) top = maximum_wide(top, load_wide(column + i * kColumns));
       top = maximum_wide(top, other);
       for (i = 0; i + 1 < n; i += 2) {
-        const wide p = exp2(load_wide(column + i * kColumns) - top), q = exp2(load_wide(column + (i + 1) * kColumns) - top);
+        const wide p = exp2(load_wide(column + i * kColumns) - top),
+                   q = exp2(load_wide(column + (i + 1) * kColumns) - top);
         keep(column, i, p, q);
         sum += p, odd += q;
       }
@@ -270,7 +297,8 @@ class Tile : public Group {
         }
     }
     if constexpr (kDots)
-      dot_product<true>(pairs(values_), 1, dim + kValuePad, pairs(s), panel.output, dim, ceil_div(n, 2), 1.0f, [&] { fetch_some(); });
+      dot_product<true>(pairs(values_), 1, dim + kValuePad, pairs(s), panel.output, dim,
+                        ceil_div(n, 2), 1.0f, [&] { fetch_some(); });
     else
       product<true>(values_, 1, dim + kValuePad, s, panel.output, dim, n, [&] { fetch_some(); });
   }
@@ -281,7 +309,8 @@ class Tile : public Group {
     static bool leader() { return true; }
     template <class D>
     void store(D* p, float scale) const {
-      for (int d = 0; d < head_dim; ++d) from_float(p + d, scale == 0 ? 0.0f : scale * column[d * kColumns]);
+      for (int d = 0; d < head_dim; ++d)
+        from_float(p + d, scale == 0 ? 0.0f : scale * column[d * kColumns]);
     }
   };
 
@@ -289,14 +318,16 @@ class Tile : public Group {
   void close(F f) {
     for (const Panel& panel : panels_)
       for (int c = 0; c < panel.count; ++c)
-        f(panel.x[c], panel.running[c], panel.running[kColumns + c], Output{panel.output + c, head_dim_});
+        f(panel.x[c], panel.running[c], panel.running[kColumns + c],
+          Output{panel.output + c, head_dim_});
   }
 
  private:
   static constexpr int kBlockRows = kDots ? 12 : 6;
   static const Pair* pairs(const float* p) { return reinterpret_cast<const Pair*>(p); }
 
-  // Probabilities of keys i and i + 1 take the place of their scores, or are rounded to a pair in row i / 2.
+  // Probabilities of keys i and i + 1 take the place of their scores, or are rounded to a pair in
+  // row i / 2.
   static void keep(float* column, int i, wide p, wide q) {
     if constexpr (kDots) {
       const uwide pair = (((uwide)p + 0x8000u) >> 16) | (((uwide)q + 0x8000u) & 0xffff0000u);
@@ -313,11 +344,13 @@ class Tile : public Group {
       std::memcpy(keys_ + i * (head_dim_ / 2), key_rows_[i], head_dim_ * sizeof(T));
     }
   }
-  void stage_values() const {  // a pair of keys side by side; with the last of an odd number stands zero
+  void stage_values()
+      const {  // a pair of keys side by side; with the last of an odd number stands zero
     for (int i = 0; i < staged_; i += 2) {
       if (i + 13 < staged_) prefetch<3>(value_rows_[i + 12]), prefetch<3>(value_rows_[i + 13]);
       for (int d = 0; d < head_dim_; d += kLanes) {
-        const uvec low = widen(&value_rows_[i][d].bits), high = i + 1 < staged_ ? widen(&value_rows_[i + 1][d].bits) << 16 : uvec{};
+        const uvec low = widen(&value_rows_[i][d].bits),
+                   high = i + 1 < staged_ ? widen(&value_rows_[i + 1][d].bits) << 16 : uvec{};
         host::store(values_ + i / 2 * (head_dim_ + kValuePad) + d, (vec)(low | high));
       }
     }
@@ -327,7 +360,8 @@ class Tile : public Group {
     for (int i = 0; i < n; ++i) {
       const T* src = rows[i];
       if (i + 4 < n) prefetch<3>(rows[i + 4]);
-      for (int d = 0; d < dim; d += kLanes) host::store(operand + i * stride + d, to_float(src + d));
+      for (int d = 0; d < dim; d += kLanes)
+        host::store(operand + i * stride + d, to_float(src + d));
     }
   }
 
@@ -335,8 +369,10 @@ class Tile : public Group {
     if constexpr (kDots) {
       for (int d = 0; d < head_dim_; d += 2) {
         float& pair = panel.queries[d / 2 * kColumns + c];
-        if (src) std::memcpy(&pair, src + d, sizeof pair);
-        else pair = 0;
+        if (src)
+          std::memcpy(&pair, src + d, sizeof pair);
+        else
+          pair = 0;
       }
       return;
     }
@@ -349,7 +385,8 @@ class Tile : public Group {
   // Between micro-kernels, a few rows at a time: a CPU waits where many are asked for at once.
   void fetch_some() { fetch(due_ += pace_); }
   void fetch(float rows) {
-    for (; fetched_ < rows && fetched_ < loaded_; ++fetched_) prefetch<2>(key_rows_[fetched_]), prefetch<2>(value_rows_[fetched_]);
+    for (; fetched_ < rows && fetched_ < loaded_; ++fetched_)
+      prefetch<2>(key_rows_[fetched_]), prefetch<2>(value_rows_[fetched_]);
   }
 
   template <int kLocality>  // 3: into the L1, 2: the L2

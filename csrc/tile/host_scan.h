@@ -1,5 +1,5 @@
-// Scans for a CPU: one thread, a vector of ids at a time (16 with AVX-512, else 8), fp32 sums of kSegment ids that are added in
-// double.
+// Scans for a CPU: one thread, a vector of ids at a time (16 with AVX-512, else 8), fp32 sums of
+// kSegment ids that are added in double.
 #pragma once
 
 #include "host.h"
@@ -39,12 +39,17 @@ struct Whole : Lanes {
   int first;
   explicit Whole(int first) : first(first) {}
   template <class T>
-  wide load(const T* p) const { return to_wide(p + first); }
+  wide load(const T* p) const {
+    return to_wide(p + first);
+  }
   template <class>
-  iwide id() const { return ids_from(first); }
+  iwide id() const {
+    return ids_from(first);
+  }
 };
 
-// One of two halves of 2 * kWide ids. Of bf16 they are the even and the odd ones: a shift or a mask makes floats of them.
+// One of two halves of 2 * kWide ids. Of bf16 they are the even and the odd ones: a shift or a mask
+// makes floats of them.
 struct Half : Lanes {
   int first;
   bool upper;
@@ -64,7 +69,8 @@ struct Half : Lanes {
   }
 
  private:
-  // The CPU's own prefetching ends with each page; a line of the next one lets it go on, and more lines would be in its way.
+  // The CPU's own prefetching ends with each page; a line of the next one lets it go on, and more
+  // lines would be in its way.
   template <class T>
   void prefetch(const T* p) const {
     constexpr uintptr_t page = 4096;
@@ -88,7 +94,9 @@ struct Ragged : Lanes {
     return out;
   }
   template <class>
-  iwide id() const { return ids_from(first); }
+  iwide id() const {
+    return ids_from(first);
+  }
 
  private:
   bool in(int j) const { return first + j < span.stop && first + j != span.hole; }
@@ -172,7 +180,8 @@ class Scan : public Group {
         for (int j = 0; j < 4; ++j) sums[j] += f(Half(i + j / 2 * 2 * kWide, j % 2), top);
       peak = top;
     } else {
-      for (int i = part.first, j = 0; i < part.stop; i += kWide, j = (j + 1) % 4) sums[j] += apply(part, i, peak, f);
+      for (int i = part.first, j = 0; i < part.stop; i += kWide, j = (j + 1) % 4)
+        sums[j] += apply(part, i, peak, f);
     }
     return (sums[0] + sums[1]) + (sums[2] + sums[3]);
   }

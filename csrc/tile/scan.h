@@ -1,28 +1,33 @@
-// Scans: what a kernel body may use to walk over long rows of numbers, the counterpart of tile.h. Each target has a Scan, which
-// works on a span of ids (host_scan.h: a thread; cdna_scan.h: a wave; sim_scan.h: a wave of one lane), and a crew of them. All
-// threads of a scan call a primitive with the same arguments and get the same result, which the span and f alone determine.
+// Scans: what a kernel body may use to walk over long rows of numbers, the counterpart of tile.h.
+// Each target has a Scan, which works on a span of ids (host_scan.h: a thread; cdna_scan.h: a wave;
+// sim_scan.h: a wave of one lane), and a crew of them. All threads of a scan call a primitive with
+// the same arguments and get the same result, which the span and f alone determine.
 //
-//   scan.sum(span, f)           f(at, peak) summed over the ids of the span; f may raise `peak`, which starts at -inf
-//   scan.crossing(span, f, r)   the first id at which the running sum of f exceeds r. If none does, by rounding, the last id
+//   scan.sum(span, f)           f(at, peak) summed over the ids of the span; f may raise `peak`,
+//   which starts at -inf scan.crossing(span, f, r)   the first id at which the running sum of f
+//   exceeds r. If none does, by rounding, the last id
 //                               where f is positive; -1 if f is nowhere positive
 //   Scan::value(p)              *p as a float
 //   scan.leader()               true for one thread of the scan
 //
-// f sees several ids at a time: `at` is a type of the target that stands for them, and computes with its Float and Int as with
-// float and int (sums, products and comparisons of equals).
+// f sees several ids at a time: `at` is a type of the target that stands for them, and computes
+// with its Float and Int as with float and int (sums, products and comparisons of equals).
 //
 //   at.load(p)                  p[id], -inf for ids that the span leaves out: f must be 0 there
 //   at.id<T>()                  the ids, in the order in which load(const T*) has them
 //   at.all(x)                   the same number for each
 //   at.select(mask, a, b), at.maximum(a, b), at.fma(a, b, c)
-//   at.exp2(x)                  2^x to 3e-7; below -126 at most 2^-126, 0 of -inf; infinity from 128 on; NaN of NaN
-//   at.exp2(x, scale)           2^(x * scale) for a double scale, to 1e-7 whatever its parts; infinity or NaN from 128 on
-//   at.exp2_product(x, factor)  2^(x * factor) to 4e-7, where Scan::kProducts says that it is cheaper than 2^(x * factor + a);
-//                               infinity or NaN from 128 on, and possibly of other large factors than -inf
+//   at.exp2(x)                  2^x to 3e-7; below -126 at most 2^-126, 0 of -inf; infinity from
+//   128 on; NaN of NaN at.exp2(x, scale)           2^(x * scale) for a double scale, to 1e-7
+//   whatever its parts; infinity or NaN from 128 on at.exp2_product(x, factor)  2^(x * factor) to
+//   4e-7, where Scan::kProducts says that it is cheaper than 2^(x * factor + a);
+//                               infinity or NaN from 128 on, and possibly of other large factors
+//                               than -inf
 //
 // A crew works on one item (host: threads; GPU: a workgroup); all of its threads run the body.
 //
-//   crew.each_block(vocabulary, f)      f(scan, i, vocabulary.span(i)) for i < vocabulary.blocks, each by one of its scans,
+//   crew.each_block(vocabulary, f)      f(scan, i, vocabulary.span(i)) for i < vocabulary.blocks,
+//   each by one of its scans,
 //                                       between two barriers
 //   crew.within(vocabulary, i, f)       f(scan, vocabulary.span(i)) -> int, the same for all
 //   crew.sums()                         memory for one double a block
@@ -32,8 +37,8 @@
 
 #include "tile.h"
 
-// A body's innermost scans: one copy of each on a CPU, where several callers would otherwise round in their own ways; GPUs have no
-// cheap calls.
+// A body's innermost scans: one copy of each on a CPU, where several callers would otherwise round
+// in their own ways; GPUs have no cheap calls.
 #ifdef __AMDGCN__
 #define BLOCKDRAFT_SCAN __attribute__((always_inline))
 #else

@@ -1,6 +1,7 @@
-// The tile layer for tests: a group of four waves, run one at a time, in another random order after every barrier, on staged
-// memory that starts as NaN. A wave that reads what another has not yet written, or already overwritten, computes a wrong
-// result under some seed. Plain loops; operands and P are rounded to T, as on a GPU.
+// The tile layer for tests: a group of four waves, run one at a time, in another random order after
+// every barrier, on staged memory that starts as NaN. A wave that reads what another has not yet
+// written, or already overwritten, computes a wrong result under some seed. Plain loops; operands
+// and P are rounded to T, as on a GPU.
 #pragma once
 
 #include <algorithm>
@@ -62,7 +63,9 @@ class Scheduler {
   void pass(int wave, bool ends) {
     std::lock_guard lock(mutex_);
     if (turn_ == 0) ending_ = ends;
-    if (ending_ != ends) std::fprintf(stderr, "sim: wave %d passes a barrier that others do not\n", wave), std::abort();
+    if (ending_ != ends)
+      std::fprintf(stderr, "sim: wave %d passes a barrier that others do not\n", wave),
+          std::abort();
     if (++turn_ == kWaves) {
       if (ends) return;
       begin_phase();
@@ -97,7 +100,9 @@ class Group {
   void barrier() const { scheduler_.barrier(wave_); }
   static int uniform(int x) { return x; }
   template <class T>
-  static void store(T* p, float x) { host::from_float(p, x); }
+  static void store(T* p, float x) {
+    host::from_float(p, x);
+  }
 
  protected:
   Scheduler& scheduler_;
@@ -143,10 +148,13 @@ class Tile : public Group {
     float scores[kKeys][kColumns], top[kColumns], sum[kColumns];
 
     template <class F>
-    bool any(F f) const { return std::any_of(x, x + count, f); }
+    bool any(F f) const {
+      return std::any_of(x, x + count, f);
+    }
   };
 
-  Tile(Scheduler& scheduler, int wave, Memory& memory) : Group(scheduler, wave), memory_(memory), dim_(memory.head_dim) {}
+  Tile(Scheduler& scheduler, int wave, Memory& memory)
+      : Group(scheduler, wave), memory_(memory), dim_(memory.head_dim) {}
 
   template <class Describe, class Query>
   void open(int n, Describe x, Query query, float scale) {
@@ -165,7 +173,8 @@ class Tile : public Group {
   template <class Place>
   void locate(Place place, int n) {
     places_.assign(n, 0);
-    for (int i = wave_; i < n; i += kWaves) places_[i] = place(i);  // a wave stages its share of the rows
+    for (int i = wave_; i < n; i += kWaves)
+      places_[i] = place(i);  // a wave stages its share of the rows
   }
 
   template <class Key, class Value>
@@ -193,7 +202,8 @@ class Tile : public Group {
     for (int i = 0; i < kKeys; ++i)
       for (int c = 0; c < kColumns; ++c) {
         float sum = 0;
-        for (int d = 0; d < dim_; ++d) sum += memory_.keys[buffer_][i * dim_ + d] * panel.queries[c * dim_ + d];
+        for (int d = 0; d < dim_; ++d)
+          sum += memory_.keys[buffer_][i * dim_ + d] * panel.queries[c * dim_ + d];
         panel.scores[i][c] = i < staged_ ? sum * scale_ : -INFINITY;
       }
   }
@@ -223,7 +233,8 @@ class Tile : public Group {
       for (int i = 0; i < staged_; ++i) {
         const float p = std::exp2(panel.scores[i][c] - top);
         sum += p;
-        for (int d = 0; d < dim_; ++d) output[d] += rounded<T>(p) * memory_.values[buffer_][i * dim_ + d];
+        for (int d = 0; d < dim_; ++d)
+          output[d] += rounded<T>(p) * memory_.values[buffer_][i * dim_ + d];
       }
       panel.top[c] = top;
       panel.sum[c] = panel.sum[c] * shrink + sum;
@@ -242,7 +253,8 @@ class Tile : public Group {
 
   template <class F>
   void close(F f) const {
-    for (int c = 0; c < panel_.count; ++c) f(panel_.x[c], panel_.top[c], panel_.sum[c], Output{panel_.output.data() + c * dim_, dim_});
+    for (int c = 0; c < panel_.count; ++c)
+      f(panel_.x[c], panel_.top[c], panel_.sum[c], Output{panel_.output.data() + c * dim_, dim_});
   }
 
  private:

@@ -1,4 +1,5 @@
-// Scans for tests: a wave of one lane, in plain loops; and a crew of waves in shuffled order between barriers (see sim.h).
+// Scans for tests: a wave of one lane, in plain loops; and a crew of waves in shuffled order
+// between barriers (see sim.h).
 #pragma once
 
 #include "scan.h"
@@ -14,7 +15,9 @@ struct At {
   static float all(float x) { return x; }
   static int all(int x) { return x; }
   template <class>
-  int id() const { return first; }
+  int id() const {
+    return first;
+  }
   static float select(bool mask, float a, float b) { return mask ? a : b; }
   static float maximum(float a, float b) { return a > b ? a : b; }  // b where one is NaN
   static float fma(float a, float b, float c) { return std::fma(a, b, c); }
@@ -24,7 +27,9 @@ struct At {
     return product < -126 ? 0.0f : float(std::exp2(product));
   }
   template <class T>
-  float load(const T* p) const { return first == span.hole ? -INFINITY : value(p[first]); }
+  float load(const T* p) const {
+    return first == span.hole ? -INFINITY : value(p[first]);
+  }
 };
 
 class Scan {
@@ -53,7 +58,9 @@ class Scan {
   }
 
   template <class T>
-  static float value(const T* p) { return sim::value(*p); }
+  static float value(const T* p) {
+    return sim::value(*p);
+  }
 };
 
 class Crew {
@@ -61,7 +68,8 @@ class Crew {
   using Scan = sim::Scan;
   static constexpr bool kStaged = true;
 
-  Crew(Scheduler& scheduler, int wave, double* sums) : group_(scheduler, wave), wave_(wave), sums_(sums) {}
+  Crew(Scheduler& scheduler, int wave, double* sums)
+      : group_(scheduler, wave), wave_(wave), sums_(sums) {}
 
   template <class Vocabulary, class F>
   void each_block(const Vocabulary& vocabulary, F f) const {
@@ -70,7 +78,9 @@ class Crew {
     barrier();
   }
   template <class Vocabulary, class F>
-  static int within(const Vocabulary& vocabulary, int block, F f) { return f(Scan(), vocabulary.span(block)); }
+  static int within(const Vocabulary& vocabulary, int block, F f) {
+    return f(Scan(), vocabulary.span(block));
+  }
   double* sums() const { return sums_; }
   bool leader() const { return group_.leader(); }
   void barrier() const { group_.barrier(); }

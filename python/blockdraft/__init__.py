@@ -1,7 +1,8 @@
-"""GPU kernels for block-diffusion decoding with compressed convolutional attention and top-1 MoE, as PyTorch ops.
+"""GPU kernels for block-diffusion decoding with compressed convolutional attention and top-1 MoE,
+as PyTorch ops.
 
-Importing this package imports neither torch nor a GPU runtime; `blockdraft.ops`, `blockdraft.models` and
-`blockdraft.decode` are loaded on first use.
+Importing this package imports neither torch nor a GPU runtime; `blockdraft.ops`,
+`blockdraft.models` and `blockdraft.decode` are loaded on first use.
 """
 
 import importlib

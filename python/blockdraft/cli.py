@@ -14,11 +14,26 @@ def main():
 
 
 @main.command()
-@click.option("--tokens", type=click.IntRange(1, 4096), default=400, show_default=True, help="Bytes to complete.")
-@click.option("--prompts", type=click.IntRange(1, 16), default=4, show_default=True, help="Places in the file to complete from.")
-@click.option("--threads", type=click.IntRange(0), default=0, help="CPU threads; 0: torch's choice.")
+@click.option(
+    "--tokens",
+    type=click.IntRange(1, 4096),
+    default=400,
+    show_default=True,
+    help="Bytes to complete.",
+)
+@click.option(
+    "--prompts",
+    type=click.IntRange(1, 16),
+    default=4,
+    show_default=True,
+    help="Places in the file to complete from.",
+)
+@click.option(
+    "--threads", type=click.IntRange(0), default=0, help="CPU threads; 0: torch's choice."
+)
 def demo(tokens, prompts, threads):
-    """Complete a held-out file with the shipped byte-level ZAYA: autoregressively and by block diffusion."""
+    """Complete a held-out file with the shipped byte-level ZAYA: autoregressively and by block
+    diffusion."""
     from .demo import run
 
     run(tokens, prompts, threads)

@@ -1,4 +1,5 @@
-"""Checks shared by the public ops: each failure names the argument, what was expected and what came."""
+"""Checks shared by the public ops: each failure names the argument, what was expected and what
+came."""
 
 import sys
 from functools import cache
@@ -16,7 +17,8 @@ F32, I32, I64, BOOL = (torch.float32,), (torch.int32,), (torch.int64,), (torch.b
 class Sampling(NamedTuple):
     """How a request turns logits into a law; tensors of shape [B] on the logits' device.
 
-    temperature float32 >= 0 (0: greedy); top_k int32 (0: off) or None; top_p float32 in (0, 1] (1: off) or None.
+    temperature float32 >= 0 (0: greedy); top_k int32 (0: off) or None; top_p float32 in (0, 1] (1:
+    off) or None.
     """
 
     temperature: torch.Tensor
@@ -26,8 +28,10 @@ class Sampling(NamedTuple):
 
 @cache
 def _names(shape: str) -> tuple[tuple[str, int], ...]:
-    """"T 2 B+1" -> (("T", 0), ("", 2), ("B", 1)): names, and what is added to them."""
-    parts = [("", word) if word.isdigit() else (*word.partition("+")[::2],) for word in shape.split()]
+    """ "T 2 B+1" -> (("T", 0), ("", 2), ("B", 1)): names, and what is added to them."""
+    parts = [
+        ("", word) if word.isdigit() else (*word.partition("+")[::2],) for word in shape.split()
+    ]
     return tuple((base, int(extra or 0)) for base, extra in parts)
 
 
@@ -37,9 +41,11 @@ def _within(t: torch.Tensor, low, high) -> bool:
 
 
 class Check:
-    """Checks of one call. Names in shapes ("T Hq Dh") bind on first use and must agree afterwards; "B+1" is B plus one.
+    """Checks of one call. Names in shapes ("T Hq Dh") bind on first use and must agree afterwards;
+    "B+1" is B plus one.
 
-    readable: whether values may be looked at: no device synchronisation (see `env.check_values`), and not while compiling.
+    readable: whether values may be looked at: no device synchronisation (see `env.check_values`),
+    and not while compiling.
     """
 
     def __init__(self, op: str):
@@ -52,21 +58,41 @@ class Check:
         if not ok:
             self.fail(name, expected, got)
 
-    def tensor(self, name: str, t, shape: str, dtypes=FLOATS, optional: bool = False, contiguous: bool = False) -> None:
-        """Type, dtype, device, shape; rows may be strided but the last dimension is contiguous (`contiguous`: all are)."""
+    def tensor(
+        self,
+        name: str,
+        t,
+        shape: str,
+        dtypes=FLOATS,
+        optional: bool = False,
+        contiguous: bool = False,
+    ) -> None:
+        """Type, dtype, device, shape; rows may be strided but the last dimension is contiguous
+        (`contiguous`: all are)."""
         if t is None and optional:
             return
-        if (isinstance(t, torch.Tensor) and t.shape == self.shapes.get(shape) and t.dtype in dtypes and t.device == self.device
-                and t.is_contiguous()):
+        if (
+            isinstance(t, torch.Tensor)
+            and t.shape == self.shapes.get(shape)
+            and t.dtype in dtypes
+            and t.device == self.device
+            and t.is_contiguous()
+        ):
             return  # most are like one before; a call's checks should cost little of its time
         if not isinstance(t, torch.Tensor):
             self.fail(name, "a tensor", type(t).__name__, TypeError)
         if t.dtype not in dtypes:
-            self.fail(name, " or ".join(str(d).removeprefix("torch.") for d in dtypes),
-                      str(t.dtype).removeprefix("torch."), TypeError)
+            self.fail(
+                name,
+                " or ".join(str(d).removeprefix("torch.") for d in dtypes),
+                str(t.dtype).removeprefix("torch."),
+                TypeError,
+            )
         if self.device is None:
             self.device = t.device
-            self.readable = not torch.compiler.is_compiling() and (t.device.type == "cpu" or env.check_values())
+            self.readable = not torch.compiler.is_compiling() and (
+                t.device.type == "cpu" or env.check_values()
+            )
         if t.device != self.device:
             self.fail(name, f"device {self.device}", t.device)
         names, sizes = _names(shape), t.shape
@@ -77,9 +103,15 @@ class Check:
                     fits = False
         if not fits:
             known = " ".join(str(self.dims.get(word, word)) for word in shape.split())
-            self.fail(name, f"shape [{shape}]" + (f" = [{known}]" if known != shape else ""), list(sizes))
+            self.fail(
+                name, f"shape [{shape}]" + (f" = [{known}]" if known != shape else ""), list(sizes)
+            )
         if not t.is_contiguous() and (contiguous or t.stride(-1) != 1 and sizes[-1] > 1):
-            self.fail(name, "contiguous memory" if contiguous else "a contiguous last dimension", f"strides {t.stride()}")
+            self.fail(
+                name,
+                "contiguous memory" if contiguous else "a contiguous last dimension",
+                f"strides {t.stride()}",
+            )
         self.shapes[shape] = tuple(sizes)
 
     def choice(self, name: str, value, choices) -> None:
@@ -90,14 +122,21 @@ class Check:
         """Every value of t is low .. high and not `but`."""
         if t is None or not self.readable or not t.numel():
             return
-        if t.numel() > 256 and _within(t, low, high) and (but is None or not bool((t == but).any())):
+        if (
+            t.numel() > 256
+            and _within(t, low, high)
+            and (but is None or not bool((t == but).any()))
+        ):
             return
         for value in t.flatten().tolist():  # cheaper than tensors of a few values
             if not low <= value <= high or value == but:
                 self.fail(name, expected, value)
 
-    def workspace(self, workspace, like: torch.Tensor, shape: tuple[int, ...], dtype: torch.dtype) -> torch.Tensor | None:
-        """The caller's, checked, or a new one on the device of `like`; on a CPU, None for an empty one."""
+    def workspace(
+        self, workspace, like: torch.Tensor, shape: tuple[int, ...], dtype: torch.dtype
+    ) -> torch.Tensor | None:
+        """The caller's, checked, or a new one on the device of `like`; on a CPU, None for an empty
+        one."""
         if workspace is None:
             return None if 0 in shape and like.is_cpu else like.new_empty(shape, dtype=dtype)
         self.tensor("workspace", workspace, " ".join(map(str, shape)), (dtype,), contiguous=True)
@@ -107,21 +146,41 @@ class Check:
         if not isinstance(rows, Rows):
             self.fail("rows", "blockdraft.Rows", type(rows).__name__, TypeError)
         self.tensor("rows.prefix_lens", rows.prefix_lens, "B", I32)
-        self.need(len(rows.prefix_lens) > 0, "rows.prefix_lens", "at least one request", "an empty batch")
+        self.need(
+            len(rows.prefix_lens) > 0, "rows.prefix_lens", "at least one request", "an empty batch"
+        )
         self.tensor("rows.cu_rows", rows.cu_rows, "B+1", I32)
         self.tensor("rows.draft_len", rows.draft_len, "B", I32)
         self.tensor("rows.branch", rows.branch, "B P", I32)
         for name, least in (("mask_rows", 1), ("max_rows", 0), ("max_prefix", 0)):
             value = getattr(rows, name)
-            self.need(isinstance(value, int) and value >= least, f"rows.{name}", f"an integer of at least {least}", value)
+            self.need(
+                isinstance(value, int) and value >= least,
+                f"rows.{name}",
+                f"an integer of at least {least}",
+                value,
+            )
         if not self.readable:
             return
         masks, bounds = rows.branch.shape[1] * rows.mask_rows, rows.cu_rows.tolist()
-        self.need(bounds[0] == 0 and bounds[-1] == total, "rows.cu_rows", f"0 .. T = {total}", bounds)
-        requests = zip(bounds, bounds[1:], rows.prefix_lens.tolist(), rows.draft_len.tolist(), rows.branch.tolist())
-        for first, last, prefix, draft_len, branch in requests:  # lists: cheaper than tensors of this size
+        self.need(
+            bounds[0] == 0 and bounds[-1] == total, "rows.cu_rows", f"0 .. T = {total}", bounds
+        )
+        requests = zip(
+            bounds,
+            bounds[1:],
+            rows.prefix_lens.tolist(),
+            rows.draft_len.tolist(),
+            rows.branch.tolist(),
+        )
+        # lists: cheaper than tensors of this size
+        for first, last, prefix, draft_len, branch in requests:
             if not masks <= last - first <= rows.max_rows:
-                self.fail("rows.cu_rows", f"{masks} mask rows .. max_rows = {rows.max_rows} for each request", last - first)
+                self.fail(
+                    "rows.cu_rows",
+                    f"{masks} mask rows .. max_rows = {rows.max_rows} for each request",
+                    last - first,
+                )
             if not 0 <= prefix <= rows.max_prefix:
                 self.fail("rows.prefix_lens", f"0 .. max_prefix = {rows.max_prefix}", prefix)
             if not -1 <= draft_len < max(last - first - masks, 0):
@@ -130,26 +189,59 @@ class Check:
                 if c != -1 and not 1 <= c <= draft_len + 1:
                     self.fail("rows.branch", "-1 or 1 .. draft_len + 1", c)
 
-    def pages(self, k_cache, v_cache, block_table, rows: Rows, dtype: torch.dtype, stores: bool = False) -> None:
-        """The paged K/V cache and its table, as far as the prefix reaches (`stores`: and the live verify rows after it)."""
+    def pages(
+        self, k_cache, v_cache, block_table, rows: Rows, dtype: torch.dtype, stores: bool = False
+    ) -> None:
+        """The paged K/V cache and its table, as far as the prefix reaches (`stores`: and the live
+        verify rows after it)."""
         given = [t is not None for t in (k_cache, v_cache, block_table)]
         if not all(given):
-            self.need(not any(given), "k_cache, v_cache, block_table", "all three or none", f"{sum(given)} of them")
-            self.need(stores or rows.max_prefix == 0, "k_cache", "a cache, since max_prefix is not 0", None)
+            self.need(
+                not any(given),
+                "k_cache, v_cache, block_table",
+                "all three or none",
+                f"{sum(given)} of them",
+            )
+            self.need(
+                stores or rows.max_prefix == 0,
+                "k_cache",
+                "a cache, since max_prefix is not 0",
+                None,
+            )
             return
         self.tensor("k_cache", k_cache, "pages page Hk Dh", (dtype,))
         self.tensor("v_cache", v_cache, "pages page Hk Dh", (dtype,))
         self.tensor("block_table", block_table, "B max_pages", I32)
         page = self.dims["page"]
-        self.need(page >= 8 and page & (page - 1) == 0, "k_cache", "pages of a power of two >= 8 tokens", page)
+        self.need(
+            page >= 8 and page & (page - 1) == 0,
+            "k_cache",
+            "pages of a power of two >= 8 tokens",
+            page,
+        )
         if not self.readable:
             return
-        used = [-(-(n + stores * (d + 1)) // page) for n, d in zip(rows.prefix_lens.tolist(), rows.draft_len.tolist())]
-        self.need(max(used) <= block_table.shape[1], "block_table", f"at least {max(used)} pages of {page} tokens", block_table.shape[1])
+        used = [
+            -(-(n + stores * (d + 1)) // page)
+            for n, d in zip(rows.prefix_lens.tolist(), rows.draft_len.tolist())
+        ]
+        self.need(
+            max(used) <= block_table.shape[1],
+            "block_table",
+            f"at least {max(used)} pages of {page} tokens",
+            block_table.shape[1],
+        )
         if not block_table.numel() or _within(block_table, 0, len(k_cache) - 1):
             return
-        for request, count in enumerate(used):  # what a table holds beyond its pages is its own affair
-            self.values("block_table", block_table[request, :count], 0, len(k_cache) - 1, f"page numbers 0 .. {len(k_cache) - 1}")
+        # what a table holds beyond its pages is its own affair
+        for request, count in enumerate(used):
+            self.values(
+                "block_table",
+                block_table[request, :count],
+                0,
+                len(k_cache) - 1,
+                f"page numbers 0 .. {len(k_cache) - 1}",
+            )
 
     def vocabulary(self, num_valid_vocab: int | None, mask_token: int) -> int:
         """How many ids are valid (None: all of the logits' "vocab"), after checking both."""
@@ -167,9 +259,17 @@ class Check:
         self.tensor(f"{name}.temperature", sampling.temperature, "B", F32)
         self.tensor(f"{name}.top_k", sampling.top_k, "B", I32, optional=True)
         self.tensor(f"{name}.top_p", sampling.top_p, "B", F32, optional=True)
-        self.values(f"{name}.temperature", sampling.temperature, 0, sys.float_info.max, "a finite number >= 0")
+        self.values(
+            f"{name}.temperature",
+            sampling.temperature,
+            0,
+            sys.float_info.max,
+            "a finite number >= 0",
+        )
         self.values(f"{name}.top_k", sampling.top_k, 0, sys.maxsize, "0 (off) or more")
-        self.values(f"{name}.top_p", sampling.top_p, sys.float_info.min, 1, "more than 0, at most 1")
+        self.values(
+            f"{name}.top_p", sampling.top_p, sys.float_info.min, 1, "more than 0, at most 1"
+        )
 
     def uniforms(self, uniforms, shape: str) -> None:
         self.tensor("uniforms", uniforms, shape, (torch.float64,), optional=True)

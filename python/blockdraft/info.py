@@ -28,13 +28,24 @@ def state(op, backend: str) -> str:
     if backend not in op.backends:
         return "no kernel in this version"
     missing = {"cpp": _native.MISSING, "triton": _triton.MISSING}.get(backend)
-    return missing or {"triton": "yes, on a GPU", "cpp": "yes, on the CPU", "reference": "yes, on any device"}[backend]
+    return (
+        missing
+        or {"triton": "yes, on a GPU", "cpp": "yes, on the CPU", "reference": "yes, on any device"}[
+            backend
+        ]
+    )
 
 
 def show() -> None:
     console = Console(highlight=False)
-    for name, value in (("blockdraft", __version__), ("python", platform.python_version()), ("torch", torch.__version__),
-                        ("device", devices()), ("CPU threads", torch.get_num_threads()), ("native code", native_code())):
+    for name, value in (
+        ("blockdraft", __version__),
+        ("python", platform.python_version()),
+        ("torch", torch.__version__),
+        ("device", devices()),
+        ("CPU threads", torch.get_num_threads()),
+        ("native code", native_code()),
+    ):
         console.print(f"{name:<14} {value}")
     table = Table("op", *registry.ORDER)
     for name, op in sorted(registry.OPS.items()):

@@ -1,7 +1,9 @@
-"""The rows of one forward pass: `verify | proposal 0 | proposal 1 | ...` for each request, packed over the batch.
+"""The rows of one forward pass: `verify | proposal 0 | proposal 1 | ...` for each request, packed
+over the batch.
 
-A request has `n` cached tokens (its prefix). Verify row 0 is the anchor at position n, rows 1..D are the drafts under
-test. Proposal j of branch c holds `mask_rows` mask tokens at positions n+c, n+c+1, ...; it continues verify row c-1.
+A request has `n` cached tokens (its prefix). Verify row 0 is the anchor at position n, rows 1..D
+are the drafts under test. Proposal j of branch c holds `mask_rows` mask tokens at positions n+c,
+n+c+1, ...; it continues verify row c-1.
 """
 
 from dataclasses import dataclass
@@ -11,7 +13,8 @@ import torch
 
 
 class RowTable(NamedTuple):
-    """What every packed row is, one entry a row (shape [T]); positions, parents and masks all follow from it."""
+    """What every packed row is, one entry a row (shape [T]); positions, parents and masks all
+    follow from it."""
 
     request: torch.Tensor  # int64, owner of the row
     proposal: torch.Tensor  # int64, -1 for a verify row
@@ -19,18 +22,22 @@ class RowTable(NamedTuple):
     branch: torch.Tensor  # int64, c of the row's proposal; for a verify row its index + 1
     live: torch.Tensor  # bool
     position: torch.Tensor  # int64, position for RoPE; 0 for a dead row
-    parent: torch.Tensor  # int64, packed row that the convolution looks back to; -1: the request's stored state
+    # int64, packed row that the convolution looks back to; -1: the request's stored state
+    parent: torch.Tensor
 
 
 @dataclass(frozen=True, eq=False)
 class Rows:
     """Packed rows of a batch of B requests; every op that depends on the layout takes one.
 
-    cu_rows      int32 [B+1]  request b owns rows cu_rows[b]..cu_rows[b+1]: its verify rows, then P * mask_rows mask rows
+    cu_rows      int32 [B+1]  request b owns rows cu_rows[b]..cu_rows[b+1]: its verify rows, then P
+                 * mask_rows mask rows
     prefix_lens  int32 [B]    n, tokens whose K/V are cached
-    draft_len    int32 [B]    D: verify rows 0..D live, the others are dead; -1: the request is idle, all rows dead
+    draft_len    int32 [B]    D: verify rows 0..D live, the others are dead; -1: the request is
+                 idle, all rows dead
     branch       int32 [B,P]  1..D+1, or -1 for a dead proposal
-    mask_rows    rows of a proposal (M); bidirectional: they all see each other, otherwise they are causal
+    mask_rows    rows of a proposal (M); bidirectional: they all see each other, otherwise they are
+                 causal
     max_rows, max_prefix  host-known upper bounds of a request's rows and prefix
     """
 
@@ -45,13 +52,22 @@ class Rows:
 
     @staticmethod
     def prefill(prefix_lens: torch.Tensor, lengths: list[int], max_prefix: int) -> "Rows":
-        """Causal chunks of `lengths[b]` tokens (0 allowed: the request idles) after the given prefixes; no proposals."""
+        """Causal chunks of `lengths[b]` tokens (0 allowed: the request idles) after the given
+        prefixes; no proposals."""
         device = prefix_lens.device
         sizes = torch.tensor(lengths, dtype=torch.int32)
         cu_rows = torch.zeros(len(lengths) + 1, dtype=torch.int32)
         cu_rows[1:] = sizes.cumsum(0)
-        return Rows(cu_rows.to(device), prefix_lens, (sizes - 1).to(device),
-                    prefix_lens.new_empty(len(lengths), 0), 1, True, max(lengths), max_prefix)
+        return Rows(
+            cu_rows.to(device),
+            prefix_lens,
+            (sizes - 1).to(device),
+            prefix_lens.new_empty(len(lengths), 0),
+            1,
+            True,
+            max(lengths),
+            max_prefix,
+        )
 
     def table(self, total: int) -> RowTable:
         """Describe each of the `total` packed rows."""
@@ -66,18 +82,27 @@ class Rows:
         proposal = torch.where(is_mask, masked // self.mask_rows, -1)
         branch = local + 1
         if mask_total:
-            branch = torch.where(is_mask, self.branch.long()[request, proposal.clamp(min=0)], branch)
+            branch = torch.where(
+                is_mask, self.branch.long()[request, proposal.clamp(min=0)], branch
+            )
         live = (branch >= 1) & (branch <= self.draft_len.long()[request] + 1)
         offset = torch.where(is_mask, branch + index, local)
         first_parent = torch.where(is_mask, cu[request] + branch - 1, -1)
         parent = torch.where(index > 0, row - 1, first_parent)
-        return RowTable(request, proposal, index, branch, live, torch.where(live, n[request] + offset, 0),
-                        torch.where(live, parent, -1))
+        return RowTable(
+            request,
+            proposal,
+            index,
+            branch,
+            live,
+            torch.where(live, n[request] + offset, 0),
+            torch.where(live, parent, -1),
+        )
 
 
 def ancestors(table: RowTable, depth: int) -> torch.Tensor:
-    """int64 [T, depth+1]: column d is the d-th ancestor (column 0 the row itself): a packed row, or -e for the e-th newest
-    token of the request's stored state."""
+    """int64 [T, depth+1]: column d is the d-th ancestor (column 0 the row itself): a packed row, or
+    -e for the e-th newest token of the request's stored state."""
     columns = [torch.arange(len(table.parent), device=table.parent.device)]
     for _ in range(depth):
         last = columns[-1]
@@ -86,8 +111,12 @@ def ancestors(table: RowTable, depth: int) -> torch.Tensor:
 
 
 def own_mask(table: RowTable, window: int, bidirectional: bool) -> torch.Tensor:
-    """bool [T,T]: may query row t see key row u of the same pass? `window` 0 is no window; a proposal ignores it within."""
-    q, k = (RowTable(*(field[:, None] for field in table)), RowTable(*(field[None] for field in table)))
+    """bool [T,T]: may query row t see key row u of the same pass? `window` 0 is no window; a
+    proposal ignores it within."""
+    q, k = (
+        RowTable(*(field[:, None] for field in table)),
+        RowTable(*(field[None] for field in table)),
+    )
     trunk = (k.proposal < 0) & (k.index < q.branch)
     block = (k.proposal >= 0) & (k.proposal == q.proposal)
     if not bidirectional:
@@ -117,16 +146,24 @@ class BlockLayout:
         for name, least in (("K", 0), ("M", 1), ("P", 0)):
             value = getattr(self, name)
             if not isinstance(value, int) or value < least:
-                raise ValueError(f"BlockLayout: {name}: expected an integer >= {least}, got {value!r}")
+                raise ValueError(
+                    f"BlockLayout: {name}: expected an integer >= {least}, got {value!r}"
+                )
 
     @classmethod
-    def tidar(cls, block: int = 16, P: int | None = None, bidirectional: bool = True) -> "BlockLayout":
-        """TiDAR (arXiv 2511.08923): anchor included in the block, K = block-1, V = M = block. P defaults to V, one a length."""
+    def tidar(
+        cls, block: int = 16, P: int | None = None, bidirectional: bool = True
+    ) -> "BlockLayout":
+        """TiDAR (arXiv 2511.08923): anchor included in the block, K = block-1, V = M = block. P
+        defaults to V, one a length."""
         return cls(block - 1, block, block if P is None else P, bidirectional)
 
     @classmethod
-    def zyphra(cls, block: int = 16, P: int | None = None, bidirectional: bool = True) -> "BlockLayout":
-        """Zyphra's stack: the anchor comes on top of the block, K = block, V = M = block+1. P defaults to V."""
+    def zyphra(
+        cls, block: int = 16, P: int | None = None, bidirectional: bool = True
+    ) -> "BlockLayout":
+        """Zyphra's stack: the anchor comes on top of the block, K = block, V = M = block+1. P
+        defaults to V."""
         return cls(block, block + 1, block + 1 if P is None else P, bidirectional)
 
     @classmethod
@@ -142,24 +179,46 @@ class BlockLayout:
     def rows(self) -> int:
         return self.V + self.P * self.M
 
-    def pack(self, prefix_lens: torch.Tensor, draft_len: torch.Tensor, branch: torch.Tensor, max_prefix: int) -> Rows:
+    def pack(
+        self,
+        prefix_lens: torch.Tensor,
+        draft_len: torch.Tensor,
+        branch: torch.Tensor,
+        max_prefix: int,
+    ) -> Rows:
         """Rows of a decode step for B requests (all tensors int32, shapes [B], [B], [B,P])."""
-        step = torch.arange(len(prefix_lens) + 1, dtype=torch.int32, device=prefix_lens.device) * self.rows
-        return Rows(step, prefix_lens, draft_len, branch, self.M, self.bidirectional, self.rows, max_prefix)
+        step = (
+            torch.arange(len(prefix_lens) + 1, dtype=torch.int32, device=prefix_lens.device)
+            * self.rows
+        )
+        return Rows(
+            step, prefix_lens, draft_len, branch, self.M, self.bidirectional, self.rows, max_prefix
+        )
 
     def table(self, prefix: int, branch: list[int], draft_len: int | None = None) -> RowTable:
         """The table of one request: `layout.table(3, [1, 2, 3]).position`, `.parent`, `.live`."""
         if len(branch) != self.P:
-            raise ValueError(f"BlockLayout.table: branch: expected {self.P} entries, got {len(branch)}")
+            raise ValueError(
+                f"BlockLayout.table: branch: expected {self.P} entries, got {len(branch)}"
+            )
         i32 = dict(dtype=torch.int32)
-        rows = self.pack(torch.tensor([prefix], **i32), torch.tensor([self.K if draft_len is None else draft_len], **i32),
-                         torch.tensor([branch], **i32).reshape(1, self.P), prefix)
+        rows = self.pack(
+            torch.tensor([prefix], **i32),
+            torch.tensor([self.K if draft_len is None else draft_len], **i32),
+            torch.tensor([branch], **i32).reshape(1, self.P),
+            prefix,
+        )
         return rows.table(self.rows)
 
-    def dense_mask(self, prefix: int, branch: list[int], draft_len: int | None = None, window: int = 0) -> torch.Tensor:
-        """bool [rows, prefix + rows] for one request: columns are the cached tokens, then the rows of this pass."""
+    def dense_mask(
+        self, prefix: int, branch: list[int], draft_len: int | None = None, window: int = 0
+    ) -> torch.Tensor:
+        """bool [rows, prefix + rows] for one request: columns are the cached tokens, then the rows
+        of this pass."""
         table = self.table(prefix, branch, draft_len)
-        return torch.cat([prefix_mask(table, prefix, window), own_mask(table, window, self.bidirectional)], 1)
+        return torch.cat(
+            [prefix_mask(table, prefix, window), own_mask(table, window, self.bidirectional)], 1
+        )
 
     def mask_row(self, proposal: torch.Tensor, offset: torch.Tensor) -> torch.Tensor:
         """Row, within its request, of mask `offset` of `proposal`."""

@@ -1,4 +1,5 @@
-// Small kernel bodies that use one or a few primitives of the tile layer each, for comparison with numpy.
+// Small kernel bodies that use one or a few primitives of the tile layer each, for comparison with
+// numpy.
 #pragma once
 
 #include "tile/tile.h"
@@ -34,22 +35,33 @@ void walk(Tile& tile, const T* k, const T* v, int m, int depth, Absorb absorb) {
 // c[m][n] = scale * a[m][depth] b[n][depth]^T, with at most Tile::kGroupColumns columns n.
 template <class Tile, class T>
 void gemm(Tile& tile, const T* a, const T* b, float* c, int m, int n, int depth, float scale) {
-  tile.open(n, [](int i) { return TestColumn{i, 0, 0}; }, [&](const TestColumn& x) { return b + int64_t(x.index) * depth; }, scale);
+  tile.open(
+      n, [](int i) { return TestColumn{i, 0, 0}; },
+      [&](const TestColumn& x) { return b + int64_t(x.index) * depth; }, scale);
   walk(tile, a, a, m, depth, [&](auto& panel, int start) {
     tile.scores(panel);
-    tile.each_score(panel, [&](int i, const TestColumn& x, float s) { c[int64_t(start + i) * n + x.index] = s; });
+    tile.each_score(panel, [&](int i, const TestColumn& x, float s) {
+      c[int64_t(start + i) * n + x.index] = s;
+    });
   });
 }
 
-// Softmax attention of n columns, each over rows from[c] .. to[c] of m keys: unnormalised output [n][depth], maximum and sum.
+// Softmax attention of n columns, each over rows from[c] .. to[c] of m keys: unnormalised output
+// [n][depth], maximum and sum.
 template <class Tile, class T>
-void attend(Tile& tile, const T* q, const T* k, const T* v, const int* from, const int* to, float* out, float* top, float* sum,
-            int m, int n, int depth, float scale) {
-  tile.open(n, [&](int i) { return TestColumn{i, from[i], to[i]}; },
-            [&](const TestColumn& x) { return x.to > x.from ? q + int64_t(x.index) * depth : nullptr; }, scale);
+void attend(Tile& tile, const T* q, const T* k, const T* v, const int* from, const int* to,
+            float* out, float* top, float* sum, int m, int n, int depth, float scale) {
+  tile.open(
+      n, [&](int i) { return TestColumn{i, from[i], to[i]}; },
+      [&](const TestColumn& x) { return x.to > x.from ? q + int64_t(x.index) * depth : nullptr; },
+      scale);
   walk(tile, k, v, m, depth, [&](auto& panel, int start) {
-    if (!panel.any([&](const TestColumn& x) { return x.from < start + Tile::kKeys && x.to > start; })) return;
-    struct Span { int from, to; };
+    if (!panel.any(
+            [&](const TestColumn& x) { return x.from < start + Tile::kKeys && x.to > start; }))
+      return;
+    struct Span {
+      int from, to;
+    };
     tile.scores(panel);
     tile.mask(panel, [&](const TestColumn& x) { return Span{x.from - start, x.to - start}; });
     tile.absorb(panel);
@@ -60,7 +72,8 @@ void attend(Tile& tile, const T* q, const T* k, const T* v, const int* from, con
   });
 }
 
-// out[i] = T(x[i]); then, behind a barrier, the leader counts the elements of x that are not 0 in `count`.
+// out[i] = T(x[i]); then, behind a barrier, the leader counts the elements of x that are not 0 in
+// `count`.
 template <class Group, class T>
 void copy_and_count(Group& group, const float* x, T* out, int n, int* count) {
   group.each(n, [&](int i) { Group::store(out + i, x[i]); });

@@ -1,5 +1,6 @@
-// The tile layer's targets and the kernels on them, with a C interface for ctypes. Targets: 0 host, 1 sim, 2 sim with one
-// buffer. Element types: 0 float, 1 bf16, 2 fp16. `dropped` is the barrier that sim leaves out (-1: none).
+// The tile layer's targets and the kernels on them, with a C interface for ctypes. Targets: 0 host,
+// 1 sim, 2 sim with one buffer. Element types: 0 float, 1 bf16, 2 fp16. `dropped` is the barrier
+// that sim leaves out (-1: none).
 #include "block_attention.h"
 #include "bodies.h"
 #include "commit.h"
@@ -35,8 +36,8 @@ using namespace blockdraft;
 
 extern "C" {
 
-void check_gemm(int target, int type, const void* a, const void* b, float* c, int m, int n, int depth, float scale, uint64_t seed,
-                int dropped) {
+void check_gemm(int target, int type, const void* a, const void* b, float* c, int m, int n,
+                int depth, float scale, uint64_t seed, int dropped) {
   with_type(type, [&](auto t) {
     using T = decltype(t);
     with_tile<T, TestColumn>(target, n, depth, seed, dropped, [&](auto& tile) {
@@ -45,20 +46,24 @@ void check_gemm(int target, int type, const void* a, const void* b, float* c, in
   });
 }
 
-void check_attend(int target, int type, const void* q, const void* k, const void* v, const int* from, const int* to, float* out,
-                  float* top, float* sum, int m, int n, int depth, float scale, uint64_t seed, int dropped) {
+void check_attend(int target, int type, const void* q, const void* k, const void* v,
+                  const int* from, const int* to, float* out, float* top, float* sum, int m, int n,
+                  int depth, float scale, uint64_t seed, int dropped) {
   with_type(type, [&](auto t) {
     using T = decltype(t);
     with_tile<T, TestColumn>(target, n, depth, seed, dropped, [&](auto& tile) {
-      attend(tile, static_cast<const T*>(q), static_cast<const T*>(k), static_cast<const T*>(v), from, to, out, top, sum, m, n,
-             depth, scale);
+      attend(tile, static_cast<const T*>(q), static_cast<const T*>(k), static_cast<const T*>(v),
+             from, to, out, top, sum, m, n, depth, scale);
     });
   });
 }
 
-void check_copy_and_count(int target, int type, const float* x, void* out, int n, int* count, uint64_t seed, int dropped) {
+void check_copy_and_count(int target, int type, const float* x, void* out, int n, int* count,
+                          uint64_t seed, int dropped) {
   with_type(type, [&](auto t) {
-    with_group(target, seed, dropped, [&](auto& group) { copy_and_count(group, x, static_cast<decltype(t)*>(out), n, count); });
+    with_group(target, seed, dropped, [&](auto& group) {
+      copy_and_count(group, x, static_cast<decltype(t)*>(out), n, count);
+    });
   });
 }
 
@@ -76,7 +81,9 @@ void check_block_attention(int target, int type, const void* params, uint64_t se
         });
     for (int row = 0; row < p.batch * p.max_rows; ++row)
       for (int head = 0; head < p.query_heads; ++head)
-        with_group(target, seed, dropped, [&](auto& group) { merge_attention(group, p, row / p.max_rows, row % p.max_rows, head); });
+        with_group(target, seed, dropped, [&](auto& group) {
+          merge_attention(group, p, row / p.max_rows, row % p.max_rows, head);
+        });
   });
 }
 
@@ -87,7 +94,8 @@ int check_row_tiles(const void* params, int group_columns, int* first) {
   AttentionItem item;
   int tiles = 0;
   for (int64_t id = 0; id < grid.tiles; ++id)
-    if (grid.item(p, id, item)) first[tiles] = item.first_row, first[++tiles] = item.first_row + item.rows;
+    if (grid.item(p, id, item))
+      first[tiles] = item.first_row, first[++tiles] = item.first_row + item.rows;
   return tiles;
 }
 

@@ -1,4 +1,5 @@
-"""Headless Chromium driven over its debugging pipe, with nothing but the standard library: open a page, use mouse and keys, read."""
+"""Headless Chromium driven over its debugging pipe, with nothing but the standard library: open a
+page, use mouse and keys, read."""
 
 import fcntl
 import json
@@ -9,9 +10,21 @@ import subprocess
 import sys
 import time
 
-EXECUTABLE = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-FLAGS = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
-         "--disable-component-update", "--disable-sync", "--window-size=1100,1400", "--remote-debugging-pipe"]
+EXECUTABLE = next(
+    filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None
+)
+FLAGS = [
+    "--headless",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+    "--window-size=1100,1400",
+    "--remote-debugging-pipe",
+]
 # Chromium reads commands from file descriptor 3 and answers on 4
 _START = "import os, sys; os.dup2(int(sys.argv[1]), 3); os.dup2(int(sys.argv[2]), 4); os.execv(sys.argv[3], sys.argv[3:])"
 
@@ -22,12 +35,28 @@ class Page:
     def __init__(self, profile, seconds=60):
         self.seconds, self.count, self.buffer, self.session = seconds, 0, b"", None
         (commands, self.commands), (self.answers, answers) = _pipe(), _pipe()
-        command = [sys.executable, "-c", _START, str(commands), str(answers), EXECUTABLE, *FLAGS, f"--user-data-dir={profile}"]
-        self.process = subprocess.Popen(command, pass_fds=(commands, answers), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        command = [
+            sys.executable,
+            "-c",
+            _START,
+            str(commands),
+            str(answers),
+            EXECUTABLE,
+            *FLAGS,
+            f"--user-data-dir={profile}",
+        ]
+        self.process = subprocess.Popen(
+            command,
+            pass_fds=(commands, answers),
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
         os.close(commands)
         os.close(answers)
         target = self.call("Target.createTarget", url="about:blank")["targetId"]
-        self.session = self.call("Target.attachToTarget", targetId=target, flatten=True)["sessionId"]
+        self.session = self.call("Target.attachToTarget", targetId=target, flatten=True)[
+            "sessionId"
+        ]
 
     def __enter__(self):
         return self
@@ -41,7 +70,9 @@ class Page:
     def call(self, method, **parameters):
         """A command of the DevTools protocol, and its answer."""
         self.count += 1
-        message = {"id": self.count, "method": method, "params": parameters} | ({"sessionId": self.session} if self.session else {})
+        message = {"id": self.count, "method": method, "params": parameters} | (
+            {"sessionId": self.session} if self.session else {}
+        )
         os.write(self.commands, json.dumps(message).encode() + b"\0")
         while True:
             while b"\0" not in self.buffer:
@@ -77,11 +108,25 @@ class Page:
             return [box.left, box.width, box.top + box.height / 2, +e.value, +e.max];
         }})(document.getElementById("{element}"))""")
         start, end = (left + 8 + (width - 16) * n / top for n in (at, to))
-        for kind, x in (("mousePressed", start), ("mouseMoved", (start + end) / 2), ("mouseMoved", end), ("mouseReleased", end)):
-            self.call("Input.dispatchMouseEvent", type=kind, x=x, y=y, button="left", buttons=1, clickCount=1)
+        for kind, x in (
+            ("mousePressed", start),
+            ("mouseMoved", (start + end) / 2),
+            ("mouseMoved", end),
+            ("mouseReleased", end),
+        ):
+            self.call(
+                "Input.dispatchMouseEvent",
+                type=kind,
+                x=x,
+                y=y,
+                button="left",
+                buttons=1,
+                clickCount=1,
+            )
 
     def press(self, element, text):
-        """Type into the element that is given the focus: a list chooses the entry that begins with it."""
+        """Type into the element that is given the focus: a list chooses the entry that begins with
+        it."""
         self.value(f"document.getElementById('{element}').focus()")
         for character in text:
             self.call("Input.dispatchKeyEvent", type="keyDown", text=character, key=character)

@@ -1,5 +1,5 @@
-// Four threads on rows of few and many blocks, each adding to what the round before left: sums that a lost or doubled block, or one
-// read too early, changes. For ThreadSanitizer.
+// Four threads on rows of few and many blocks, each adding to what the round before left: sums that
+// a lost or doubled block, or one read too early, changes. For ThreadSanitizer.
 #include <cstdio>
 
 #include "crew_host.h"
@@ -22,13 +22,19 @@ int main() {
         with_crews(items, vocabulary, 4, threads_of, [&](HostCrew& crew, int64_t item) {
           std::vector<double> sums(vocabulary.blocks);
           for (int round = 0; round < kRounds; ++round)
-            crew.each_block(vocabulary, [&](const auto&, int i, Span span) { sums[i] = 2 * sums[i] + span.first + item; });
+            crew.each_block(vocabulary, [&](const auto&, int i, Span span) {
+              sums[i] = 2 * sums[i] + span.first + item;
+            });
           for (double sum : sums) found[item] += sum;
         });
         for (int item = 0; item < items; ++item) {
           double expected = 0;
-          for (int i = 0; i < vocabulary.blocks; ++i) expected += ((1 << kRounds) - 1.0) * (vocabulary.span(i).first + item);
-          if (found[item] != expected) return std::printf("%d ids, item %d of %d: %g, not %g\n", ids, item, items, found[item], expected), 1;
+          for (int i = 0; i < vocabulary.blocks; ++i)
+            expected += ((1 << kRounds) - 1.0) * (vocabulary.span(i).first + item);
+          if (found[item] != expected)
+            return std::printf("%d ids, item %d of %d: %g, not %g\n", ids, item, items, found[item],
+                               expected),
+                   1;
         }
       }
 }

@@ -1,5 +1,6 @@
-"""Runs AMD code objects in tinygrad's instruction-level CDNA emulator (a checkout of github.com/tinygrad/tinygrad of August 2026,
-given by `pytest --emulator PATH`). It says nothing about speed."""
+"""Runs AMD code objects in tinygrad's instruction-level CDNA emulator (a checkout of
+github.com/tinygrad/tinygrad of August 2026, given by `pytest --emulator PATH`). It says nothing
+about speed."""
 
 import ctypes
 import os
@@ -11,12 +12,15 @@ import sys
 import types
 from pathlib import Path
 
-# The checkout computes the row of a 32x32 MFMA result register wrongly, and the source lanes of row_bcast:15 and :31.
+# The checkout computes the row of a 32x32 MFMA result register wrongly, and the source lanes of
+# row_bcast:15 and :31.
 WRONG = "m_base = c_grp * UOp.const(16, dtypes.int) + UOp.const((out_reg // 4) * 4 + out_reg % 4, dtypes.int)"
 RIGHT = "m_base = c_grp * UOp.const(4, dtypes.int) + UOp.const((out_reg // 4) * 8 + out_reg % 4, dtypes.int)"
 WRONG_BROADCAST = "elif op == 'row_bcast': src_lane = row_base"
-RIGHT_BROADCAST = ("elif op == 'row_bcast': src_lane, valid = "
-                   "(row_base - _c(1, dtypes.int), row > _c(0, dtypes.int)) if arg == 15 else (_c(31, dtypes.int), row > _c(1, dtypes.int))")
+RIGHT_BROADCAST = (
+    "elif op == 'row_bcast': src_lane, valid = "
+    "(row_base - _c(1, dtypes.int), row > _c(0, dtypes.int)) if arg == 15 else (_c(31, dtypes.int), row > _c(1, dtypes.int))"
+)
 # It lacks ds_swizzle_b32; Triton's reductions use it for one exchange, of each lane with lane ^ 16.
 PERMUTES = "if is_lds and 'PERMUTE' in op_name:"
 SWIZZLES = "if is_lds and ('PERMUTE' in op_name or 'SWIZZLE' in op_name):"
@@ -47,7 +51,11 @@ class Emulator:
         from tinygrad.runtime.support.elf import elf_loader
 
         source = (checkout / "test/mockgpu/amd/emu.py").read_text()
-        for wrong, right in ((WRONG, RIGHT), (WRONG_BROADCAST, RIGHT_BROADCAST), (PERMUTES, SWIZZLES)):
+        for wrong, right in (
+            (WRONG, RIGHT),
+            (WRONG_BROADCAST, RIGHT_BROADCAST),
+            (PERMUTES, SWIZZLES),
+        ):
             assert wrong in source, "the emulator is not the version that these corrections are for"
             source = source.replace(wrong, right)
         self.emu = types.ModuleType("emu")
@@ -62,8 +70,17 @@ class Emulator:
         self.emu.PCODE_CDNA[permute] = text.replace("/ 4U % 64U", "/ 4U & 63U")
         self.load = elf_loader
 
-    def run(self, code_object: Path, kernel: str, groups: int, threads: int, arguments: bytes, dynamic_lds: int = 0) -> None:
-        """Launch the kernel whose mangled name contains `kernel`; pointers in the arguments are host addresses."""
+    def run(
+        self,
+        code_object: Path,
+        kernel: str,
+        groups: int,
+        threads: int,
+        arguments: bytes,
+        dynamic_lds: int = 0,
+    ) -> None:
+        """Launch the kernel whose mangled name contains `kernel`; pointers in the arguments are
+        host addresses."""
         data = code_object.read_bytes()
         image, sections, _ = self.load(data)
         descriptor = symbol(sections, kernel)
@@ -72,21 +89,39 @@ class Emulator:
         entry = descriptor + struct.unpack_from("<q", image, descriptor + 16)[0]
         rsrc2 = struct.unpack_from("<I", image, descriptor + 52)[0]
         rsrc2 = (rsrc2 & ~(0x1FF << 15)) | ((lds + dynamic_lds + 511) // 512 << 15)
-        segment = (ctypes.c_uint8 * max(kernarg, len(arguments))).from_buffer_copy(arguments.ljust(kernarg, b"\0"))
+        segment = (ctypes.c_uint8 * max(kernarg, len(arguments))).from_buffer_copy(
+            arguments.ljust(kernarg, b"\0")
+        )
         base = ctypes.addressof(memory)
-        self.emu.run_asm(base + entry, len(image) - entry, groups, 1, 1, threads, 1, 1, ctypes.addressof(segment),
-                         rsrc2=rsrc2, scratch_size=private, arch="cdna")
+        self.emu.run_asm(
+            base + entry,
+            len(image) - entry,
+            groups,
+            1,
+            1,
+            threads,
+            1,
+            1,
+            ctypes.addressof(segment),
+            rsrc2=rsrc2,
+            scratch_size=private,
+            arch="cdna",
+        )
 
 
 def code_object(source: Path, arch: str, folder: Path) -> Path:
     """A .hip file compiled, assembled and linked by ziglang's clang."""
     from blockdraft.roofline.isa import hip_assembly
 
-    return assembled(hip_assembly(source, arch, [f"-I{Path(__file__).parent}"]), arch, folder / f"{source.stem}.{arch}")
+    return assembled(
+        hip_assembly(source, arch, [f"-I{Path(__file__).parent}"]),
+        arch,
+        folder / f"{source.stem}.{arch}",
+    )
 
 
-# The emulator goes through the lanes one by one, and so overwrites what a later lane is yet to read where a DPP operation writes the
-# register that it reads from other lanes: let it read a copy.
+# The emulator goes through the lanes one by one, and so overwrites what a later lane is yet to read
+# where a DPP operation writes the register that it reads from other lanes: let it read a copy.
 IN_PLACE = re.compile(r"^(\s+v_\w+_dpp) (v\d+), \2\b(.*)$", re.M)
 COPY = r"\tv_mov_b32_e32 v255, \2\n\1 \2, v255\3"
 

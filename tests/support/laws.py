@@ -1,4 +1,5 @@
-"""Laws of acceptance by exact enumeration: thresholds are found by bisecting explicit uniforms, not assumed."""
+"""Laws of acceptance by exact enumeration: thresholds are found by bisecting explicit uniforms, not
+assumed."""
 
 import itertools
 import math
@@ -12,37 +13,76 @@ EPS = 2.0**-40
 
 
 class Case:
-    """Random conditional laws: target p(. | prefix) and draft q(. | prefix) for every prefix of up to K tokens."""
+    """Random conditional laws: target p(. | prefix) and draft q(. | prefix) for every prefix of up
+    to K tokens."""
 
     def __init__(self, vocab, K, seed, sharp=1.5):
         generator = torch.Generator().manual_seed(seed)
         self.vocab, self.K = vocab, K
-        self.p, self.q = ({prefix: sharp * torch.randn(vocab, generator=generator) for n in range(K + 1)
-                           for prefix in itertools.product(range(vocab), repeat=n)} for _ in range(2))
+        self.p, self.q = (
+            {
+                prefix: sharp * torch.randn(vocab, generator=generator)
+                for n in range(K + 1)
+                for prefix in itertools.product(range(vocab), repeat=n)
+            }
+            for _ in range(2)
+        )
 
     def drafts(self, draws=True):
         """All draft tuples, their probability under q, and the logits rows they see."""
         tuples = list(itertools.product(range(self.vocab), repeat=self.K))
-        target = torch.stack([torch.stack([self.p[x[:i]] for i in range(self.K + 1)]) for x in tuples])
-        draft = torch.stack([torch.stack([self.q[x[:i]] for i in range(self.K)]) for x in tuples]) if self.K else \
-            torch.zeros(1, 0, self.vocab)
+        target = torch.stack(
+            [torch.stack([self.p[x[:i]] for i in range(self.K + 1)]) for x in tuples]
+        )
+        draft = (
+            torch.stack([torch.stack([self.q[x[:i]] for i in range(self.K)]) for x in tuples])
+            if self.K
+            else torch.zeros(1, 0, self.vocab)
+        )
         x = torch.tensor(tuples, dtype=torch.int32).reshape(len(tuples), self.K)
         chance = draft.double().softmax(-1).gather(-1, x.long()[..., None])[..., 0].prod(1)
         return x, chance, target, draft
 
 
-def accept(x, target, draft, uniforms, D, mode="token", law="sampled", mix=None, backend=None, run=run_by, **kwargs):
+def accept(
+    x,
+    target,
+    draft,
+    uniforms,
+    D,
+    mode="token",
+    law="sampled",
+    mix=None,
+    backend=None,
+    run=run_by,
+    **kwargs,
+):
     """By a backend of the op, or by `run`, called as run_by is."""
     n = len(x)
     ones = torch.ones(n)
     return run(
-        ops.accept_drafts, backend, target, x, torch.full((n,), D, dtype=torch.int32), torch.ones(n, 1, dtype=torch.int32), target.shape[1],
-        seed=torch.zeros(n, dtype=torch.int64), position=torch.zeros(n, dtype=torch.int32), target=Sampling(ones),
-        draft_logits=draft, law=law, mode=mode, mix=None if mix is None else mix * ones, uniforms=uniforms, **kwargs)
+        ops.accept_drafts,
+        backend,
+        target,
+        x,
+        torch.full((n,), D, dtype=torch.int32),
+        torch.ones(n, 1, dtype=torch.int32),
+        target.shape[1],
+        seed=torch.zeros(n, dtype=torch.int64),
+        position=torch.zeros(n, dtype=torch.int32),
+        target=Sampling(ones),
+        draft_logits=draft,
+        law=law,
+        mode=mode,
+        mix=None if mix is None else mix * ones,
+        uniforms=uniforms,
+        **kwargs,
+    )
 
 
 def bisect(predicate, n):
-    """Per row, the measure of {u : predicate(u)} for a predicate that holds below a threshold and fails above."""
+    """Per row, the measure of {u : predicate(u)} for a predicate that holds below a threshold and
+    fails above."""
     low, high = torch.zeros(n, dtype=torch.float64), torch.ones(n, dtype=torch.float64)
     high = torch.where(predicate(high - EPS), torch.full_like(high, 2.0), high)
     low = torch.where(predicate(low), low, torch.full_like(low, -1.0))
@@ -56,21 +96,28 @@ def bisect(predicate, n):
 
 
 def thresholds(x, target, draft, D, **how):
-    """For every draft tuple and draft, the uniform below which it is accepted, those before it being so."""
+    """For every draft tuple and draft, the uniform below which it is accepted, those before it
+    being so."""
     base, found = torch.full((len(x), x.shape[1] + 1), 1 - EPS, dtype=torch.float64), []
     for i in range(D):
+
         def passes(u, i=i):
             uniforms = base.clone()
             uniforms[:, :i], uniforms[:, i] = 0, u
             return accept(x, target, draft, uniforms, D, **how).accepted > i
+
         found.append(bisect(passes, len(x)))
     return found
 
 
 def patterns(n, K, limits):
-    """(uniforms [n,K+1], their probability [n]) of every combination of accepting and rejecting tests; the last uniform is free."""
+    """(uniforms [n,K+1], their probability [n]) of every combination of accepting and rejecting
+    tests; the last uniform is free."""
     for flags in itertools.product((True, False), repeat=len(limits)):
-        uniforms, weight = torch.full((n, K + 1), 1 - EPS, dtype=torch.float64), torch.ones(n, dtype=torch.float64)
+        uniforms, weight = (
+            torch.full((n, K + 1), 1 - EPS, dtype=torch.float64),
+            torch.ones(n, dtype=torch.float64),
+        )
         for i, (taken, t) in enumerate(zip(flags, limits)):
             uniforms[:, i] = (t / 2 if taken else (1 + t) / 2).clamp(max=1 - EPS)
             weight = weight * (t if taken else 1 - t)
@@ -81,9 +128,11 @@ def cdf(x, target, draft, uniforms, D, **how):
     """[n,vocab]: the probability that the drawn token is at most y."""
     uniforms, columns = uniforms.clone(), []
     for y in range(target.shape[-1]):
+
         def drawn(u, y=y):
             uniforms[:, -1] = u
             return accept(x, target, draft, uniforms, D, **how).next_token <= y
+
         columns.append(bisect(drawn, len(x)))
     return torch.stack(columns, 1)
 
@@ -92,17 +141,21 @@ def outcomes(x, target, draft, D, **how):
     """For every draft tuple: (index, a, y, probability), exactly."""
     for uniforms, weight in patterns(*x.shape, thresholds(x, target, draft, D, **how)):
         a = accept(x, target, draft, uniforms, D, **how).accepted
-        chance = weight[:, None] * cdf(x, target, draft, uniforms, D, **how).diff(dim=1, prepend=torch.zeros(len(x), 1))
+        chance = weight[:, None] * cdf(x, target, draft, uniforms, D, **how).diff(
+            dim=1, prepend=torch.zeros(len(x), 1)
+        )
         for b, y in (chance > 0).nonzero().tolist():
             yield b, int(a[b]), y, float(chance[b, y])
 
 
 def breakpoints(x, target, draft, D, margin, **how):
-    """(rows of the arguments, uniforms [N,K+1]): every combination of tests, each uniform beside its threshold, and the last beside
-    each step of the drawn token's law."""
+    """(rows of the arguments, uniforms [N,K+1]): every combination of tests, each uniform beside
+    its threshold, and the last beside each step of the drawn token's law."""
     n, rows, uniforms = len(x), [], []
     limits = thresholds(x, target, draft, D, **how)
-    for pattern, (middle, _) in zip(itertools.product((True, False), repeat=D), patterns(n, x.shape[1], limits)):
+    for pattern, (middle, _) in zip(
+        itertools.product((True, False), repeat=D), patterns(n, x.shape[1], limits)
+    ):
         steps = cdf(x, target, draft, middle, D, **how)
         for step in steps.unbind(1):
             for side in (-margin, margin):
@@ -116,7 +169,8 @@ def breakpoints(x, target, draft, D, margin, **how):
 
 
 def law_of(case, D=None, rows=None, **how):
-    """Law of the first D+1 tokens: what acceptance emits, completed by the target; and E[accepted]."""
+    """Law of the first D+1 tokens: what acceptance emits, completed by the target; and
+    E[accepted]."""
     D = case.K if D is None else D
     x, chance, target, draft = case.drafts()
     if how.get("law") == "greedy":
@@ -129,7 +183,11 @@ def law_of(case, D=None, rows=None, **how):
         emitted = (*x[b, :a].tolist(), y)
         frontier = {emitted: weight}
         while len(next(iter(frontier))) <= D:
-            frontier = {(*s, z): w * float(step(s)[z]) for s, w in frontier.items() for z in range(case.vocab)}
+            frontier = {
+                (*s, z): w * float(step(s)[z])
+                for s, w in frontier.items()
+                for z in range(case.vocab)
+            }
         for s, w in frontier.items():
             total[s] = total.get(s, 0.0) + w
     return total, mean
@@ -137,8 +195,10 @@ def law_of(case, D=None, rows=None, **how):
 
 def expected_law(case, D, step=None):
     step = step or (lambda prefix: case.p[prefix].double().softmax(0))
-    return {s: math.prod(float(step(s[:i])[s[i]]) for i in range(D + 1))
-            for s in itertools.product(range(case.vocab), repeat=D + 1)}
+    return {
+        s: math.prod(float(step(s[:i])[s[i]]) for i in range(D + 1))
+        for s in itertools.product(range(case.vocab), repeat=D + 1)
+    }
 
 
 def distance(a, b):

@@ -6,15 +6,16 @@ from torch.utils._pytree import tree_map
 
 from blockdraft import Sampling, env, ops
 
-# A decision is in doubt if the reference itself changes it when uniforms and top_p move so far: fp32 exponentials (3e-7), sums and
-# a float32 normaliser (1e-6 at lse 16) stay below it.
+# A decision is in doubt if the reference itself changes it when uniforms and top_p move so far:
+# fp32 exponentials (3e-7), sums and a float32 normaliser (1e-6 at lse 16) stay below it.
 MARGIN = 1e-5
 TINY = (1e-3, 1e-9)  # temperatures
 FLOATS = [torch.float32, torch.bfloat16, torch.float16]
 
 
 def run_by(op, backend, *args, **options):
-    """An op's result by a backend; the Triton kernels, unless interpreted, run on a GPU, and what they return comes back."""
+    """An op's result by a backend; the Triton kernels, unless interpreted, run on a GPU, and what
+    they return comes back."""
     if backend != "triton" or env.triton_interpreter():
         return op(*args, backend=backend, **options)
 
@@ -27,20 +28,34 @@ def run_by(op, backend, *args, **options):
 @st.composite
 def cases(draw, vocabularies=(1, 2, 7, 16, 64, 100, 700)):
     vocab = draw(st.sampled_from(vocabularies))
-    case = dict(seed=draw(st.integers(0, 2**31)), B=draw(st.integers(0, 4)), K=draw(st.integers(0, 5)), vocab=vocab,
-                valid=draw(st.integers(max(1, vocab - 5), vocab)), mask=draw(st.sampled_from([-1, -1, 0, vocab - 1, vocab // 2])),
-                dtype=draw(st.sampled_from(FLOATS)), mode=draw(st.sampled_from(["token", "token", "block", "greedy"])),
-                law=draw(st.sampled_from(["sampled", "sampled", "greedy"])), mix=draw(st.sampled_from([None, None, "some"])),
-                truncated=draw(st.booleans()), temperature=draw(st.sampled_from([None, None, 0.0, 0.3, 5.0, *TINY])),
-                given_lse=draw(st.booleans()), spoiled=draw(st.sampled_from([None, None, None, -torch.inf, torch.inf, torch.nan])),
-                coarse=draw(st.booleans()), logprob=draw(st.booleans()), pads=draw(st.booleans()), gap=draw(st.sampled_from([0, 0, 30, 100])))
+    case = dict(
+        seed=draw(st.integers(0, 2**31)),
+        B=draw(st.integers(0, 4)),
+        K=draw(st.integers(0, 5)),
+        vocab=vocab,
+        valid=draw(st.integers(max(1, vocab - 5), vocab)),
+        mask=draw(st.sampled_from([-1, -1, 0, vocab - 1, vocab // 2])),
+        dtype=draw(st.sampled_from(FLOATS)),
+        mode=draw(st.sampled_from(["token", "token", "block", "greedy"])),
+        law=draw(st.sampled_from(["sampled", "sampled", "greedy"])),
+        mix=draw(st.sampled_from([None, None, "some"])),
+        truncated=draw(st.booleans()),
+        temperature=draw(st.sampled_from([None, None, 0.0, 0.3, 5.0, *TINY])),
+        given_lse=draw(st.booleans()),
+        spoiled=draw(st.sampled_from([None, None, None, -torch.inf, torch.inf, torch.nan])),
+        coarse=draw(st.booleans()),
+        logprob=draw(st.booleans()),
+        pads=draw(st.booleans()),
+        gap=draw(st.sampled_from([0, 0, 30, 100])),
+    )
     if case["temperature"] in TINY:  # float32 holds neither a blend nor a normaliser finely enough
         case |= dict(mix=None, given_lse=False)
     return case
 
 
 def inputs(c):
-    """Random arguments: drafts near the target, sometimes rounded logits (ties), -inf, NaN, dead rows, idle requests."""
+    """Random arguments: drafts near the target, sometimes rounded logits (ties), -inf, NaN, dead
+    rows, idle requests."""
     g = torch.Generator().manual_seed(c["seed"])
     B, K, vocab = c["B"], c["K"], c["vocab"]
 
@@ -48,11 +63,17 @@ def inputs(c):
         return torch.rand(shape, generator=g)
 
     def shaping():
-        t = rand(B) + 0.5 if c["temperature"] is None else torch.where(rand(B) < 0.7, c["temperature"], 1.0)
+        t = (
+            rand(B) + 0.5
+            if c["temperature"] is None
+            else torch.where(rand(B) < 0.7, c["temperature"], 1.0)
+        )
         if not c["truncated"]:
             return Sampling(t)
         k = torch.randint(0, vocab + 2, (B,), generator=g, dtype=torch.int32)
-        return Sampling(t, k * (rand(B) < 0.7), torch.where(rand(B) < 0.7, rand(B) * 0.99 + 0.01, 1.0))
+        return Sampling(
+            t, k * (rand(B) < 0.7), torch.where(rand(B) < 0.7, rand(B) * 0.99 + 0.01, 1.0)
+        )
 
     target = 3 * torch.randn(B, K + 1, vocab, generator=g)
     draft = target[:, :K] + rand(B, 1, 1) * torch.randn(B, K, vocab, generator=g)
@@ -67,25 +88,67 @@ def inputs(c):
     target, draft = target.to(c["dtype"]), draft.to(c["dtype"])
     target_sampling, drafter = shaping(), shaping()
     length = torch.randint(-1, K + 1, (B,), generator=g, dtype=torch.int32)
-    seed, position = torch.randint(2**62, (B,), generator=g), torch.randint(2**30, (B,), generator=g, dtype=torch.int32)
+    seed, position = (
+        torch.randint(2**62, (B,), generator=g),
+        torch.randint(2**30, (B,), generator=g, dtype=torch.int32),
+    )
     common = dict(num_valid_vocab=c["valid"], mask_token=c["mask"])
-    x, lse = ops.sample_drafts(draft, length.clamp(min=0), seed=seed, position=position, drafter=drafter, backend="reference", **common)
-    foreign = (rand(B, K) < 0.2) & (c["temperature"] not in TINY)  # no draw of q; it may leave a residual of 1e-100
-    x = torch.where(foreign & (not c["given_lse"]), torch.randint(-1, vocab, (B, K), generator=g, dtype=torch.int32), x)
+    x, lse = ops.sample_drafts(
+        draft,
+        length.clamp(min=0),
+        seed=seed,
+        position=position,
+        drafter=drafter,
+        backend="reference",
+        **common,
+    )
+    # no draw of q; it may leave a residual of 1e-100
+    foreign = (rand(B, K) < 0.2) & (c["temperature"] not in TINY)
+    x = torch.where(
+        foreign & (not c["given_lse"]),
+        torch.randint(-1, vocab, (B, K), generator=g, dtype=torch.int32),
+        x,
+    )
     rare = (rand(B, K) < 0.3) & (x >= 0)  # for the target, not for the drafter
-    target[:, :K].scatter_add_(2, x.clamp(min=0).long()[..., None], (rare * -float(c.get("gap", 0)))[..., None].to(target.dtype))
+    target[:, :K].scatter_add_(
+        2,
+        x.clamp(min=0).long()[..., None],
+        (rare * -float(c.get("gap", 0)))[..., None].to(target.dtype),
+    )
     branch = torch.randint(-1, K + 1, (B, 3), generator=g, dtype=torch.int32)
     branch[branch == 0] = -1
     mix = None if c["mix"] is None else rand(B).where(rand(B) < 0.5, (rand(B) < 0.5).float())
-    options = dict(seed=seed, position=position, target=target_sampling, drafter=drafter, draft_logits=draft, law=c["law"],
-                   draft_lse=lse if c["given_lse"] else None, mix=mix, mode=c["mode"], with_logprob=c["logprob"],
-                   remaining=torch.randint(1, 2 * K + 3, (B,), generator=g, dtype=torch.int32), **common)
-    return (target, x, length, branch, K + 1), options, torch.rand(B, K + 1, generator=g, dtype=torch.float64)
+    options = dict(
+        seed=seed,
+        position=position,
+        target=target_sampling,
+        drafter=drafter,
+        draft_logits=draft,
+        law=c["law"],
+        draft_lse=lse if c["given_lse"] else None,
+        mix=mix,
+        mode=c["mode"],
+        with_logprob=c["logprob"],
+        remaining=torch.randint(1, 2 * K + 3, (B,), generator=g, dtype=torch.int32),
+        **common,
+    )
+    return (
+        (target, x, length, branch, K + 1),
+        options,
+        torch.rand(B, K + 1, generator=g, dtype=torch.float64),
+    )
 
 
 def moved(options, by):
     def move(s):
-        return s if s.top_p is None else s._replace(top_p=torch.where(s.top_p < 1, (s.top_p * (1 + by)).clamp(max=1 - 1e-7), s.top_p))
+        return (
+            s
+            if s.top_p is None
+            else s._replace(
+                top_p=torch.where(s.top_p < 1, (s.top_p * (1 + by)).clamp(max=1 - 1e-7), s.top_p)
+            )
+        )
+
     return {**options, "target": move(options["target"]), "drafter": move(options["drafter"])}
 
 
@@ -99,14 +162,17 @@ def doubtful(args, options, u, want):
     """bool [B]: requests that the reference decides otherwise, or nearly so."""
     doubt = torch.zeros(len(u), dtype=torch.bool)
     for by in (-MARGIN, MARGIN):
-        v = (u + by * torch.where(torch.arange(u.shape[1]) < u.shape[1] - 1, u, 1.0)).clamp(0, 1 - 2**-53)
+        v = (u + by * torch.where(torch.arange(u.shape[1]) < u.shape[1] - 1, u, 1.0)).clamp(
+            0, 1 - 2**-53
+        )
         near = ops.accept_drafts(*args, uniforms=v, backend="reference", **moved(options, by))
         doubt |= ~equal(near, want)
     return doubt
 
 
 def compare(c, run):
-    """run(args, options, uniforms) -> Accepted, against the reference. bool [B] twice: the same, in doubt."""
+    """run(args, options, uniforms) -> Accepted, against the reference. bool [B] twice: the same, in
+    doubt."""
     args, options, u = inputs(c)
     got = run(args, options, u)
     want = ops.accept_drafts(*args, uniforms=u, backend="reference", **options)
@@ -122,14 +188,24 @@ def compare_samples(c, run):
     """run(logits, draft_len, how, uniforms) -> tokens, lse; asserts."""
     (_, _, length, _, _), options, _ = inputs(c)
     logits = options["draft_logits"]
-    how = {name: options[name] for name in ("seed", "position", "drafter", "law", "num_valid_vocab", "mask_token")}
-    u = torch.rand(logits.shape[:2], generator=torch.Generator().manual_seed(c["seed"]), dtype=torch.float64)
+    how = {
+        name: options[name]
+        for name in ("seed", "position", "drafter", "law", "num_valid_vocab", "mask_token")
+    }
+    u = torch.rand(
+        logits.shape[:2], generator=torch.Generator().manual_seed(c["seed"]), dtype=torch.float64
+    )
     tokens, lse = run(logits, length, how, u)
     want, want_lse = ops.sample_drafts(logits, length, uniforms=u, backend="reference", **how)
     doubt = torch.zeros_like(tokens, dtype=torch.bool)
     for by in (-MARGIN, MARGIN):
-        near, near_lse = ops.sample_drafts(logits, length, uniforms=(u + by).clamp(0, 1 - 2**-53), backend="reference",
-                                           **{**how, "drafter": moved(options, by)["drafter"]})
+        near, near_lse = ops.sample_drafts(
+            logits,
+            length,
+            uniforms=(u + by).clamp(0, 1 - 2**-53),
+            backend="reference",
+            **{**how, "drafter": moved(options, by)["drafter"]},
+        )
         doubt |= (near != want) | ((near_lse - want_lse).abs() > 1e-4)
     assert ((tokens == want) | doubt).all()
     assert torch.allclose(lse[~doubt], want_lse[~doubt], rtol=2e-6, atol=2e-6)

@@ -1,4 +1,5 @@
-// accept_drafts and sample_drafts on the host and, step by step as on a GPU, on sim; and the random numbers. See checks.cpp.
+// accept_drafts and sample_drafts on the host and, step by step as on a GPU, on sim; and the random
+// numbers. See checks.cpp.
 #include "accept_drafts.h"
 #include "philox.h"
 #include "sample_drafts.h"
@@ -25,13 +26,16 @@ void with_crew(double* sums, uint64_t seed, int dropped, Run run) {
 }
 
 template <int kStep, class T>
-void accept_step(const AcceptParams<T>& p, int rows, int blocks_of_row, uint64_t seed, int dropped) {
+void accept_step(const AcceptParams<T>& p, int rows, int blocks_of_row, uint64_t seed,
+                 int dropped) {
   const int blocks = Vocabulary(p.valid, p.mask_token).blocks;
   for (int item = 0; item < p.batch * rows * blocks_of_row; ++item) {
     const int request = item / (rows * blocks_of_row);
-    const auto memory = AcceptMemory<T>::at(p.workspace + request * AcceptMemory<T>::doubles(p.drafts, blocks), p.drafts, blocks);
+    const auto memory = AcceptMemory<T>::at(
+        p.workspace + request * AcceptMemory<T>::doubles(p.drafts, blocks), p.drafts, blocks);
     with_crew(memory.sums, seed + item, dropped, [&](sim::Crew& crew) {
-      Acceptance<sim::Crew, T>(crew, p, request, memory).template step<kStep>(item / blocks_of_row % rows, item % blocks_of_row);
+      Acceptance<sim::Crew, T>(crew, p, request, memory)
+          .template step<kStep>(item / blocks_of_row % rows, item % blocks_of_row);
     });
   }
 }
@@ -69,9 +73,11 @@ void check_sample_drafts(int target, int type, const void* params, uint64_t seed
       double* memory = p.workspace + row * sample_doubles(blocks);
       auto* partials = reinterpret_cast<Partial*>(memory);
       with_crew(memory + 2 * blocks, seed + row, dropped, [&](sim::Crew& crew) {
-        for (int block = 0; block < blocks; ++block) DraftRow<sim::Crew, T>(crew, p, row, partials).measure(block);
+        for (int block = 0; block < blocks; ++block)
+          DraftRow<sim::Crew, T>(crew, p, row, partials).measure(block);
       });
-      with_crew(memory + 2 * blocks, seed + row, dropped, [&](sim::Crew& crew) { DraftRow<sim::Crew, T>(crew, p, row, partials).finish(); });
+      with_crew(memory + 2 * blocks, seed + row, dropped,
+                [&](sim::Crew& crew) { DraftRow<sim::Crew, T>(crew, p, row, partials).finish(); });
     }
   });
 }
@@ -81,16 +87,20 @@ void check_philox(const uint32_t* counter, const uint32_t* key, uint32_t* out) {
   for (int i = 0; i < 4; ++i) out[i] = x.word[i];
 }
 
-double check_uniform(int64_t seed, int32_t position, int row, int purpose) { return uniform(seed, position, row, Purpose(purpose)); }
+double check_uniform(int64_t seed, int32_t position, int row, int purpose) {
+  return uniform(seed, position, row, Purpose(purpose));
+}
 
-// The host's exponentials: 2^x, 2^(x * scale), and 2^(x * scale) of a scale that is a float. n: a multiple of 16.
+// The host's exponentials: 2^x, 2^(x * scale), and 2^(x * scale) of a scale that is a float. n: a
+// multiple of 16.
 void check_exp2(int kind, double scale, const float* x, float* out, int n) {
   auto of = [&](auto at, host::wide in) {
     if constexpr (host::Scan::kProducts)
       if (kind == 2) return at.exp2_product(in, float(scale));
     return kind ? at.exp2(in, scale) : at.exp2(in);
   };
-  for (int i = 0; i < n; i += host::kWide) host::store_wide(out + i, of(host::Lanes(), host::load_wide(x + i)));
+  for (int i = 0; i < n; i += host::kWide)
+    host::store_wide(out + i, of(host::Lanes(), host::load_wide(x + i)));
 }
 
 size_t accept_params_size() { return sizeof(AcceptParams<float>); }

@@ -1,4 +1,5 @@
-"""What a batch of requests keeps between passes: paged K/V, convolution state, delayed values, prefix lengths."""
+"""What a batch of requests keeps between passes: paged K/V, convolution state, delayed values,
+prefix lengths."""
 
 import torch
 
@@ -6,14 +7,24 @@ from .config import ZayaConfig
 
 
 class PagedCache:
-    """K/V pages [L,pages,page,Hk,Dh], conv_state [L,S,taps-1,C], late_state [L,S,Hk*Dh/2] and the tables of B requests.
+    """K/V pages [L,pages,page,Hk,Dh], conv_state [L,S,taps-1,C], late_state [L,S,Hk*Dh/2] and the
+    tables of B requests.
 
     Pages are given out once, for each request's own maximum; request b owns state slot b.
     """
 
-    def __init__(self, config: ZayaConfig, max_tokens: list[int], dtype: torch.dtype, device="cpu", page: int = 16):
+    def __init__(
+        self,
+        config: ZayaConfig,
+        max_tokens: list[int],
+        dtype: torch.dtype,
+        device="cpu",
+        page: int = 16,
+    ):
         if not max_tokens:
-            raise ValueError("PagedCache: max_tokens: expected one entry per request, got an empty batch")
+            raise ValueError(
+                "PagedCache: max_tokens: expected one entry per request, got an empty batch"
+            )
         if page < 8 or page & (page - 1):
             raise ValueError(f"PagedCache: page: expected a power of two >= 8, got {page}")
         counts = [-(-tokens // page) for tokens in max_tokens]
@@ -32,4 +43,5 @@ class PagedCache:
         self.prefix_lens = torch.zeros(batch, dtype=torch.int32, device=device)
         self.slots = torch.arange(batch, dtype=torch.int32, device=device)
         self.max_tokens = max(max_tokens)
-        self.projected = None  # [L,T,...]: the last pass's projections, from which `commit` takes the new state
+        # [L,T,...]: the last pass's projections, from which `commit` takes the new state
+        self.projected = None

@@ -4,15 +4,22 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
-_ROPE = {"hybrid": {"rope_theta": 5e6, "partial_rotary_factor": 0.5},
-         "hybrid_sliding": {"rope_theta": 1e4, "partial_rotary_factor": 0.5}}
+_ROPE = {
+    "hybrid": {"rope_theta": 5e6, "partial_rotary_factor": 0.5},
+    "hybrid_sliding": {"rope_theta": 1e4, "partial_rotary_factor": 0.5},
+}
 
 
 def _plain_rope(rope) -> bool:
     """Unscaled RoPE over a share of the head, the only kind that ZAYA uses."""
-    return (isinstance(rope, dict) and rope.get("rope_type", "default") == "default"
-            and isinstance(rope.get("rope_theta"), (int, float)) and rope["rope_theta"] > 0
-            and isinstance(share := rope.get("partial_rotary_factor", 1.0), (int, float)) and 0 < share <= 1)
+    return (
+        isinstance(rope, dict)
+        and rope.get("rope_type", "default") == "default"
+        and isinstance(rope.get("rope_theta"), (int, float))
+        and rope["rope_theta"] > 0
+        and isinstance(share := rope.get("partial_rotary_factor", 1.0), (int, float))
+        and 0 < share <= 1
+    )
 
 
 def read_json(path: Path) -> dict:
@@ -28,7 +35,8 @@ def read_json(path: Path) -> dict:
 
 @dataclass(frozen=True)
 class ZayaConfig:
-    """Defaults are ZAYA1-8B's. `mask_token_id` is blockdraft's own key: the token that fills a proposal."""
+    """Defaults are ZAYA1-8B's. `mask_token_id` is blockdraft's own key: the token that fills a
+    proposal."""
 
     vocab_size: int = 262272
     hidden_size: int = 2048
@@ -59,7 +67,10 @@ class ZayaConfig:
         fix = lambda name, value: object.__setattr__(self, name, value)  # noqa: E731  (frozen)
         fix("layer_types", self.layer_types or ["hybrid"] * self.num_hidden_layers)
         fix("rope_parameters", self.rope_parameters or _ROPE)
-        fix("num_valid_vocab", self.vocab_size if self.num_valid_vocab is None else self.num_valid_vocab)
+        fix(
+            "num_valid_vocab",
+            self.vocab_size if self.num_valid_vocab is None else self.num_valid_vocab,
+        )
         self._check()
         fix("layer_types", tuple(self.layer_types))
         if isinstance(self.eos_token_id, list):
@@ -68,28 +79,70 @@ class ZayaConfig:
     def _check(self):
         def need(ok, name, expected):
             if not ok:
-                raise ValueError(f"ZayaConfig: {name}: expected {expected}, got {getattr(self, name)!r}")
+                raise ValueError(
+                    f"ZayaConfig: {name}: expected {expected}, got {getattr(self, name)!r}"
+                )
 
-        for name in ("vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads", "head_dim",
-                     "moe_intermediate_size", "num_experts", "router_hidden_size", "cca_time0", "cca_time1",
-                     "max_position_embeddings"):
+        for name in (
+            "vocab_size",
+            "hidden_size",
+            "num_hidden_layers",
+            "num_attention_heads",
+            "num_key_value_heads",
+            "head_dim",
+            "moe_intermediate_size",
+            "num_experts",
+            "router_hidden_size",
+            "cca_time0",
+            "cca_time1",
+            "max_position_embeddings",
+        ):
             value = getattr(self, name)
             need(isinstance(value, int) and value > 0, name, "a positive integer")
-        need(self.num_attention_heads % self.num_key_value_heads == 0, "num_attention_heads",
-             f"a multiple of num_key_value_heads = {self.num_key_value_heads}")
-        need(self.num_experts_per_tok == 1, "num_experts_per_tok", "1 (ZAYA routes each token to one expert)")
+        need(
+            self.num_attention_heads % self.num_key_value_heads == 0,
+            "num_attention_heads",
+            f"a multiple of num_key_value_heads = {self.num_key_value_heads}",
+        )
+        need(
+            self.num_experts_per_tok == 1,
+            "num_experts_per_tok",
+            "1 (ZAYA routes each token to one expert)",
+        )
         need(self.hidden_act == "silu", "hidden_act", "'silu'")
-        need(isinstance(self.layer_types, (list, tuple)) and len(self.layer_types) == self.num_hidden_layers
-             and set(self.layer_types) <= set(_ROPE), "layer_types", f"{self.num_hidden_layers} of 'hybrid' or 'hybrid_sliding'")
-        need(isinstance(self.rms_norm_eps, float) and self.rms_norm_eps > 0, "rms_norm_eps", "a positive number")
-        need("hybrid_sliding" not in self.layer_types or (self.sliding_window or 0) > 0, "sliding_window",
-             "a positive window, since some layers are 'hybrid_sliding'")
-        need(isinstance(self.rope_parameters, dict) and all(_plain_rope(self._rope(kind)) for kind in set(self.layer_types)),
-             "rope_parameters", "rope_type 'default', rope_theta > 0 and partial_rotary_factor in 0..1 for every layer type in use")
-        need(isinstance(self.num_valid_vocab, int) and 1 <= self.num_valid_vocab <= self.vocab_size, "num_valid_vocab",
-             f"1 .. vocab_size = {self.vocab_size}")
-        need(self.mask_token_id is None or 0 <= self.mask_token_id < self.vocab_size, "mask_token_id",
-             f"None or 0..{self.vocab_size - 1}")
+        need(
+            isinstance(self.layer_types, (list, tuple))
+            and len(self.layer_types) == self.num_hidden_layers
+            and set(self.layer_types) <= set(_ROPE),
+            "layer_types",
+            f"{self.num_hidden_layers} of 'hybrid' or 'hybrid_sliding'",
+        )
+        need(
+            isinstance(self.rms_norm_eps, float) and self.rms_norm_eps > 0,
+            "rms_norm_eps",
+            "a positive number",
+        )
+        need(
+            "hybrid_sliding" not in self.layer_types or (self.sliding_window or 0) > 0,
+            "sliding_window",
+            "a positive window, since some layers are 'hybrid_sliding'",
+        )
+        need(
+            isinstance(self.rope_parameters, dict)
+            and all(_plain_rope(self._rope(kind)) for kind in set(self.layer_types)),
+            "rope_parameters",
+            "rope_type 'default', rope_theta > 0 and partial_rotary_factor in 0..1 for every layer type in use",
+        )
+        need(
+            isinstance(self.num_valid_vocab, int) and 1 <= self.num_valid_vocab <= self.vocab_size,
+            "num_valid_vocab",
+            f"1 .. vocab_size = {self.vocab_size}",
+        )
+        need(
+            self.mask_token_id is None or 0 <= self.mask_token_id < self.vocab_size,
+            "mask_token_id",
+            f"None or 0..{self.vocab_size - 1}",
+        )
 
     def _rope(self, layer_type: str) -> dict:
         rope = self.rope_parameters
@@ -100,7 +153,9 @@ class ZayaConfig:
         return self.sliding_window if self.layer_types[layer] == "hybrid_sliding" else 0
 
     def rotary_dim(self, layer: int) -> int:
-        return int(self.head_dim * self._rope(self.layer_types[layer]).get("partial_rotary_factor", 1.0))
+        return int(
+            self.head_dim * self._rope(self.layer_types[layer]).get("partial_rotary_factor", 1.0)
+        )
 
     def rope_theta(self, layer: int) -> float:
         return float(self._rope(self.layer_types[layer])["rope_theta"])
@@ -127,8 +182,12 @@ class ZayaConfig:
     def load(cls, folder) -> "ZayaConfig":
         path = Path(folder) / "config.json"
         if not path.is_file():
-            raise ValueError(f"ZayaConfig.load: folder: expected a checkpoint folder with config.json, got {str(folder)!r}")
+            raise ValueError(
+                f"ZayaConfig.load: folder: expected a checkpoint folder with config.json, got {str(folder)!r}"
+            )
         raw = read_json(path)
         if raw.get("model_type") != "zaya":
-            raise ValueError(f"ZayaConfig.load: {path}: expected model_type 'zaya', got {raw.get('model_type')!r}")
+            raise ValueError(
+                f"ZayaConfig.load: {path}: expected model_type 'zaya', got {raw.get('model_type')!r}"
+            )
         return cls(**{key: value for key, value in raw.items() if key in cls.__dataclass_fields__})

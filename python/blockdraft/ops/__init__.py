@@ -1,5 +1,6 @@
-"""The public ops. Each checks its arguments, then writes its outputs through one backend (`backend=None`: the first that
-supports them). A tensor passed as an output is written in place and returned."""
+"""The public ops. Each checks its arguments, then writes its outputs through one backend
+(`backend=None`: the first that supports them). A tensor passed as an output is written in place and
+returned."""
 
 from .accept_drafts import Accepted, accept_drafts, accept_drafts_workspace
 from .block_attention import block_attention, block_attention_workspace
@@ -11,5 +12,18 @@ from .plan_branches import plan_branches
 from .sample_drafts import sample_drafts, sample_drafts_workspace
 from .zaya_router import zaya_router
 
-__all__ = ["Accepted", "accept_drafts", "accept_drafts_workspace", "block_attention", "block_attention_workspace", "cca_qkv", "commit",
-           "fused_moe", "moe_dispatch", "plan_branches", "sample_drafts", "sample_drafts_workspace", "zaya_router"]
+__all__ = [
+    "Accepted",
+    "accept_drafts",
+    "accept_drafts_workspace",
+    "block_attention",
+    "block_attention_workspace",
+    "cca_qkv",
+    "commit",
+    "fused_moe",
+    "moe_dispatch",
+    "plan_branches",
+    "sample_drafts",
+    "sample_drafts_workspace",
+    "zaya_router",
+]

@@ -1,4 +1,5 @@
-"""The C++ kernels: importing the extension registers them with torch under the schemas of `blockdraft.registry`."""
+"""The C++ kernels: importing the extension registers them with torch under the schemas of
+`blockdraft.registry`."""
 
 from ..native import load
 
@@ -13,12 +14,19 @@ def unsupported(*tensors) -> str | None:
     if MISSING:
         return MISSING
     kind = tensors[0].device.type
-    return None if kind in DEVICES else f"the C++ kernels were built for {' and '.join(DEVICES)}, not for {kind}"
+    return (
+        None
+        if kind in DEVICES
+        else f"the C++ kernels were built for {' and '.join(DEVICES)}, not for {kind}"
+    )
 
 
 def unaligned(**tensors) -> str | None:
     """The reason why rows cannot be read 16 bytes at a time (None entries are skipped), or None."""
     for name, t in tensors.items():
-        if t is not None and (t.storage_offset() * t.element_size() % 16 or any(stride * t.element_size() % 16 for stride in t.stride()[:-1])):
+        if t is not None and (
+            t.storage_offset() * t.element_size() % 16
+            or any(stride * t.element_size() % 16 for stride in t.stride()[:-1])
+        ):
             return f"{name}: rows begin at multiples of 16 bytes"
     return None

@@ -2,10 +2,20 @@
 
 from ..layout import Rows
 
-SCHEMA = ("Tensor cu_rows, Tensor prefix_lens, Tensor draft_len, Tensor branch, int mask_rows, bool bidirectional, "
-          "int max_rows, int max_prefix")
+SCHEMA = (
+    "Tensor cu_rows, Tensor prefix_lens, Tensor draft_len, Tensor branch, int mask_rows, bool bidirectional, "
+    "int max_rows, int max_prefix"
+)
 
 
 def flatten(rows: Rows) -> tuple:
-    return (rows.cu_rows, rows.prefix_lens, rows.draft_len, rows.branch, rows.mask_rows, rows.bidirectional, rows.max_rows,
-            rows.max_prefix)
+    return (
+        rows.cu_rows,
+        rows.prefix_lens,
+        rows.draft_len,
+        rows.branch,
+        rows.mask_rows,
+        rows.bidirectional,
+        rows.max_rows,
+        rows.max_prefix,
+    )

@@ -27,4 +27,8 @@ def unsupported(tensor: torch.Tensor) -> str | None:
     if MISSING:
         return MISSING
     kind = tensor.device.type
-    return None if kind == "cuda" or env.triton_interpreter() else f"the Triton kernels run on a GPU, or with TRITON_INTERPRET=1, not on {kind}"
+    return (
+        None
+        if kind == "cuda" or env.triton_interpreter()
+        else f"the Triton kernels run on a GPU, or with TRITON_INTERPRET=1, not on {kind}"
+    )

@@ -7,26 +7,69 @@ from ..registry import Op
 from . import _native, _triton
 
 _SAMPLING = "Tensor {0}_temperature, Tensor? {0}_top_k, Tensor? {0}_top_p"
-_OP = Op("accept_drafts", "(Tensor target_logits, Tensor draft_tokens, Tensor? draft_logits, Tensor? draft_lse, "
-         "Tensor draft_len, Tensor branch, int mask_rows, Tensor seed, Tensor position, Tensor? uniforms, "
-         f"{_SAMPLING.format('target')}, {_SAMPLING.format('drafter')}, Tensor? mix, bool dirac, str rule, "
-         "int num_valid_vocab, int mask_token, Tensor? remaining, Tensor(a!) accepted, Tensor(b!) next_token, "
-         "Tensor(c!) proposal, Tensor(d!) shift, Tensor(e!) next_draft_len, Tensor(f!) status, "
-         "Tensor(g!)? target_logprob, Tensor(h!)? workspace) -> ()")
+_OP = Op(
+    "accept_drafts",
+    "(Tensor target_logits, Tensor draft_tokens, Tensor? draft_logits, Tensor? draft_lse, "
+    "Tensor draft_len, Tensor branch, int mask_rows, Tensor seed, Tensor position, Tensor? uniforms, "
+    f"{_SAMPLING.format('target')}, {_SAMPLING.format('drafter')}, Tensor? mix, bool dirac, str rule, "
+    "int num_valid_vocab, int mask_token, Tensor? remaining, Tensor(a!) accepted, Tensor(b!) next_token, "
+    "Tensor(c!) proposal, Tensor(d!) shift, Tensor(e!) next_draft_len, Tensor(f!) status, "
+    "Tensor(g!)? target_logprob, Tensor(h!)? workspace) -> ()",
+)
 
 BLOCK_IDS, MOST_BLOCKS = 4096, 256  # of the vocabulary; the kernels know them too
 
 
-def _reference(target_logits, draft_tokens, draft_logits, draft_lse, draft_len, branch, mask_rows, seed, position, uniforms,
-               t0, t1, t2, d0, d1, d2, mix, dirac, rule, num_valid_vocab, mask_token, remaining, *outputs_and_workspace):
+def _reference(
+    target_logits,
+    draft_tokens,
+    draft_logits,
+    draft_lse,
+    draft_len,
+    branch,
+    mask_rows,
+    seed,
+    position,
+    uniforms,
+    t0,
+    t1,
+    t2,
+    d0,
+    d1,
+    d2,
+    mix,
+    dirac,
+    rule,
+    num_valid_vocab,
+    mask_token,
+    remaining,
+    *outputs_and_workspace,
+):
     outputs = outputs_and_workspace[:-1]
     if uniforms is None:
         K = draft_tokens.shape[1]
-        uniforms = torch.cat([rng.uniform(seed, position, K, rng.ACCEPT), rng.uniform(seed, position, 1, rng.DRAW)], 1)
+        uniforms = torch.cat(
+            [rng.uniform(seed, position, K, rng.ACCEPT), rng.uniform(seed, position, 1, rng.DRAW)],
+            1,
+        )
     result = reference.accept_drafts(
-        target_logits, draft_tokens, draft_len, branch, mask_rows, uniforms.double(), Sampling(t0, t1, t2),
-        Sampling(d0, d1, d2), mix, draft_logits, dirac, rule, num_valid_vocab, mask_token, remaining,
-        with_logprob=outputs[-1] is not None)
+        target_logits,
+        draft_tokens,
+        draft_len,
+        branch,
+        mask_rows,
+        uniforms.double(),
+        Sampling(t0, t1, t2),
+        Sampling(d0, d1, d2),
+        mix,
+        draft_logits,
+        dirac,
+        rule,
+        num_valid_vocab,
+        mask_token,
+        remaining,
+        with_logprob=outputs[-1] is not None,
+    )
     for output, value in zip(outputs, result):
         if output is not None:
             output.copy_(value)
@@ -36,8 +79,11 @@ def _cpp_unsupported(target_logits, *rest):
     return _native.unsupported(target_logits)
 
 
-_OP.register("triton", lambda *args: _triton.launch("accept_drafts", *args, vocabulary_blocks),
-             lambda target_logits, *rest: _triton.unsupported(target_logits))
+_OP.register(
+    "triton",
+    lambda *args: _triton.launch("accept_drafts", *args, vocabulary_blocks),
+    lambda target_logits, *rest: _triton.unsupported(target_logits),
+)
 _OP.register("cpp", None, _cpp_unsupported)
 _OP.register("reference", _reference)
 
@@ -47,49 +93,86 @@ def vocabulary_blocks(vocab: int) -> int:
 
 
 def accept_drafts_workspace(target_logits) -> tuple[int, ...]:
-    """Shape of the float64 workspace of `accept_drafts`: laws, and what blocks of the vocabulary add to them; empty on a CPU."""
+    """Shape of the float64 workspace of `accept_drafts`: laws, and what blocks of the vocabulary
+    add to them; empty on a CPU."""
     batch, V, vocab = target_logits.shape
     if not _triton.on_gpu(target_logits):
         return (0, 0)
-    return (batch, (2 * V - 1) * (8 + 2 * vocabulary_blocks(vocab)) + V * vocabulary_blocks(vocab) + 2)
+    return (
+        batch,
+        (2 * V - 1) * (8 + 2 * vocabulary_blocks(vocab)) + V * vocabulary_blocks(vocab) + 2,
+    )
 
 
-def accept_drafts(target_logits, draft_tokens, draft_len, branch, mask_rows: int, *, seed, position, target: Sampling,
-                  drafter: Sampling | None = None, draft_logits=None, draft_lse=None, law: str = "sampled", mix=None,
-                  mode: str = "token", num_valid_vocab: int | None = None, mask_token: int = -1, remaining=None,
-                  uniforms=None, with_logprob: bool = False, workspace=None, backend: str | None = None) -> Accepted:
+def accept_drafts(
+    target_logits,
+    draft_tokens,
+    draft_len,
+    branch,
+    mask_rows: int,
+    *,
+    seed,
+    position,
+    target: Sampling,
+    drafter: Sampling | None = None,
+    draft_logits=None,
+    draft_lse=None,
+    law: str = "sampled",
+    mix=None,
+    mode: str = "token",
+    num_valid_vocab: int | None = None,
+    mask_token: int = -1,
+    remaining=None,
+    uniforms=None,
+    with_logprob: bool = False,
+    workspace=None,
+    backend: str | None = None,
+) -> Accepted:
     """Accept drafts, draw the next token, and choose the proposal that supplies the next drafts.
 
-    target_logits  bf16 | fp16 | fp32 [B,V,vocab]: verify rows, row i judges draft i, row D gives the bonus
+    target_logits  bf16 | fp16 | fp32 [B,V,vocab]: verify rows, row i judges draft i, row D gives
+                   the bonus
     draft_tokens int32 [B,K], K = V-1; an id outside the vocabulary (-1) is never accepted
     draft_len    int32 [B], D in -1..K; -1: the request idles and emits nothing
     branch       int32 [B,P] of this pass, mask_rows its rows a proposal
     seed         int64 [B]; position int32 [B], n of this step, which never comes back (see `rng`)
     target, drafter  Sampling: temperature, top-k, top-p of p and of q; drafter defaults to target's
-    draft_logits [B,K,vocab], target_logits' dtype: what the drafts were drawn from; needed when law is "sampled" and for mix
-    draft_lse    float32 [B,K] of sample_drafts, spares a backend one pass over the draft rows: NaN or +inf in one that it then has
-                 no need to read goes unnoticed
+    draft_logits [B,K,vocab], target_logits' dtype: what the drafts were drawn from; needed when law
+    is "sampled" and for mix
+    draft_lse    float32 [B,K] of sample_drafts, spares a backend one pass over the draft rows: NaN
+                 or +inf in one that it then has no need to read goes unnoticed
     law          "sampled": q is drafter's law of draft_logits; "greedy": all mass on the draft
-    mix          float32 [B] in 0..1 or None: judge against softmax(mix * target + (1-mix) * draft) of raw logits, q and the
-                 bonus row unchanged; 1 is bit-identical to None. Below 1 the output is no longer the target's law
-    mode         "token": accept with min(1, p/q), else draw from (p-q)+; "block": joint rule; "greedy": exact match with
-                 the argmax. A request at target temperature 0 is greedy in each. Token and greedy read rows up to the first
-                 rejection; block those of all drafts, or up to the first x with p(x) = 0, and the bonus row if it draws from it
-    num_valid_vocab, mask_token  ids from the first on, and the second (-1: none), have probability 0 in p and q
-    remaining    int32 [B] or None: tokens the request may still emit, this step's included; the next pass drafts no more
+    mix          float32 [B] in 0..1 or None: judge against softmax(mix * target + (1-mix) * draft)
+                 of raw logits, q and the bonus row unchanged; 1 is bit-identical to None. Below 1
+                 the output is no longer the target's law
+    mode         "token": accept with min(1, p/q), else draw from (p-q)+; "block": joint rule;
+                 "greedy": exact match with the argmax. A request at target temperature 0 is greedy
+                 in each. Token and greedy read rows up to the first rejection; block those of all
+                 drafts, or up to the first x with p(x) = 0, and the bonus row if it draws from it
+    num_valid_vocab, mask_token  ids from the first on, and the second (-1: none), have probability
+                                 0 in p and q
+    remaining    int32 [B] or None: tokens the request may still emit, this step's included; the
+                 next pass drafts no more
     uniforms     float64 [B,K+1] in [0,1) in place of the generator's: K acceptances, then the draw
     workspace    float64 of `accept_drafts_workspace`'s shape, made if None
-    with_logprob also return target_logprob (committed tokens, unmixed target law; temperature 1 where it is 0)
+    with_logprob also return target_logprob (committed tokens, unmixed target law; temperature 1
+    where it is 0)
 
-    Of proposals with 1 <= branch <= a+1 the largest branch wins (ties: the lowest index); shift = a+1-branch, and the next
-    draft_len is clamp(mask_rows-1-shift, 0, K). A request whose status is not 0 emits nothing; the others are unaffected.
-    If the residual has no mass the token is drawn from p. Raises ValueError or TypeError.
-    Sources: arXiv 2211.17192 and 2302.01318 (token), 2403.10444 (block).
+    Of proposals with 1 <= branch <= a+1 the largest branch wins (ties: the lowest index); shift =
+    a+1-branch, and the next draft_len is clamp(mask_rows-1-shift, 0, K). A request whose status is
+    not 0 emits nothing; the others are unaffected. If the residual has no mass the token is drawn
+    from p. Raises ValueError or TypeError. Sources: arXiv 2211.17192 and 2302.01318 (token),
+    2403.10444 (block).
     """
     check = Check("accept_drafts")
     check.tensor("target_logits", target_logits, "B V vocab")
     V, vocab = check.dims["V"], check.dims["vocab"]
-    check.need(V >= 1 and vocab >= 1, "target_logits", "at least one row and one id", list(target_logits.shape))
+    check.need(
+        V >= 1 and vocab >= 1,
+        "target_logits",
+        "at least one row and one id",
+        list(target_logits.shape),
+    )
     check.dims["K"] = V - 1
     drafter = target if drafter is None else drafter
     check.tensor("draft_tokens", draft_tokens, "B K", I32)
@@ -108,15 +191,46 @@ def accept_drafts(target_logits, draft_tokens, draft_len, branch, mask_rows: int
     check.choice("law", law, ("sampled", "greedy"))
     check.choice("mode", mode, ("token", "block", "greedy"))
     dirac = law == "greedy" or mode == "greedy"
-    check.need(draft_logits is not None or (dirac and mix is None) or V == 1, "draft_logits", "a tensor, for this law or mix", None)
+    check.need(
+        draft_logits is not None or (dirac and mix is None) or V == 1,
+        "draft_logits",
+        "a tensor, for this law or mix",
+        None,
+    )
     check.need(mask_rows >= 1, "mask_rows", "at least 1", mask_rows)
     num_valid_vocab = check.vocabulary(num_valid_vocab, mask_token)
     check.values("draft_len", draft_len, -1, V - 1, f"-1 .. K = {V - 1}")
     check.values("branch", branch, -1, V, f"-1 or 1 .. {V}", but=0)
     check.values("mix", mix, 0, 1, "0 .. 1")
     i32 = [draft_len.new_empty(check.dims["B"]) for _ in range(6)]
-    logprob = target_logits.new_empty(check.dims["B"], V, dtype=torch.float32) if with_logprob else None
-    workspace = check.workspace(workspace, target_logits, accept_drafts_workspace(target_logits), torch.float64)
-    _OP(backend, target_logits, draft_tokens, draft_logits, draft_lse, draft_len, branch, mask_rows, seed, position, uniforms,
-        *target, *drafter, mix, dirac, mode, num_valid_vocab, mask_token, remaining, *i32, logprob, workspace)
+    logprob = (
+        target_logits.new_empty(check.dims["B"], V, dtype=torch.float32) if with_logprob else None
+    )
+    workspace = check.workspace(
+        workspace, target_logits, accept_drafts_workspace(target_logits), torch.float64
+    )
+    _OP(
+        backend,
+        target_logits,
+        draft_tokens,
+        draft_logits,
+        draft_lse,
+        draft_len,
+        branch,
+        mask_rows,
+        seed,
+        position,
+        uniforms,
+        *target,
+        *drafter,
+        mix,
+        dirac,
+        mode,
+        num_valid_vocab,
+        mask_token,
+        remaining,
+        *i32,
+        logprob,
+        workspace,
+    )
     return Accepted(*i32, logprob)

@@ -4,8 +4,11 @@ from ..layout import Rows
 from ..registry import Op
 from . import _native, _rows, _triton
 
-_OP = Op("commit", f"(Tensor qk, Tensor v_late, Tensor accepted, Tensor cu_rows, Tensor(a!) prefix_lens, "
-         f"{_rows.SCHEMA.split(', ', 2)[2]}, Tensor(b!) conv_state, Tensor(c!) late_state, Tensor slots) -> ()")
+_OP = Op(
+    "commit",
+    f"(Tensor qk, Tensor v_late, Tensor accepted, Tensor cu_rows, Tensor(a!) prefix_lens, "
+    f"{_rows.SCHEMA.split(', ', 2)[2]}, Tensor(b!) conv_state, Tensor(c!) late_state, Tensor slots) -> ()",
+)
 
 
 def _reference(qk, v_late, accepted, *rest):
@@ -22,18 +25,27 @@ def _cpp_unsupported(qk, v_late, *rest):
     return _native.unsupported(qk)
 
 
-_OP.register("triton", lambda *args: _triton.launch("commit", *args[:5], *args[-3:]), lambda qk, *rest: _triton.unsupported(qk))
+_OP.register(
+    "triton",
+    lambda *args: _triton.launch("commit", *args[:5], *args[-3:]),
+    lambda qk, *rest: _triton.unsupported(qk),
+)
 _OP.register("cpp", None, _cpp_unsupported)
 _OP.register("reference", _reference)
 
 
-def commit(qk, v_late, accepted, rows: Rows, conv_state, late_state, slots, *, backend: str | None = None) -> None:
-    """Keep verify rows 0..a of the last pass, for all layers: new convolution state, delayed value and prefix length.
+def commit(
+    qk, v_late, accepted, rows: Rows, conv_state, late_state, slots, *, backend: str | None = None
+) -> None:
+    """Keep verify rows 0..a of the last pass, for all layers: new convolution state, delayed value
+    and prefix length.
 
-    qk           [L,T,C] and v_late [L,T,Hk*Dh/2]: what cca_qkv was given in every layer (only verify rows are read)
+    qk           [L,T,C] and v_late [L,T,Hk*Dh/2]: what cca_qkv was given in every layer (only
+                 verify rows are read)
     accepted     int32 [B], a in 0..draft_len, or -1: nothing of the request changes
     rows         the pass's rows; rows.prefix_lens grows by a + 1, in place
-    conv_state   [L,S,taps-1,C], oldest first; late_state [L,S,Hk*Dh/2]; slots int32 [B] (-1: no state to keep). In place
+    conv_state   [L,S,taps-1,C], oldest first; late_state [L,S,Hk*Dh/2]; slots int32 [B] (-1: no
+                 state to keep). In place
     Raises ValueError or TypeError, before anything is written.
     """
     check = Check("commit")

@@ -4,7 +4,10 @@ from .. import reference
 from ..contract import FLOATS, I32, Check
 from ..registry import Op
 
-_OP = Op("plan_branches", "(Tensor accept, Tensor offset_accept, Tensor draft_len, Tensor(a!) branch) -> ()")
+_OP = Op(
+    "plan_branches",
+    "(Tensor accept, Tensor offset_accept, Tensor draft_len, Tensor(a!) branch) -> ()",
+)
 
 
 def _reference(accept, offset_accept, draft_len, branch):
@@ -15,12 +18,16 @@ _OP.register("reference", _reference)
 
 
 def plan_branches(accept, offset_accept, proposals: int, draft_len, *, backend: str | None = None):
-    """Branches for `proposals` blocks that maximise the expected drafts accepted in the pass after the next.
+    """Branches for `proposals` blocks that maximise the expected drafts accepted in the pass after
+    the next.
 
-    accept       float [B,K]: probability that draft i is accepted, given that the ones before it were
-    offset_accept  float [M]: the same for a draft that comes from mask offset m of a proposal (entry 0 is never used)
+    accept       float [B,K]: probability that draft i is accepted, given that the ones before it
+                 were
+    offset_accept  float [M]: the same for a draft that comes from mask offset m of a proposal
+                   (entry 0 is never used)
     draft_len    int32 [B], D of the next pass, -1..K: branches are 1..D+1
-    Returns branch int32 [B,proposals], ascending, -1 where another branch gains nothing. Raises ValueError or TypeError.
+    Returns branch int32 [B,proposals], ascending, -1 where another branch gains nothing. Raises
+    ValueError or TypeError.
     """
     check = Check("plan_branches")
     check.tensor("accept", accept, "B K", FLOATS + (torch.float64,))

@@ -1,4 +1,5 @@
-"""The ops in plain torch: their meaning, their oracle, and the backend that is always there. Pure functions of tensors."""
+"""The ops in plain torch: their meaning, their oracle, and the backend that is always there. Pure
+functions of tensors."""
 
 from .accept_drafts import accept_drafts
 from .block_attention import block_attention
@@ -10,5 +11,15 @@ from .plan_branches import plan_branches
 from .sample_drafts import sample_drafts
 from .zaya_router import zaya_router
 
-__all__ = ["accept_drafts", "block_attention", "cca_qkv", "commit", "fused_moe", "moe_dispatch", "plan_branches",
-           "sample_drafts", "store_kv", "zaya_router"]
+__all__ = [
+    "accept_drafts",
+    "block_attention",
+    "cca_qkv",
+    "commit",
+    "fused_moe",
+    "moe_dispatch",
+    "plan_branches",
+    "sample_drafts",
+    "store_kv",
+    "zaya_router",
+]

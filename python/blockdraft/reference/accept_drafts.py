@@ -1,4 +1,5 @@
-"""Speculative acceptance: token rule (arXiv 2211.17192), block rule (arXiv 2403.10444), greedy match, mixed logits."""
+"""Speculative acceptance: token rule (arXiv 2211.17192), block rule (arXiv 2403.10444), greedy
+match, mixed logits."""
 
 from typing import NamedTuple
 
@@ -15,17 +16,37 @@ class Accepted(NamedTuple):
     proposal: torch.Tensor  # proposal that supplies the next drafts, -1: none
     shift: torch.Tensor  # its first mask in use is shift + 1
     draft_len: torch.Tensor  # D' of the next step; -1 where accepted is -1
-    status: torch.Tensor  # 0 fine, 1 NaN or +inf in a row that was read, 2 a row of nothing but -inf
-    target_logprob: torch.Tensor | None  # float32 [B,V]: of the committed tokens under the unmixed target law; 0 beyond
+    # 0 fine, 1 NaN or +inf in a row that was read, 2 a row of nothing but -inf
+    status: torch.Tensor
+    # float32 [B,V]: of the committed tokens under the unmixed target law; 0 beyond
+    target_logprob: torch.Tensor | None
 
 
-def accept_drafts(target_logits, draft_tokens, draft_len, branch, mask_rows, uniforms, target, drafter, mix=None,
-                  draft_logits=None, dirac=False, mode="token", num_valid_vocab=None, mask_token=-1, remaining=None,
-                  with_logprob=False) -> Accepted:
-    """uniforms [B,K+1]: one for each draft's acceptance, the last for the draw. target, drafter: `contract.Sampling`."""
+def accept_drafts(
+    target_logits,
+    draft_tokens,
+    draft_len,
+    branch,
+    mask_rows,
+    uniforms,
+    target,
+    drafter,
+    mix=None,
+    draft_logits=None,
+    dirac=False,
+    mode="token",
+    num_valid_vocab=None,
+    mask_token=-1,
+    remaining=None,
+    with_logprob=False,
+) -> Accepted:
+    """uniforms [B,K+1]: one for each draft's acceptance, the last for the draw. target, drafter:
+    `contract.Sampling`."""
     batch, V, vocab = target_logits.shape
     K, D, device = V - 1, draft_len.long(), target_logits.device
-    banned = excluded(vocab, vocab if num_valid_vocab is None else num_valid_vocab, mask_token, device)
+    banned = excluded(
+        vocab, vocab if num_valid_vocab is None else num_valid_vocab, mask_token, device
+    )
     x = draft_tokens.long()
     known = (x >= 0) & (x < vocab)
     column = torch.arange(V, device=device)
@@ -33,25 +54,36 @@ def accept_drafts(target_logits, draft_tokens, draft_len, branch, mask_rows, uni
     if mode == "greedy":
         target, dirac = target._replace(temperature=torch.zeros_like(target.temperature)), True
 
-    # p: the law to verify against; the bonus row D is never mixed. q: the law the drafts were drawn from
+    # p: the law to verify against; the bonus row D is never mixed. q: the law the drafts were drawn
+    # from
     verified, status = target_logits.double(), row_status(target_logits, banned)
     draft_status = torch.zeros_like(status[:, :K])
     if draft_logits is not None:
-        w = torch.ones(batch, 1, 1, dtype=torch.float64, device=device) if mix is None else mix.double()[:, None, None]
+        w = (
+            torch.ones(batch, 1, 1, dtype=torch.float64, device=device)
+            if mix is None
+            else mix.double()[:, None, None]
+        )
         mixes = drafted[..., None] & (w != 1)
         blend = torch.where(w == 0, draft_logits, w * target_logits[:, :K] + (1 - w) * draft_logits)
         verified = torch.cat([torch.where(mixes, blend, verified[:, :K]), verified[:, K:]], 1)
         sampled = (drafter.temperature > 0) & (not dirac)
-        draft_status = torch.where(drafted & (mixes[..., 0] | sampled[:, None]), row_status(draft_logits, banned), 0)
+        draft_status = torch.where(
+            drafted & (mixes[..., 0] | sampled[:, None]), row_status(draft_logits, banned), 0
+        )
     p = law(verified, banned, *target)
-    status = torch.where(status == 0, row_status(verified, banned), status)  # a blend of disjoint supports is empty
-    status = torch.where((status == 0) & ~(p.sum(-1) > 0), 2, status)  # a temperature that no check could see
+    # a blend of disjoint supports is empty
+    status = torch.where(status == 0, row_status(verified, banned), status)
+    # a temperature that no check could see
+    status = torch.where((status == 0) & ~(p.sum(-1) > 0), 2, status)
     point = torch.zeros(batch, K, vocab, dtype=torch.float64, device=device)
     point.scatter_(-1, x.clamp(0, vocab - 1)[..., None], known[..., None].double())
     if dirac or draft_logits is None:
         q = point
     else:
-        q = torch.where(drafter.temperature[:, None, None] > 0, law(draft_logits, banned, *drafter), point)
+        q = torch.where(
+            drafter.temperature[:, None, None] > 0, law(draft_logits, banned, *drafter), point
+        )
 
     at = (x.clamp(0, vocab - 1))[..., None]
     px = p[:, :K].gather(-1, at)[..., 0] * known
@@ -83,7 +115,9 @@ def accept_drafts(target_logits, draft_tokens, draft_len, branch, mask_rows, uni
     a, y = torch.where(idle, -1, a), torch.where(idle, -1, y)
     proposal, shift, next_len = _next(a, branch.long(), mask_rows, K, remaining)
     logprob = _logprob(target_logits, banned, target, x, a, y) if with_logprob else None
-    return Accepted(a.int(), y.int(), proposal.int(), shift.int(), next_len.int(), status.int(), logprob)
+    return Accepted(
+        a.int(), y.int(), proposal.int(), shift.int(), next_len.int(), status.int(), logprob
+    )
 
 
 def _block(p, q, px, qx, u, drafted, D):
@@ -105,7 +139,8 @@ def _block(p, q, px, qx, u, drafted, D):
 
 
 def _next(a, branch, mask_rows, K, remaining):
-    """Proposal of the largest live branch c <= a + 1 (ties: the lowest), its shift, and how many drafts it supplies."""
+    """Proposal of the largest live branch c <= a + 1 (ties: the lowest), its shift, and how many
+    drafts it supplies."""
     none = torch.full_like(a, -1)
     proposal, shift, length = none, torch.zeros_like(a), torch.zeros_like(a)
     if branch.shape[1]:
@@ -122,9 +157,16 @@ def _next(a, branch, mask_rows, K, remaining):
 
 
 def _logprob(target_logits, banned, target, x, a, y):
-    """Log-probability of accepted drafts and y; a request at temperature 0 reports the law at temperature 1."""
+    """Log-probability of accepted drafts and y; a request at temperature 0 reports the law at
+    temperature 1."""
     batch, V, _ = target_logits.shape
-    p = law(target_logits, banned, target.temperature.where(target.temperature > 0, 1.0), target.top_k, target.top_p)
+    p = law(
+        target_logits,
+        banned,
+        target.temperature.where(target.temperature > 0, 1.0),
+        target.top_k,
+        target.top_p,
+    )
     column = torch.arange(V, device=x.device)
     tokens = torch.cat([x, y[:, None]], 1)
     tokens = torch.where(column == a[:, None], y[:, None], tokens).clamp(min=0)

@@ -5,16 +5,22 @@ import torch
 from ..layout import Rows, own_mask, prefix_mask
 
 
-def block_attention(q, k, v, k_cache, v_cache, block_table, rows: Rows, scale: float, window: int = 0):
-    """out [T,Hq,Dh] and lse [T,Hq] (natural log) in fp32; a row that sees nothing has out 0 and lse -inf."""
+def block_attention(
+    q, k, v, k_cache, v_cache, block_table, rows: Rows, scale: float, window: int = 0
+):
+    """out [T,Hq,Dh] and lse [T,Hq] (natural log) in fp32; a row that sees nothing has out 0 and lse
+    -inf."""
     table = rows.table(len(q))
     outs, lses = [], []
     bounds = rows.cu_rows.tolist()
     for b, prefix in enumerate(rows.prefix_lens.tolist()):
         mine = slice(bounds[b], bounds[b + 1])
         own = type(table)(*(field[mine] for field in table))
-        mask = torch.cat([prefix_mask(own, prefix, window), own_mask(own, window, rows.bidirectional)], 1)
-        keys, values = k[mine], v[mine].where(own.live[:, None, None], 0)  # a dead row may hold anything
+        mask = torch.cat(
+            [prefix_mask(own, prefix, window), own_mask(own, window, rows.bidirectional)], 1
+        )
+        # a dead row may hold anything
+        keys, values = k[mine], v[mine].where(own.live[:, None, None], 0)
         if prefix:
             pages = block_table[b, : -(-prefix // k_cache.shape[1])].long()
             keys = torch.cat([k_cache[pages].flatten(0, 1)[:prefix], keys])

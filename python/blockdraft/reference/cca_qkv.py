@@ -1,12 +1,27 @@
-"""Compressed convolutional attention: from projected rows to q, k, v (arXiv 2510.04476; transformers `models/zaya`)."""
+"""Compressed convolutional attention: from projected rows to q, k, v (arXiv 2510.04476;
+transformers `models/zaya`)."""
 
 import torch
 
 from ..layout import Rows, ancestors
 
 
-def cca_qkv(qk, v_now, v_late, conv0_weight, conv0_bias, conv1_weight, conv1_bias, temp, cos_sin, rows: Rows,
-            conv_state=None, late_state=None, slots=None, late_start=None):
+def cca_qkv(
+    qk,
+    v_now,
+    v_late,
+    conv0_weight,
+    conv0_bias,
+    conv1_weight,
+    conv1_bias,
+    temp,
+    cos_sin,
+    rows: Rows,
+    conv_state=None,
+    late_state=None,
+    slots=None,
+    late_start=None,
+):
     """q [T,Hq,Dh], k [T,Hk,Dh], v [T,Hk,Dh] in fp32; dead rows are 0."""
     total, channels = qk.shape
     kv_heads, head_dim = len(temp), conv1_weight.shape[1]
@@ -22,12 +37,15 @@ def cca_qkv(qk, v_now, v_late, conv0_weight, conv0_bias, conv1_weight, conv1_bia
     stored = _stored(rows, slots, conv_state, qk.new_zeros(channels))
     window = _gather(qk, stored, lineage[:, : depth + 1].flip(1), table)
     weight = conv0_weight[:, 0].float()
-    mixed = sum(window[:, i : i + kernel1] * weight[:, i] for i in range(kernel0)) + conv0_bias.float()
+    mixed = (
+        sum(window[:, i : i + kernel1] * weight[:, i] for i in range(kernel0)) + conv0_bias.float()
+    )
     mixed = mixed.unflatten(2, (-1, head_dim))
     grouped = conv1_weight.float().unflatten(0, (-1, head_dim))
     mixed = torch.einsum("tjgi,goij->tgo", mixed, grouped) + conv1_bias.float().view(-1, head_dim)
 
-    # residual paths: every query head averages with its KV head, a KV head takes the mean of its group's averages
+    # residual paths: every query head averages with its KV head, a KV head takes the mean of its
+    # group's averages
     q_in, k_in = qk.view(total, -1, head_dim).split([group * kv_heads, kv_heads], 1)
     q_skip = (q_in + k_in.repeat_interleave(group, 1)) * 0.5
     k_skip = q_skip.view(total, kv_heads, group, head_dim).mean(2)
@@ -55,7 +73,8 @@ def store_kv(k, v, k_cache, v_cache, block_table, rows: Rows) -> None:
 
 
 def _stored(rows, slots, state, start):
-    """[B, depth, channels], newest last: each request's state, or `start` where it has none (no slot, or no prefix)."""
+    """[B, depth, channels], newest last: each request's state, or `start` where it has none (no
+    slot, or no prefix)."""
     batch = len(rows.prefix_lens)
     if state is None or slots is None:
         return start.expand(batch, 1, -1)
@@ -75,7 +94,8 @@ def _normalise(x, eps):
 
 
 def _rotate(x, cos_sin):
-    """Rotate the first `cos_sin.shape[1]` channels of each head by halves (GPT-NeoX order); the rest passes."""
+    """Rotate the first `cos_sin.shape[1]` channels of each head by halves (GPT-NeoX order); the
+    rest passes."""
     cos, sin = cos_sin.float()[:, None].chunk(2, -1)
     x1, x2, rest = x.split([cos.shape[-1], cos.shape[-1], x.shape[-1] - 2 * cos.shape[-1]], -1)
     return torch.cat([x1 * cos - x2 * sin, x2 * cos + x1 * sin, rest], -1)

@@ -6,7 +6,8 @@ from ..layout import Rows
 
 
 def commit(qk, v_late, accepted, rows: Rows, conv_state, late_state, slots):
-    """New (conv_state, late_state, prefix_lens) for all layers; a request with accepted -1 or no slot keeps its state."""
+    """New (conv_state, late_state, prefix_lens) for all layers; a request with accepted -1 or no
+    slot keeps its state."""
     depth = conv_state.shape[2]
     accepted, slots = accepted.long(), slots.long()
     prefix_lens = rows.prefix_lens + (accepted + 1).to(rows.prefix_lens.dtype)
@@ -17,8 +18,15 @@ def commit(qk, v_late, accepted, rows: Rows, conv_state, late_state, slots):
     steps = torch.arange(-depth + 1, 1, device=last.device)
     local = accepted[writes, None] + steps
     old = conv_state[:, slots[writes]].where((rows.prefix_lens[writes] > 0)[:, None, None], 0)
-    new = torch.where(local[..., None] >= 0, qk[:, (last[:, None] + steps).clamp(min=0)].to(old.dtype),
-                      old[:, torch.arange(len(writes), device=last.device)[:, None], (depth + local).clamp(0, depth - 1)])
+    new = torch.where(
+        local[..., None] >= 0,
+        qk[:, (last[:, None] + steps).clamp(min=0)].to(old.dtype),
+        old[
+            :,
+            torch.arange(len(writes), device=last.device)[:, None],
+            (depth + local).clamp(0, depth - 1),
+        ],
+    )
     conv_state[:, slots[writes]] = new
     late_state[:, slots[writes]] = v_late[:, last].to(late_state.dtype)
     return conv_state, late_state, prefix_lens

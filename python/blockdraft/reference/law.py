@@ -6,23 +6,30 @@ from .argmax import lowest_argmax
 
 
 def excluded(vocab: int, num_valid_vocab: int, mask_token: int, device) -> torch.Tensor:
-    """bool [vocab]: ids that never get probability: the padding of the vocabulary, and the mask token (-1: none)."""
+    """bool [vocab]: ids that never get probability: the padding of the vocabulary, and the mask
+    token (-1: none)."""
     ids = torch.arange(vocab, device=device)
     return (ids >= num_valid_vocab) | (ids == mask_token)
 
 
 def law(logits, banned, temperature, top_k=None, top_p=None):
-    """float64 [B,R,vocab] from logits [B,R,vocab] and per-request parameters [B]; rows of NaN stay NaN.
+    """float64 [B,R,vocab] from logits [B,R,vocab] and per-request parameters [B]; rows of NaN stay
+    NaN.
 
-    Order: exclusion, temperature, top-k, then top-p of what top-k kept. Of equal logits the lower id ranks first; top-p
-    keeps the shortest ranking whose mass reaches it. top_k 0 and top_p 1 are off. Temperature 0: all mass on the argmax.
+    Order: exclusion, temperature, top-k, then top-p of what top-k kept. Of equal logits the lower
+    id ranks first; top-p keeps the shortest ranking whose mass reaches it. top_k 0 and top_p 1 are
+    off. Temperature 0: all mass on the argmax.
     """
     x = logits.double().masked_fill(banned, -torch.inf)
     temperature = temperature.double()[:, None, None]
     sampled = (x / temperature.where(temperature > 0, 1.0)).softmax(-1)
     if top_k is not None or top_p is not None:
         sampled = _truncate(sampled, x, top_k, top_p)
-    peak = torch.zeros_like(x).scatter(-1, lowest_argmax(x)[..., None], 1.0).where(~x.isnan().any(-1, keepdim=True), torch.nan)
+    peak = (
+        torch.zeros_like(x)
+        .scatter(-1, lowest_argmax(x)[..., None], 1.0)
+        .where(~x.isnan().any(-1, keepdim=True), torch.nan)
+    )
     return torch.where(temperature > 0, sampled, peak)
 
 
@@ -43,13 +50,17 @@ def _truncate(p, x, top_k, top_p):
 
 
 def draw(mass, u):
-    """Inverse CDF over ascending ids: the first id whose cumulative mass exceeds u * total. mass [...,vocab], u [...]."""
+    """Inverse CDF over ascending ids: the first id whose cumulative mass exceeds u * total. mass
+    [...,vocab], u [...]."""
     total = mass.cumsum(-1)
-    return torch.searchsorted(total, (u * total[..., -1])[..., None], right=True)[..., 0].clamp(max=mass.shape[-1] - 1)
+    return torch.searchsorted(total, (u * total[..., -1])[..., None], right=True)[..., 0].clamp(
+        max=mass.shape[-1] - 1
+    )
 
 
 def row_status(logits, banned):
-    """int32 [...]: 1 for a row with NaN or +inf, 2 for one of nothing but -inf, else 0; excluded ids do not count."""
+    """int32 [...]: 1 for a row with NaN or +inf, 2 for one of nothing but -inf, else 0; excluded
+    ids do not count."""
     x = logits.masked_fill(banned, -torch.inf)
     bad, empty = (x.isnan() | (x == torch.inf)).any(-1), (x == -torch.inf).all(-1)
     return torch.where(bad, 1, torch.where(empty, 2, 0)).int()

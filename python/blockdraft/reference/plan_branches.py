@@ -1,31 +1,43 @@
-"""Which branches to spend P proposals on: the ones that maximise the expected commits of the next pass."""
+"""Which branches to spend P proposals on: the ones that maximise the expected commits of the next
+pass."""
 
 import torch
 
 
 def plan_branches(accept, offset_accept, proposals: int, draft_len):
-    """branch int32 [B,P], ascending, -1 where a further branch gains nothing. Exact, by dynamic programming over levels.
+    """branch int32 [B,P], ascending, -1 where a further branch gains nothing. Exact, by dynamic
+    programming over levels.
 
-    A pass that accepts a drafts lands on level a + 1; the branch c <= a + 1 nearest below supplies the next drafts from
-    mask offset a + 2 - c on. accept [B,K]: probability of each draft given the ones before it; offset_accept [M]: of the
-    token at a mask offset. Acceptance of the current pass does not depend on the branches.
+    A pass that accepts a drafts lands on level a + 1; the branch c <= a + 1 nearest below supplies
+    the next drafts from mask offset a + 2 - c on. accept [B,K]: probability of each draft given the
+    ones before it; offset_accept [M]: of the token at a mask offset. Acceptance of the current pass
+    does not depend on the branches.
     """
     batch, K = accept.shape
     device, levels, mask_rows = accept.device, K + 1, len(offset_accept)
     index = torch.arange(levels, device=device)
     alive = torch.where(index[:K] < draft_len[:, None], accept.double(), 0.0)
-    reach = torch.cat([torch.ones(batch, 1, dtype=torch.float64, device=device), alive.cumprod(1)], 1)
+    reach = torch.cat(
+        [torch.ones(batch, 1, dtype=torch.float64, device=device), alive.cumprod(1)], 1
+    )
     weight = reach * (1 - torch.cat([alive, torch.zeros_like(reach[:, :1])], 1))  # [B, level - 1]
 
-    gain = torch.zeros(levels, dtype=torch.float64, device=device)  # drafts accepted next time, by shift
+    # drafts accepted next time, by shift
+    gain = torch.zeros(levels, dtype=torch.float64, device=device)
     for shift in range(min(levels, mask_rows)):
-        gain[shift] = offset_accept.double()[shift + 1 : shift + 1 + min(mask_rows - 1 - shift, K)].cumprod(0).sum()
+        gain[shift] = (
+            offset_accept.double()[shift + 1 : shift + 1 + min(mask_rows - 1 - shift, K)]
+            .cumprod(0)
+            .sum()
+        )
 
     # segment[b, c, e]: levels c..e-1 served by branch c
     shift = index[None] - index[:, None]
     value = torch.where(shift >= 0, gain[shift.clamp(min=0)], 0.0) * weight[:, None]
     segment = torch.cat([torch.zeros_like(value[..., :1]), value.cumsum(-1)], -1)
-    segment = segment.masked_fill(torch.arange(levels + 1, device=device) <= index[:, None], -torch.inf)
+    segment = segment.masked_fill(
+        torch.arange(levels + 1, device=device) <= index[:, None], -torch.inf
+    )
     allowed = index <= draft_len[:, None]
     end = torch.full((batch, levels + 1), -torch.inf, dtype=torch.float64, device=device)
     end[:, -1] = 0  # value of what follows when the next branch (or the end) is at e

@@ -1,4 +1,5 @@
-"""ZAYA's router: down projection, exponential depth averaging, a three-layer MLP, top-1 of E experts or skip."""
+"""ZAYA's router: down projection, exponential depth averaging, a three-layer MLP, top-1 of E
+experts or skip."""
 
 import torch
 import torch.nn.functional as F
@@ -6,8 +7,22 @@ import torch.nn.functional as F
 from .argmax import lowest_argmax
 
 
-def zaya_router(hidden, prev_state, down_weight, down_bias, eda_scale, norm_weight, fc1_weight, fc1_bias, fc2_weight,
-                fc2_bias, out_weight, balancing_bias, eps: float, live=None):
+def zaya_router(
+    hidden,
+    prev_state,
+    down_weight,
+    down_bias,
+    eda_scale,
+    norm_weight,
+    fc1_weight,
+    fc1_bias,
+    fc2_weight,
+    fc2_bias,
+    out_weight,
+    balancing_bias,
+    eps: float,
+    live=None,
+):
     """weights [T], experts [T] int32, skip_prob [T], state [T,R] (fp32 but for the experts)."""
     state = F.linear(hidden.float(), down_weight.float(), down_bias.float())
     if prev_state is not None:
@@ -23,4 +38,9 @@ def zaya_router(hidden, prev_state, down_weight, down_bias, eda_scale, norm_weig
     dead = torch.zeros_like(skipped) if live is None else ~live.bool()
     experts = torch.where(skipped | dead, -1, choice).int()
     zero = torch.zeros_like(chosen)
-    return torch.where(skipped | dead, zero, chosen), experts, torch.where(skipped & ~dead, chosen, zero), state
+    return (
+        torch.where(skipped | dead, zero, chosen),
+        experts,
+        torch.where(skipped & ~dead, chosen, zero),
+        state,
+    )
