@@ -14,17 +14,17 @@ VOCAB, K = 262272, 16
 
 def cases(quick):
     if quick:
-        return [dict(B=1, mode="token", accepted=5)]
+        return [dict(B=1, rule="token", accepted=5)]
     return [
-        dict(B=b, mode=mode, accepted=a)
+        dict(B=b, rule=rule, accepted=a)
         for b in (1, 8, 32)
-        for mode in ("token", "block")
+        for rule in ("token", "block")
         for a in (5, 8)
     ]
 
 
 def build(case, dtype, device):
-    B, a, mode = case["B"], case["accepted"], case["mode"]
+    B, a, rule = case["B"], case["accepted"], case["rule"]
     generator = torch.Generator().manual_seed(0)
     target = (2 * torch.randn(B, K + 1, VOCAB, generator=generator)).to(DTYPES[dtype]).to(device)
     draft = target[:, :K].clone()
@@ -50,8 +50,8 @@ def build(case, dtype, device):
             K + 1,
             seed=seed,
             position=position,
-            mode=mode,
-            target=Sampling(ones),
+            rule=rule,
+            target_sampling=Sampling(ones),
             draft_logits=draft,
             draft_lse=lse,
             backend=backend,
@@ -128,7 +128,7 @@ def build(case, dtype, device):
 
         return prepare
 
-    # all peers apply the token rule; in block mode they are what its users would otherwise run
+    # all peers apply the token rule; in block rule they are what its users would otherwise run
     peers = [
         Implementation("eager softmax", lambda: lambda: eager(target, tokens, draft)),
         Implementation("compiled lse + cdf", compiled(inverse_cdf, target, tokens, draft, lse)),
@@ -143,5 +143,5 @@ def build(case, dtype, device):
             f"next_token: {picks.tolist()}, expected {winner.tolist()}"
         )
 
-    cost = B * costs.accept_drafts(a, K, VOCAB, target.element_size(), block=mode == "block")
+    cost = B * costs.accept_drafts(a, K, VOCAB, target.element_size(), block=rule == "block")
     return Row("accept", case, dtype, cost, backends("accept_drafts", mine) + peers, check)

@@ -27,7 +27,12 @@ def build(case, dtype, device):
 
     def mine(backend):
         return ops.sample_drafts(
-            logits, lengths, seed=seed, position=position, drafter=Sampling(ones), backend=backend
+            logits,
+            lengths,
+            seed=seed,
+            position=position,
+            drafter_sampling=Sampling(ones),
+            backend=backend,
         )
 
     def eager():

@@ -63,9 +63,9 @@ SHAPES = {
     # not the smallest: the fixed cost of a call, which the model lacks, is a fifth of 0.3 ms
     "accept": (
         "accept_drafts",
-        [dict(B=b, mode="token", accepted=a) for b, a in ((1, 8), (2, 4), (4, 12))],
+        [dict(B=b, rule="token", accepted=a) for b, a in ((1, 8), (2, 4), (4, 12))],
         [
-            dict(B=b, mode="token", accepted=a)
+            dict(B=b, rule="token", accepted=a)
             for b, a in ((1, 4), (1, 12), (2, 2), (2, 8), (2, 12), (4, 2), (4, 4), (4, 8))
         ],
     ),

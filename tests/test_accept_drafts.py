@@ -15,7 +15,7 @@ def call(logits, x, D, branch=None, draft=None, mask_rows=4, temperature=1.0, u=
     options = dict(
         seed=torch.arange(B),
         position=torch.zeros(B, **i32),
-        target=Sampling(torch.full((B,), temperature)),
+        target_sampling=Sampling(torch.full((B,), temperature)),
         draft_logits=draft,
         uniforms=u,
     )
@@ -39,19 +39,19 @@ def test_proposal_shift_and_next_length():
     target = peaked([[1, 2, 3, 4]] * 6)
     drafts = [[0, 0, 0], [1, 0, 0], [1, 2, 0], [1, 2, 3], [1, 2, 3], [1, 2, 3]]
     branch = [[1, 3], [3, 1], [3, 3], [2, -1], [-1, -1], [4, 1]]
-    v = call(target, drafts, [3] * 6, branch, mode="greedy", mask_rows=4)
+    v = call(target, drafts, [3] * 6, branch, rule="greedy", mask_rows=4)
     assert v.accepted.tolist() == [0, 1, 2, 3, 3, 3]
     assert v.next_token.tolist() == [1, 2, 3, 4, 4, 4]
     assert v.proposal.tolist() == [0, 1, 0, 0, -1, 0]
     assert v.shift.tolist() == [0, 1, 0, 2, 0, 0]
     assert v.draft_len.tolist() == [3, 2, 3, 1, 0, 3]
     remaining = torch.tensor([1, 3, 5, 6, 4, 6], dtype=torch.int32)
-    v = call(target, drafts, [3] * 6, branch, mode="greedy", mask_rows=4, remaining=remaining)
+    v = call(target, drafts, [3] * 6, branch, rule="greedy", mask_rows=4, remaining=remaining)
     assert v.draft_len.tolist() == [0, 0, 1, 1, 0, 1]
 
 
 def test_idle_request_emits_nothing():
-    v = call(peaked([[1, 2]] * 2), [[1], [1]], [-1, 1], mode="greedy", with_logprob=True)
+    v = call(peaked([[1, 2]] * 2), [[1], [1]], [-1, 1], rule="greedy", with_logprob=True)
     assert (
         v.accepted.tolist() == [-1, 1]
         and v.next_token.tolist() == [-1, 2]
@@ -110,7 +110,7 @@ def test_zero_residual_draws_from_p():
     u = torch.full((1, 2), 1 - 2.0**-24, dtype=torch.float64)
     assert call(logits, [[0]], [1], draft=logits[:, :1], u=u).accepted.item() == 1
     target = torch.tensor([[[0.0, -torch.inf, -torch.inf], [0.0, 0.0, 0.0]]])
-    v = call(target, [[1]], [1], law="greedy", u=torch.zeros(1, 2, dtype=torch.float64))
+    v = call(target, [[1]], [1], drafter="greedy", u=torch.zeros(1, 2, dtype=torch.float64))
     assert v.accepted.item() == 0 and v.next_token.item() == 0  # p has only id 0
 
 
@@ -139,7 +139,7 @@ def test_truncation(top_k, top_p, expected):
         [[]] * n,
         [0] * n,
         u=u,
-        target=sampling,
+        target_sampling=sampling,
         with_logprob=True,
     )
     assert set(v.next_token.tolist()) == expected
@@ -158,8 +158,8 @@ def test_temperature_zero_is_greedy_in_any_mode_and_company():
     x = target[:, :2].argmax(-1)
     x[3:, 1] = (x[3:, 1] + 1) % 8
     mixed = Sampling(torch.tensor([0.0, 1, 0, 0, 1, 0]))
-    for mode in ("token", "block", "greedy"):
-        v = call(target, x.tolist(), [2] * 6, draft=draft, mode=mode, target=mixed)
+    for rule in ("token", "block", "greedy"):
+        v = call(target, x.tolist(), [2] * 6, draft=draft, rule=rule, target_sampling=mixed)
         for b in (0, 2, 3, 5):
             a = 2 if b < 3 else 1
             assert v.accepted[b] == a and v.next_token[b] == target[b, a].argmax()
@@ -187,10 +187,10 @@ def test_same_bits_in_any_batch():
             4,
             seed=seed[pick],
             position=position[pick],
-            target=Sampling(ones),
+            target_sampling=Sampling(ones),
             draft_logits=draft[pick],
             with_logprob=True,
-            mode="block",
+            rule="block",
         )
 
     whole, order = run(torch.arange(9)), torch.randperm(9, generator=generator)
@@ -211,7 +211,7 @@ def test_empty_batch():
         3,
         seed=torch.zeros(0, dtype=torch.int64),
         position=torch.zeros(0, **i32),
-        target=Sampling(torch.zeros(0)),
+        target_sampling=Sampling(torch.zeros(0)),
         draft_logits=torch.zeros(0, 2, 5),
     )
     assert v.accepted.shape == (0,)
@@ -221,7 +221,7 @@ def test_sample_drafts():
     generator = torch.Generator().manual_seed(6)
     n = 4000
     logits = torch.randn(1, 2, 5, generator=generator).expand(n, 2, 5).contiguous()
-    drafter = Sampling(torch.full((n,), 0.7), torch.full((n,), 3, dtype=torch.int32))
+    drafter_sampling = Sampling(torch.full((n,), 0.7), torch.full((n,), 3, dtype=torch.int32))
     length = torch.full((n,), 2, dtype=torch.int32)
     length[0] = 1
     tokens, lse = ops.sample_drafts(
@@ -229,7 +229,7 @@ def test_sample_drafts():
         length,
         seed=torch.arange(n),
         position=torch.zeros(n, dtype=torch.int32),
-        drafter=drafter,
+        drafter_sampling=drafter_sampling,
     )
     assert tokens[0, 1] == -1 and lse[0, 1] == 0
     for row in range(2):
@@ -247,8 +247,8 @@ def test_sample_drafts():
         length,
         seed=torch.arange(n),
         position=torch.zeros(n, dtype=torch.int32),
-        drafter=drafter,
-        law="greedy",
+        drafter_sampling=drafter_sampling,
+        drafter="greedy",
     )
     assert (
         greedy[3].tolist() == [-1, logits[0, 1].argmax()]
@@ -256,8 +256,8 @@ def test_sample_drafts():
     )
 
 
-@pytest.mark.parametrize("mode", ["token", "block", "greedy"])
-def test_a_blend_of_disjoint_supports_is_no_law(mode):
+@pytest.mark.parametrize("rule", ["token", "block", "greedy"])
+def test_a_blend_of_disjoint_supports_is_no_law(rule):
     inf = torch.inf
     target = torch.tensor([[[0.0, 0.0, -inf, -inf, -inf, -inf]] * 2])
     draft = torch.tensor([[[-inf, -inf, 0.0, 0.0, -inf, -inf]]])
@@ -266,7 +266,7 @@ def test_a_blend_of_disjoint_supports_is_no_law(mode):
         [[2]],
         [1],
         draft=draft,
-        mode=mode,
+        rule=rule,
         mix=torch.tensor([0.5]),
         num_valid_vocab=4,
         mask_token=0,
@@ -308,7 +308,7 @@ def test_a_draft_that_the_target_all_but_excludes(gap, temperature, mask, backen
             [x],
             [3],
             draft=draft,
-            mode="block",
+            rule="block",
             mask_token=mask,
             temperature=temperature,
             u=torch.full((1, 4), 0.4).double(),
@@ -324,8 +324,8 @@ def test_a_draft_that_the_target_all_but_excludes(gap, temperature, mask, backen
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
-@pytest.mark.parametrize("mode", ["token", "block"])
-def test_drafts_that_neither_law_knows(mode, backend):
+@pytest.mark.parametrize("rule", ["token", "block"])
+def test_drafts_that_neither_law_knows(rule, backend):
     """p = 0 first, then tokens of q = 0: none is kept, whatever the order in which ratios are
     multiplied."""
     generator = torch.Generator().manual_seed(3)
@@ -342,7 +342,7 @@ def test_drafts_that_neither_law_knows(mode, backend):
         [x],
         [4],
         draft=draft,
-        mode=mode,
+        rule=rule,
         u=torch.zeros(1, 5, dtype=torch.float64),
         backend=backend,
     )
@@ -358,7 +358,7 @@ def test_tiny_temperatures(temperature, backend):
     how = dict(
         seed=torch.arange(20),
         position=torch.zeros(20, dtype=torch.int32),
-        drafter=Sampling(temperature * ones),
+        drafter_sampling=Sampling(temperature * ones),
         backend=backend,
     )
     tokens, lse = ops.sample_drafts(logits, torch.full((20,), 3, dtype=torch.int32), **how)
@@ -385,7 +385,7 @@ def test_a_row_of_the_lowest_numbers_is_a_law(backend):
     how = dict(
         seed=torch.zeros(1, dtype=torch.int64),
         position=torch.zeros(1, dtype=torch.int32),
-        drafter=Sampling(torch.ones(1)),
+        drafter_sampling=Sampling(torch.ones(1)),
     )
     u = torch.tensor([[0.51]], dtype=torch.float64)
     tokens, _ = ops.sample_drafts(

@@ -14,30 +14,30 @@ EXACT = [name for name in OPS["accept_drafts"].backends if name != "triton"]
 
 
 @pytest.mark.parametrize("backend", EXACT)
-@pytest.mark.parametrize("mode", ["token", "block"])
+@pytest.mark.parametrize("rule", ["token", "block"])
 @pytest.mark.parametrize(
     "vocab, K, D", [(4, 2, 2), (3, 3, 3), (2, 3, 3), (4, 1, 1), (3, 3, 1), (3, 2, 0), (4, 0, 0)]
 )
-def test_lossless(vocab, K, D, mode, backend):
+def test_lossless(vocab, K, D, rule, backend):
     for seed in range(2):
         case = Case(vocab, K, seed)
-        law, mean = law_of(case, D, mode=mode, backend=backend)
+        law, mean = law_of(case, D, rule=rule, backend=backend)
         assert distance(law, expected_law(case, D)) < 1e-6
         assert D == 0 or 0 < mean < D
 
 
 @pytest.mark.parametrize("backend", EXACT)
-@pytest.mark.parametrize("mode", ["token", "block"])
-def test_greedy_drafter_is_lossless(mode, backend):
+@pytest.mark.parametrize("rule", ["token", "block"])
+def test_greedy_drafter_is_lossless(rule, backend):
     case = Case(4, 2, 7)
-    law, _ = law_of(case, mode=mode, law="greedy", backend=backend)
+    law, _ = law_of(case, rule=rule, drafter="greedy", backend=backend)
     assert distance(law, expected_law(case, 2)) < 1e-6
 
 
 @pytest.mark.parametrize("backend", EXACT)
-@pytest.mark.parametrize("mode", ["token", "block"])
+@pytest.mark.parametrize("rule", ["token", "block"])
 @pytest.mark.parametrize("w", [0.0, 0.3, 0.8])
-def test_mixed_law_with_an_unmixed_bonus(w, mode, backend):
+def test_mixed_law_with_an_unmixed_bonus(w, rule, backend):
     case = Case(3, 2, 11)
 
     def step(prefix):
@@ -45,7 +45,7 @@ def test_mixed_law_with_an_unmixed_bonus(w, mode, backend):
             return case.p[prefix].double().softmax(0)
         return (w * case.p[prefix].double() + (1 - w) * case.q[prefix].double()).softmax(0)
 
-    law, _ = law_of(case, mode=mode, mix=w, rows=step, backend=backend)
+    law, _ = law_of(case, rule=rule, mix=w, rows=step, backend=backend)
     assert distance(law, expected_law(case, 2, step)) < 1e-6
 
 
@@ -85,7 +85,7 @@ def expected_accepted_block(case):
 def test_expected_acceptance_and_block_is_never_worse(vocab, K):
     for seed in range(3):
         case = Case(vocab, K, 20 + seed)
-        token, block = law_of(case, mode="token")[1], law_of(case, mode="block")[1]
+        token, block = law_of(case, rule="token")[1], law_of(case, rule="block")[1]
         assert abs(token - expected_accepted_token(case)) < 1e-6
         assert abs(block - expected_accepted_block(case)) < 1e-6
         assert block >= token - 1e-9
@@ -95,33 +95,33 @@ def test_block_equals_token_for_a_greedy_drafter():
     case = Case(4, 3, 5)
     assert (
         abs(
-            law_of(case, mode="token", law="greedy")[1]
-            - law_of(case, mode="block", law="greedy")[1]
+            law_of(case, rule="token", drafter="greedy")[1]
+            - law_of(case, rule="block", drafter="greedy")[1]
         )
         < 1e-9
     )
 
 
-@pytest.mark.parametrize("mode", ["token", "block"])
-def test_equal_laws_accept_everything(mode):
+@pytest.mark.parametrize("rule", ["token", "block"])
+def test_equal_laws_accept_everything(rule):
     case = Case(4, 2, 1)
     case.q = case.p
     x, _, target, draft = case.drafts()
     for u in (0.0, 0.5, 1 - EPS):
         verdict = accept(
-            x, target, draft, torch.full((len(x), 3), u, dtype=torch.float64), 2, mode=mode
+            x, target, draft, torch.full((len(x), 3), u, dtype=torch.float64), 2, rule=rule
         )
         assert (verdict.accepted == 2).all()
 
 
-@pytest.mark.parametrize("mode", ["token", "block"])
-def test_disjoint_supports_accept_nothing(mode):
+@pytest.mark.parametrize("rule", ["token", "block"])
+def test_disjoint_supports_accept_nothing(rule):
     case = Case(4, 2, 1)
     for prefix in case.p:
         case.p[prefix][2:], case.q[prefix][:2] = -torch.inf, -torch.inf
     x, chance, target, draft = case.drafts()
     x, target, draft = x[chance > 0], target[chance > 0], draft[chance > 0]
-    verdict = accept(x, target, draft, torch.zeros(len(x), 3, dtype=torch.float64), 2, mode=mode)
+    verdict = accept(x, target, draft, torch.zeros(len(x), 3, dtype=torch.float64), 2, rule=rule)
     assert (verdict.accepted == 0).all()  # p(x) = 0 is rejected even by u = 0
     assert (verdict.next_token < 2).all()
 
@@ -130,7 +130,7 @@ def test_greedy_mode_is_exact_match():
     case = Case(4, 2, 9)
     x, _, target, draft = case.drafts()
     best = target.argmax(-1)
-    verdict = accept(x, target, draft, torch.rand(len(x), 3, dtype=torch.float64), 2, mode="greedy")
+    verdict = accept(x, target, draft, torch.rand(len(x), 3, dtype=torch.float64), 2, rule="greedy")
     match = (x.long() == best[:, :2]).int().cumprod(1).sum(1)
     assert torch.equal(verdict.accepted.long(), match)
     assert torch.equal(verdict.next_token.long(), best.gather(1, match[:, None])[:, 0])
@@ -139,7 +139,13 @@ def test_greedy_mode_is_exact_match():
 @pytest.mark.parametrize("backend", FAST)
 @pytest.mark.parametrize(
     "how",
-    [dict(), dict(mode="block"), dict(law="greedy"), dict(mix=0.3), dict(mode="block", mix=0.3)],
+    [
+        dict(),
+        dict(rule="block"),
+        dict(drafter="greedy"),
+        dict(mix=0.3),
+        dict(rule="block", mix=0.3),
+    ],
     ids=str,
 )
 def test_each_backend_breaks_where_the_reference_does(how, backend):
@@ -157,8 +163,8 @@ def test_each_backend_breaks_where_the_reference_does(how, backend):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("backend", OPS["accept_drafts"].backends)
-@pytest.mark.parametrize("mode", ["token", "block"])
-def test_a_million_draws_follow_the_law(mode, backend):
+@pytest.mark.parametrize("rule", ["token", "block"])
+def test_a_million_draws_follow_the_law(rule, backend):
     """The first token that a pass emits, over 64 ids, drafts and uniforms from the generator:
     G-test, seeds fixed."""
     if backend == "triton" and env.triton_interpreter():
@@ -175,7 +181,7 @@ def test_a_million_draws_follow_the_law(mode, backend):
         )
         sampling, length = Sampling(torch.ones(part)), torch.full((part,), K, dtype=torch.int32)
         q = draft.expand(part, -1, -1)
-        x, _ = run_by(ops.sample_drafts, backend, q, length, drafter=sampling, **step)
+        x, _ = run_by(ops.sample_drafts, backend, q, length, drafter_sampling=sampling, **step)
         verdict = run_by(
             ops.accept_drafts,
             backend,
@@ -184,9 +190,9 @@ def test_a_million_draws_follow_the_law(mode, backend):
             length,
             torch.ones(part, 1, dtype=torch.int32),
             K + 1,
-            target=sampling,
+            target_sampling=sampling,
             draft_logits=q,
-            mode=mode,
+            rule=rule,
             **step,
         )
         counts += torch.bincount(
@@ -196,7 +202,7 @@ def test_a_million_draws_follow_the_law(mode, backend):
     expected = target[0, 0].double().softmax(0) * runs
     g = float(2 * torch.xlogy(counts.double(), counts / expected).sum())
     print(
-        f"{mode}, {backend}: G = {g:.1f} over {vocab - 1} degrees of freedom; {accepted / runs:.2f} drafts accepted"
+        f"{rule}, {backend}: G = {g:.1f} over {vocab - 1} degrees of freedom; {accepted / runs:.2f} drafts accepted"
     )
     assert expected.min() > 5 and 0.5 * runs < accepted < 1.9 * runs
     assert g < 120  # chi2(63) exceeds it with probability 2e-5

@@ -18,7 +18,7 @@ from sampling import accept_params, named
 from blockdraft.ops import Accepted
 from blockdraft.reference import accept_drafts as reference
 
-# name: (mode, in reference/accept_drafts.py, in csrc/accept_drafts.h), each a replacement of one
+# name: (rule, in reference/accept_drafts.py, in csrc/accept_drafts.h), each a replacement of one
 # place
 MUTANTS = {
     "inequality flipped": (
@@ -50,7 +50,7 @@ MUTANTS = {
         ("y = draw(mass, uniforms[:, K])", "y = draw(mass, uniforms[:, 0])"),
         ("const double u = uniform_of(p_.drafts);", "const double u = uniform_of(0);"),
     ),
-    "early break in block mode": (
+    "early break in block rule": (
         "block",
         (
             "taken = drafted[:, i] & (u[:, i] < h)",
@@ -76,7 +76,7 @@ def mutated(text: str, change: tuple[str, str]) -> str:
 
 
 def calling(function):
-    """`function`(target_logits, ..., uniforms, target, drafter, ...), the reference's signature,
+    """`function`(target_logits, ..., uniforms, target_sampling, ...), the reference's signature,
     where tests call an op."""
 
     def run(
@@ -90,10 +90,10 @@ def calling(function):
         *,
         seed,
         position,
-        target,
+        target_sampling,
         draft_logits,
-        law,
-        mode,
+        drafter,
+        rule,
         mix,
         uniforms,
     ):
@@ -104,12 +104,12 @@ def calling(function):
             branch,
             mask_rows,
             uniforms,
-            target,
-            target,
+            target_sampling,
+            target_sampling,
             mix,
             draft_logits,
-            law == "greedy",
-            mode,
+            drafter == "greedy",
+            rule,
         )
 
     return run
@@ -119,7 +119,7 @@ def calling(function):
 def test_mutants_of_the_reference(name):
     """Through exact enumeration, the test of losslessness; unchanged (None) it passes."""
     path = Path(reference.__code__.co_filename)
-    mode, change, _ = MUTANTS[name] if name else ("block", ("", ""), None)
+    rule, change, _ = MUTANTS[name] if name else ("block", ("", ""), None)
     module = types.ModuleType("mutant")
     module.__package__ = "blockdraft.reference"
     exec(
@@ -129,7 +129,7 @@ def test_mutants_of_the_reference(name):
     worst = 0.0
     for seed in range(2):
         case = Case(3, 2, seed)
-        law, _ = law_of(case, mode=mode, run=calling(module.accept_drafts))
+        law, _ = law_of(case, rule=rule, run=calling(module.accept_drafts))
         worst = max(worst, distance(law, expected_law(case, 2)))
     print(f"{name}: the law is off by {worst:.1e}")
     assert worst > 1e-3 if name else worst < 1e-6
@@ -140,7 +140,7 @@ def test_mutants_of_the_reference(name):
 @pytest.mark.parametrize("name", [None, *MUTANTS])
 def test_mutants_of_the_kernel(name, tmp_path):
     """At the breakpoints of the reference's law."""
-    mode, _, change = MUTANTS[name] if name else ("block", None, None)
+    rule, _, change = MUTANTS[name] if name else ("block", None, None)
     csrc = tmp_path / "csrc"
     shutil.copytree(harness.ROOT / "csrc", csrc)
     if name:
@@ -158,15 +158,17 @@ def test_mutants_of_the_kernel(name, tmp_path):
     def run(op, backend, logits, *args, **options):
         if backend == "reference":
             return op(logits, *args, backend=backend, **options)
-        options |= dict(num_valid_vocab=logits.shape[-1], drafter=options["target"])
+        options |= dict(
+            num_valid_vocab=logits.shape[-1], drafter_sampling=options["target_sampling"]
+        )
         params, outputs, kept = accept_params(logits, *args, **named(options))
         library.check_accept_drafts(0, 0, ctypes.byref(params), ctypes.c_uint64(1), -1)
         return outputs
 
     x, _, target, draft = Case(6, 2, 3).drafts()
-    rows, uniforms = breakpoints(x, target, draft, 2, 1e-5, mode=mode, backend="reference")
+    rows, uniforms = breakpoints(x, target, draft, 2, 1e-5, rule=rule, backend="reference")
     want, got = (
-        accept(x[rows], target[rows], draft[rows], uniforms, 2, mode=mode, backend=backend, run=run)
+        accept(x[rows], target[rows], draft[rows], uniforms, 2, rule=rule, backend=backend, run=run)
         for backend in ("reference", "kernel")
     )
     wrong = (want.accepted != got.accepted) | (want.next_token != got.next_token)

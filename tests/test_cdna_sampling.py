@@ -63,7 +63,7 @@ def accept_in(emulator, code):
 
         launch(0, 64, 2 * V - 1, blocks)
         launch(1, CREW, 2 * V - 1, 1)
-        if options["mode"] == "block" and V > 2:
+        if options["rule"] == "block" and V > 2:
             launch(2, 64, V - 1, blocks)
         launch(3, 64, 1, 1)
         launch(4, 64, 1, blocks)
@@ -94,13 +94,13 @@ def sample_in(emulator, code):
 
 CASES = {
     "token": dict(),
-    "block": dict(mode="block", K=3),
-    "greedy": dict(mode="greedy", coarse=True),
-    "greedy drafter, given normalisers": dict(law="greedy", given_lse=True),
+    "block": dict(rule="block", K=3),
+    "greedy": dict(rule="greedy", coarse=True),
+    "greedy drafter, given normalisers": dict(drafter="greedy", given_lse=True),
     "given normalisers": dict(given_lse=True),
     "mixed, truncated, ties": dict(mix="some", truncated=True, coarse=True),
     "spoilt": dict(spoiled=torch.nan, B=4),
-    "temperature 0 among others, block": dict(temperature=0.0, mode="block"),
+    "temperature 0 among others, block": dict(temperature=0.0, rule="block"),
     "two blocks": dict(vocab=4500, valid=4490, mask=4096, K=1),
 }
 
@@ -117,8 +117,8 @@ def test_sampling_in_the_emulator(name, dtype, arch, emulator, code_objects):
             vocab=700,
             valid=690,
             mask=17,
-            mode="token",
-            law="sampled",
+            rule="token",
+            drafter="sampled",
             mix=None,
             truncated=False,
             temperature=None,

@@ -115,7 +115,7 @@ def accept(**changes):
         mask_rows=3,
         seed=torch.zeros(2, dtype=torch.int64),
         position=i32(0, 0),
-        target=Sampling(torch.ones(2)),
+        target_sampling=Sampling(torch.ones(2)),
         draft_logits=torch.randn(2, 2, 7),
     )
     arguments.update(changes)
@@ -124,23 +124,23 @@ def accept(**changes):
 
 ACCEPT = {
     "draft_len: expected -1 .. K = 2, got 3": dict(draft_len=i32(3, 0)),
-    "target.temperature: expected a finite number >= 0, got -1": dict(
-        target=Sampling(torch.tensor([1.0, -1.0]))
+    "target_sampling.temperature: expected a finite number >= 0, got -1": dict(
+        target_sampling=Sampling(torch.tensor([1.0, -1.0]))
     ),
-    "target.temperature: expected a finite number >= 0, got nan": dict(
-        target=Sampling(torch.tensor([1.0, torch.nan]))
+    "target_sampling.temperature: expected a finite number >= 0, got nan": dict(
+        target_sampling=Sampling(torch.tensor([1.0, torch.nan]))
     ),
-    "target.top_p: expected more than 0, at most 1, got 0": dict(
-        target=Sampling(torch.ones(2), None, torch.zeros(2))
+    "target_sampling.top_p: expected more than 0, at most 1, got 0": dict(
+        target_sampling=Sampling(torch.ones(2), None, torch.zeros(2))
     ),
-    r"target.top_k: expected 0 \(off\) or more, got -2": dict(
-        target=Sampling(torch.ones(2), i32(1, -2))
+    r"target_sampling.top_k: expected 0 \(off\) or more, got -2": dict(
+        target_sampling=Sampling(torch.ones(2), i32(1, -2))
     ),
-    "target: expected blockdraft.Sampling, got float": dict(target=0.5),
+    "target_sampling: expected blockdraft.Sampling, got float": dict(target_sampling=0.5),
     "branch: expected -1 or 1 .. 3, got 5": dict(branch=i32(5, 1).view(2, 1)),
-    "mode: expected 'token' or 'block' or 'greedy', got 'fast'": dict(mode="fast"),
-    "law: expected 'sampled' or 'greedy', got 'dirac'": dict(law="dirac"),
-    "draft_logits: expected a tensor, for this law or mix, got None": dict(draft_logits=None),
+    "rule: expected 'token' or 'block' or 'greedy', got 'fast'": dict(rule="fast"),
+    "drafter: expected 'sampled' or 'greedy', got 'dirac'": dict(drafter="dirac"),
+    "draft_logits: expected a tensor, for this drafter or mix, got None": dict(draft_logits=None),
     r"draft_logits: expected shape \[B K vocab\] = \[2 2 7\], got \[2, 3, 7\]": dict(
         draft_logits=torch.randn(2, 3, 7)
     ),
@@ -295,7 +295,7 @@ def test_the_other_ops():
             i32(4),
             seed=torch.zeros(1, dtype=torch.int64),
             position=i32(0),
-            drafter=Sampling(torch.ones(1)),
+            drafter_sampling=Sampling(torch.ones(1)),
         )
 
 

@@ -118,7 +118,7 @@ def test_greedy_equals_autoregressive_for_the_tiny_model_at_length(tiny, preset,
 
 @pytest.mark.parametrize(
     "options",
-    [dict(mode="block"), dict(mode="greedy"), dict(law="greedy"), dict(branches="planned")],
+    [dict(rule="block"), dict(rule="greedy"), dict(drafter="greedy"), dict(branches="planned")],
 )
 def test_greedy_requests_in_every_mode(tiny, options):
     same_as_autoregressive(tiny, BlockLayout.tidar(16, P=2), prompts(2, 40), **options)
@@ -144,7 +144,7 @@ def test_a_sampled_request_does_not_depend_on_its_company(tiny):
         Request(r.prompt, 50, seed=i, temperature=0.9, draft_temperature=0.7)
         for i, r in enumerate(prompts(3, 50))
     ]
-    decoder = BlockDecoder(tiny, BlockLayout.tidar(16, P=3), mode="block")
+    decoder = BlockDecoder(tiny, BlockLayout.tidar(16, P=3), rule="block")
     together = [c.tokens for c in decoder.generate(work)]
     assert [c.tokens for c in decoder.generate(work[::-1])][::-1] == together
     assert [decoder.generate([request])[0].tokens for request in work] == together

@@ -94,17 +94,17 @@ CASES = {
         BlockLayout(3, 3, 2, bidirectional=False),
         dict(branches=[1, 3]),
     ),
-    "greedy drafter": (BlockLayout(3, 4, 2), dict(branches=[1, 3], law="greedy")),
+    "greedy drafter": (BlockLayout(3, 4, 2), dict(branches=[1, 3], drafter="greedy")),
 }
 
 
-@pytest.mark.parametrize("mode", ["token", "block"])
+@pytest.mark.parametrize("rule", ["token", "block"])
 @pytest.mark.parametrize("case", CASES)
-def test_decode_follows_the_autoregressive_law(case, mode):
+def test_decode_follows_the_autoregressive_law(case, rule):
     layout, options = CASES[case]
-    g, steps = g_statistic(layout, mode=mode, **options)
+    g, steps = g_statistic(layout, rule=rule, **options)
     print(
-        f"{case}, {mode}: G = {g:.1f} over {2**LENGTH - 1} degrees of freedom, {steps:.2f} passes a decode"
+        f"{case}, {rule}: G = {g:.1f} over {2**LENGTH - 1} degrees of freedom, {steps:.2f} passes a decode"
     )
     assert g < LIMIT
     assert steps < LENGTH - 1  # drafts really are accepted
@@ -115,7 +115,7 @@ def test_autoregressive_decode_follows_the_law_too():
 
 
 def test_keys_of_token_positions_would_be_caught(monkeypatch):
-    """Mutant: uniforms keyed by the token's position, which block mode visits again in the next
+    """Mutant: uniforms keyed by the token's position, which block rule visits again in the next
     step."""
     proper = rng.uniform
 
@@ -129,7 +129,7 @@ def test_keys_of_token_positions_would_be_caught(monkeypatch):
     monkeypatch.setattr(
         decode.ops, "accept_drafts", partial(decode.ops.accept_drafts, backend="reference")
     )
-    g, _ = g_statistic(BlockLayout(3, 4, 4), mode="block")
+    g, _ = g_statistic(BlockLayout(3, 4, 4), rule="block")
     print(f"keyed by token position: G = {g:.0f}")
     assert g > LIMIT
 

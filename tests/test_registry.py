@@ -98,13 +98,13 @@ def calls():
             i32(2, 1),
             i32(1, 2).view(2, 1),
             3,
-            target=Sampling(ones),
+            target_sampling=Sampling(ones),
             draft_logits=randn(2, 2, 7),
             with_logprob=True,
             **step,
         ),
         "sample_drafts": partial(
-            ops.sample_drafts, randn(2, 2, 7), i32(2, 1), drafter=Sampling(ones), **step
+            ops.sample_drafts, randn(2, 2, 7), i32(2, 1), drafter_sampling=Sampling(ones), **step
         ),
         "plan_branches": partial(ops.plan_branches, torch.rand(2, 3), torch.rand(4), 2, i32(3, 1)),
     }

@@ -16,7 +16,7 @@ BACKENDS = [name for name in OPS["accept_drafts"].backends if name != "reference
 SLOW = env.triton_interpreter()  # some milliseconds a program
 COMMON = dict(
     mask=-1,
-    law="sampled",
+    drafter="sampled",
     mix=None,
     truncated=False,
     temperature=None,
@@ -48,8 +48,8 @@ def test_decides_as_the_reference(case, backend):
 
 
 @pytest.mark.parametrize("backend", [*BACKENDS, "reference"])
-@pytest.mark.parametrize("mode", ["token", "block"])
-def test_nothing_after_an_impossible_draft_is_read(mode, backend):
+@pytest.mark.parametrize("rule", ["token", "block"])
+def test_nothing_after_an_impossible_draft_is_read(rule, backend):
     """p(x) of draft 1 is 0: NaN in row 2 goes unnoticed; in row 1 it does not."""
     g = torch.Generator().manual_seed(0)
     target, x = torch.randn(2, 4, 100, generator=g), torch.tensor([[3, 5, 7]] * 2).int()
@@ -66,16 +66,16 @@ def test_nothing_after_an_impossible_draft_is_read(mode, backend):
         4,
         seed=torch.arange(2),
         position=torch.zeros(2).int(),
-        target=Sampling(torch.ones(2)),
+        target_sampling=Sampling(torch.ones(2)),
         draft_logits=draft,
-        mode=mode,
+        rule=rule,
     )
     assert v.status.tolist() == [0, 1] and v.accepted.tolist() == [1, -1]
 
 
 @pytest.mark.parametrize("backend", [*BACKENDS, "reference"])
-@pytest.mark.parametrize("mode", ["token", "block"])
-def test_the_bonus_row_is_read_if_all_drafts_are_kept(mode, backend):
+@pytest.mark.parametrize("rule", ["token", "block"])
+def test_the_bonus_row_is_read_if_all_drafts_are_kept(rule, backend):
     g = torch.Generator().manual_seed(0)
     target, x = torch.randn(2, 3, 100, generator=g), torch.tensor([[3, 5]] * 2).int()
     draft = target[:, :2].clone()
@@ -91,9 +91,9 @@ def test_the_bonus_row_is_read_if_all_drafts_are_kept(mode, backend):
         4,
         seed=torch.arange(2),
         position=torch.zeros(2).int(),
-        target=Sampling(torch.ones(2)),
+        target_sampling=Sampling(torch.ones(2)),
         draft_logits=draft,
-        mode=mode,
+        rule=rule,
     )
     assert v.status.tolist() == [1, 0] and v.accepted.tolist() == [-1, 1]
 
@@ -122,8 +122,8 @@ def test_exceptions_are_rare(backend):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("backend", BACKENDS)
-@pytest.mark.parametrize("mode", ["token", "block"])
-def test_exceptions_of_random_draws_are_rarer_still(mode, backend):
+@pytest.mark.parametrize("rule", ["token", "block"])
+def test_exceptions_of_random_draws_are_rarer_still(rule, backend):
     """The generator's uniforms over a vocabulary of 2,000, as a decode has them: fewer than one in
     100,000 decides otherwise."""
     if backend == "triton" and SLOW:
@@ -131,11 +131,11 @@ def test_exceptions_of_random_draws_are_rarer_still(mode, backend):
     draws = exceptions = 0
     for seed in range(100):
         same, doubt = compare(
-            COMMON | dict(seed=seed, B=1000, K=3, vocab=2000, valid=1990, mode=mode), by(backend)
+            COMMON | dict(seed=seed, B=1000, K=3, vocab=2000, valid=1990, rule=rule), by(backend)
         )
         assert (same | doubt).all()
         draws, exceptions = draws + 4 * len(same), exceptions + int((~same).sum())
-    print(f"{mode}, {backend}: {exceptions} of {draws} draws decided otherwise within the margin")
+    print(f"{rule}, {backend}: {exceptions} of {draws} draws decided otherwise within the margin")
     assert exceptions < 1e-5 * draws
 
 
@@ -152,8 +152,8 @@ def test_samples_as_the_reference(case, backend):
     [(262272, 262147, 262144), (151936, 151936, 151935), (7, 7, 3), (1_200_000, 1_200_000, -1)],
 )
 def test_real_vocabularies(vocab, valid, mask, backend):
-    for seed, mode in enumerate(("token", "block")):
-        if SLOW and vocab > 10 and mode == "block":
+    for seed, rule in enumerate(("token", "block")):
+        if SLOW and vocab > 10 and rule == "block":
             continue
         case = COMMON | dict(
             seed=seed,
@@ -162,7 +162,7 @@ def test_real_vocabularies(vocab, valid, mask, backend):
             vocab=vocab,
             valid=valid,
             mask=mask,
-            mode=mode,
+            rule=rule,
             logprob=True,
         )
         same, doubt = compare(case, by(backend))
@@ -171,9 +171,9 @@ def test_real_vocabularies(vocab, valid, mask, backend):
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
-@pytest.mark.parametrize("mode", ["token", "block"])
+@pytest.mark.parametrize("rule", ["token", "block"])
 @pytest.mark.parametrize("truncated", [False, True])
-def test_same_bits_in_any_batch_and_with_any_threads(truncated, mode, backend):
+def test_same_bits_in_any_batch_and_with_any_threads(truncated, rule, backend):
     """From the generator's uniforms: each request alone, among others in another order, again, and
     with other thread counts."""
     case = COMMON | dict(
@@ -182,7 +182,7 @@ def test_same_bits_in_any_batch_and_with_any_threads(truncated, mode, backend):
         K=2 if SLOW else 4,
         vocab=9001 if not SLOW else 300,
         valid=290 if SLOW else 8990,
-        mode=mode,
+        rule=rule,
         truncated=truncated,
         given_lse=False,
         logprob=True,
@@ -212,7 +212,7 @@ def test_same_bits_in_any_batch_and_with_any_threads(truncated, mode, backend):
         )
         how = {
             name: own[name]
-            for name in ("seed", "position", "drafter", "num_valid_vocab", "mask_token")
+            for name in ("seed", "position", "drafter_sampling", "num_valid_vocab", "mask_token")
         }
         return [
             *verdict,
@@ -235,12 +235,12 @@ def test_same_bits_in_any_batch_and_with_any_threads(truncated, mode, backend):
     _native.MISSING is not None or sys.platform != "linux",
     reason="needs the C++ kernels, and Linux to ask for peaks",
 )
-@pytest.mark.parametrize("mode", ["token", "block"])
-def test_no_memory_of_the_size_of_the_vocabulary(mode):
+@pytest.mark.parametrize("rule", ["token", "block"])
+def test_no_memory_of_the_size_of_the_vocabulary(rule):
     """The peak of the process grows by less than 1 MB in a call over 262,272 ids, where one row of
     float32 is 1 MB."""
     case = COMMON | dict(
-        seed=1, B=8, K=4, vocab=262272, valid=262147, mode=mode, truncated=True, logprob=True
+        seed=1, B=8, K=4, vocab=262272, valid=262147, rule=rule, truncated=True, logprob=True
     )
     args, options, u = inputs(case)
 

@@ -75,8 +75,8 @@ def test_sample(case, target):
 
 
 @pytest.mark.parametrize("target", TARGETS)
-@pytest.mark.parametrize("mode", ["token", "block"])
-def test_several_blocks(target, mode):
+@pytest.mark.parametrize("rule", ["token", "block"])
+def test_several_blocks(target, rule):
     """A vocabulary of more than two blocks, truncated and mixed."""
     for seed in range(2):
         case = dict(
@@ -87,8 +87,8 @@ def test_several_blocks(target, mode):
             valid=8990,
             mask=4096,
             dtype=torch.bfloat16,
-            mode=mode,
-            law="sampled",
+            rule=rule,
+            drafter="sampled",
             mix="some" if seed else None,
             truncated=bool(seed),
             temperature=None,
@@ -114,8 +114,8 @@ def test_sim_notices_a_missing_barrier():
         valid=17000,
         mask=-1,
         dtype=torch.float32,
-        mode="token",
-        law="sampled",
+        rule="token",
+        drafter="sampled",
         mix=None,
         truncated=False,
         temperature=0.0,

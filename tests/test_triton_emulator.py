@@ -110,13 +110,13 @@ def test_attention_in_the_emulator(window, dtype, emulator, tmp_path, monkeypatc
 
 CASES = {
     "token": dict(),
-    "block": dict(mode="block", K=3),
-    "greedy drafter, given normalisers": dict(law="greedy", given_lse=True),
+    "block": dict(rule="block", K=3),
+    "greedy drafter, given normalisers": dict(drafter="greedy", given_lse=True),
     "given normalisers": dict(given_lse=True),
     "mixed, truncated, ties": dict(mix="some", truncated=True, coarse=True),
     "spoilt, temperature 0 among others": dict(spoiled=torch.nan, temperature=0.0, B=3),
     "two blocks": dict(vocab=4500, valid=4490, mask=4096, K=1),
-    "foreign and rare drafts, block": dict(mode="block", K=5, truncated=True, gap=100, seed=7),
+    "foreign and rare drafts, block": dict(rule="block", K=5, truncated=True, gap=100, seed=7),
 }
 
 
@@ -139,8 +139,8 @@ def test_sampling_in_the_emulator(name, dtype, arch, emulator, tmp_path, monkeyp
             vocab=700,
             valid=690,
             mask=17,
-            mode="token",
-            law="sampled",
+            rule="token",
+            drafter="sampled",
             mix=None,
             truncated=False,
             temperature=None,

@@ -104,8 +104,8 @@ class BlockDecoder:
     `commit` as ZayaModel has.
 
     layout    BlockLayout; `BlockLayout.autoregressive()` is plain decoding by the same code
-    mode      acceptance: "token", "block" or "greedy" (see ops.accept_drafts)
-    law       how drafts are drawn: "sampled" or "greedy"
+    rule      acceptance: "token", "block" or "greedy" (see ops.accept_drafts)
+    drafter     how drafts are drawn: "sampled" or "greedy"
     branches  ascending branches of the proposals, "planned" (by measured acceptance, shared by the
               batch: a request's tokens then depend on its company, its law does not), or None:
               spread evenly over 1..V
@@ -116,17 +116,17 @@ class BlockDecoder:
         model,
         layout: BlockLayout,
         *,
-        mode: str = "token",
-        law: str = "sampled",
+        rule: str = "token",
+        drafter: str = "sampled",
         branches: list[int] | str | None = None,
         page: int = 16,
         chunk: int = 512,
     ):
-        self.model, self.layout, self.mode, self.law, self.page, self.chunk = (
+        self.model, self.layout, self.rule, self.drafter, self.page, self.chunk = (
             model,
             layout,
-            mode,
-            law,
+            rule,
+            drafter,
             page,
             chunk,
         )
@@ -152,12 +152,14 @@ class BlockDecoder:
             raise ValueError(
                 f"BlockDecoder: chunk: expected an integer of at least 1, got {chunk!r}"
             )
-        if mode not in ("token", "block", "greedy"):
+        if rule not in ("token", "block", "greedy"):
             raise ValueError(
-                f"BlockDecoder: mode: expected 'token', 'block' or 'greedy', got {mode!r}"
+                f"BlockDecoder: rule: expected 'token', 'block' or 'greedy', got {rule!r}"
             )
-        if law not in ("sampled", "greedy"):
-            raise ValueError(f"BlockDecoder: law: expected 'sampled' or 'greedy', got {law!r}")
+        if drafter not in ("sampled", "greedy"):
+            raise ValueError(
+                f"BlockDecoder: drafter: expected 'sampled' or 'greedy', got {drafter!r}"
+            )
         self.branches = list(branches)
 
     def generate(
@@ -206,13 +208,13 @@ class BlockDecoder:
             layout.M,
             seed=self.seed,
             position=position,
-            target=self.target,
-            drafter=self.drafter,
+            target_sampling=self.target,
+            drafter_sampling=self.drafter_sampling,
             draft_logits=s.draft_logits,
             draft_lse=s.draft_lse,
-            law=self.law,
+            drafter=self.drafter,
             mix=self.mix,
-            mode=self.mode,
+            rule=self.rule,
             remaining=self.limit - s.emitted,
             with_logprob=True,
             **self.vocabulary,
@@ -244,7 +246,7 @@ class BlockDecoder:
             else None,
         )
         self.target = Sampling(column(temperature, torch.float32), *truncation)
-        self.drafter = Sampling(column(drafting, torch.float32), *truncation)
+        self.drafter_sampling = Sampling(column(drafting, torch.float32), *truncation)
         self.mix = (
             column([r.mix for r in requests], torch.float32)
             if any(r.mix < 1 for r in requests)
@@ -348,8 +350,8 @@ class BlockDecoder:
             s.draft_len,
             seed=self.seed,
             position=position,
+            drafter_sampling=self.drafter_sampling,
             drafter=self.drafter,
-            law=self.law,
             **self.vocabulary,
         )
         if self.planned:

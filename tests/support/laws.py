@@ -50,8 +50,8 @@ def accept(
     draft,
     uniforms,
     D,
-    mode="token",
-    law="sampled",
+    rule="token",
+    drafter="sampled",
     mix=None,
     backend=None,
     run=run_by,
@@ -70,10 +70,10 @@ def accept(
         target.shape[1],
         seed=torch.zeros(n, dtype=torch.int64),
         position=torch.zeros(n, dtype=torch.int32),
-        target=Sampling(ones),
+        target_sampling=Sampling(ones),
         draft_logits=draft,
-        law=law,
-        mode=mode,
+        drafter=drafter,
+        rule=rule,
         mix=None if mix is None else mix * ones,
         uniforms=uniforms,
         **kwargs,
@@ -173,7 +173,7 @@ def law_of(case, D=None, rows=None, **how):
     E[accepted]."""
     D = case.K if D is None else D
     x, chance, target, draft = case.drafts()
-    if how.get("law") == "greedy":
+    if how.get("drafter") == "greedy":
         chance = torch.full_like(chance, 0.0).index_fill(0, torch.tensor([len(x) // 3]), 1.0)
     step = rows or (lambda prefix: case.p[prefix].double().softmax(0))
     total, mean = {}, 0.0

@@ -36,7 +36,7 @@ class AcceptParams(ctypes.Structure):
             (name, LONG)
             for name in ("tokens_row", "branch_row", "uniforms_row", "lse_row", "logprob_row")
         ),
-        *((f"{law}_{name}", POINTER) for law in ("target", "drafter") for name in SAMPLING),
+        *((f"{which}_{name}", POINTER) for which in ("target", "drafter") for name in SAMPLING),
         *((f"out_{name}", POINTER) for name in Accepted._fields),
         ("workspace", POINTER),
         *(
@@ -74,7 +74,7 @@ class SampleParams(ctypes.Structure):
 
 def named(options):
     """The kernels' names for the public op's arguments."""
-    names = dict(num_valid_vocab="valid", target="target_sampling", draft_logits="draft")
+    names = dict(num_valid_vocab="valid", draft_logits="draft")
     return {names.get(name, name): value for name, value in options.items()}
 
 
@@ -96,12 +96,12 @@ def accept_params(
     seed,
     position,
     target_sampling: Sampling,
-    drafter: Sampling,
+    drafter_sampling: Sampling,
     draft=None,
     draft_lse=None,
-    law="sampled",
+    drafter="sampled",
     mix=None,
-    mode="token",
+    rule="token",
     valid,
     mask_token=-1,
     remaining=None,
@@ -133,7 +133,7 @@ def accept_params(
     )
     pointers |= {
         f"{name}_{field}": getattr(s, field)
-        for name, s in (("target", target_sampling), ("drafter", drafter))
+        for name, s in (("target", target_sampling), ("drafter", drafter_sampling))
         for field in SAMPLING
     }
     strides = {
@@ -157,9 +157,9 @@ def accept_params(
         mask_token=mask_token,
         mask_rows=mask_rows,
         proposals=branch.shape[1],
-        mode=("token", "block", "greedy").index(mode),
+        mode=("token", "block", "greedy").index(rule),
         threads=1,
-        dirac=law == "greedy" or mode == "greedy",
+        dirac=drafter == "greedy" or rule == "greedy",
     )
     return (
         AcceptParams(**{name: address(t) for name, t in pointers.items()}, **strides, **fields),
@@ -174,8 +174,8 @@ def sample_params(
     *,
     seed,
     position,
-    drafter: Sampling,
-    law="sampled",
+    drafter_sampling: Sampling,
+    drafter="sampled",
     valid,
     mask_token=-1,
     uniforms=None,
@@ -192,7 +192,7 @@ def sample_params(
         tokens=tokens,
         lse=lse,
         workspace=workspace,
-        **drafter._asdict(),
+        **drafter_sampling._asdict(),
     )
     params = SampleParams(
         **{name: address(t) for name, t in pointers.items()},
@@ -204,6 +204,6 @@ def sample_params(
         valid=valid,
         mask_token=mask_token,
         threads=1,
-        greedy=law == "greedy",
+        greedy=drafter == "greedy",
     )
     return params, (tokens, lse), pointers

@@ -36,8 +36,8 @@ def cases(draw, vocabularies=(1, 2, 7, 16, 64, 100, 700)):
         valid=draw(st.integers(max(1, vocab - 5), vocab)),
         mask=draw(st.sampled_from([-1, -1, 0, vocab - 1, vocab // 2])),
         dtype=draw(st.sampled_from(FLOATS)),
-        mode=draw(st.sampled_from(["token", "token", "block", "greedy"])),
-        law=draw(st.sampled_from(["sampled", "sampled", "greedy"])),
+        rule=draw(st.sampled_from(["token", "token", "block", "greedy"])),
+        drafter=draw(st.sampled_from(["sampled", "sampled", "greedy"])),
         mix=draw(st.sampled_from([None, None, "some"])),
         truncated=draw(st.booleans()),
         temperature=draw(st.sampled_from([None, None, 0.0, 0.3, 5.0, *TINY])),
@@ -86,7 +86,7 @@ def inputs(c):
     if c["pads"]:
         target[..., c["valid"] :], draft[..., c["valid"] :] = torch.nan, torch.inf
     target, draft = target.to(c["dtype"]), draft.to(c["dtype"])
-    target_sampling, drafter = shaping(), shaping()
+    target_sampling, drafter_sampling = shaping(), shaping()
     length = torch.randint(-1, K + 1, (B,), generator=g, dtype=torch.int32)
     seed, position = (
         torch.randint(2**62, (B,), generator=g),
@@ -98,7 +98,7 @@ def inputs(c):
         length.clamp(min=0),
         seed=seed,
         position=position,
-        drafter=drafter,
+        drafter_sampling=drafter_sampling,
         backend="reference",
         **common,
     )
@@ -121,13 +121,13 @@ def inputs(c):
     options = dict(
         seed=seed,
         position=position,
-        target=target_sampling,
-        drafter=drafter,
+        target_sampling=target_sampling,
+        drafter_sampling=drafter_sampling,
         draft_logits=draft,
-        law=c["law"],
+        drafter=c["drafter"],
         draft_lse=lse if c["given_lse"] else None,
         mix=mix,
-        mode=c["mode"],
+        rule=c["rule"],
         with_logprob=c["logprob"],
         remaining=torch.randint(1, 2 * K + 3, (B,), generator=g, dtype=torch.int32),
         **common,
@@ -149,7 +149,11 @@ def moved(options, by):
             )
         )
 
-    return {**options, "target": move(options["target"]), "drafter": move(options["drafter"])}
+    return {
+        **options,
+        "target_sampling": move(options["target_sampling"]),
+        "drafter_sampling": move(options["drafter_sampling"]),
+    }
 
 
 def equal(a, b):
@@ -190,7 +194,14 @@ def compare_samples(c, run):
     logits = options["draft_logits"]
     how = {
         name: options[name]
-        for name in ("seed", "position", "drafter", "law", "num_valid_vocab", "mask_token")
+        for name in (
+            "seed",
+            "position",
+            "drafter_sampling",
+            "drafter",
+            "num_valid_vocab",
+            "mask_token",
+        )
     }
     u = torch.rand(
         logits.shape[:2], generator=torch.Generator().manual_seed(c["seed"]), dtype=torch.float64
@@ -204,7 +215,7 @@ def compare_samples(c, run):
             length,
             uniforms=(u + by).clamp(0, 1 - 2**-53),
             backend="reference",
-            **{**how, "drafter": moved(options, by)["drafter"]},
+            **{**how, "drafter_sampling": moved(options, by)["drafter_sampling"]},
         )
         doubt |= (near != want) | ((near_lse - want_lse).abs() > 1e-4)
     assert ((tokens == want) | doubt).all()

@@ -113,13 +113,13 @@ def accept_drafts(
     *,
     seed,
     position,
-    target: Sampling,
-    drafter: Sampling | None = None,
+    target_sampling: Sampling,
+    drafter_sampling: Sampling | None = None,
     draft_logits=None,
     draft_lse=None,
-    law: str = "sampled",
+    drafter: str = "sampled",
     mix=None,
-    mode: str = "token",
+    rule: str = "token",
     num_valid_vocab: int | None = None,
     mask_token: int = -1,
     remaining=None,
@@ -136,16 +136,16 @@ def accept_drafts(
     draft_len    int32 [B], D in -1..K; -1: the request idles and emits nothing
     branch       int32 [B,P] of this pass, mask_rows its rows a proposal
     seed         int64 [B]; position int32 [B], n of this step, which never comes back (see `rng`)
-    target, drafter  Sampling: temperature, top-k, top-p of p and of q; drafter defaults to target's
-    draft_logits [B,K,vocab], target_logits' dtype: what the drafts were drawn from; needed when law
+    target_sampling, drafter_sampling  Sampling: temperature, top-k, top-p of p and of q; drafter defaults to target's
+    draft_logits [B,K,vocab], target_logits' dtype: what the drafts were drawn from; needed when drafter
     is "sampled" and for mix
     draft_lse    float32 [B,K] of sample_drafts, spares a backend one pass over the draft rows: NaN
                  or +inf in one that it then has no need to read goes unnoticed
-    law          "sampled": q is drafter's law of draft_logits; "greedy": all mass on the draft
+    drafter        "sampled": q is drafter_sampling's distribution of draft_logits; "greedy": all mass on the draft
     mix          float32 [B] in 0..1 or None: judge against softmax(mix * target + (1-mix) * draft)
                  of raw logits, q and the bonus row unchanged; 1 is bit-identical to None. Below 1
                  the output is no longer the target's law
-    mode         "token": accept with min(1, p/q), else draw from (p-q)+; "block": joint rule;
+    rule         "token": accept with min(1, p/q), else draw from (p-q)+; "block": joint rule;
                  "greedy": exact match with the argmax. A request at target temperature 0 is greedy
                  in each. Token and greedy read rows up to the first rejection; block those of all
                  drafts, or up to the first x with p(x) = 0, and the bonus row if it draws from it
@@ -174,7 +174,7 @@ def accept_drafts(
         list(target_logits.shape),
     )
     check.dims["K"] = V - 1
-    drafter = target if drafter is None else drafter
+    drafter_sampling = target_sampling if drafter_sampling is None else drafter_sampling
     check.tensor("draft_tokens", draft_tokens, "B K", I32)
     check.tensor("draft_len", draft_len, "B", I32)
     check.tensor("branch", branch, "B P", I32)
@@ -185,16 +185,16 @@ def accept_drafts(
     check.tensor("mix", mix, "B", F32, optional=True)
     check.tensor("remaining", remaining, "B", I32, optional=True)
     check.uniforms(uniforms, "B K+1")
-    check.sampling("target", target)
-    if drafter is not target:
-        check.sampling("drafter", drafter)
-    check.choice("law", law, ("sampled", "greedy"))
-    check.choice("mode", mode, ("token", "block", "greedy"))
-    dirac = law == "greedy" or mode == "greedy"
+    check.sampling("target_sampling", target_sampling)
+    if drafter_sampling is not target_sampling:
+        check.sampling("drafter_sampling", drafter_sampling)
+    check.choice("drafter", drafter, ("sampled", "greedy"))
+    check.choice("rule", rule, ("token", "block", "greedy"))
+    dirac = drafter == "greedy" or rule == "greedy"
     check.need(
         draft_logits is not None or (dirac and mix is None) or V == 1,
         "draft_logits",
-        "a tensor, for this law or mix",
+        "a tensor, for this drafter or mix",
         None,
     )
     check.need(mask_rows >= 1, "mask_rows", "at least 1", mask_rows)
@@ -221,11 +221,11 @@ def accept_drafts(
         seed,
         position,
         uniforms,
-        *target,
-        *drafter,
+        *target_sampling,
+        *drafter_sampling,
         mix,
         dirac,
-        mode,
+        rule,
         num_valid_vocab,
         mask_token,
         remaining,

@@ -62,8 +62,8 @@ def sample_drafts(
     *,
     seed,
     position,
-    drafter: Sampling,
-    law: str = "sampled",
+    drafter_sampling: Sampling,
+    drafter: str = "sampled",
     num_valid_vocab: int | None = None,
     mask_token: int = -1,
     uniforms=None,
@@ -89,8 +89,8 @@ def sample_drafts(
     check.tensor("draft_len", draft_len, "B", I32)
     check.tensor("seed", seed, "B", I64)
     check.tensor("position", position, "B", I32)
-    check.sampling("drafter", drafter)
-    check.choice("law", law, ("sampled", "greedy"))
+    check.sampling("drafter_sampling", drafter_sampling)
+    check.choice("drafter", drafter, ("sampled", "greedy"))
     num_valid_vocab = check.vocabulary(num_valid_vocab, mask_token)
     check.values("draft_len", draft_len, -1, check.dims["K"], f"-1 .. K = {check.dims['K']}")
     check.uniforms(uniforms, "B K")
@@ -104,8 +104,8 @@ def sample_drafts(
         seed,
         position,
         uniforms,
-        *drafter,
-        law == "greedy",
+        *drafter_sampling,
+        drafter == "greedy",
         num_valid_vocab,
         mask_token,
         tokens,

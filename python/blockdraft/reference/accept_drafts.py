@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 import torch
 
-from .law import draw, excluded, law, row_status
+from .distribution import distribution, draw, excluded, row_status
 
 
 class Accepted(NamedTuple):
@@ -29,12 +29,12 @@ def accept_drafts(
     branch,
     mask_rows,
     uniforms,
-    target,
-    drafter,
+    target_sampling,
+    drafter_sampling,
     mix=None,
     draft_logits=None,
     dirac=False,
-    mode="token",
+    rule="token",
     num_valid_vocab=None,
     mask_token=-1,
     remaining=None,
@@ -51,10 +51,13 @@ def accept_drafts(
     known = (x >= 0) & (x < vocab)
     column = torch.arange(V, device=device)
     drafted = column[:K] < D[:, None]
-    if mode == "greedy":
-        target, dirac = target._replace(temperature=torch.zeros_like(target.temperature)), True
+    if rule == "greedy":
+        target_sampling, dirac = (
+            target_sampling._replace(temperature=torch.zeros_like(target_sampling.temperature)),
+            True,
+        )
 
-    # p: the law to verify against; the bonus row D is never mixed. q: the law the drafts were drawn
+    # p: the distribution to verify against; the bonus row D is never mixed. q: the one the drafts were drawn
     # from
     verified, status = target_logits.double(), row_status(target_logits, banned)
     draft_status = torch.zeros_like(status[:, :K])
@@ -67,11 +70,11 @@ def accept_drafts(
         mixes = drafted[..., None] & (w != 1)
         blend = torch.where(w == 0, draft_logits, w * target_logits[:, :K] + (1 - w) * draft_logits)
         verified = torch.cat([torch.where(mixes, blend, verified[:, :K]), verified[:, K:]], 1)
-        sampled = (drafter.temperature > 0) & (not dirac)
+        sampled = (drafter_sampling.temperature > 0) & (not dirac)
         draft_status = torch.where(
             drafted & (mixes[..., 0] | sampled[:, None]), row_status(draft_logits, banned), 0
         )
-    p = law(verified, banned, *target)
+    p = distribution(verified, banned, *target_sampling)
     # a blend of disjoint supports is empty
     status = torch.where(status == 0, row_status(verified, banned), status)
     # a temperature that no check could see
@@ -82,13 +85,15 @@ def accept_drafts(
         q = point
     else:
         q = torch.where(
-            drafter.temperature[:, None, None] > 0, law(draft_logits, banned, *drafter), point
+            drafter_sampling.temperature[:, None, None] > 0,
+            distribution(draft_logits, banned, *drafter_sampling),
+            point,
         )
 
     at = (x.clamp(0, vocab - 1))[..., None]
     px = p[:, :K].gather(-1, at)[..., 0] * known
     qx = q.gather(-1, at)[..., 0]
-    if mode == "block":
+    if rule == "block":
         a, scale = _block(p, q, px, qx, uniforms[:, :K], drafted, D)
     else:
         a = (drafted & (uniforms[:, :K] * qx < px)).int().cumprod(1).sum(1)
@@ -105,7 +110,7 @@ def accept_drafts(
     y = draw(mass, uniforms[:, K])
 
     last_read = a
-    if mode == "block":  # those of all drafts, but none after one that the target cannot have
+    if rule == "block":  # those of all drafts, but none after one that the target cannot have
         ends = torch.where(drafted & ~(px > 0), column[:K], K)
         last_read = torch.where(a == D, D, torch.minimum(ends.amin(1), D - 1)) if K else D
     seen = column <= last_read[:, None]
@@ -114,7 +119,7 @@ def accept_drafts(
     idle = (D < 0) | (status != 0)
     a, y = torch.where(idle, -1, a), torch.where(idle, -1, y)
     proposal, shift, next_len = _next(a, branch.long(), mask_rows, K, remaining)
-    logprob = _logprob(target_logits, banned, target, x, a, y) if with_logprob else None
+    logprob = _logprob(target_logits, banned, target_sampling, x, a, y) if with_logprob else None
     return Accepted(
         a.int(), y.int(), proposal.int(), shift.int(), next_len.int(), status.int(), logprob
     )
@@ -156,16 +161,16 @@ def _next(a, branch, mask_rows, K, remaining):
     return proposal, shift, torch.where(a < 0, none, length)
 
 
-def _logprob(target_logits, banned, target, x, a, y):
+def _logprob(target_logits, banned, target_sampling, x, a, y):
     """Log-probability of accepted drafts and y; a request at temperature 0 reports the law at
     temperature 1."""
     batch, V, _ = target_logits.shape
-    p = law(
+    p = distribution(
         target_logits,
         banned,
-        target.temperature.where(target.temperature > 0, 1.0),
-        target.top_k,
-        target.top_p,
+        target_sampling.temperature.where(target_sampling.temperature > 0, 1.0),
+        target_sampling.top_k,
+        target_sampling.top_p,
     )
     column = torch.arange(V, device=x.device)
     tokens = torch.cat([x, y[:, None]], 1)

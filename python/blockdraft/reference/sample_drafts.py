@@ -3,11 +3,11 @@
 import torch
 
 from .argmax import lowest_argmax
-from .law import draw, excluded, law, row_status
+from .distribution import distribution, draw, excluded, row_status
 
 
 def sample_drafts(
-    logits, draft_len, uniforms, drafter, greedy=False, num_valid_vocab=None, mask_token=-1
+    logits, draft_len, uniforms, drafter_sampling, greedy=False, num_valid_vocab=None, mask_token=-1
 ):
     """tokens int32 [B,K] (-1 from draft_len on, and for a row without a law) and draft_lse float32
     [B,K] (there 0).
@@ -20,10 +20,10 @@ def sample_drafts(
         vocab, vocab if num_valid_vocab is None else num_valid_vocab, mask_token, logits.device
     )
     x = logits.double().masked_fill(banned, -torch.inf)
-    peak = greedy | (drafter.temperature <= 0)[:, None]
-    q = law(logits, banned, *drafter)
+    peak = greedy | (drafter_sampling.temperature <= 0)[:, None]
+    q = distribution(logits, banned, *drafter_sampling)
     tokens = torch.where(peak, lowest_argmax(x), draw(q, uniforms))
-    scale = torch.where(peak, 1.0, drafter.temperature.double()[:, None])[..., None]
+    scale = torch.where(peak, 1.0, drafter_sampling.temperature.double()[:, None])[..., None]
     lse = torch.where((q > 0) | peak[..., None], x / scale, -torch.inf).logsumexp(-1)
     live = (torch.arange(K, device=x.device) < draft_len[:, None]) & (
         row_status(logits, banned) == 0

@@ -12,7 +12,7 @@ def excluded(vocab: int, num_valid_vocab: int, mask_token: int, device) -> torch
     return (ids >= num_valid_vocab) | (ids == mask_token)
 
 
-def law(logits, banned, temperature, top_k=None, top_p=None):
+def distribution(logits, banned, temperature, top_k=None, top_p=None):
     """float64 [B,R,vocab] from logits [B,R,vocab] and per-request parameters [B]; rows of NaN stay
     NaN.
 
