@@ -6,7 +6,6 @@ import torch
 
 from .. import Sampling, ops
 from ..roofline import costs
-
 from .rows import DTYPES, Implementation, Row, backends
 
 VOCAB, K = 262272, 16

@@ -8,7 +8,6 @@ from .. import ops
 from ..layout import BlockLayout
 from ..roofline import costs
 from ..testing import assert_close
-
 from .rows import DTYPES, Implementation, Row, backends
 
 HQ, HK, DIM, PAGE = 8, 2, 128, 16

@@ -6,10 +6,9 @@ from types import SimpleNamespace
 import torch
 
 from .. import ops
-from ..layout import Rows
 from ..roofline import costs
 from ..testing import assert_close
-
+from ..types import Rows
 from .rows import DTYPES, Implementation, Row, backends
 
 HQ, HK, DIM, ROTARY = 8, 2, 128, 64

@@ -6,7 +6,6 @@ from pathlib import Path
 import click
 
 from ..roofline.output import output_options, table
-
 from .results import OPS
 
 _OPTIONS = [

@@ -7,7 +7,6 @@ from .. import ops
 from ..layout import BlockLayout
 from ..roofline import costs
 from ..testing import assert_close
-
 from .rows import DTYPES, Implementation, Row, backends
 
 LAYERS, CHANNELS, HALF, DEPTH = 40, 1280, 128, 2

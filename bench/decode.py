@@ -10,7 +10,6 @@ from .. import BlockDecoder, BlockLayout, Request
 from ..data import TINY
 from ..models.zaya import ZayaModel
 from ..roofline import costs
-
 from .rows import DTYPES, Implementation, Row, own
 
 CONTEXT, TOKENS = 128, 48

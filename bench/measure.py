@@ -5,7 +5,6 @@ import time
 from collections.abc import Callable, Iterable
 
 from ..registry import Unsupported
-
 from .limits import Limits
 from .rows import Row
 from .timing import interleaved, median_and_mad, on_gpu

@@ -6,7 +6,6 @@ import torch.nn.functional as F
 from .. import ops
 from ..roofline import costs
 from ..testing import assert_close
-
 from .rows import DTYPES, Implementation, Row, backends
 
 EXPERTS, HIDDEN, INNER = 16, 2048, 2048

@@ -5,7 +5,6 @@ import torch
 
 from .. import Sampling, ops
 from ..roofline import costs
-
 from .rows import DTYPES, Implementation, Row, backends
 
 VOCAB = 262272

@@ -5,7 +5,6 @@ from dataclasses import dataclass, replace
 from math import floor
 
 from ..models.config import ZayaConfig
-
 from .devices import ITEMSIZE_BYTES, Ceilings, Device, ceilings
 from .step import Workload, pass_seconds, spread
 

@@ -4,7 +4,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from ..models.config import ZayaConfig
-
 from . import costs
 from .costs import Cost
 from .devices import ITEMSIZE_BYTES, Ceilings

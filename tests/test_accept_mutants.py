@@ -15,7 +15,7 @@ import torch
 from laws import Case, accept, breakpoints, distance, expected_law, law_of
 from sampling import accept_params, named
 
-from blockdraft.ops import Accepted
+from blockdraft import Accepted
 from blockdraft.reference import accept_drafts as reference
 
 # name: (rule, in reference/accept_drafts.py, in csrc/accept_drafts.h), each a replacement of one

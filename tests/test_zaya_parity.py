@@ -6,8 +6,7 @@ import itertools
 import pytest
 import torch
 
-from blockdraft import ops
-from blockdraft.layout import Rows
+from blockdraft import Rows, ops
 from blockdraft.models.config import ZayaConfig as OurConfig
 from blockdraft.models.weights import assemble, shapes
 from blockdraft.models.zaya import ZayaModel

@@ -11,10 +11,11 @@ __version__ = "0.1.0"
 
 _LAZY = {
     "BlockLayout": "layout",
-    "Rows": "layout",
+    "Rows": "types",
     "BlockDecoder": "decode",
     "Request": "decode",
-    "Sampling": "contract",
+    "Sampling": "types",
+    "Accepted": "types",
 }
 
 __all__ = list(_LAZY)
@@ -23,6 +24,6 @@ __all__ = list(_LAZY)
 def __getattr__(name):
     if name in _LAZY:
         return getattr(importlib.import_module(f"{__name__}.{_LAZY[name]}"), name)
-    if name in ("ops", "reference", "models", "decode", "layout", "rng", "testing"):
+    if name in ("ops", "reference", "models", "decode", "layout", "rng", "testing", "types"):
         return importlib.import_module(f"{__name__}.{name}")
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

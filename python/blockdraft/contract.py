@@ -3,27 +3,14 @@ came."""
 
 import sys
 from functools import cache
-from typing import NamedTuple
 
 import torch
 
 from . import env
-from .layout import Rows
+from .types import Rows, Sampling
 
 FLOATS = (torch.bfloat16, torch.float16, torch.float32)
 F32, I32, I64, BOOL = (torch.float32,), (torch.int32,), (torch.int64,), (torch.bool,)
-
-
-class Sampling(NamedTuple):
-    """How a request turns logits into a law; tensors of shape [B] on the logits' device.
-
-    temperature float32 >= 0 (0: greedy); top_k int32 (0: off) or None; top_p float32 in (0, 1] (1:
-    off) or None.
-    """
-
-    temperature: torch.Tensor
-    top_k: torch.Tensor | None = None
-    top_p: torch.Tensor | None = None
 
 
 @cache

@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 import torch
 
 from . import ops
-from .contract import Sampling
 from .layout import BlockLayout
+from .types import Sampling
 
 
 @dataclass(frozen=True)

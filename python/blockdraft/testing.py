@@ -4,7 +4,8 @@ from typing import NamedTuple
 
 import torch
 
-from .layout import BlockLayout, Rows
+from .layout import BlockLayout
+from .types import Rows
 
 
 class Tolerance(NamedTuple):

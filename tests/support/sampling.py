@@ -5,8 +5,7 @@ import ctypes
 import torch
 from harness import INT, LONG, POINTER
 
-from blockdraft import Sampling
-from blockdraft.ops import Accepted
+from blockdraft import Accepted, Sampling
 from blockdraft.ops.sample_drafts import vocabulary_blocks
 
 SAMPLING = ("temperature", "top_k", "top_p")

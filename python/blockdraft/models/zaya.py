@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 
 from .. import ops as fast_ops
-from ..layout import Rows
+from ..types import Rows
 from .cache import PagedCache
 from .config import ZayaConfig
 from .weights import LayerWeights, ZayaWeights, assemble, read

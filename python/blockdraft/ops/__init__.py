@@ -2,7 +2,7 @@
 (`backend=None`: the first that supports them). A tensor passed as an output is written in place and
 returned."""
 
-from .accept_drafts import Accepted, accept_drafts, accept_drafts_workspace
+from .accept_drafts import accept_drafts, accept_drafts_workspace
 from .block_attention import block_attention, block_attention_workspace
 from .cca_qkv import cca_qkv
 from .commit import commit
@@ -13,7 +13,6 @@ from .sample_drafts import sample_drafts, sample_drafts_workspace
 from .zaya_router import zaya_router
 
 __all__ = [
-    "Accepted",
     "accept_drafts",
     "accept_drafts_workspace",
     "block_attention",

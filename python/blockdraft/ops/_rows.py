@@ -1,6 +1,6 @@
 """How `Rows` crosses an operator's schema."""
 
-from ..layout import Rows
+from ..types import Rows
 
 SCHEMA = (
     "Tensor cu_rows, Tensor prefix_lens, Tensor draft_len, Tensor branch, int mask_rows, bool bidirectional, "

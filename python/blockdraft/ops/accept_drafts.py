@@ -1,9 +1,9 @@
 import torch
 
 from .. import reference, rng
-from ..contract import F32, I32, I64, Check, Sampling
-from ..reference.accept_drafts import Accepted
+from ..contract import F32, I32, I64, Check
 from ..registry import Op
+from ..types import Accepted, Sampling
 from . import _native, _triton
 
 _SAMPLING = "Tensor {0}_temperature, Tensor? {0}_top_k, Tensor? {0}_top_p"

@@ -4,8 +4,8 @@ import torch
 
 from .. import env, reference
 from ..contract import F32, Check
-from ..layout import Rows
 from ..registry import Op
+from ..types import Rows
 from . import _native, _rows, _triton
 
 _OP = Op(

@@ -1,7 +1,7 @@
 from .. import reference
 from ..contract import F32, FLOATS, I32, Check
-from ..layout import Rows
 from ..registry import Op
+from ..types import Rows
 from . import _rows
 
 _OP = Op(

@@ -1,7 +1,7 @@
 from .. import reference
 from ..contract import I32, Check
-from ..layout import Rows
 from ..registry import Op
+from ..types import Rows
 from . import _native, _rows, _triton
 
 _OP = Op(

@@ -1,8 +1,9 @@
 import torch
 
 from .. import reference, rng
-from ..contract import I32, I64, Check, Sampling
+from ..contract import I32, I64, Check
 from ..registry import Op
+from ..types import Sampling
 from . import _native, _triton
 from .accept_drafts import _SAMPLING, vocabulary_blocks
 

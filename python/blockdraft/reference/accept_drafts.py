@@ -1,25 +1,10 @@
 """Speculative acceptance: token rule (arXiv 2211.17192), block rule (arXiv 2403.10444), greedy
 match, mixed logits."""
 
-from typing import NamedTuple
-
 import torch
 
+from ..types import Accepted
 from .distribution import distribution, draw, excluded, row_status
-
-
-class Accepted(NamedTuple):
-    """What `accept_drafts` decides for each request; all int32 [B] but target_logprob."""
-
-    accepted: torch.Tensor  # a: drafts kept; -1 for an idle request or one whose status is not 0
-    next_token: torch.Tensor  # y, the next anchor; -1 where accepted is -1
-    proposal: torch.Tensor  # proposal that supplies the next drafts, -1: none
-    shift: torch.Tensor  # its first mask in use is shift + 1
-    draft_len: torch.Tensor  # D' of the next step; -1 where accepted is -1
-    # 0 fine, 1 NaN or +inf in a row that was read, 2 a row of nothing but -inf
-    status: torch.Tensor
-    # float32 [B,V]: of the committed tokens under the unmixed target law; 0 beyond
-    target_logprob: torch.Tensor | None
 
 
 def accept_drafts(

@@ -2,7 +2,8 @@
 
 import torch
 
-from ..layout import Rows, own_mask, prefix_mask
+from ..layout import own_mask, prefix_mask
+from ..types import Rows
 
 
 def block_attention(

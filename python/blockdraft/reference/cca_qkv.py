@@ -3,7 +3,8 @@ transformers `models/zaya`)."""
 
 import torch
 
-from ..layout import Rows, ancestors
+from ..layout import ancestors
+from ..types import Rows
 
 
 def cca_qkv(

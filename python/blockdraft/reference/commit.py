@@ -2,7 +2,7 @@
 
 import torch
 
-from ..layout import Rows
+from ..types import Rows
 
 
 def commit(qk, v_late, accepted, rows: Rows, conv_state, late_state, slots):
