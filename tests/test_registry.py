@@ -2,6 +2,7 @@
 break."""
 
 from functools import partial
+from typing import NamedTuple
 
 import pytest
 import torch
@@ -120,15 +121,17 @@ def test_opcheck(name, monkeypatch):
     """Runs torch.library.opcheck on the very arguments that the public op passes to its backend."""
     seen = {}
 
-    def spy(self, backend, *args):
+    def spy(self, backend, args):
         seen.update(op=self, args=args)
-        return self.select(backend, *args).run(*args)
+        self.select(backend, args).run(*self.flatten(args))
 
     monkeypatch.setattr(registry.Op, "__call__", spy)
     calls()[name]()
-    for backend in seen["op"].backends.values():
-        if backend.unsupported(*seen["args"]) is None:
-            torch.library.opcheck(backend.run, seen["args"])
+    op, args = seen["op"], seen["args"]
+    assert op.unflatten(*op.flatten(args)) is not None
+    for backend in op.backends.values():
+        if backend.unsupported(args) is None:
+            torch.library.opcheck(backend.run, op.flatten(args))
 
 
 @pytest.mark.parametrize("name", calls())
@@ -151,23 +154,28 @@ def test_compiled_values_equal_eager_ones():
     assert torch.allclose(torch.compile(step, fullgraph=True)(x, experts, weights), expected)
 
 
+class Copy(NamedTuple):
+    x: torch.Tensor
+    out: registry.Out
+
+
 def test_a_backend_that_cannot_run_says_why():
-    op = registry.Op("refusing", "(Tensor x, Tensor(a!) out) -> ()")
+    op = registry.Op("refusing", Copy)
     try:
-        op.register("reference", lambda x, out: [out.copy_(x)].clear())
+        op.register("reference", registry.by_name(op, lambda x: x))
         op.register(
             "cpp",
-            lambda x, out: [out.fill_(7)].clear(),
-            lambda x, out: "needs 4 rows" if len(x) != 4 else None,
+            lambda args: [args.out.fill_(7)].clear(),
+            lambda args: "needs 4 rows" if len(args.x) != 4 else None,
         )
         small, large = torch.zeros(2), torch.zeros(4)
-        op(None, small.clone(), small)
-        op(None, large.clone(), large)
+        op(None, Copy(small.clone(), small))
+        op(None, Copy(large.clone(), large))
         assert small.tolist() == [0, 0] and large.tolist() == [7, 7, 7, 7]
         with pytest.raises(ValueError, match="got 'cpp': needs 4 rows"):
-            op("cpp", small.clone(), small)
+            op("cpp", Copy(small.clone(), small))
         with pytest.raises(ValueError, match="backend: expected one of reference, cpp, got 'cuda'"):
-            op("cuda", small.clone(), small)
+            op("cuda", Copy(small.clone(), small))
     finally:
         del registry.OPS["refusing"]
 

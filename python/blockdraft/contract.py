@@ -145,7 +145,10 @@ class Check:
         """The tensors that the caller gave to be written, checked, or new ones if it gave None. All
         sizes are bound before."""
         if out is None:
-            sizes = [[self.dims[base] + extra for base, extra in _names(shape)] for shape in shapes]
+            sizes = [
+                [self.dims.get(base, 0) + extra for base, extra in _names(shape)]
+                for shape in shapes
+            ]
             return tuple(
                 torch.empty(size, dtype=dtype, device=self.device)
                 for size, dtype in zip(sizes, dtypes)

@@ -13,7 +13,7 @@ from .layout import BlockLayout
 from .types import Accepted, Completion, Request, Rows, is_integer
 
 # what `ops.sample_drafts` returns as draft_lse, and `ops.accept_drafts` takes
-NORMALISER = torch.float32
+NORMALISER = torch.float64
 
 
 class Model(Protocol):

@@ -85,7 +85,10 @@ class Op:
         self.name, self.args = name, args
         self.arguments = arguments(args)
         self.schema = schema(self.arguments)
-        self.flatten = operator.attrgetter(*(a.path for a in self.arguments))
+        # torch.compile follows this function, but not operator.attrgetter
+        self.flatten = eval(
+            f"lambda args: ({', '.join(f'args.{a.path}' for a in self.arguments)},)"
+        )
         counts = {name: 0 for name in args._fields}
         for argument in self.arguments:
             counts[argument.path.partition(".")[0]] += "." in argument.path

@@ -109,14 +109,14 @@ class Emulator:
         )
 
 
-def code_object(source: Path, arch: str, folder: Path) -> Path:
+def code_object(source: Path, arch: str, folder: Path, name: str) -> Path:
     """A .hip file compiled, assembled and linked by ziglang's clang."""
     from blockdraft.roofline.isa import hip_assembly
 
     return assembled(
         hip_assembly(source, arch, [f"-I{Path(__file__).parent}"]),
         arch,
-        folder / f"{source.stem}.{arch}",
+        folder / f"{name}_{arch}",
     )
 
 

@@ -1,7 +1,7 @@
-"""From a row of logits to the law that a token is drawn from, and the draw: what both samplers
+"""From a row of logits to the distribution that a token is drawn from, and the draw: what both samplers
 share.
 
-Vocabularies are cut into blocks of ids (`ops.accept_drafts` knows how many). Weights are fp32, sums
+Vocabularies are cut into vocab_blocks (`ops.accept_drafts` knows of how many ids). Weights are fp32, sums
 over lanes and blocks fp64; their order follows from the vocabulary alone.
 """
 
@@ -11,11 +11,11 @@ import triton
 import triton.language as tl
 
 NOT_NUMBERS, EMPTY = tl.constexpr(1), tl.constexpr(2)  # statuses of a row
-# in place of the id that has all mass: a law by weights; no id has any
+# in place of the id that has all mass: a distribution by weights; no id has any
 SPREAD, NOWHERE = tl.constexpr(-2), tl.constexpr(-1)
 LAST = tl.constexpr(2**31 - 1)
 LOG2_E = tl.constexpr(1.4426950408889634)
-FIELDS = tl.constexpr(8)  # doubles that a stored law takes
+FIELDS = tl.constexpr(8)  # doubles that a stored distribution takes
 MANY = tl.constexpr(1e9)
 
 
@@ -41,7 +41,7 @@ class Blend(NamedTuple):
     weight: tl.tensor
 
 
-class Law(NamedTuple):
+class Distribution(NamedTuple):
     """Weights 2^((x - top) * scale) of kept ids over `total`; kept are logits above `cut`, and
     those at it up to id `tie`. Or all mass on the id `point`."""
 
@@ -52,11 +52,6 @@ class Law(NamedTuple):
     tie: tl.tensor
     point: tl.tensor
     status: tl.tensor
-
-
-def block_ids(vocab: int, blocks: int) -> int:
-    """Ids of a block, given their number."""
-    return 4096 if blocks * 4096 >= vocab else triton.cdiv(triton.cdiv(vocab, blocks), 512) * 512
 
 
 def tile_ids(block: int, vocab: int) -> int:
@@ -78,8 +73,8 @@ def uniform(given, index, seed, position, row, PURPOSE: tl.constexpr):
 
 
 @triton.jit
-def has(space, token):
-    return (token >= 0) & (token < space.valid) & (token != space.mask)
+def has(vocabulary, token):
+    return (token >= 0) & (token < vocabulary.valid) & (token != vocabulary.mask)
 
 
 @triton.jit
@@ -88,24 +83,26 @@ def mixed(x, y, weight):
 
 
 @triton.jit
-def _read(at, space, start, ids, TILE: tl.constexpr):
-    if (start + TILE <= space.valid) & ((space.mask < start) | (space.mask >= start + TILE)):
+def _read(at, vocabulary, start, ids, TILE: tl.constexpr):
+    if (start + TILE <= vocabulary.valid) & (
+        (vocabulary.mask < start) | (vocabulary.mask >= start + TILE)
+    ):
         x = tl.load(at + ids).to(tl.float32)
     else:
         x = tl.load(
-            at + ids, mask=(ids < space.valid) & (ids != space.mask), other=float("-inf")
+            at + ids, mask=(ids < vocabulary.valid) & (ids != vocabulary.mask), other=float("-inf")
         ).to(tl.float32)
     return x
 
 
 @triton.jit
-def logits(row, space, start, ids, TILE: tl.constexpr):
+def logits(row, vocabulary, start, ids, TILE: tl.constexpr):
     """fp32, of the tile of ids from `start` on; -inf for ids without probability, whatever stands
     there."""
-    x = _read(row.at, space, start, ids, TILE)
+    x = _read(row.at, vocabulary, start, ids, TILE)
     if len(row) > 1:
         if row.weight != 1:
-            x = mixed(x, _read(row.other, space, start, ids, TILE), row.weight)
+            x = mixed(x, _read(row.other, vocabulary, start, ids, TILE), row.weight)
     return x
 
 
@@ -129,13 +126,13 @@ def _sum(x):
 
 
 @triton.jit
-def measure(row, space, scale, first, stop, TILE: tl.constexpr):
+def measure(row, vocabulary, scale, first, stop, TILE: tl.constexpr):
     """The greatest logit of a span, and the sum of 2^((x - greatest) * scale): NaN if NaN or +inf
     is among them."""
     greatest = tl.full([], float("-inf"), tl.float32)
     total = tl.full([], 0, tl.float64)
     for start in range(first, stop, TILE):
-        x = logits(row, space, start, _ids(start, TILE), TILE)
+        x = logits(row, vocabulary, start, _ids(start, TILE), TILE)
         after = tl.maximum(greatest, tl.max(tl.max(x, 1), 0))
         anchor = tl.where(after == float("-inf"), 0.0, after)
         total = total * tl.exp2((greatest.to(tl.float64) - anchor) * scale) + _sum(
@@ -146,8 +143,8 @@ def measure(row, space, scale, first, stop, TILE: tl.constexpr):
 
 
 @triton.jit
-def conclude(sums, greatest, temperature, row, space, block, TILE: tl.constexpr):
-    """The untruncated law of a row whose blocks were measured."""
+def conclude(sums, greatest, temperature, row, vocabulary, block, TILE: tl.constexpr):
+    """The untruncated distribution of a row whose blocks were measured."""
     top = tl.max(greatest, 0)
     spoilt = tl.max((sums != sums).to(tl.int32), 0) > 0
     status = tl.where(spoilt, NOT_NUMBERS, tl.where(top == float("-inf"), EMPTY, 0))
@@ -158,55 +155,63 @@ def conclude(sums, greatest, temperature, row, space, block, TILE: tl.constexpr)
     point = tl.full([], SPREAD, tl.int32)
     nothing = tl.full([], float("-inf"), tl.float32)
     if (temperature <= 0) & (status == 0):
-        point = lowest(sums, greatest, top, row, space, block, TILE)
-    return Law(scale, total, top, nothing, tl.full([], LAST, tl.int32), point, status)
+        point = lowest(sums, greatest, top, row, vocabulary, block, TILE)
+    return Distribution(scale, total, top, nothing, tl.full([], LAST, tl.int32), point, status)
 
 
 @triton.jit
-def lowest(sums, greatest, top, row, space, block, TILE: tl.constexpr):
+def lowest(sums, greatest, top, row, vocabulary, block, TILE: tl.constexpr):
     """The lowest id whose logit is `top`, the greatest of measured blocks."""
     index = tl.arange(0, sums.shape[0])
     first = tl.min(tl.where(greatest == top, index, LAST), 0) * block
     zero = tl.zeros([], tl.float64)
-    at_top = Law(zero, zero, top, top, tl.full([], LAST, tl.int32), zero, zero)
-    return walk(at_top, row, None, None, zero, space, first, first + block, zero, True, TILE)
+    at_top = Distribution(zero, zero, top, top, tl.full([], LAST, tl.int32), zero, zero)
+    return walk(at_top, row, None, None, zero, vocabulary, first, first + block, zero, True, TILE)
 
 
 @triton.jit
-def weights(law, x, ids):
+def weights(distribution, x, ids):
     """fp32, of exponents that are finer than it; NaN of NaN."""
-    kept = (x > law.cut) | ((x == law.cut) & (ids <= law.tie)) | (x != x)
-    factor = law.scale.to(tl.float32)
-    below = x - law.top
-    floor = (-1e4 / law.scale).to(tl.float32)  # far below what 2^x can hold
+    kept = (x > distribution.cut) | ((x == distribution.cut) & (ids <= distribution.tie)) | (x != x)
+    factor = distribution.scale.to(tl.float32)
+    below = x - distribution.top
+    floor = (-1e4 / distribution.scale).to(tl.float32)  # far below what 2^x can hold
     below = tl.where(below < floor, floor, below)
     product = below * factor
     power = tl.exp2(product)
-    rest = tl.fma(below, (law.scale - factor).to(tl.float32), tl.fma(below, factor, -product))
+    rest = tl.fma(
+        below, (distribution.scale - factor).to(tl.float32), tl.fma(below, factor, -product)
+    )
     return tl.where(kept, tl.fma(power, rest * 0.6931471805599453, power), 0.0)
 
 
 @triton.jit
-def probability(law, x, token, space):
+def probability(distribution, x, token, vocabulary):
     """Of tokens with the logits x, in fp64."""
-    kept = (x > law.cut) | ((x == law.cut) & (token <= law.tie))
-    spread = tl.where(kept, tl.exp2((x.to(tl.float64) - law.top) * law.scale) / law.total, 0)
+    kept = (x > distribution.cut) | ((x == distribution.cut) & (token <= distribution.tie))
+    spread = tl.where(
+        kept,
+        tl.exp2((x.to(tl.float64) - distribution.top) * distribution.scale) / distribution.total,
+        0,
+    )
     return tl.where(
-        has(space, token),
-        tl.where(law.point == SPREAD, spread, (token == law.point).to(tl.float64)),
+        has(vocabulary, token),
+        tl.where(
+            distribution.point == SPREAD, spread, (token == distribution.point).to(tl.float64)
+        ),
         0,
     )
 
 
 @triton.jit
-def masses(law, row, q, q_row, ratio, space, start, ids, TILE: tl.constexpr):
-    """Weights of a law or, with q, of the residual (p - ratio * q)+; or p but for q's point. NaN
+def masses(distribution, row, q, q_row, ratio, vocabulary, start, ids, TILE: tl.constexpr):
+    """Weights of a distribution or, with q, of the residual (p - ratio * q)+; or p but for q's point. NaN
     stays NaN."""
-    mass = weights(law, logits(row, space, start, ids, TILE), ids)
+    mass = weights(distribution, logits(row, vocabulary, start, ids, TILE), ids)
     if q is not None:
         if q_row is not None:
             if q.point == SPREAD:
-                of_q = weights(q, logits(q_row, space, start, ids, TILE), ids)
+                of_q = weights(q, logits(q_row, vocabulary, start, ids, TILE), ids)
                 # where of_q is 0 an infinite ratio must not count
                 rest = mass - of_q * ratio.to(tl.float32)
                 mass = tl.where(of_q == 0, mass, tl.where(rest <= 0, 0.0, rest))
@@ -215,17 +220,29 @@ def masses(law, row, q, q_row, ratio, space, start, ids, TILE: tl.constexpr):
 
 
 @triton.jit
-def mass_of(law, row, q, q_row, ratio, space, first, stop, TILE: tl.constexpr):
+def mass_of(distribution, row, q, q_row, ratio, vocabulary, first, stop, TILE: tl.constexpr):
     """Sum of masses over a span."""
     total = tl.full([], 0, tl.float64)
     for start in range(first, stop, TILE):
-        total += _sum(masses(law, row, q, q_row, ratio, space, start, _ids(start, TILE), TILE))
+        total += _sum(
+            masses(distribution, row, q, q_row, ratio, vocabulary, start, _ids(start, TILE), TILE)
+        )
     return total
 
 
 @triton.jit
 def walk(
-    law, row, q, q_row, ratio, space, first, stop, r, AT_CUT: tl.constexpr, TILE: tl.constexpr
+    distribution,
+    row,
+    q,
+    q_row,
+    ratio,
+    vocabulary,
+    first,
+    stop,
+    r,
+    AT_CUT: tl.constexpr,
+    TILE: tl.constexpr,
 ):
     """The first id of a span at which the running sum of masses exceeds r; if none does, by
     rounding, the last that has any (-1: none has). AT_CUT: the mass is 1 for logits at the cut, up
@@ -236,11 +253,12 @@ def walk(
     while (start < stop) & (found < 0):
         ids = start + tl.arange(0, TILE)
         if AT_CUT:
-            mass = ((logits(row, space, start, ids, TILE) == law.cut) & (ids <= law.tie)).to(
-                tl.float32
-            )
+            mass = (
+                (logits(row, vocabulary, start, ids, TILE) == distribution.cut)
+                & (ids <= distribution.tie)
+            ).to(tl.float32)
         else:
-            mass = masses(law, row, q, q_row, ratio, space, start, ids, TILE)
+            mass = masses(distribution, row, q, q_row, ratio, vocabulary, start, ids, TILE)
         upto = tl.cumsum(mass.to(tl.float64), 0)
         first_over = tl.min(tl.where((mass > 0) & (upto > r), ids, LAST), 0)
         found = tl.where(first_over == LAST, -1, first_over)
@@ -276,76 +294,120 @@ def _number(image):
 
 
 @triton.jit
-def _above(law, row, space, x, BY_MASS: tl.constexpr, TILE: tl.constexpr):
+def _above(distribution, row, vocabulary, x, BY_MASS: tl.constexpr, TILE: tl.constexpr):
     """Of kept ids with a logit above x: their mass, or of all: how many."""
     total = tl.full([], 0, tl.float64)
-    for start in range(0, space.valid, TILE):
+    for start in range(0, vocabulary.valid, TILE):
         ids = _ids(start, TILE)
-        logit = logits(row, space, start, ids, TILE)
-        each = weights(law, logit, ids) if BY_MASS else 1.0
+        logit = logits(row, vocabulary, start, ids, TILE)
+        each = weights(distribution, logit, ids) if BY_MASS else 1.0
         total += _sum(tl.where(logit > x, each, 0.0))
     return total
 
 
 @triton.jit
-def _keep(law, row, space, limit, BY_MASS: tl.constexpr, TILE: tl.constexpr):
+def _keep(distribution, row, vocabulary, limit, BY_MASS: tl.constexpr, TILE: tl.constexpr):
     """Keep ids in rank order (by logit, then by lower id) as long as the measure of those before is
     below the limit."""
-    before = _above(law, row, space, law.cut, BY_MASS, TILE)
-    low = _image(law.cut)
+    before = _above(distribution, row, vocabulary, distribution.cut, BY_MASS, TILE)
+    low = _image(distribution.cut)
     high = tl.where(before < limit, low, _image(tl.full([], float("inf"), tl.float32)))
     while high - low > 1:  # above(low) is at least the limit, above(high) is not
         middle = low + (high - low) // 2
-        mass = _above(law, row, space, _number(middle), BY_MASS, TILE)
+        mass = _above(distribution, row, vocabulary, _number(middle), BY_MASS, TILE)
         below = mass < limit
         high = tl.where(below, middle, high)
         before = tl.where(below, mass, before)
         low = tl.where(below, low, middle)
-    cut = tl.where(before < limit, _number(high), law.cut)
-    each = tl.exp2((cut.to(tl.float64) - law.top) * law.scale)
+    cut = tl.where(before < limit, _number(high), distribution.cut)
+    each = tl.exp2((cut.to(tl.float64) - distribution.top) * distribution.scale)
     if BY_MASS:
         fit = tl.where(each > 0, (limit - before) / each, MANY)
     else:
         fit = limit - before
-    tie = tl.where(cut == law.cut, law.tie, LAST)
+    tie = tl.where(cut == distribution.cut, distribution.tie, LAST)
     same = tl.full([], 0, tl.float64)
-    for start in range(0, space.valid, TILE):
+    for start in range(0, vocabulary.valid, TILE):
         ids = _ids(start, TILE)
-        same += _sum(((logits(row, space, start, ids, TILE) == cut) & (ids <= tie)).to(tl.float32))
+        same += _sum(
+            ((logits(row, vocabulary, start, ids, TILE) == cut) & (ids <= tie)).to(tl.float32)
+        )
     ties = tl.minimum(same, tl.ceil(tl.minimum(fit, MANY)))
     if ties < same:
-        at_cut = Law(law.scale, law.total, law.top, cut, tie, law.point, law.status)
-        tie = walk(
-            at_cut, row, None, None, law.total, space, 0, space.valid, ties - 0.5, True, TILE
+        at_cut = Distribution(
+            distribution.scale,
+            distribution.total,
+            distribution.top,
+            cut,
+            tie,
+            distribution.point,
+            distribution.status,
         )
-    total = _above(law, row, space, cut, True, TILE) + ties * each
+        tie = walk(
+            at_cut,
+            row,
+            None,
+            None,
+            distribution.total,
+            vocabulary,
+            0,
+            vocabulary.valid,
+            ties - 0.5,
+            True,
+            TILE,
+        )
+    total = _above(distribution, row, vocabulary, cut, True, TILE) + ties * each
     if cut == float("-inf"):  # everything fits
-        tie = law.tie
-        total = law.total
-    return Law(law.scale, total, law.top, cut, tie, law.point, law.status)
+        tie = distribution.tie
+        total = distribution.total
+    return Distribution(
+        distribution.scale,
+        total,
+        distribution.top,
+        cut,
+        tie,
+        distribution.point,
+        distribution.status,
+    )
 
 
 @triton.jit
-def truncated(law, row, space, top_k, top_p, request, TILE: tl.constexpr):
-    """Top-k, then top-p of what it kept; pointers to every request's, or None. Of a law by
+def truncated(distribution, row, vocabulary, top_k, top_p, request, TILE: tl.constexpr):
+    """Top-k, then top-p of what it kept; pointers to every request's, or None. Of a distribution by
     weights."""
-    spread = (law.point == SPREAD) & (law.status == 0)
-    cut = law.cut
-    tie = law.tie
-    total = law.total
+    spread = (distribution.point == SPREAD) & (distribution.status == 0)
+    cut = distribution.cut
+    tie = distribution.tie
+    total = distribution.total
     if top_k is not None:
         k = tl.load(top_k + request)
-        if spread & (k > 0) & (k < space.valid):
-            kept = _keep(law, row, space, k.to(tl.float64), False, TILE)
+        if spread & (k > 0) & (k < vocabulary.valid):
+            kept = _keep(distribution, row, vocabulary, k.to(tl.float64), False, TILE)
             cut = kept.cut
             tie = kept.tie
             total = kept.total
     if top_p is not None:
         share = tl.load(top_p + request)
         if spread & (share < 1):
-            by_k = Law(law.scale, total, law.top, cut, tie, law.point, law.status)
-            kept = _keep(by_k, row, space, share.to(tl.float64) * total, True, TILE)
+            by_k = Distribution(
+                distribution.scale,
+                total,
+                distribution.top,
+                cut,
+                tie,
+                distribution.point,
+                distribution.status,
+            )
+            kept = _keep(by_k, row, vocabulary, share.to(tl.float64) * total, True, TILE)
             cut = kept.cut
             tie = kept.tie
             total = kept.total
-    return Law(law.scale, total, law.top, cut, tie, law.point, law.status)
+    return Distribution(
+        distribution.scale,
+        total,
+        distribution.top,
+        cut,
+        tie,
+        distribution.point,
+        distribution.status,
+    )
