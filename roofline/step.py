@@ -65,7 +65,7 @@ def _layer_ops(w: Workload) -> list[OpCost]:
     )
     router = costs.zaya_router(rows, hidden, m.router_hidden_size, m.num_experts, size)
     moe = costs.fused_moe(rows, expected_experts(w), hidden, m.moe_intermediate_size, size)
-    attending = launches("block_attention")
+    attending = launches("block_attention", prefix=w.context_tokens)
     return [
         OpCost(
             "norms, residuals",
@@ -120,7 +120,10 @@ def _windows(model: ZayaConfig) -> dict[int, int]:
 
 
 def _vocabulary_ops(w: Workload) -> list[OpCost]:
-    """LM head, acceptance and the next drafts."""
+    """LM head, acceptance and the next drafts.
+
+    The acceptance is that of `BlockDecoder`: the token rule, with log-probabilities.
+    """
     size = ITEMSIZE_BYTES[w.dtype]
     vocabulary = w.model.vocab_size
     drafts = w.verify_rows - 1
@@ -133,7 +136,7 @@ def _vocabulary_ops(w: Workload) -> list[OpCost]:
     accept = OpCost(
         "accept_drafts",
         w.batch * costs.accept_drafts(w.accepted, drafts, vocabulary, size),
-        launches("accept_drafts"),
+        launches("accept_drafts", rule="token", drafts=drafts, logprob=True),
     )
     sample = OpCost(
         "sample_drafts",
