@@ -1,12 +1,13 @@
-"""How many draft blocks ride along for free: decode attention over a long prefix, and the whole
-pass."""
+"""How many draft blocks are free: in decode attention over a long prefix, and in whole passes."""
 
 from dataclasses import dataclass, replace
 from math import floor
 
 from ..models.config import ZayaConfig
-from .devices import ITEMSIZE_BYTES, Ceilings, Device, ceilings
-from .step import Workload, pass_seconds, spread
+from .devices import Ceilings, ceilings
+from .figures import ITEMSIZE_BYTES, Device
+from .step import pass_seconds
+from .workload import Workload, spread
 
 # Zyphra: "~3 block sized proposals on MI300X in bf16, ~5 on MI355X"
 PUBLISHED = {"MI300X": 3, "MI355X": 5}
@@ -14,8 +15,13 @@ PUBLISHED = {"MI300X": 3, "MI355X": 5}
 
 @dataclass(frozen=True)
 class Reading:
-    """One way of reading "blocks a device affords": the basis (a key of devices.BASES) of rates for
-    products in `dtype`, the rows of a block, and the dtype of the cached K and V."""
+    """One way of reading "blocks that a device affords".
+
+    basis         of the rates, a key of devices.BASES
+    block_rows    rows of a draft block
+    dtype         of the products
+    kv_dtype      of the cached K and V
+    """
 
     name: str
     basis: str
@@ -24,7 +30,7 @@ class Reading:
     kv_dtype: str = "bf16"
 
 
-# named FLOP/s / bandwidth
+# Each is named by its FLOP/s / bandwidth
 READINGS = (
     Reading("peak / peak", "peak"),
     Reading("peak / peak, 17 rows", "peak", 17),
@@ -39,9 +45,13 @@ READINGS = (
 
 @dataclass(frozen=True)
 class Blocks:
-    """t blocks in a pass (verify block and proposals) before products take longer than reading the
-    prefix; proposals = t - 1. unavailable: why there is no figure. unconfirmed: figures behind it
-    that nobody confirmed."""
+    """The draft blocks of a device under one reading.
+
+    t              blocks in a pass (the verify block and the proposals) up to which products take
+                   no longer than reading the prefix; None: no such figure
+    unavailable    why there is none
+    unconfirmed    the figures behind it that nobody confirmed
+    """
 
     device: str
     reading: Reading
@@ -68,13 +78,12 @@ def blocks(device: Device, model: ZayaConfig, reading: Reading) -> Blocks:
     try:
         rates = ceilings(device, reading.dtype, reading.basis)
     except ValueError as error:
-        return Blocks(device.name, reading, None, str(error))
-    row = intensity_flops_per_byte(
+        return Blocks(device.name, reading, None, unavailable=str(error))
+    one_block = intensity_flops_per_byte(
         group_size(model), reading.block_rows, ITEMSIZE_BYTES[reading.kv_dtype]
     )
-    return Blocks(
-        device.name, reading, rates.ridge_flops_per_byte / row, unconfirmed=rates.doubtful
-    )
+    t = rates.ridge_flops_per_byte / one_block
+    return Blocks(device.name, reading, t, unconfirmed=rates.doubtful)
 
 
 def published_share(
@@ -82,41 +91,47 @@ def published_share(
 ) -> tuple[float, float]:
     """Shares of the peak bandwidth, (lowest, highest], with which peak FLOP/s and whole proposals
     give Zyphra's numbers."""
-    low, high = 0.0, 1.0
+    low = 0.0
+    high = 1.0
     for name, count in PUBLISHED.items():
         peak = ceilings(devices[name], "bf16", "peak")
         t = peak.ridge_flops_per_byte / intensity_flops_per_byte(group_size(model), block_rows)
-        low, high = max(low, t / (count + 2)), min(high, t / (count + 1))
+        low = max(low, t / (count + 2))
+        high = min(high, t / (count + 1))
     return low, high
 
 
 def verdict(devices: dict[str, Device], model: ZayaConfig) -> list[str]:
-    """Which reading yields the published numbers, in sentences; none for a model with other groups
-    than ZAYA1-8B's 4."""
+    """Which reading yields the published numbers, in sentences. There are none for a model whose
+    groups are not ZAYA1-8B's 4 query heads."""
     if group_size(model) != 4:
         return []
-    found = {
-        reading.name: tuple(
-            floor(b.proposals) if b.t else None
-            for b in (blocks(devices[name], model, reading) for name in PUBLISHED)
-        )
-        for reading in READINGS
-    }
     want = tuple(PUBLISHED.values())
-    fit = [name for name, counts in found.items() if counts == want]
+    found = {reading.name: _whole_proposals(devices, model, reading) for reading in READINGS}
+    fitting = [name for name, counts in found.items() if counts == want]
     low, high = published_share(devices, model)
     peak = found["peak / peak"]
     return [
-        f"Published: about {want[0]} proposals on MI300X and {want[1]} on MI355X (Zyphra, bf16). Whole proposals, rounded down:",
-        f"  yes: {'; '.join(fit) or 'no reading in the table'}",
+        f"Published: about {want[0]} proposals on MI300X and {want[1]} on MI355X (Zyphra, bf16). "
+        "Whole proposals, rounded down:",
+        f"  yes: {'; '.join(fitting) or 'no reading in the table'}",
         f"  no:  peak / peak, which gives {peak[0]} and {peak[1]}",
-        f"  With peak FLOP/s and 16-row blocks, exactly shares of the peak bandwidth above {low:.3f} and up to {high:.3f} give them.",
+        "  With peak FLOP/s and 16-row blocks, exactly shares of the peak bandwidth "
+        f"above {low:.3f} and up to {high:.3f} give them.",
     ]
 
 
+def _whole_proposals(
+    devices: dict[str, Device], model: ZayaConfig, reading: Reading
+) -> tuple[int | None, ...]:
+    """Of the devices that numbers were published of."""
+    found = [blocks(devices[name], model, reading).proposals for name in PUBLISHED]
+    return tuple(None if proposals is None else floor(proposals) for proposals in found)
+
+
 def affordable(w: Workload, rates: Ceilings, slack: float = 0.25, launch_us: float = 0.0) -> float:
-    """The P whose whole pass takes 1 + slack times the pass that only verifies, between whole P by
-    linear interpolation, at most V; branches spread evenly."""
+    """The P, at most V, whose whole pass takes 1 + slack times the pass that only verifies. The
+    branches are spread evenly; between whole P the time is interpolated linearly."""
     if not 0 <= slack <= 100:
         raise ValueError(
             f"slack: expected 0 .. 100 (a share of the pass that only verifies), got {slack!r}"
@@ -142,19 +157,23 @@ class Kind:
 
 
 def kinds(model: ZayaConfig, rope_elements: int = 64) -> list[Kind]:
-    """Kinds with the same cache per token as the model's CCGQA. The others have the query heads of
-    an uncompressed model of this width (hidden / head dim), but MHA, whose heads each need their
-    own K and V; MLA is the absorbed form, whose cache is one latent and `rope_elements` shared by
-    all heads."""
-    heads, dim, kv = model.hidden_size // model.head_dim, model.head_dim, model.num_key_value_heads
-    cached = 2 * kv * dim
+    """Kinds of attention with the same cache per token as the model's CCGQA.
+
+    GQA and MLA have the query heads of an uncompressed model of this width (hidden / head dim). MHA
+    cannot: each of its heads needs a K and V of its own. MLA is the absorbed form, whose cache is
+    one latent and `rope_elements` that all heads share.
+    """
+    dim = model.head_dim
+    heads = model.hidden_size // dim
+    kv_heads = model.num_key_value_heads
+    cached = 2 * kv_heads * dim
     latent = cached - rope_elements
     if latent <= 0:
         raise ValueError(
             f"model: expected more than {rope_elements} cached elements a token, got {cached}"
         )
     return [
-        Kind("MHA", kv, 4.0 * kv * dim, cached),
+        Kind("MHA", kv_heads, 4.0 * kv_heads * dim, cached),
         Kind("GQA", heads, 4.0 * heads * dim, cached),
         Kind("MLA (absorbed)", heads, 2.0 * heads * (2 * latent + rope_elements), cached),
         Kind("CCGQA", model.num_attention_heads, 4.0 * model.num_attention_heads * dim, cached),

@@ -1,20 +1,28 @@
 """What each op must at least compute and move: operations, exponentials and bytes of each memory
-level. Pure arithmetic."""
+level. Pure arithmetic. The number of launches stands in launches.py."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from math import ceil
 
-# rows of a tile that reads its operand once from L2: attention rows of a KV head, and rows (or
+from ..models.config import ZayaConfig
+
+# Rows that read their shared operand from L2 once: attention rows of a KV head, and rows (or
 # columns) of a matrix product
-ATTENTION_TILE = MATRIX_TILE = 256
+ATTENTION_TILE = 256
+MATRIX_TILE = 256
 
 
 @dataclass(frozen=True)
 class Cost:
-    """flops: products, multiply-adds count two (matrix units on a GPU). exps: exponentials. bytes:
-    of main memory, read or written once, caches being ideal. vector_flops: the rest of the
-    arithmetic, in fp32. l2_bytes: from L2 to the compute units, where each row tile reads the
-    shared operand again."""
+    """The least work of an op.
+
+    flops           of products, which a GPU's matrix units do; a multiply-add counts two
+    exps            exponentials
+    bytes           of main memory, each read or written once, as if caches were ideal
+    vector_flops    the rest of the arithmetic, in fp32
+    l2_bytes        from L2 to the compute units, where each row tile reads the shared operand again
+    """
 
     flops: float
     exps: float
@@ -43,7 +51,7 @@ class Cost:
     __rmul__ = __mul__
 
 
-def distinct_experts(rows: float, routing: list[float]) -> float:
+def distinct_experts(rows: float, routing: Sequence[float]) -> float:
     """Experts that `rows` independent rows are expected to touch, by each expert's share of the
     rows."""
     return sum(1 - (1 - share) ** rows for share in routing)
@@ -52,16 +60,15 @@ def distinct_experts(rows: float, routing: list[float]) -> float:
 def linear(
     rows: float, inputs: int, outputs: int, itemsize: float, weight_itemsize: float | None = None
 ) -> Cost:
+    """rows [., inputs] times a matrix."""
     weights = inputs * outputs * (itemsize if weight_itemsize is None else weight_itemsize)
-    again = (
-        ceil(rows / MATRIX_TILE) * weights
-        + rows * (ceil(outputs / MATRIX_TILE) * inputs + outputs) * itemsize
-    )
+    row_tiles = ceil(rows / MATRIX_TILE)
+    column_tiles = ceil(outputs / MATRIX_TILE)
     return Cost(
-        2 * rows * inputs * outputs,
-        0,
-        weights + rows * (inputs + outputs) * itemsize,
-        l2_bytes=again,
+        flops=2 * rows * inputs * outputs,
+        exps=0,
+        bytes=weights + rows * (inputs + outputs) * itemsize,
+        l2_bytes=row_tiles * weights + rows * (column_tiles * inputs + outputs) * itemsize,
     )
 
 
@@ -69,13 +76,13 @@ def rms_norm(rows: float, hidden: int, itemsize: float) -> Cost:
     """With the scaled residual sum before it, on an fp32 residual stream: sum, square, sum, two
     factors and two biases."""
     moved = rows * hidden * (2 * itemsize + 8)
-    return Cost(0, 0, moved, 10 * rows * hidden, moved)
+    return Cost(flops=0, exps=0, bytes=moved, vector_flops=10 * rows * hidden, l2_bytes=moved)
 
 
 def block_attention(
     prefix: int,
     verify_rows: int,
-    branches: list[int],
+    branches: Sequence[int],
     mask_rows: int,
     query_heads: int,
     kv_heads: int,
@@ -87,31 +94,35 @@ def block_attention(
     """One request: verify rows are causal, a proposal of branch c sees the prefix, c verify rows
     and itself. With a window a row sees the keys above its position - window, and all of its own
     proposal. kv_itemsize: of the cached prefix."""
-    cached = itemsize if kv_itemsize is None else kv_itemsize
+    pairs = _attention_pairs(prefix, verify_rows, branches, mask_rows, window)
+    read_prefix = min(prefix, window - 1) if window else prefix
     rows = verify_rows + len(branches) * mask_rows
-    if window:
-        pairs = sum(min(prefix + i + 1, window) for i in range(verify_rows))
-        pairs += sum(
-            min(prefix + c, max(window - 1 - i, 0)) + mask_rows
-            for c in branches
-            for i in range(mask_rows)
-        )
-        prefix = min(prefix, window - 1)
-    else:
-        pairs = sum(prefix + i + 1 for i in range(verify_rows)) + sum(
-            mask_rows * (prefix + c + mask_rows) for c in branches
-        )
-    keys = 2 * prefix * kv_heads * head_dim * cached
+    cached = itemsize if kv_itemsize is None else kv_itemsize
+    keys = 2 * read_prefix * kv_heads * head_dim * cached
     own = rows * (2 * query_heads + 2 * kv_heads) * head_dim * itemsize
     tiles = ceil(rows * query_heads // kv_heads / ATTENTION_TILE)
-    # scale, maximum, difference and sum of each logit
     return Cost(
-        4 * pairs * head_dim * query_heads,
-        pairs * query_heads,
-        keys + own,
-        4 * pairs * query_heads,
-        tiles * keys + own,
+        flops=4 * pairs * head_dim * query_heads,
+        exps=pairs * query_heads,
+        bytes=keys + own,
+        # scale, maximum, difference and sum of each logit
+        vector_flops=4 * pairs * query_heads,
+        l2_bytes=tiles * keys + own,
     )
+
+
+def _attention_pairs(
+    prefix: int, verify_rows: int, branches: Sequence[int], mask_rows: int, window: int
+) -> int:
+    """Pairs of a row and a key that it sees."""
+    verify = [prefix + i + 1 for i in range(verify_rows)]
+    if not window:
+        return sum(verify) + sum(mask_rows * (prefix + c + mask_rows) for c in branches)
+    pairs = sum(min(keys, window) for keys in verify)
+    for c in branches:
+        for i in range(mask_rows):
+            pairs += min(prefix + c, max(window - 1 - i, 0)) + mask_rows
+    return pairs
 
 
 def cca_qkv(
@@ -125,16 +136,15 @@ def cca_qkv(
 ) -> Cost:
     """Both convolutions; projections in, q, k and v out."""
     channels = (query_heads + kv_heads) * head_dim
-    flops = 2 * rows * channels * (kernel0 + head_dim * kernel1)
-    weights = channels * (kernel0 + head_dim * kernel1 + 2)
-    moved = (2 * rows * (channels + kv_heads * head_dim) + weights) * itemsize
-    # residual paths, norm, temperature and rotation
+    weights = channels * (kernel0 + head_dim * kernel1 + 2) * itemsize
+    moved = 2 * rows * (channels + kv_heads * head_dim) * itemsize + weights
     return Cost(
-        flops,
-        0,
-        moved,
-        10 * rows * channels,
-        moved + (ceil(rows / MATRIX_TILE) - 1) * weights * itemsize,
+        flops=2 * rows * channels * (kernel0 + head_dim * kernel1),
+        exps=0,
+        bytes=moved,
+        # residual paths, norm, temperature and rotation
+        vector_flops=10 * rows * channels,
+        l2_bytes=moved + _read_again(rows, weights),
     )
 
 
@@ -144,12 +154,17 @@ def zaya_router(rows: float, hidden: int, inner: int, experts: int, itemsize: fl
     weights = inner * (hidden + 2 * inner + experts + 1)
     moved = (weights + rows * (hidden + 2 * inner)) * itemsize
     return Cost(
-        2 * rows * weights,
-        rows * (2 * inner + experts + 1),
-        moved,
-        20 * rows * inner,
-        moved + (ceil(rows / MATRIX_TILE) - 1) * weights * itemsize,
+        flops=2 * rows * weights,
+        exps=rows * (2 * inner + experts + 1),
+        bytes=moved,
+        vector_flops=20 * rows * inner,
+        l2_bytes=moved + _read_again(rows, weights * itemsize),
     )
+
+
+def _read_again(rows: float, weight_bytes: float) -> float:
+    """Bytes of weights that the row tiles after the first read from L2."""
+    return (ceil(rows / MATRIX_TILE) - 1) * weight_bytes
 
 
 def fused_moe(
@@ -161,41 +176,48 @@ def fused_moe(
     weight_itemsize: float | None = None,
 ) -> Cost:
     """Top-1 SwiGLU: three matrices a row; each touched expert's weights are read once."""
-    weights = (
-        3
-        * touched_experts
-        * hidden
-        * inner
-        * (itemsize if weight_itemsize is None else weight_itemsize)
-    )
+    weight_size = itemsize if weight_itemsize is None else weight_itemsize
+    weights = 3 * touched_experts * hidden * inner * weight_size
     moved = 2 * routed_rows * hidden * itemsize
     tiles = ceil(routed_rows / max(touched_experts, 1) / MATRIX_TILE)
     return Cost(
-        6 * routed_rows * hidden * inner,
-        routed_rows * inner,
-        weights + moved,
-        4 * routed_rows * inner,
-        tiles * weights + moved + 2 * routed_rows * inner * itemsize,
+        flops=6 * routed_rows * hidden * inner,
+        exps=routed_rows * inner,
+        bytes=weights + moved,
+        vector_flops=4 * routed_rows * inner,
+        l2_bytes=tiles * weights + moved + 2 * routed_rows * inner * itemsize,
     )
 
 
 def accept_drafts(
     accepted: float, drafts: int, vocab: int, itemsize: float, block: bool = False
 ) -> Cost:
-    """One request, draft normalisers given. Token rule: target rows 0..a; block rule: those of all
-    drafts. After a rejection draft row a, with the target row again, from cache, for the residual
-    (whose sum is also what the block rule compares)."""
+    """One request, with the normalisers of the drafts given.
+
+    The token rule reads target rows 0..a; the block rule (`block`) those of all drafts. After a
+    rejection the residual takes draft row a, and the target row once more from the cache; the block
+    rule compares that residual's sum as well.
+    """
     rejected = accepted < drafts
-    rows = drafts if block and rejected else accepted + 1
-    moved = (rows + rejected) * vocab * itemsize
-    return Cost(0, (rows + 2 * rejected) * vocab, moved, 2 * (rows + rejected) * vocab, moved)
+    target_rows = drafts if block and rejected else accepted + 1
+    rows = target_rows + rejected
+    moved = rows * vocab * itemsize
+    return Cost(
+        flops=0,
+        exps=(target_rows + 2 * rejected) * vocab,
+        bytes=moved,
+        vector_flops=2 * rows * vocab,
+        l2_bytes=moved,
+    )
 
 
 def sample_drafts(rows: float, vocab: int, itemsize: float) -> Cost:
-    """A normaliser for each row, and a draw that walks again only the part of the row where the
-    sums before it say it ends."""
+    """A normaliser for each row, and a draw that reads again only the part of the row in which the
+    running sum passes the random number."""
     moved = rows * vocab * itemsize
-    return Cost(0, rows * vocab, moved, 2 * rows * vocab, moved)
+    return Cost(
+        flops=0, exps=rows * vocab, bytes=moved, vector_flops=2 * rows * vocab, l2_bytes=moved
+    )
 
 
 def commit(
@@ -203,18 +225,17 @@ def commit(
 ) -> Cost:
     """State of each layer after the accepted row: read from the pass, written to its slot."""
     moved = 2 * requests * layers * (taps * channels + late_channels) * itemsize
-    return Cost(0, 0, moved, 0.0, moved)
+    return Cost(flops=0, exps=0, bytes=moved, l2_bytes=moved)
 
 
-def active_weights(config) -> int:
-    """Parameters that one token of a ZAYA (`ZayaConfig`) multiplies with: one expert a block, and
-    the LM head."""
-    block = (
-        config.hidden_size * (config.conv_channels + 2 * config.late_channels)
-        + config.num_attention_heads * config.head_dim * config.hidden_size
-        + config.conv_channels * (config.cca_time0 + config.head_dim * config.cca_time1)
-        + config.router_hidden_size
-        * (config.hidden_size + 2 * config.router_hidden_size + config.num_experts + 1)
-        + 3 * config.hidden_size * config.moe_intermediate_size
-    )
-    return config.num_hidden_layers * block + config.hidden_size * config.vocab_size
+def active_weights(config: ZayaConfig) -> int:
+    """Parameters that one token multiplies with: one expert a layer, and the LM head."""
+    hidden = config.hidden_size
+    qkv = hidden * (config.conv_channels + 2 * config.late_channels)
+    output = config.num_attention_heads * config.head_dim * hidden
+    convolutions = config.conv_channels * (config.cca_time0 + config.head_dim * config.cca_time1)
+    inner = config.router_hidden_size
+    router = inner * (hidden + 2 * inner + config.num_experts + 1)
+    expert = 3 * hidden * config.moe_intermediate_size
+    layer = qkv + output + convolutions + router + expert
+    return config.num_hidden_layers * layer + hidden * config.vocab_size

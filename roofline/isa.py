@@ -7,27 +7,37 @@ import pkgutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
-from .assembly import ARCHES, KernelReport, parse
+from .assembly import KernelReport, check_arch, parse
 
 CSRC = Path(__file__).resolve().parents[1] / "csrc"
+OPS = CSRC / "ops"
 
 
 def hip_sources() -> list[Path]:
     """The project's own, in a source checkout."""
-    return sorted(CSRC.glob("*.hip"))
+    return sorted(OPS.glob("*/hip.hip"))
+
+
+def source_name(source: str | Path) -> str:
+    """The op, for one of `hip_sources`; the file's name for any other source."""
+    path = Path(source)
+    return path.parent.name if path.name == "hip.hip" else path.name
 
 
 def hip_assembly(source: str | Path, arch: str, flags: Sequence[str] = ()) -> str:
-    """A .hip file through the clang of `pip install ziglang`, for the device only and without HIP's
-    headers."""
-    if arch not in ARCHES:
-        raise ValueError(f"arch: expected one of {', '.join(ARCHES)}, got {arch!r}")
+    """A .hip file through the clang of `pip install ziglang`.
+
+    Only the device code is compiled, and the sources are told so by BLOCKDRAFT_FREESTANDING: this
+    clang cannot compile HIP's headers, which may be installed where it finds them.
+    """
+    check_arch(arch)
     if importlib.util.find_spec("ziglang") is None:
         raise ValueError(
-            "isa: HIP kernels are compiled by ziglang's clang, which is not installed: pip install 'blockdraft[isa]'"
+            "isa: HIP kernels are compiled by ziglang's clang, which is not installed: "
+            "pip install 'blockdraft[isa]'"
         )
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "kernel.s"
@@ -45,6 +55,7 @@ def hip_assembly(source: str | Path, arch: str, flags: Sequence[str] = ()) -> st
             "-nogpulib",
             "-O3",
             "-std=c++20",
+            "-DBLOCKDRAFT_FREESTANDING",
             f"-I{CSRC}",
             *flags,
             "-S",
@@ -55,7 +66,8 @@ def hip_assembly(source: str | Path, arch: str, flags: Sequence[str] = ()) -> st
         done = subprocess.run(command, capture_output=True, text=True, timeout=600)
         if done.returncode:
             raise ValueError(
-                f"isa: {source}: {arch}: expected a source that compiles, got\n{done.stderr.strip()[-2000:]}"
+                f"isa: {source}: {arch}: expected a source that compiles, "
+                f"got\n{done.stderr.strip()[-2000:]}"
             )
         return out.read_text()
 
@@ -66,16 +78,20 @@ def compile_hip(source: str | Path, arch: str, flags: Sequence[str] = ()) -> lis
 
 
 def compile_triton(
-    fn, types: dict, constexprs: dict, arch: str, options: dict | None = None
+    fn: Callable,
+    types: dict,
+    constexprs: dict,
+    arch: str,
+    options: dict | None = None,
 ) -> KernelReport:
     """One compilation of a Triton kernel; arguments as those of `triton_kernels.offline.build`."""
-    if arch not in ARCHES:
-        raise ValueError(f"arch: expected one of {', '.join(ARCHES)}, got {arch!r}")
+    check_arch(arch)
     try:
         from ..triton_kernels import offline
     except ImportError as error:
         raise ValueError(
-            f"isa: Triton kernels need triton with its AMD backend: pip install 'blockdraft[isa]' ({error})"
+            "isa: Triton kernels need triton with its AMD backend: "
+            f"pip install 'blockdraft[isa]' ({error})"
         ) from error
     built = offline.build(arch, fn, types, constexprs, options)
     return parse(built.asm["amdgcn"], arch, built.metadata.shared)[0]
@@ -84,8 +100,10 @@ def compile_triton(
 def triton_compilations(arch: str) -> Iterator[tuple]:
     """(name, fn, types, constexprs, options) of each module in triton_kernels that has
     `compilations(arch)`."""
-    package = importlib.import_module("blockdraft.triton_kernels")
-    for module in pkgutil.iter_modules(package.__path__, "blockdraft.triton_kernels."):
-        listed = getattr(importlib.import_module(module.name), "compilations", None)
+    from .. import triton_kernels as package
+
+    for found in pkgutil.iter_modules(package.__path__):
+        module = importlib.import_module(f"{package.__name__}.{found.name}")
+        listed = getattr(module, "compilations", None)
         if listed:
             yield from listed(arch)

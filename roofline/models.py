@@ -3,10 +3,11 @@
 from pathlib import Path
 
 from ..models.config import ZayaConfig
+from .costs import active_weights
 
 MODELS = {
     "ZAYA1-8B": ZayaConfig(),
-    # router_hidden_size is not published apart from the weights: 8B's is assumed
+    # The router's width is not published apart from the weights: that of the 8B is assumed
     "ZAYA1-74B": ZayaConfig(
         hidden_size=4096,
         num_hidden_layers=60,
@@ -31,27 +32,24 @@ def find(name: str) -> ZayaConfig:
     if path.is_dir():
         return ZayaConfig.load(path)
     raise ValueError(
-        f"model: expected one of {', '.join(MODELS)}, or a folder with a ZAYA config.json, got {name!r}"
+        f"model: expected one of {', '.join(MODELS)}, or a folder with a ZAYA config.json, "
+        f"got {name!r}"
     )
 
 
 def title(name: str) -> str:
     """The name as it is printed, with what nobody confirmed."""
     known = next((model for model in MODELS if model.lower() == name.lower()), Path(name).name)
-    return known + (f" ({UNCONFIRMED[known]} unconfirmed)" if known in UNCONFIRMED else "")
+    return f"{known} ({UNCONFIRMED[known]} unconfirmed)" if known in UNCONFIRMED else known
 
 
 def weight_count(config: ZayaConfig) -> int:
     """All parameters but norms and biases."""
-    from .costs import active_weights
-
-    idle = config.num_experts - 1
-    return (
-        active_weights(config)
-        + config.num_hidden_layers * idle * 3 * config.hidden_size * config.moe_intermediate_size
-    )
+    idle_experts = config.num_experts - 1
+    expert = 3 * config.hidden_size * config.moe_intermediate_size
+    return active_weights(config) + config.num_hidden_layers * idle_experts * expert
 
 
 def kv_bytes_per_token(config: ZayaConfig, itemsize: float) -> float:
-    """Of all blocks, windows not counted."""
+    """Of all layers, as if none had a window."""
     return 2 * config.num_hidden_layers * config.num_key_value_heads * config.head_dim * itemsize

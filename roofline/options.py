@@ -1,15 +1,25 @@
 """Options that several commands share, and what they make of them."""
 
+from collections.abc import Callable, Sequence
+
 import click
 
+from .acceptance import Acceptance, from_options
+from .devices import Ceilings, ceilings, find, load
+from .figures import Device
+from .models import find as find_model
 from .output import numbers
+from .plan import Steady, best_branches, steady_state
+from .workload import Workload
 
 _FILE = click.Path(exists=True, dir_okay=False)
 BASES = click.Choice(["peak", "sustained", "achieved"])
 
 
-def combine(*options):
-    def apply(function):
+def combine(*options: Callable) -> Callable:
+    """One decorator of several, which --help lists in this order."""
+
+    def apply(function: Callable) -> Callable:
         for option in reversed(options):
             function = option(function)
         return function
@@ -63,7 +73,8 @@ model_options = combine(
         type=BASES,
         default="achieved",
         show_default=True,
-        help="peak: quoted FLOP/s and bandwidth; sustained: quoted FLOP/s, achieved bandwidth; achieved: both.",
+        help="peak: quoted FLOP/s and bandwidth; sustained: quoted FLOP/s, achieved bandwidth; "
+        "achieved: both.",
     ),
     click.option(
         "--launch-us",
@@ -89,68 +100,76 @@ acceptance_options = combine(
     click.option(
         "--offsets",
         callback=numbers,
-        help="Factor on the acceptance by mask offset, M numbers, or @FILE; alone: the acceptance itself.",
+        help="Factor on the acceptance by mask offset, M numbers, or @FILE; "
+        "alone: the acceptance itself.",
     ),
 )
 workload_options = combine(device_option, batch_option, context_option, model_options)
 
 
 def prepare(
-    model,
-    drafts,
-    mask_rows,
-    dtype,
-    kv_dtype,
-    lm_head,
-    routing,
-    basis,
-    launch_us,
-    devices_file,
-    device,
-    batch,
-    context,
-):
+    model: str,
+    drafts: int,
+    mask_rows: int | None,
+    dtype: str,
+    kv_dtype: str | None,
+    lm_head: str,
+    routing: tuple[float, ...] | None,
+    basis: str,
+    launch_us: float,
+    devices_file: str | None,
+    device: str,
+    batch: int,
+    context: int,
+) -> tuple[Workload, Ceilings, Device]:
     """The workload without branches, the device's ceilings, and the device."""
-    from .devices import ceilings, find, load
-    from .models import find as find_model
-    from .step import Workload
-
     if not 0 <= drafts <= 256:
         raise ValueError(f"--drafts: expected 0 .. 256, got {drafts}")
     work = Workload(
-        find_model(model),
-        batch,
-        context,
-        drafts + 1,
-        drafts + 1 if mask_rows is None else mask_rows,
-        (),
-        dtype,
-        kv_dtype or dtype,
-        lm_head,
-        routing,
-        0,
+        model=find_model(model),
+        batch=batch,
+        context_tokens=context,
+        verify_rows=drafts + 1,
+        mask_rows=drafts + 1 if mask_rows is None else mask_rows,
+        branches=(),
+        dtype=dtype,
+        kv_dtype=kv_dtype or dtype,
+        lm_head=lm_head,
+        routing=routing,
+        accepted=0,
     )
     found = find(device, load(devices_file))
     return work, ceilings(found, dtype, basis), found
 
 
-def acceptance_law(work, mean, alpha, histogram, offsets):
-    from .acceptance import from_options
-
+def acceptance_of(
+    work: Workload,
+    mean: float | None,
+    alpha: float | None,
+    histogram: Sequence[float] | None,
+    offsets: Sequence[float] | None,
+) -> Acceptance:
     return from_options(work.verify_rows - 1, work.mask_rows, mean, alpha, histogram, offsets)
 
 
-def drafting_branches(law, proposals, branches=None):
+def drafting_branches(
+    acceptance: Acceptance, proposals: int, branches: Sequence[float] | None = None
+) -> Steady:
     """The steady state of the branches given, or of the best `proposals` ones."""
-    from .plan import best_branches, steady_state
-
-    if branches is None and proposals < 1 or branches == ():
-        raise ValueError(
-            f"proposals: expected 1 .. {len(law.drafts) + 1} (one for each branch; without any, decoding is autoregressive), "
-            f"got {proposals if branches is None else 'no branches'}"
-        )
     if branches is None:
-        return best_branches(law, proposals)[0]
+        if proposals < 1:
+            raise _without_proposals(acceptance, proposals)
+        return best_branches(acceptance, proposals)[0]
+    if not branches:
+        raise _without_proposals(acceptance, "no branches")
     if any(c != int(c) for c in branches):
         raise ValueError(f"branches: expected integers, got {list(branches)}")
-    return steady_state(law, map(int, branches))
+    return steady_state(acceptance, map(int, branches))
+
+
+def _without_proposals(acceptance: Acceptance, got: object) -> ValueError:
+    most = len(acceptance.drafts) + 1
+    return ValueError(
+        f"proposals: expected 1 .. {most} (one for each branch; "
+        f"without any, decoding is autoregressive), got {got}"
+    )

@@ -1,9 +1,9 @@
 """Which branches to spend P proposals on in the steady state, and which P pays.
 
-The state between passes is the shift s at which the drafts under test were taken: D = clamp(M-1-s,
-0, K) of them, so that a branch far below the accepted length shortens the next draft. A pass that
-accepts a of them uses the largest live branch c <= a+1 (a fixed branch c is live as min(c, D+1));
-the next shift is a+1-c, and without such a branch nothing is drafted.
+The state between passes is the shift s at which the drafts under test were taken: there are
+D = clamp(M-1-s, 0, K) of them, so that a branch far below the accepted length shortens the next
+draft. A branch c is used as min(c, D+1). A pass that accepts a drafts continues from the largest
+branch c <= a+1, which makes the next shift a+1-c. Without such a branch nothing is drafted.
 """
 
 from collections.abc import Iterable
@@ -11,25 +11,38 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 from itertools import combinations
 from math import comb
+from typing import TYPE_CHECKING
 
 from .acceptance import Acceptance
 from .devices import Ceilings
-from .step import Workload, pass_seconds
+from .step import pass_seconds
+from .workload import Workload
 
-# sets of branches that are tried one by one; beyond, a search that is not proven best
+if TYPE_CHECKING:
+    import numpy as np
+
+Branches = tuple[int, ...]
+
+# Up to so many sets of branches are tried one by one; more are searched, without a proof
 EXHAUSTIVE = 200_000
-# chance of returning to the start, which makes the chain's law unique; it moves the result by as
-# little
+# A chance of returning to the start makes the steady state unique. It moves the result by as little
 RESTART = 1e-10
+# Sets whose linear systems are solved together, which bounds the memory
+TOGETHER = 4096
+# Relative differences below this are rounding
+EQUAL = 1e-12
 
 
 @dataclass(frozen=True)
 class Steady:
-    """The steady state of one set of branches. tokens_per_pass: commits, the bonus or residual
-    token included. shift_share[s]: share of passes whose drafts came from shift s; mean_drafts:
-    drafts under test."""
+    """The steady state of one set of branches.
 
-    branches: tuple[int, ...]
+    tokens_per_pass    commits, the bonus or residual token included
+    mean_drafts        drafts under test
+    shift_share        [s]: share of the passes whose drafts came from shift s
+    """
+
+    branches: Branches
     tokens_per_pass: float
     mean_drafts: float
     shift_share: tuple[float, ...]
@@ -52,82 +65,111 @@ def steady_state(acceptance: Acceptance, branches: Iterable[int]) -> Steady:
     return _best(acceptance, [tuple(branches)])
 
 
-def _solve(acceptance: Acceptance, sets: list[tuple[int, ...]]):
+def _solve(acceptance: Acceptance, sets: list[Branches]) -> tuple["np.ndarray", "np.ndarray"]:
     """Tokens a pass [sets] and shares of the shifts [sets, M] of many sets, solved together."""
     import numpy as np
 
-    V, states = len(acceptance.drafts) + 1, len(acceptance.offsets)
+    states = len(acceptance.offsets)
+    best = _largest_branch(acceptance, sets)
+    top = best[:, -1]
+    move = np.zeros((len(sets), states, states))
+    commits = np.zeros(states)
+    every_set = np.arange(len(sets))
+    for s in range(states):
+        distribution = acceptance.distribution(s)
+        for a, p in enumerate(distribution):
+            commits[s] += p * (a + 1)
+            branch = best[:, a + 1]
+            if a + 1 == len(distribution):
+                # all D drafts are accepted, and every branch above D+1 is used as D+1
+                branch = np.where(top > a, a + 1, branch)
+            # the last shift supplies no drafts: there a pass ends without a branch
+            shift = np.where(branch > 0, np.minimum(a + 1 - branch, states - 1), states - 1)
+            move[every_set, s, shift] += p
+    share = _stationary(move)
+    return share @ commits, share
+
+
+def _largest_branch(acceptance: Acceptance, sets: list[Branches]) -> "np.ndarray":
+    """[sets, V + 1]: the largest branch of each set that is <= 0, 1, .., V; 0 where none is."""
+    import numpy as np
+
+    V = len(acceptance.drafts) + 1
     member = np.zeros((len(sets), V + 1), bool)
     for n, branches in enumerate(sets):
         if not all(isinstance(c, int) and 1 <= c <= V for c in branches):
             raise ValueError(f"branches: expected integers in 1..{V}, got {list(branches)}")
         member[n, list(branches)] = True
-    level = np.arange(V + 1)
-    best = np.maximum.accumulate(np.where(member, level, 0), 1)  # largest branch <= level; 0: none
-    top = best[:, -1]
-    move, commits = np.zeros((len(sets), states, states)), np.zeros(states)
-    every = np.arange(len(sets))
-    for s in range(states):
-        law = acceptance.law(s)
-        for a, p in enumerate(law):
-            commits[s] += p * (a + 1)
-            branch = best[:, a + 1]
-            if a + 1 == len(law):  # branches above D+1 stand at D+1
-                branch = np.where(top > a, a + 1, branch)
-            # with nothing drafted the shift is that of a proposal used up
-            shift = np.where(branch > 0, np.minimum(a + 1 - branch, states - 1), states - 1)
-            move[every, s, shift] += p
-    move *= 1 - RESTART
+    return np.maximum.accumulate(np.where(member, np.arange(V + 1), 0), 1)
+
+
+def _stationary(move: "np.ndarray") -> "np.ndarray":
+    """[sets, states]: the share of each state, given the chances to move from one to another."""
+    import numpy as np
+
+    states = move.shape[1]
+    move = move * (1 - RESTART)
     move[:, :, -1] += RESTART
+    # the last equation of x = x move follows from the others; that of a sum of 1 takes its place
     system = move.transpose(0, 2, 1) - np.eye(states)
     system[:, -1] = 1.0
-    right = np.zeros((len(sets), states, 1))
+    right = np.zeros((len(move), states, 1))
     right[:, -1] = 1.0
-    share = np.linalg.solve(system, right)[..., 0].clip(0)
-    return share @ commits, share
+    return np.linalg.solve(system, right)[..., 0].clip(0)
 
 
 @lru_cache(maxsize=256)
 def best_branches(
     acceptance: Acceptance, proposals: int, exhaustive: int = EXHAUSTIVE
 ) -> tuple[Steady, bool]:
-    """The best set of `proposals` branches for every pass, and whether that is certain: all sets
-    are tried where there are at most `exhaustive`, otherwise branches are added one by one and then
-    exchanged until no exchange helps."""
+    """The best set of `proposals` branches, the same for every pass, and whether it is proven best.
+
+    All sets are tried where there are at most `exhaustive`. Otherwise branches are added one by one
+    and then exchanged until no exchange helps.
+    """
     V = len(acceptance.drafts) + 1
     if not 0 <= proposals <= V:
         raise ValueError(f"proposals: expected 0 .. {V} (one for each branch), got {proposals!r}")
+    every = range(1, V + 1)
     if comb(V, proposals) <= exhaustive:
-        return _best(acceptance, combinations(range(1, V + 1), proposals)), True
+        return _best(acceptance, combinations(every, proposals)), True
     found = steady_state(acceptance, ())
     for _ in range(proposals):
-        grown = [
-            tuple(sorted({*found.branches, c})) for c in range(1, V + 1) if c not in found.branches
-        ]
+        held = set(found.branches)
+        grown = [tuple(sorted(held | {c})) for c in every if c not in held]
         found = _best(acceptance, grown)
+    return _exchange(acceptance, found, every), False
+
+
+def _exchange(acceptance: Acceptance, found: Steady, every: range) -> Steady:
+    """The set after exchanging single branches as long as that helps."""
     while True:
+        held = set(found.branches)
         swaps = [
-            tuple(sorted({*found.branches, new} - {old}))
+            tuple(sorted(held - {old} | {new}))
             for old in found.branches
-            for new in range(1, V + 1)
-            if new not in found.branches
+            for new in every
+            if new not in held
         ]
-        better = _best(acceptance, swaps) if swaps else found
-        if better.tokens_per_pass <= found.tokens_per_pass * (1 + 1e-12):
-            return found, False
+        if not swaps:
+            return found
+        better = _best(acceptance, swaps)
+        if better.tokens_per_pass <= found.tokens_per_pass * (1 + EQUAL):
+            return found
         found = better
 
 
-def _best(acceptance: Acceptance, sets: Iterable[tuple[int, ...]], chunk: int = 4096) -> Steady:
+def _best(acceptance: Acceptance, sets: Iterable[Branches]) -> Steady:
     """The first of the best sets."""
-    sets, best = list(sets), None
-    for start in range(0, len(sets), chunk):
-        tokens, share = _solve(acceptance, sets[start : start + chunk])
-        n = int((tokens > tokens.max() * (1 - 1e-12)).argmax())
-        if best is None or tokens[n] > best.tokens_per_pass * (1 + 1e-12):
-            law = tuple(map(float, share[n]))
-            drafts = sum(p * acceptance.draft_len(s) for s, p in enumerate(law))
-            best = Steady(sets[start + n], float(tokens[n]), drafts, law)
+    sets = list(sets)
+    best = None
+    for start in range(0, len(sets), TOGETHER):
+        tokens, share = _solve(acceptance, sets[start : start + TOGETHER])
+        n = int((tokens > tokens.max() * (1 - EQUAL)).argmax())
+        if best is None or tokens[n] > best.tokens_per_pass * (1 + EQUAL):
+            shares = tuple(map(float, share[n]))
+            drafts = sum(p * acceptance.draft_len(s) for s, p in enumerate(shares))
+            best = Steady(sets[start + n], float(tokens[n]), drafts, shares)
     return best
 
 
@@ -146,9 +188,12 @@ def plan(
     gives everything but the branches and the mean acceptance."""
     options = []
     for steady, exact in choices:
-        drafting = replace(w, branches=steady.branches, accepted=steady.tokens_per_pass - 1)
-        seconds = pass_seconds(
-            drafting if steady.branches else w.autoregressive(), ceilings, launch_us
-        )
+        work = drafting(w, steady) if steady.branches else w.autoregressive()
+        seconds = pass_seconds(work, ceilings, launch_us)
         options.append(Option(steady, exact, seconds, w.batch * steady.tokens_per_pass / seconds))
     return options
+
+
+def drafting(w: Workload, steady: Steady) -> Workload:
+    """The workload with the branches and the mean acceptance of a steady state."""
+    return replace(w, branches=steady.branches, accepted=steady.tokens_per_pass - 1)

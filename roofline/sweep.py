@@ -6,13 +6,14 @@ from dataclasses import replace
 from .acceptance import Acceptance
 from .devices import Ceilings
 from .output import progress
-from .plan import candidates, plan
-from .step import Workload, fits
+from .plan import Steady, candidates, plan
+from .step import fits
+from .workload import Workload
 
 
 def run(
     work: Workload,
-    law: Acceptance,
+    acceptance: Acceptance,
     rates: Ceilings,
     batches: Sequence[float],
     contexts: Sequence[float],
@@ -26,23 +27,28 @@ def run(
             raise ValueError(f"{name}: expected integers separated by commas, got {list(values)}")
     if not 0 <= max_proposals <= work.verify_rows:
         raise ValueError(
-            f"max_proposals: expected 0 .. {work.verify_rows} (one for each branch), got {max_proposals}"
+            f"max_proposals: expected 0 .. {work.verify_rows} (one for each branch), "
+            f"got {max_proposals}"
         )
     grid = [replace(work, batch=int(b), context_tokens=int(n)) for b in batches for n in contexts]
-    rows, choices = [], []
+    rows = []
+    choices = []
     with progress(max_proposals + 1 + len(grid)) as begin:
         for count in range(max_proposals + 1):
             begin(f"branches, P = {count}")
-            choices += candidates(law, [count])
+            choices += candidates(acceptance, [count])
         for w in grid:
             begin(f"batch {w.batch}, context {w.context_tokens}")
             rows += _cell(w, choices, rates, launch_us)
     return rows
 
 
-def _cell(w: Workload, choices, rates: Ceilings, launch_us: float) -> list[dict]:
+def _cell(
+    w: Workload, choices: list[tuple[Steady, bool]], rates: Ceilings, launch_us: float
+) -> list[dict]:
     options = plan(w, choices, rates, launch_us)
-    best, base = max(options, key=lambda o: o.tokens_per_s), options[0].tokens_per_s
+    best = max(options, key=lambda o: o.tokens_per_s)
+    autoregressive = options[0].tokens_per_s
     return [
         {
             "device": rates.device,
@@ -54,9 +60,9 @@ def _cell(w: Workload, choices, rates: Ceilings, launch_us: float) -> list[dict]
             "tokens_per_pass": o.steady.tokens_per_pass,
             "pass_ms": o.pass_seconds * 1e3,
             "tokens_per_s": o.tokens_per_s,
-            "speed_up": o.tokens_per_s / base,
+            "speed_up": o.tokens_per_s / autoregressive,
             "best": o is best,
-            "fits": rates.memory_gb is None or fits(w, rates.memory_gb * 1e9),
+            "fits": fits(w, rates),
         }
         for o in options
     ]

@@ -10,7 +10,7 @@ from click.testing import CliRunner
 from blockdraft.cli import main
 from blockdraft.roofline import devices, models, page
 from blockdraft.roofline.output import short
-from blockdraft.roofline.step import Workload
+from blockdraft.roofline.workload import Workload
 
 needs_chromium = pytest.mark.skipif(chromium.EXECUTABLE is None, reason="Chromium is not installed")
 VIEWS = [
@@ -24,12 +24,8 @@ VIEWS = [
 @pytest.fixture(scope="module")
 def written(tmp_path_factory):
     known = devices.load()
-    content = page.data(
-        "ZAYA1-8B",
-        Workload(models.find("ZAYA1-8B"), branches=()),
-        [known["MI300X"], known["MI355X"]],
-        0.0,
-    )
+    work = Workload(models.find("ZAYA1-8B"), branches=())
+    content = page.data("ZAYA1-8B", work, [known["MI300X"], known["MI355X"]], 0.0)
     return page.write(tmp_path_factory.mktemp("page") / "blocks.html", content)
 
 
@@ -46,23 +42,20 @@ def rows_of(*command):
 
 def cells(browser, table):
     return browser.value(
-        f"[...document.querySelectorAll('{table} tbody tr')].map(r => [...r.cells].map(c => c.textContent))"
+        f"[...document.querySelectorAll('{table} tr')]"
+        ".map(r => [...r.cells].map(c => c.textContent))"
     )
 
 
 def has_the_numbers_of_the_commands(browser, view):
     for name in ("batch", "context", "mean", "proposals"):
-        assert (
-            float(browser.value(f"document.getElementById('{name}_value').textContent"))
-            == view[name]
-        )
+        shown = browser.value(f"document.getElementById('{name}_value').textContent")
+        assert float(shown) == view[name]
     arguments = [
         f"--{name}={view[name]}" for name in ("device", "basis", "batch", "context", "mean")
     ]
     expected = rows_of("plan", *arguments, f"--max-proposals={page.MAX_PROPOSALS}")
-    rows = browser.value(
-        "[...document.querySelectorAll('#plans tr')].map(r => [...r.cells].map(c => c.textContent))"
-    )
+    rows = cells(browser, "#plans")
     assert rows == [
         [
             str(row["proposals"]),
@@ -78,10 +71,12 @@ def has_the_numbers_of_the_commands(browser, view):
     marked = browser.value(
         "[...document.querySelectorAll('#plans tr')].findIndex(r => r.classList.contains('chosen'))"
     )
-    chosen, best = rows[view["proposals"]], next(row for row in rows if row[-1])
+    chosen = rows[view["proposals"]]
+    best = next(row for row in rows if row[-1])
     assert marked == view["proposals"]
     assert browser.value("document.getElementById('headline').textContent") == (
-        f"P = {chosen[0]}: {chosen[4]} tokens/s, {chosen[5]} autoregressive; the best is P = {best[0]} with {best[4]} tokens/s."
+        f"P = {chosen[0]}: {chosen[4]} tokens/s, {chosen[5]} autoregressive; "
+        f"the best is P = {best[0]} with {best[4]} tokens/s."
     )
     bars = browser.value("[...document.querySelectorAll('#chart text')].map(t => t.textContent)")
     assert bars == [text for row in rows for text in (row[4], f"P = {row[0]}")]
@@ -90,7 +85,7 @@ def has_the_numbers_of_the_commands(browser, view):
         for row in rows_of("blocks", f"--device={view['device']}")
         if row["reading"] != "whole pass"
     ]
-    assert cells(browser, "#free") == [
+    assert cells(browser, "#free tbody") == [
         [
             row["reading"],
             *(f"{row[key]:.2f}" + " ?" * bool(row["unconfirmed"]) for key in ("t", "proposals")),

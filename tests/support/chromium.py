@@ -9,6 +9,7 @@ import shutil
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 EXECUTABLE = next(
     filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None
@@ -26,15 +27,24 @@ FLAGS = [
     "--remote-debugging-pipe",
 ]
 # Chromium reads commands from file descriptor 3 and answers on 4
-_START = "import os, sys; os.dup2(int(sys.argv[1]), 3); os.dup2(int(sys.argv[2]), 4); os.execv(sys.argv[3], sys.argv[3:])"
+_START = """
+import os, sys
+os.dup2(int(sys.argv[1]), 3)
+os.dup2(int(sys.argv[2]), 4)
+os.execv(sys.argv[3], sys.argv[3:])
+"""
 
 
 class Page:
-    """A page of a browser of its own; a context manager."""
+    """A page of a browser of its own. As a context manager it ends the browser."""
 
-    def __init__(self, profile, seconds=60):
-        self.seconds, self.count, self.buffer, self.session = seconds, 0, b"", None
-        (commands, self.commands), (self.answers, answers) = _pipe(), _pipe()
+    def __init__(self, profile: Path, seconds: float = 60) -> None:
+        self.seconds = seconds
+        self.count = 0
+        self.buffer = b""
+        self.session = None
+        commands, self.commands = _pipe()
+        self.answers, answers = _pipe()
         command = [
             sys.executable,
             "-c",
@@ -54,60 +64,65 @@ class Page:
         os.close(commands)
         os.close(answers)
         target = self.call("Target.createTarget", url="about:blank")["targetId"]
-        self.session = self.call("Target.attachToTarget", targetId=target, flatten=True)[
-            "sessionId"
-        ]
+        attached = self.call("Target.attachToTarget", targetId=target, flatten=True)
+        self.session = attached["sessionId"]
 
-    def __enter__(self):
+    def __enter__(self) -> "Page":
         return self
 
-    def __exit__(self, *exception):
+    def __exit__(self, *exception: object) -> None:
         self.process.terminate()
         self.process.wait(30)
         os.close(self.commands)
         os.close(self.answers)
 
-    def call(self, method, **parameters):
+    def call(self, method: str, **parameters: object) -> dict:
         """A command of the DevTools protocol, and its answer."""
         self.count += 1
-        message = {"id": self.count, "method": method, "params": parameters} | (
-            {"sessionId": self.session} if self.session else {}
-        )
+        message = {"id": self.count, "method": method, "params": parameters}
+        if self.session:
+            message["sessionId"] = self.session
         os.write(self.commands, json.dumps(message).encode() + b"\0")
         while True:
-            while b"\0" not in self.buffer:
-                if not select.select([self.answers], [], [], self.seconds)[0]:
-                    raise TimeoutError(f"Chromium did not answer {method} in {self.seconds} s")
-                chunk = os.read(self.answers, 1 << 16)
-                if not chunk:
-                    raise RuntimeError(f"Chromium ended during {method}")
-                self.buffer += chunk
-            line, _, self.buffer = self.buffer.partition(b"\0")
-            answer = json.loads(line)
+            answer = self._receive(method)
+            # other messages tell of events, which nobody waits for
             if answer.get("id") == self.count:
                 assert "error" not in answer, (method, answer["error"])
                 return answer["result"]
 
-    def open(self, url):
+    def _receive(self, method: str) -> dict:
+        """The next message; messages end with a zero byte."""
+        while b"\0" not in self.buffer:
+            if not select.select([self.answers], [], [], self.seconds)[0]:
+                raise TimeoutError(f"Chromium did not answer {method} in {self.seconds} s")
+            chunk = os.read(self.answers, 1 << 16)
+            if not chunk:
+                raise RuntimeError(f"Chromium ended during {method}")
+            self.buffer += chunk
+        message, _, self.buffer = self.buffer.partition(b"\0")
+        return json.loads(message)
+
+    def open(self, url: str) -> None:
         self.call("Page.navigate", url=url)
         ends = time.monotonic() + self.seconds
         while self.value("location.href == 'about:blank' || document.readyState != 'complete'"):
             assert time.monotonic() < ends, f"{url} did not load in {self.seconds} s"
             time.sleep(0.05)
 
-    def value(self, expression):
+    def value(self, expression: str) -> object:
+        """Of a JavaScript expression."""
         answer = self.call("Runtime.evaluate", expression=expression, returnByValue=True)
         assert "exceptionDetails" not in answer, answer["exceptionDetails"]
         return answer["result"].get("value")
 
-    def drag(self, element, to):
+    def drag(self, element: str, to: int) -> None:
         """Pull a range input's thumb (16 pixels wide) from where it is to position `to`."""
-        left, width, y, at, top = self.value(f"""(e => {{
+        left, width, y, now, most = self.value(f"""(e => {{
             e.scrollIntoView({{block: "center"}});
             const box = e.getBoundingClientRect();
             return [box.left, box.width, box.top + box.height / 2, +e.value, +e.max];
         }})(document.getElementById("{element}"))""")
-        start, end = (left + 8 + (width - 16) * n / top for n in (at, to))
+        start, end = (left + 8 + (width - 16) * position / most for position in (now, to))
         for kind, x in (
             ("mousePressed", start),
             ("mouseMoved", (start + end) / 2),
@@ -124,16 +139,16 @@ class Page:
                 clickCount=1,
             )
 
-    def press(self, element, text):
-        """Type into the element that is given the focus: a list chooses the entry that begins with
-        it."""
+    def press(self, element: str, text: str) -> None:
+        """Give an element the focus and type: a list chooses the entry that begins with the
+        text."""
         self.value(f"document.getElementById('{element}').focus()")
         for character in text:
             self.call("Input.dispatchKeyEvent", type="keyDown", text=character, key=character)
             self.call("Input.dispatchKeyEvent", type="keyUp", key=character)
 
 
-def _pipe():
+def _pipe() -> list[int]:
     """Both ends, with numbers above those that Chromium wants."""
     ends = os.pipe()
     high = [fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, 10) for fd in ends]

@@ -1,0 +1,143 @@
+"""The tables that `devices`, `blocks` and `attention` print of their rows."""
+
+from collections.abc import Sequence
+
+from .devices import BASIS_TEXT, Ceilings
+from .output import number, table
+
+
+def sources(rows: Sequence[dict]) -> None:
+    """Every figure, with its source by number."""
+    texts = list(dict.fromkeys(map(_source, rows)))
+    table(
+        "Figures, dense",
+        ("device", "figure ", "kind ", "value", "confidence ", "source"),
+        [
+            (
+                r["device"],
+                r["figure"],
+                r["kind"],
+                f"{r['value']:.5g}",
+                r["confidence"],
+                texts.index(_source(r)) + 1,
+            )
+            for r in rows
+        ],
+        [
+            "Of several figures of a kind the first is used. "
+            "Sources, with the date of publication or reading:",
+            *(f"{i:3} {text}" for i, text in enumerate(texts, 1)),
+            *(
+                f"{r['device']} {r['figure']} {r['value']:.5g}: {r['note']}"
+                for r in rows
+                if r["note"]
+            ),
+        ],
+        keys=3,
+    )
+
+
+def _source(row: dict) -> str:
+    return f"{row['source']} ({row['date']})"
+
+
+def figures(rows: Sequence[dict]) -> None:
+    """The figures in use, a column for each device."""
+    used = {(r["device"], r["figure"], r["kind"]): r for r in rows if r["used"]}
+    names = list(dict.fromkeys(r["device"] for r in rows))
+    quoted_first = sorted(rows, key=lambda r: r["kind"] == "achieved")
+    lines = dict.fromkeys((r["figure"], r["kind"]) for r in quoted_first)
+    table(
+        "Dense figures, without sparsity",
+        ("figure", "kind ", *names),
+        [
+            (figure, kind, *(_figure(used.get((name, figure, kind))) for name in names))
+            for figure, kind in lines
+        ],
+        [
+            "? unconfirmed. quoted: by the vendor; achieved: measured by somebody. "
+            "`devices --sources` names source and date of each.",
+        ],
+    )
+
+
+def _figure(row: dict | None) -> str:
+    if row is None:
+        return "-"
+    return f"{row['value']:.5g}" + "?" * (row["confidence"] == "unconfirmed")
+
+
+def readings(title: str, rows: Sequence[dict], names: Sequence[str], notes: Sequence[str]) -> None:
+    """Free blocks by reading and device."""
+    by = {(r["reading"], r["device"]): r for r in rows}
+    found = dict.fromkeys(r["reading"] for r in rows)
+    table(
+        f"{title}: blocks t (proposals t - 1) that reading a long prefix pays for; "
+        "16-row blocks, bf16",
+        ("FLOP/s / bandwidth", *names),
+        [(reading, *(_t(by[reading, name]) for name in names)) for reading in found],
+        [
+            "t = FLOP/s / bandwidth / FLOP per byte of one block's attention. "
+            "- no such figure known. ? rests on an unconfirmed figure.",
+            *notes,
+        ],
+    )
+
+
+def _t(row: dict) -> str:
+    if row["t"] is None:
+        return "-"
+    return f"{row['t']:.2f} ({row['proposals']:.2f})" + "?" * bool(row["unconfirmed"])
+
+
+def whole_passes(rows: Sequence[dict], names: Sequence[str]) -> None:
+    """Affordable proposals by basis and device."""
+    bases = dict.fromkeys(r["basis"] for r in rows)
+    cells = {
+        (r["basis"], r["device"]): number(r["proposals"], ".1f") + "?" * bool(r["unconfirmed"])
+        for r in rows
+    }
+    r = rows[0]
+    table(
+        f"\nWhole pass at batch {r['batch']}, context {r['context_tokens']}: "
+        f"proposals that add at most {r['slack']:.0%} to the pass that only verifies",
+        (f"{r['block_rows']}-row blocks, {r['dtype']}", *names),
+        [(basis, *(cells[basis, name] for name in names)) for basis in bases],
+        [
+            "Bases are explained by `step --help`; "
+            "the figures behind them and their sources by `devices --sources`.",
+        ],
+    )
+
+
+def attention(title: str, rows: Sequence[dict], rates: Ceilings) -> None:
+    cache = rows[0]["cache_bytes_per_token"]
+    query_rows = rows[0]["query_rows"]
+    ridge = rates.ridge_flops_per_byte
+    table(
+        f"{title}: one block's attention, {query_rows} rows, "
+        f"with {cache:.0f} bytes of bf16 cache a token, on {rates.device}",
+        (
+            "kind",
+            "query heads",
+            "flop/byte, 1 row",
+            f"flop/byte, {query_rows} rows",
+            "t free blocks",
+            "of the ridge",
+        ),
+        [
+            (
+                r["kind"],
+                r["query_heads"],
+                f"{r['intensity_1_row']:.2f}",
+                f"{r['intensity']:.1f}",
+                f"{r['t']:.2f}",
+                f"{r['intensity'] / ridge:.0%}",
+            )
+            for r in rows
+        ],
+        [
+            f"{BASIS_TEXT[rates.basis]}: ridge {ridge:.1f} flop/byte. "
+            "t < 1: even the verify block is bound by products.",
+        ],
+    )

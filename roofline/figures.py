@@ -1,0 +1,69 @@
+"""The figures that are known of a device, each with its source."""
+
+from dataclasses import dataclass
+
+CONFIDENCE = ("read", "derived", "unconfirmed")
+KINDS = ("quoted", "achieved")
+ITEMSIZE_BYTES = {"fp32": 4.0, "bf16": 2.0, "fp16": 2.0, "fp8": 1.0, "fp6": 0.75, "fp4": 0.5}
+# products a second in each dtype
+RATES = tuple(f"{dtype}_tflops" for dtype in ITEMSIZE_BYTES)
+FIGURES = (
+    *RATES,
+    "fp32_vector_tflops",
+    "exp_tera_per_s",
+    "memory_gb",
+    "memory_tb_per_s",
+    "last_level_cache_mib",
+    "last_level_cache_tb_per_s",
+    "l2_mib",
+    "l2_tb_per_s",
+    "lds_kib",
+    "register_kib",
+    "compute_units",
+    "clock_ghz",
+    "wave",
+    "xcds",
+)
+
+
+@dataclass(frozen=True)
+class Figure:
+    """One number of a device, in the unit that its name (one of FIGURES) ends with.
+
+    kind        "quoted" by the vendor, or "achieved" by somebody
+    source      what it was read in, or derived from
+    date        of publication or of reading, such as "2026-11"
+    confidence  one of CONFIDENCE
+    """
+
+    value: float
+    kind: str
+    source: str
+    date: str
+    confidence: str
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class Device:
+    """A device and its figures.
+
+    arch       such as "gfx942"; "cpu" is this machine
+    figures    [kind][name]: the figures known of that kind, of which the first is used
+    """
+
+    name: str
+    arch: str
+    figures: dict[str, dict[str, tuple[Figure, ...]]]
+
+    def figure(self, name: str, kind: str) -> Figure | None:
+        return self.figures[kind].get(name, (None,))[0]
+
+    @property
+    def dtypes(self) -> list[str]:
+        """Those that a rate of products is known of."""
+        return [
+            dtype
+            for dtype in ITEMSIZE_BYTES
+            if any(f"{dtype}_tflops" in section for section in self.figures.values())
+        ]

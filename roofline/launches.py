@@ -1,0 +1,47 @@
+"""How many kernels a call of an op starts on a GPU.
+
+A launch costs microseconds, whatever its work, so that an op of little work may be bound by them.
+No other module of the roofline counts launches.
+"""
+
+# The least keys of a split of the prefix on a GPU: `split_keys` of the op block_attention
+SPLIT_KEYS = 2048
+
+# These ops have no kernels yet. Each count is assumed: one launch where an op can be fused into
+# one, and three for the experts (sorting the rows, gate and up product, down product).
+ASSUMED = {"rms_norm": 1, "linear": 1, "cca_qkv": 1, "zaya_router": 1, "fused_moe": 3}
+KERNELS = ("block_attention", "commit", "accept_drafts", "sample_drafts")
+
+
+def launches(
+    op: str,
+    *,
+    prefix: int = 0,
+    rule: str = "token",
+    drafts: int = 0,
+    logprob: bool = False,
+) -> int:
+    """Kernels that one call starts, by the schedule of the op:
+
+    block_attention   attend; merge, where the longest `prefix` has more than one split
+    commit            commit
+    accept_drafts     measure, normalise; surplus, where `rule` is "block" and `drafts` (K) is more
+                      than one; decide, weigh, finish; logprob, where log-probabilities are asked
+                      for. 5 to 7 in all
+    sample_drafts     measure, finish
+    the others        as ASSUMED
+
+    An op ignores the options that are not its own.
+    """
+    if op == "block_attention":
+        return 1 + (prefix > SPLIT_KEYS)
+    if op == "commit":
+        return 1
+    if op == "accept_drafts":
+        surplus = rule == "block" and drafts > 1
+        return 5 + surplus + logprob
+    if op == "sample_drafts":
+        return 2
+    if op in ASSUMED:
+        return ASSUMED[op]
+    raise ValueError(f"launches: op: expected one of {', '.join((*KERNELS, *ASSUMED))}, got {op!r}")

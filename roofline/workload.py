@@ -1,0 +1,92 @@
+"""What one decode pass is made of."""
+
+from dataclasses import dataclass, replace
+
+from ..models.config import ZayaConfig
+from .figures import ITEMSIZE_BYTES
+
+
+@dataclass(frozen=True)
+class Workload:
+    """One pass of `batch` requests with `context_tokens` cached each.
+
+    verify_rows    V: the anchor and K = V - 1 drafts; all are counted, since shapes are static
+    mask_rows      M: the rows of a proposal
+    branches       the branch of each of the P proposals
+    dtype          of weights, activations and products
+    kv_dtype       of the cached K and V; products stay in `dtype`
+    lm_head        "twice": on the verify rows, then on the chosen drafts; "once": on every row of
+                   the pass
+    routing        share of the rows that each expert gets; None: uniform
+    accepted       how many drafts are accepted on average, for the cost of acceptance
+    """
+
+    model: ZayaConfig
+    batch: int = 1
+    context_tokens: int = 8192
+    verify_rows: int = 17
+    mask_rows: int = 17
+    branches: tuple[int, ...] = (1, 9, 17)
+    dtype: str = "bf16"
+    kv_dtype: str = "bf16"
+    lm_head: str = "twice"
+    routing: tuple[float, ...] | None = None
+    accepted: float = 3.6
+
+    def __post_init__(self) -> None:
+        longest = self.model.max_position_embeddings
+        drafts = self.verify_rows - 1
+        known = ", ".join(ITEMSIZE_BYTES)
+        for name, value, least, most, what in (
+            ("batch", self.batch, 1, 65536, ""),
+            ("context", self.context_tokens, 0, longest, " tokens (the model's longest)"),
+            ("verify_rows", self.verify_rows, 1, 1024, ""),
+            ("mask_rows", self.mask_rows, 1, 1024, ""),
+            ("accepted", self.accepted, 0, drafts, " drafts"),
+        ):
+            _need(least <= value <= most, name, f"{least} .. {most}{what}", value)
+        _need(
+            all(1 <= c <= self.verify_rows for c in self.branches),
+            "branches",
+            f"branches in 1..{self.verify_rows}",
+            self.branches,
+        )
+        for name in ("dtype", "kv_dtype"):
+            value = getattr(self, name)
+            _need(value in ITEMSIZE_BYTES, name, f"one of {known}", value)
+        _need(self.lm_head in ("twice", "once"), "lm_head", "twice or once", self.lm_head)
+        if self.routing is not None:
+            self._check_routing(self.routing)
+
+    def _check_routing(self, routing: tuple[float, ...]) -> None:
+        experts = self.model.num_experts
+        _need(
+            len(routing) == experts and all(share >= 0 for share in routing) and sum(routing) > 0,
+            "routing",
+            f"{experts} shares >= 0, not all 0",
+            routing,
+        )
+
+    @property
+    def rows(self) -> int:
+        """Rows of one request."""
+        return self.verify_rows + len(self.branches) * self.mask_rows
+
+    def autoregressive(self) -> "Workload":
+        """The same requests, one row each and nothing drafted."""
+        return replace(self, verify_rows=1, branches=(), accepted=0)
+
+
+def _need(ok: bool, name: str, expected: str, got: object) -> None:
+    if not ok:
+        raise ValueError(f"{name}: expected {expected}, got {got!r}")
+
+
+def spread(proposals: int, verify_rows: int) -> tuple[int, ...]:
+    """`proposals` branches spread evenly over 1..V, as the decoder does without a plan."""
+    if not 0 <= proposals <= verify_rows:
+        raise ValueError(
+            f"proposals: expected 0 .. {verify_rows} (one for each branch), got {proposals!r}"
+        )
+    gaps = max(proposals - 1, 1)
+    return tuple(1 + round(j * (verify_rows - 1) / gaps) for j in range(proposals))

@@ -1,0 +1,78 @@
+"""The launches of each op, and what they add to a pass."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from blockdraft.ops.block_attention import split_keys
+from blockdraft.roofline import models
+from blockdraft.roofline.launches import ASSUMED, KERNELS, SPLIT_KEYS, launches
+from blockdraft.roofline.step import pass_ops
+from blockdraft.roofline.workload import Workload
+
+WORK = Workload(models.find("ZAYA1-8B"), batch=2, context_tokens=8192)
+
+
+@pytest.mark.parametrize(
+    "op, options, count",
+    [
+        ("block_attention", {}, 1),
+        ("block_attention", dict(prefix=SPLIT_KEYS), 1),
+        ("block_attention", dict(prefix=SPLIT_KEYS + 1), 2),
+        ("block_attention", dict(prefix=1 << 20), 2),
+        ("commit", {}, 1),
+        ("accept_drafts", dict(rule="token", drafts=16), 5),
+        ("accept_drafts", dict(rule="greedy", drafts=16), 5),
+        ("accept_drafts", dict(rule="token", drafts=16, logprob=True), 6),
+        ("accept_drafts", dict(rule="block", drafts=0), 5),
+        ("accept_drafts", dict(rule="block", drafts=1), 5),
+        ("accept_drafts", dict(rule="block", drafts=2), 6),
+        ("accept_drafts", dict(rule="block", drafts=16, logprob=True), 7),
+        ("sample_drafts", {}, 2),
+    ],
+)
+def test_launches_of_an_op(op, options, count):
+    assert launches(op, **options) == count
+
+
+def test_every_op_with_kernels_is_counted():
+    from blockdraft.registry import OPS
+
+    assert set(KERNELS) == {name for name, op in OPS.items() if "cpp" in op.backends}
+    assert not set(KERNELS) & set(ASSUMED)
+    assert SPLIT_KEYS == split_keys(torch.device("cuda"))
+
+
+def test_an_unknown_op_is_named():
+    with pytest.raises(ValueError, match="launches: op: expected one of block_attention, .*'gemm'"):
+        launches("gemm")
+
+
+def launches_of(work):
+    return {op.name: op.launches for op in pass_ops(work)}
+
+
+def test_launches_of_a_pass():
+    """ZAYA1-8B has 40 layers. The decoder asks for log-probabilities, and uses the token rule."""
+    found = launches_of(WORK)
+    assert found == {
+        "norms, residuals": 81,
+        "qkv projection": 40,
+        "cca_qkv": 40,
+        "block_attention": 80,
+        "output projection": 40,
+        "zaya_router": 40,
+        "fused_moe": 120,
+        "LM head, verify": 1,
+        "accept_drafts": 6,
+        "LM head, drafts": 1,
+        "sample_drafts": 2,
+        "commit": 1,
+    }
+    assert sum(found.values()) == 452
+    # one row a request: no drafts to sample, and none to run the LM head on
+    assert sum(launches_of(WORK.autoregressive()).values()) == 452 - 3
+    # a prefix of one split has nothing to merge
+    short = launches_of(replace(WORK, context_tokens=SPLIT_KEYS))
+    assert found["block_attention"] - short["block_attention"] == 40
