@@ -5,6 +5,7 @@ from pathlib import Path
 
 import click
 
+from .check import SHAPES
 from .models import title
 from .options import (
     acceptance_law,
@@ -211,7 +212,7 @@ def plot(mean, alpha, histogram, offsets, proposals, slack, out, **setting):
 @click.option(
     "--op",
     "modules",
-    type=click.Choice(["attention", "cca", "moe", "accept", "sample", "commit"]),
+    type=click.Choice(list(SHAPES)),
     multiple=True,
     help="May be repeated.  [default: all whose C++ kernel is built]",
 )

@@ -182,7 +182,7 @@ def test_any_zaya_config_and_a_device_of_one_s_own(tmp_path):
         (["sweep", "--batches", "1.5"], "batches: expected integers"),
         (["sweep", "--contexts", "inf"], "expected numbers separated by commas"),
         (["step", "--json", "--csv"], "expected one of them, got both"),
-        (["check", "--op", "moe,"], "'attention', 'cca', 'moe', 'accept', 'sample', 'commit'"),
+        (["check", "--op", "moe,"], "'block_attention', 'cca_qkv', 'fused_moe', 'accept_drafts'"),
     ],
 )
 def test_errors_name_the_valid_choices(arguments, message):
@@ -240,7 +240,7 @@ def test_fit_is_the_mean_ratio():
     ) == pytest.approx(0.5)
     one = check.Checked("op", "B=1", True, limit_ms=3.0, measured_ms=5.0, efficiency=0.5)
     assert one.predicted_ms == 6.0 and one.error == pytest.approx(0.2)
-    for _, fitted, held in check.SHAPES.values():
+    for fitted, held in check.SHAPES.values():
         assert len(held) >= 8 and not [case for case in held if case in fitted]
 
 
