@@ -5,12 +5,11 @@
 #pragma once
 
 #include <algorithm>
-#include <condition_variable>
 #include <cstdint>
 #include <cstdio>
 #include <cstdlib>
-#include <mutex>
 #include <random>
+#include <semaphore>
 #include <thread>
 #include <vector>
 
@@ -45,6 +44,7 @@ class Scheduler {
   void barrier(int slot) {
     if (waves_[slot].barriers++ == dropped_) return;
     hand_over(slot, State::kWaits);
+    waves_[slot].turn.acquire();
   }
 
  private:
@@ -52,42 +52,36 @@ class Scheduler {
   struct Slot {
     State state = State::kReady;
     int barriers = 0;
+    std::binary_semaphore turn{0};
   };
 
   template <class Memory, class Body>
   void run_some(int64_t first, int groups, Memory memory, Body body) {
     std::vector<decltype(memory())> shared;
     for (int g = 0; g < groups; ++g) shared.push_back(memory());
-    waves_.assign(groups * kWaves, {});
-    choose_next();
+    waves_ = std::vector<Slot>(groups * kWaves);
     std::vector<std::thread> threads;
     for (int slot = 0; slot < groups * kWaves; ++slot)
       threads.emplace_back([&, slot] {
-        wait_for_turn(slot);
+        waves_[slot].turn.acquire();
         body(Wave{*this, slot, slot % kWaves}, shared[slot / kWaves], first + slot / kWaves);
         hand_over(slot, State::kEnded);
       });
+    start_next();
     for (auto& thread : threads) thread.join();
   }
 
-  void wait_for_turn(int slot) {
-    std::unique_lock lock(mutex_);
-    changed_.wait(lock, [&] { return running_ == slot; });
-  }
-
-  // The wave is at a barrier, or at its end: another one runs.
+  // The wave is at a barrier, or at its end: another one runs. Only one does, so nothing is locked.
   void hand_over(int slot, State state) {
-    std::unique_lock lock(mutex_);
     waves_[slot].state = state;
     open_barrier(slot / kWaves * kWaves);
-    choose_next();
-    changed_.notify_all();
-    if (state == State::kWaits) changed_.wait(lock, [&] { return running_ == slot; });
+    start_next();
   }
 
   // Lets the waves of a workgroup go on once all of them are at the barrier.
   void open_barrier(int first) {
-    int waiting = 0, ended = 0;
+    int waiting = 0;
+    int ended = 0;
     for (int slot = first; slot < first + kWaves; ++slot) {
       waiting += waves_[slot].state == State::kWaits;
       ended += waves_[slot].state == State::kEnded;
@@ -100,18 +94,15 @@ class Scheduler {
     for (int slot = first; slot < first + kWaves; ++slot) waves_[slot].state = State::kReady;
   }
 
-  void choose_next() {
+  void start_next() {
     std::vector<int> ready;
     for (int slot = 0; slot < int(waves_.size()); ++slot)
       if (waves_[slot].state == State::kReady) ready.push_back(slot);
-    running_ = ready.empty() ? -1 : ready[random_() % ready.size()];
+    if (!ready.empty()) waves_[ready[random_() % ready.size()]].turn.release();
   }
 
   std::mt19937_64 random_;
-  std::mutex mutex_;
-  std::condition_variable changed_;
   std::vector<Slot> waves_;
-  int running_ = -1;
   int dropped_;
 };
 
