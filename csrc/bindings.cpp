@@ -1,5 +1,5 @@
-// Registers the C++ kernels under the schemas that blockdraft.registry defines. The module itself says
-// what blockdraft.ops has to agree with: devices, signatures, sizes; importing it registers.
+// Registers the C++ kernels under the schemas that blockdraft.registry defines. The module itself
+// says what blockdraft.ops has to agree with: devices, signatures, sizes; importing it registers.
 #include <Python.h>
 
 #include "ops/sampling/workspace.h"
@@ -26,6 +26,7 @@ static std::string recorded;
 // record(True): launches keep their parameters and do nothing; record(False): they run again.
 static PyObject* record(PyObject*, PyObject* on) {
   recorder = PyObject_IsTrue(on) ? &recorded : nullptr;
+  if (recorder) recorded.clear();
   Py_RETURN_NONE;
 }
 
@@ -36,7 +37,7 @@ static PyObject* last_recorded(PyObject*, PyObject*) {
 
 static PyMethodDef methods[] = {
     {"record", record, METH_O, "Whether launches keep their parameters instead of running."},
-    {"recorded", last_recorded, METH_NOARGS, "The parameters of the last launch that was kept."},
+    {"recorded", last_recorded, METH_NOARGS, "The parameters of the last launch that was kept; empty: there was none."},
     {nullptr, nullptr, 0, nullptr}};
 
 static void describe(PyObject* module) {

@@ -202,7 +202,8 @@ def test_a_million_draws_follow_the_law(rule, backend):
     expected = target[0, 0].double().softmax(0) * runs
     g = float(2 * torch.xlogy(counts.double(), counts / expected).sum())
     print(
-        f"{rule}, {backend}: G = {g:.1f} over {vocab - 1} degrees of freedom; {accepted / runs:.2f} drafts accepted"
+        f"{rule}, {backend}: G = {g:.1f} over {vocab - 1} degrees of freedom; "
+        f"{accepted / runs:.2f} drafts accepted"
     )
     assert expected.min() > 5 and 0.5 * runs < accepted < 1.9 * runs
     assert g < 120  # chi2(63) exceeds it with probability 2e-5

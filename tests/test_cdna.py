@@ -87,7 +87,9 @@ def test_commit_in_the_emulator(unit, arch, emulator, code_objects):
         generator = torch.Generator().manual_seed(2)
         rows = random_rows(BlockLayout(4, 2, 1), [0, 3, 9], generator)
         total = int(rows.cu_rows[-1])
-        qk, v_late = (torch.randn(2, total, n, generator=generator).to(dtype) for n in (channels, 4))
+        qk, v_late = (
+            torch.randn(2, total, n, generator=generator).to(dtype) for n in (channels, 4)
+        )
         conv_state, late_state = (
             torch.randn(2, 3, *n, generator=generator).to(dtype) for n in ((5, channels), (4,))
         )

@@ -42,7 +42,11 @@ def code_objects(tmp_path_factory):
     from emulator import code_object
 
     folder = tmp_path_factory.mktemp("code")
-    return cache(lambda name, arch: code_object(harness.ROOT / f"csrc/ops/{name}/hip.hip", arch, folder, name))
+    return cache(
+        lambda name, arch: code_object(
+            harness.ROOT / f"csrc/ops/{name}/hip.hip", arch, folder, name
+        )
+    )
 
 
 def launch(op, step_type, threads, params, dtype, emulator, code):

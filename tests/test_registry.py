@@ -184,5 +184,8 @@ def test_import_needs_neither_torch_nor_rich():
     import subprocess
     import sys
 
-    code = "import sys, blockdraft, blockdraft.roofline; sys.exit(any(m in sys.modules for m in ('torch', 'rich', 'numpy')))"
+    code = (
+        "import sys, blockdraft, blockdraft.roofline; "
+        "sys.exit(any(m in sys.modules for m in ('torch', 'rich', 'numpy')))"
+    )
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0

@@ -97,9 +97,7 @@ def test_attention_in_the_emulator(window, dtype, emulator, tmp_path, monkeypatc
     out, lse = poisoned(total, 2, 64, dtype=dtype), poisoned(total, 2, dtype=torch.float32)
     workspace = poisoned(3, total, 2, 66, dtype=torch.float32)
     case = q, k, v, cache, cache, table, rows
-    _, args = captured(
-        ops.block_attention, *case, scale=0.125, window=window, out=out, lse=lse
-    )
+    _, args = captured(ops.block_attention, *case, scale=0.125, window=window, out=out, lse=lse)
     block_attention.launch(args._replace(split_keys=64, workspace=workspace))
     expected_lse = torch.empty_like(lse)
     wide = [t.float() for t in (q, k, v, cache, cache)]

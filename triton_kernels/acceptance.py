@@ -112,8 +112,8 @@ def draft_logit(b, i, token, vocabulary):
 
 @triton.jit
 def given(b, i, draft_lse, lse_row, drafter, vocabulary):
-    """(whether the caller knows a draft's normaliser, its two numbers). No draw leaves one for a row
-    without a distribution; a cut must be found again."""
+    """(whether the caller knows a draft's normaliser, its two numbers). No draw leaves one for a
+    row without a distribution; a cut must be found again."""
     at = draft_lse + b.request * lse_row + i * 2
     top = tl.load(at)
     log_sum = tl.load(at + 1)

@@ -436,7 +436,10 @@ def _constants(
     k_strides, v_strides = (
         c.stride()[:3] if c is not None else (0, 0, 0) for c in (k_cache, v_cache)
     )
-    names = "Q_ROW Q_HEAD K_ROW K_HEAD V_ROW V_HEAD K_PAGE K_SLOT K_CACHE_HEAD V_PAGE V_SLOT V_CACHE_HEAD".split()
+    names = (
+        "Q_ROW Q_HEAD K_ROW K_HEAD V_ROW V_HEAD "
+        "K_PAGE K_SLOT K_CACHE_HEAD V_PAGE V_SLOT V_CACHE_HEAD"
+    ).split()
     strides = dict(
         zip(names, (*q.stride()[:2], *k.stride()[:2], *v.stride()[:2], *k_strides, *v_strides))
     )

@@ -1,8 +1,8 @@
-"""From a row of logits to the distribution that a token is drawn from, and the draw: what both samplers
-share.
+"""From a row of logits to the distribution that a token is drawn from, and the draw: what both
+samplers share.
 
-Vocabularies are cut into vocab_blocks (`ops.accept_drafts` knows of how many ids). Weights are fp32, sums
-over lanes and blocks fp64; their order follows from the vocabulary alone.
+Vocabularies are cut into vocab_blocks (`ops.accept_drafts` knows of how many ids). Weights are
+fp32, sums over lanes and blocks fp64; their order follows from the vocabulary alone.
 """
 
 from typing import NamedTuple
@@ -205,8 +205,8 @@ def probability(distribution, x, token, vocabulary):
 
 @triton.jit
 def masses(distribution, row, q, q_row, ratio, vocabulary, start, ids, TILE: tl.constexpr):
-    """Weights of a distribution or, with q, of the residual (p - ratio * q)+; or p but for q's point. NaN
-    stays NaN."""
+    """Weights of a distribution or, with q, of the residual (p - ratio * q)+; or p but for q's
+    point. NaN stays NaN."""
     mass = weights(distribution, logits(row, vocabulary, start, ids, TILE), ids)
     if q is not None:
         if q_row is not None:

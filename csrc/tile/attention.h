@@ -10,20 +10,23 @@
 //   kGroupColumns          columns that a group should have at most
 //
 //   open(n, x, query, scale)   n columns; column c is described by x(c); its query is
-//                          query(X) -> const T*, or null for zeros. Outputs, sums := 0, maxima := -inf
+//                          query(X) -> const T*, or null for zeros. Outputs, sums := 0, maxima :=
+//                          -inf
 //   locate(place, n)       place(i) -> int begins to look up where row i of a tile of n > 0 rows is
-//   load(key, value, n)    begins to read the located tile: key(place, i), value(place, i) -> const T*
+//   load(key, value, n)    begins to read the located tile: key(place, i), value(place, i) ->
+//                          const T*
 //   deposit(n)             the loaded tile becomes the staged one
 //   each_panel(f)          f(panel) for every panel of this wave
 //     panel.any(f)         whether f(X) holds for a column of the panel
 //     scores(panel)        S^T := K Q^T, -inf beyond the staged tile's n rows
 //     mask(panel, visible) S^T[i][c] := -inf but for visible(X).from <= i < visible(X).to
-//     absorb(panel)        running maximum, rescale, P := exp2(S^T - maximum), rounded to T on a GPU,
-//                          sum, O^T += V^T P^T. A column whose scores are all -inf keeps its zeros
-//   close(f)               f(X, maximum, sum, output) for every column, by one or more threads each.
-//                          Results are unnormalised: maximum in powers of 2 (-inf: no finite score
-//                          yet); output.store(pointer, scale) writes this thread's part of scale * O;
-//                          output.leader() is true for one of a column's threads
+//     absorb(panel)        running maximum, rescale, P := exp2(S^T - maximum), rounded to T on a
+//                          GPU, sum, O^T += V^T P^T. A column whose scores are all -inf keeps its
+//                          zeros
+//   close(f)               f(X, maximum, sum, output) for every column, by one or more threads
+//                          each. Results are unnormalised: maximum in powers of 2 (-inf: no finite
+//                          score yet); output.store(pointer, scale) writes this thread's part of
+//                          scale * O; output.leader() is true for one of a column's threads
 #pragma once
 
 #include "tile/group.h"

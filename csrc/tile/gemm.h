@@ -6,8 +6,9 @@
 //   multiply(rows, columns, depth, weight, column, epilogue)
 //     weight(i) -> const T*       output channel i < rows: `depth` elements, 16-byte aligned
 //     column(c) -> const T*       prologue of column c < columns (a gather): likewise; null: zeros
-//     epilogue(i, c, y)           y[0..3] are the sums of channels i .. i + 3 of column c, those beyond
-//                                 `rows` 0; i is a multiple of 4. Each (i, c) comes once, by one thread
+//     epilogue(i, c, y)           y[0..3] are the sums of channels i .. i + 3 of column c, those
+//                                 beyond `rows` 0; i is a multiple of 4. Each (i, c) comes once,
+//                                 by one thread
 //
 // `depth` is a multiple of 16 bytes. Sums are fp32, over k in an order that depends on depth alone:
 // neither `rows` nor the other columns change a column's bits.

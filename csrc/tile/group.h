@@ -1,13 +1,15 @@
 // The tile layer: what a kernel body may use. A body is written once, as a template over a target,
 // and compiled for each: cpu/ (vector extensions, one thread), cdna/ (MFMA and LDS, gfx942 and
-// gfx950) and sim/ (several waves in shuffled order between barriers on poisoned memory, for tests).
+// gfx950) and sim/ (several waves in shuffled order between barriers on poisoned memory, for
+// tests).
 //
 // A *group* (CPU: a thread; GPU: a workgroup) works on one item; every wave of it runs the body.
 //
 //   group.each(n, f)       f(i) for i < n, each by exactly one thread of the group
 //   group.each(m, n, f)    f(i, j) for i < m, j < n, likewise
 //   group.combine(n, m, weight, term, f)
-//                          f(i, sum over s < m of weight(s) * term(s)[i]) for i < n, in the order of s
+//                          f(i, sum over s < m of weight(s) * term(s)[i]) for i < n, in the order
+//                          of s
 //   Group::uniform(x)      x, which is the same in all threads of the group
 //   group.leader()         true for one thread of the group
 //   Group::store(p, x)     *p := x rounded to nearest

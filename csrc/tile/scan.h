@@ -1,6 +1,7 @@
-// Scans walk over long rows of numbers. Each target has a Scan, which works on a span of ids (CPU: a
-// thread; CDNA: a wave; sim: a wave of one lane), and a crew of them. All threads of a scan call a
-// primitive with the same arguments and get the same result, which the span and f alone determine.
+// Scans walk over long rows of numbers. Each target has a Scan, which works on a span of ids (CPU:
+// a thread; CDNA: a wave; sim: a wave of one lane), and a crew of them. All threads of a scan call
+// a primitive with the same arguments and get the same result, which the span and f alone
+// determine.
 //
 //   scan.sum(span, f)           f(at, peak) summed over the ids of the span; f may raise `peak`,
 //                               which starts at -inf
@@ -16,13 +17,13 @@
 //   at.id<T>()                  the ids, in the order in which load(const T*) has them
 //   at.all(x)                   the same number for each
 //   at.select(mask, a, b), at.maximum(a, b), at.fma(a, b, c)
-//   at.exp2(x)                  2^x to 3e-7; below -126 at most 2^-126, 0 of -inf; infinity from 128
-//                               on; NaN of NaN
+//   at.exp2(x)                  2^x to 3e-7; below -126 at most 2^-126, 0 of -inf; infinity from
+//                               128 on; NaN of NaN
 //   at.exp2(x, scale)           2^(x * scale) for a double scale, to 1e-7 whatever its parts;
 //                               infinity or NaN from 128 on
-//   at.exp2_product(x, factor)  2^(x * factor) to 4e-7, where Scan::kProducts says that it is cheaper
-//                               than 2^(x * factor + a); infinity or NaN from 128 on, and possibly of
-//                               other large factors than -inf
+//   at.exp2_product(x, factor)  2^(x * factor) to 4e-7, where Scan::kProducts says that it is
+//                               cheaper than 2^(x * factor + a); infinity or NaN from 128 on, and
+//                               possibly of other large factors than -inf
 //
 // A crew works on one item (CPU: threads; GPU: a workgroup); all of its threads run the body. A
 // vocabulary is cut into `blocks` vocab_blocks.

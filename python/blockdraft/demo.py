@@ -60,7 +60,8 @@ class Completions:
 
 
 def run(tokens: int, prompts: int, threads: int) -> None:
-    """Print what the command promises: `tokens` bytes after each of `prompts` places in the file."""
+    """Print what the command promises: `tokens` bytes after each of `prompts` places in the
+    file."""
     console = Console(highlight=False)
     if threads:
         torch.set_num_threads(threads)

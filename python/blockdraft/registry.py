@@ -1,5 +1,5 @@
-"""Ops and their backends. An op is declared once, by the NamedTuple of its arguments; each backend of
-it is one torch operator, `<NAMESPACE>::<op>_<backend>`, of the schema that follows from them."""
+"""Ops and their backends. An op is declared once, by the NamedTuple of its arguments; each backend
+of it is one torch operator, `<NAMESPACE>::<op>_<backend>`, of the schema that follows from them."""
 
 import inspect
 import operator
@@ -27,7 +27,8 @@ _SCALARS = {int: "int", float: "float", bool: "bool"}
 
 
 class Argument(NamedTuple):
-    """One argument of the operator: a field of Args, or of a group of tensors (Rows, Sampling) there."""
+    """One argument of the operator: a field of Args, or of a group of tensors (Rows, Sampling)
+    there."""
 
     name: str  # "window", "rows_branch"
     path: str  # "window", "rows.branch"

@@ -33,15 +33,16 @@ void walk(Tile& tile, const T* k, const T* v, int m, int depth, Absorb absorb) {
   }
 }
 
-// y[tokens[c]][channel] = gate * (up + bias[i]) for a SwiGLU-like pair of rows 2i, 2i + 1 of w, of the
-// tokens that `tokens` gathers from x; -1: zeros. At most Gemm::kRows rows, kGroupColumns columns.
+// y[tokens[c]][channel] = gate * (up + bias[i]) for a SwiGLU-like pair of rows 2i, 2i + 1 of w, of
+// the tokens that `tokens` gathers from x; -1: zeros. At most Gemm::kRows rows, kGroupColumns
+// columns.
 template <class Gemm, class T>
 void gated_product(Gemm& gemm, const T* w, const T* x, const int* tokens, const float* bias,
                    float* y, int rows, int columns, int depth) {
   gemm.multiply(
       rows, columns, depth, [&](int i) { return w + int64_t(i) * depth; },
       [&](int c) { return tokens[c] < 0 ? nullptr : x + int64_t(tokens[c]) * depth; },
-      [&](int i, int c, const float(&sums)[kEpilogueRows]) {
+      [&](int i, int c, const float (&sums)[kEpilogueRows]) {
         for (int j = 0; j < kEpilogueRows && i + j < rows; j += 2)
           y[int64_t(c) * (rows / 2) + (i + j) / 2] = sums[j] * (sums[j + 1] + bias[(i + j) / 2]);
       });

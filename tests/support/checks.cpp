@@ -1,6 +1,6 @@
-// The tile layer's targets and the kernels on them, with a C interface for ctypes. Targets: 0 cpu, 1
-// sim, 2 sim with one buffer. Element types: 0 float, 1 bf16, 2 fp16. `dropped` is the barrier that
-// sim leaves out (-1: none). Parameters are those that the extension recorded.
+// The tile layer's targets and the kernels on them, with a C interface for ctypes. Targets: 0 cpu,
+// 1 sim, 2 sim with one buffer. Element types: 0 float, 1 bf16, 2 fp16. `dropped` is the barrier
+// that sim leaves out (-1: none). Parameters are those that the extension recorded.
 #include "bodies.h"
 #include "ops/block_attention/body.h"
 #include "ops/commit/body.h"
@@ -17,11 +17,12 @@ namespace {
 template <class Tile, class Body>
 void on_sim(int64_t groups, int head_dim, uint64_t seed, int dropped, Body body) {
   sim::Scheduler scheduler(seed, dropped);
-  scheduler.run(groups, [=] { return typename Tile::Memory(head_dim); },
-                [&](const sim::Wave& wave, typename Tile::Memory& memory, int64_t group) {
-                  Tile tile(wave, memory);
-                  body(tile, group);
-                });
+  scheduler.run(
+      groups, [=] { return typename Tile::Memory(head_dim); },
+      [&](const sim::Wave& wave, typename Tile::Memory& memory, int64_t group) {
+        Tile tile(wave, memory);
+        body(tile, group);
+      });
 }
 
 // body(tile) by every wave of a group of the target.
@@ -74,11 +75,12 @@ void check_gated_product(int target, int type, const void* w, const void* x, con
     }
     using Gemm = sim::Gemm<T>;
     sim::Scheduler scheduler(seed, dropped);
-    scheduler.run(1, [] { return typename Gemm::Memory(); },
-                  [&](const sim::Wave& wave, typename Gemm::Memory& memory, int64_t) {
-                    Gemm gemm(wave, memory);
-                    run(gemm);
-                  });
+    scheduler.run(
+        1, [] { return typename Gemm::Memory(); },
+        [&](const sim::Wave& wave, typename Gemm::Memory& memory, int64_t) {
+          Gemm gemm(wave, memory);
+          run(gemm);
+        });
   });
 }
 
@@ -96,9 +98,8 @@ void check_attend(int target, int type, const void* q, const void* k, const void
 void check_copy_and_count(int target, int type, const float* x, void* out, int n, int* count,
                           uint64_t seed, int dropped) {
   with_type(type, [&]<class T>(T) {
-    with_group(target, seed, dropped, [&](auto& group) {
-      copy_and_count(group, x, static_cast<T*>(out), n, count);
-    });
+    with_group(target, seed, dropped,
+               [&](auto& group) { copy_and_count(group, x, static_cast<T*>(out), n, count); });
   });
 }
 
@@ -137,11 +138,12 @@ void check_commit(int target, const void* params, uint64_t seed, int dropped) { 
   if (target == 0) return launch(p, two_threads());
   schedule(p, [&]<CommitStep>(int64_t requests) {
     sim::Scheduler scheduler(seed, dropped);
-    scheduler.run(requests, [] { return sim::NoMemory(); },
-                  [&](const sim::Wave& wave, sim::NoMemory&, int64_t request) {
-                    sim::Group group(wave);
-                    commit(group, p, int(request));
-                  });
+    scheduler.run(
+        requests, [] { return sim::NoMemory(); },
+        [&](const sim::Wave& wave, sim::NoMemory&, int64_t request) {
+          sim::Group group(wave);
+          commit(group, p, int(request));
+        });
   });
 }
 

@@ -18,9 +18,9 @@ gemm_kernel(const T* w, const T* x, const int* tokens, const float* bias, float*
   gated_product(gemm, w, x, tokens, bias, y, rows, columns, depth);
 }
 
-#define BLOCKDRAFT_INSTANTIATE(T, panels)                                                       \
-  template BLOCKDRAFT_KERNEL(cdna::kThreads, 2) gemm_kernel<T, panels>(                         \
-      const T*, const T*, const int*, const float*, float*, int, int, int);
+#define BLOCKDRAFT_INSTANTIATE(T, panels)       \
+  template BLOCKDRAFT_KERNEL(cdna::kThreads, 2) \
+  gemm_kernel<T, panels>(const T*, const T*, const int*, const float*, float*, int, int, int);
 BLOCKDRAFT_INSTANTIATE(float, 2)
 BLOCKDRAFT_INSTANTIATE(bf16, 2)
 BLOCKDRAFT_INSTANTIATE(fp16, 2)

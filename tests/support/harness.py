@@ -1,5 +1,5 @@
-"""Builds the checks of csrc (tests/support/checks.cpp) and calls them from tests, with the parameters
-that the extension itself would launch."""
+"""Builds the checks of csrc (tests/support/checks.cpp) and calls them from tests, with the
+parameters that the extension itself would launch."""
 
 import ctypes
 import fcntl
@@ -39,14 +39,16 @@ def captured(call, *args, **options):
         registry.Op.__call__ = own
 
 
-def recorded(op, args) -> Params:
-    """The parameters that the extension's torch.cpp makes of an op's Args."""
+def recorded(op, args) -> Params | None:
+    """The parameters that the extension's torch.cpp makes of an op's Args; None where it launches
+    nothing."""
     _native.EXTENSION.record(True)
     try:
         op.backends["cpp"].run(*op.flatten(args))
     finally:
         _native.EXTENSION.record(False)
-    return ctypes.create_string_buffer(_native.EXTENSION.recorded())
+    kept = _native.EXTENSION.recorded()
+    return ctypes.create_string_buffer(kept) if kept else None
 
 
 def schedule(op: str, params: Params, group_columns: int = 0) -> list[tuple[int, int]]:

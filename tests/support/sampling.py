@@ -1,5 +1,5 @@
-"""Calls of the samplers with the parameters that a GPU's kernels get: outputs that start as nonsense, a
-workspace of NaN."""
+"""Calls of the samplers with the parameters that a GPU's kernels get: outputs that start as
+nonsense, a workspace of NaN."""
 
 import torch
 from harness import captured, recorded

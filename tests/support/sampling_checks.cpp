@@ -14,11 +14,12 @@ namespace {
 template <class Body>
 void with_crews(int64_t groups, uint64_t seed, int dropped, Body body) {
   sim::Scheduler scheduler(seed, dropped);
-  scheduler.run(groups, [] { return sim::NoMemory(); },
-                [&](const sim::Wave& wave, sim::NoMemory&, int64_t group) {
-                  sim::Crew crew(wave);
-                  body(crew, group);
-                });
+  scheduler.run(
+      groups, [] { return sim::NoMemory(); },
+      [&](const sim::Wave& wave, sim::NoMemory&, int64_t group) {
+        sim::Crew crew(wave);
+        body(crew, group);
+      });
 }
 
 template <class T>

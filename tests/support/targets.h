@@ -27,11 +27,12 @@ void with_group(int target, uint64_t seed, int dropped, Body body) {
     return;
   }
   sim::Scheduler scheduler(seed, dropped);
-  scheduler.run(1, [] { return sim::NoMemory(); },
-                [&](const sim::Wave& wave, sim::NoMemory&, int64_t) {
-                  sim::Group group(wave);
-                  body(group);
-                });
+  scheduler.run(
+      1, [] { return sim::NoMemory(); },
+      [&](const sim::Wave& wave, sim::NoMemory&, int64_t) {
+        sim::Group group(wave);
+        body(group);
+      });
 }
 
 inline void on_two_threads(int64_t n, int64_t, const Parallel::Part& body) {

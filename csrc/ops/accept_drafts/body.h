@@ -272,8 +272,8 @@ class Acceptance {
     return {target_row(row), draft_row(row), mix_};
   }
 
-  // sample_drafts leaves no normaliser of a row that has no distribution, nor a token; and a cut must
-  // be found again.
+  // sample_drafts leaves no normaliser of a row that has no distribution, nor a token; and a cut
+  // must be found again.
   bool normaliser_given(int i) const {
     if (!params_.draft_lse || drafter_.truncates() || !vocabulary_.has(token(i))) return false;
     const double* lse = params_.draft_lse.at(request_, i);

@@ -1,4 +1,5 @@
-// CPU launcher of accept_drafts: a request is an item, and idle threads help with others' vocab_blocks.
+// CPU launcher of accept_drafts: a request is an item, and idle threads help with others'
+// vocab_blocks.
 #include <vector>
 
 #include "ops/accept_drafts/body.h"

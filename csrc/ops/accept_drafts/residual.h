@@ -1,4 +1,5 @@
-// The residual (scale * p - q)+ of a rejected draft's row, as weights: 1 / p.sum is left out of them.
+// The residual (scale * p - q)+ of a rejected draft's row, as weights: 1 / p.sum is left out of
+// them.
 #pragma once
 
 #include "ops/sampling/distribution.h"

@@ -1,9 +1,11 @@
-// How many drafts are kept. A rule asks an `Evidence` (body.h's Acceptance) of the drafts under test:
+// How many drafts are kept. A rule asks an `Evidence` (body.h's Acceptance) of the drafts under
+// test:
 //
 //   live()            how many there are
 //   prepare(i)        makes the distributions of row i, if need be; its status
 //   uniform_of(i)     the number that decides draft i
-//   p(i), q(i)        probability of draft i in the target's and in the draft's distribution of row i
+//   p(i), q(i)        probability of draft i in the target's and in the draft's distribution of
+//                     row i
 //   surplus(i, s)     the sum over ids of (s * p - q)+ in row i
 #pragma once
 

@@ -1,5 +1,5 @@
-// Attention of verify rows and proposals over a paged prefix and each other: the kernel body, written
-// against the tile layer (tile/attention.h). schedule.h says what its items are.
+// Attention of verify rows and proposals over a paged prefix and each other: the kernel body,
+// written against the tile layer (tile/attention.h). schedule.h says what its items are.
 #pragma once
 
 #include "ops/block_attention/schedule.h"

@@ -1,5 +1,5 @@
-// CPU launcher of block_attention: each thread takes the next item that is left; then the splits are
-// merged.
+// CPU launcher of block_attention: each thread takes the next item that is left; then the splits
+// are merged.
 #include <atomic>
 #include <vector>
 

@@ -1,7 +1,7 @@
-// Which items block_attention's launches have. An item is a row tile of one request under one KV head
-// and one split of its prefix; the query heads of the GQA group are columns side by side, so that a
-// key is read once for all of them. Split lengths depend on the target and on the request's own
-// prefix alone: a request's bits do not depend on its batch, nor on the number of threads.
+// Which items block_attention's launches have. An item is a row tile of one request under one KV
+// head and one split of its prefix; the query heads of the GQA group are columns side by side, so
+// that a key is read once for all of them. Split lengths depend on the target and on the request's
+// own prefix alone: a request's bits do not depend on its batch, nor on the number of threads.
 #pragma once
 
 #include "ops/block_attention/params.h"
@@ -29,8 +29,8 @@ struct AttentionItem {
   int split, splits, first_key, stop_key;  // the last split has the keys of this pass too
 };
 
-// Items by host-known maxima; those that a request does not have are empty. Row tiles are neighbours,
-// then splits, for the sake of shared caches.
+// Items by host-known maxima; those that a request does not have are empty. Row tiles are
+// neighbours, then splits, for the sake of shared caches.
 template <class T>
 struct AttentionGrid {
   int group_columns, tiles, splits;

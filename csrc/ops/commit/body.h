@@ -1,5 +1,5 @@
-// State after the accepted verify row, for all layers of a request: the kernel body, written against
-// the tile layer. It only moves bits.
+// State after the accepted verify row, for all layers of a request: the kernel body, written
+// against the tile layer. It only moves bits.
 #pragma once
 
 #include "ops/commit/params.h"

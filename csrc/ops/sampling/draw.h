@@ -32,8 +32,8 @@ class Sampler {
 
   const Vocabulary& vocabulary() const { return vocabulary_; }
 
-  // What the vocab_blocks of a row add to its distribution. With temperature 0, the greatest logits.
-  // `drawn`: see measure.
+  // What the vocab_blocks of a row add to its distribution. With temperature 0, the greatest
+  // logits. `drawn`: see measure.
   void measure_row(const Logits<T>& logits, const Sampling& sampling, bool drawn,
                    Partial* partials) {
     const Partial head = survey(typename Crew::Scan(), logits, blockdraft::head(vocabulary_));

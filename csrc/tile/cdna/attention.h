@@ -2,9 +2,9 @@
 //
 // A group is a workgroup of eight waves, two on each SIMD, so that one's softmax hides behind the
 // other's MFMA. A wave has one panel of 32 columns: column l % 32 belongs to lanes l and l ^ 32.
-// S^T = K Q^T by 32x32 MFMA leaves in the register i of lane l key 8 (i / 4) + 4 (l / 32) + i % 4 of
-// column l % 32, which is already the B operand of O^T += V^T P^T if V^T's keys stand in that order:
-// V is transposed and permuted on its way through LDS, and P never leaves registers.
+// S^T = K Q^T by 32x32 MFMA leaves in the register i of lane l key 8 (i / 4) + 4 (l / 32) + i % 4
+// of column l % 32, which is already the B operand of O^T += V^T P^T if V^T's keys stand in that
+// order: V is transposed and permuted on its way through LDS, and P never leaves registers.
 #pragma once
 
 #include "tile/attention.h"

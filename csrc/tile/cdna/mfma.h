@@ -1,5 +1,5 @@
-// Matrix instructions of CDNA. An operand fragment is 16 bytes: two (gfx942, 16 bit), one (gfx950, 16
-// bit) or four (fp32) MFMAs.
+// Matrix instructions of CDNA. An operand fragment is 16 bytes: two (gfx942, 16 bit), one (gfx950,
+// 16 bit) or four (fp32) MFMAs.
 #pragma once
 
 #include "base/numbers.h"

@@ -1,5 +1,5 @@
-// Scans of the simulated target: a wave of one lane, in plain loops; and a crew of waves in shuffled order
-// between barriers.
+// Scans of the simulated target: a wave of one lane, in plain loops; and a crew of waves in
+// shuffled order between barriers.
 #pragma once
 
 #include <cmath>

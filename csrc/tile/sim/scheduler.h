@@ -1,6 +1,6 @@
 // The simulated target runs the waves of several workgroups one at a time, in another random order
-// at every barrier, and goes from one workgroup to another there. A wave that reads what another has
-// not yet written, or already overwritten, computes a wrong result under some seed; so does a
+// at every barrier, and goes from one workgroup to another there. A wave that reads what another
+// has not yet written, or already overwritten, computes a wrong result under some seed; so does a
 // workgroup that shares memory with another.
 #pragma once
 

@@ -7,8 +7,8 @@ from . import _native, _triton
 # Ids of a vocab_block, but more where there would be too many of them: sums over one are fp32.
 VOCAB_BLOCK, MAX_VOCAB_BLOCKS, VOCAB_BLOCK_UNIT = 4096, 256, 512
 
-# Doubles of a row's workspace: its distribution and its request's verdict, then a partial, a sum and a
-# surplus of each vocab_block.
+# Doubles of a row's workspace: its distribution and its request's verdict, then a partial, a sum
+# and a surplus of each vocab_block.
 HEADER_DOUBLES, VOCAB_BLOCK_DOUBLES = 10, 4
 
 if _native.EXTENSION is not None:

@@ -45,12 +45,14 @@ def accept_drafts(
     draft_len    int32 [B], D in -1..K; -1: the request idles and emits nothing
     branch       int32 [B,P] of this pass, mask_rows its rows a proposal
     seed         int64 [B]; position int32 [B], n of this step, which never comes back (see `rng`)
-    target_sampling, drafter_sampling  Sampling: temperature, top-k, top-p of p and of q; drafter defaults to target's
-    draft_logits [B,K,vocab], target_logits' dtype: what the drafts were drawn from; needed when drafter
-    is "sampled" and for mix
-    draft_lse    float64 [B,K,2] of sample_drafts, spares a backend one pass over the draft rows: NaN
-                 or +inf in one that it then has no need to read goes unnoticed
-    drafter        "sampled": q is drafter_sampling's distribution of draft_logits; "greedy": all mass on the draft
+    target_sampling, drafter_sampling  Sampling: temperature, top-k, top-p of p and of q; drafter
+                                       defaults to target's
+    draft_logits [B,K,vocab], target_logits' dtype: what the drafts were drawn from; needed when
+    drafter is "sampled" and for mix
+    draft_lse    float64 [B,K,2] of sample_drafts, spares a backend one pass over the draft rows:
+                 NaN or +inf in one that it then has no need to read goes unnoticed
+    drafter        "sampled": q is drafter_sampling's distribution of draft_logits; "greedy": all
+                   mass on the draft
     mix          float32 [B] in 0..1 or None: judge against softmax(mix * target + (1-mix) * draft)
                  of raw logits, q and the bonus row unchanged; 1 is bit-identical to None. Below 1
                  the output is no longer the target's law

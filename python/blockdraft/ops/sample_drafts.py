@@ -35,11 +35,11 @@ def sample_drafts(
     uniforms     float64 [B,K] in [0,1) in place of the generator's
     workspace    float64 of `sample_drafts_workspace`'s shape, made if None
     out          (draft_tokens, draft_lse), made if None
-    Returns draft_tokens int32 [B,K], -1 in dead rows and where a row has NaN, +inf or no finite logit;
-    draft_lse float64 [B,K,2], the normaliser of the row's distribution in two numbers: a logit m
-    near the row's greatest, and l, so that log q(x) = (logit - m) / temperature - l, exact at any
-    temperature (0 where the token is -1; of the raw logits, at temperature 1, where the argmax was
-    taken). Raises ValueError or TypeError.
+    Returns draft_tokens int32 [B,K], -1 in dead rows and where a row has NaN, +inf or no finite
+    logit; draft_lse float64 [B,K,2], the normaliser of the row's distribution in two numbers: a
+    logit m near the row's greatest, and l, so that log q(x) = (logit - m) / temperature - l, exact
+    at any temperature (0 where the token is -1; of the raw logits, at temperature 1, where the
+    argmax was taken). Raises ValueError or TypeError.
     """
     check = Check("sample_drafts")
     check.tensor("logits", logits, "B K vocab")
