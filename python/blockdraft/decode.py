@@ -12,9 +12,6 @@ from .decode_state import Parameters, State
 from .layout import BlockLayout
 from .types import Accepted, Completion, Request, Rows, is_integer
 
-# what `ops.sample_drafts` returns as draft_lse, and `ops.accept_drafts` takes
-NORMALISER = torch.float64
-
 
 class Model(Protocol):
     """What BlockDecoder needs of a model; ZayaModel has it.
@@ -172,7 +169,7 @@ class BlockDecoder:
             drafts=zeros(batch, layout.K) - 1,
             draft_len=zeros(batch),
             draft_logits=zeros(batch, layout.K, vocabulary, dtype=model.dtype),
-            draft_lse=zeros(batch, layout.K, dtype=NORMALISER),
+            draft_lse=zeros(batch, layout.K, 2, dtype=torch.float64),
             shift=zeros(batch),
             branch=branch,
             emitted=zeros(batch),
