@@ -1,5 +1,5 @@
-"""block_attention at decode: V = M = 16, heads 8 and 2, head dim 128. The peers get contiguous keys;
-shorter prefixes are padded for them to the longest."""
+"""block_attention at decode: V = M = 16, heads 8 and 2, head dim 128. The peers get contiguous
+keys; shorter prefixes are padded for them to the longest."""
 
 from dataclasses import dataclass
 from functools import cache
