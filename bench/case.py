@@ -15,8 +15,8 @@ DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torch
 
 @dataclass(frozen=True)
 class Implementation:
-    """`prepare()` converts the inputs to what the implementation wants (timed apart) and returns the
-    call to time."""
+    """`prepare()` converts the inputs to what the implementation wants (timed apart) and returns
+    the call to time."""
 
     name: str
     prepare: Callable[[], Callable[[], Any]]

@@ -104,8 +104,8 @@ def _empty(case: Case, implementation: Implementation, limits: Limits) -> dict:
 def _checked_call(
     implementation: Implementation, prepared: Prepared, result: dict
 ) -> Callable[[], Any] | None:
-    """The call to time; None, and the error in the result, if it cannot run or is wrong. Unsupported
-    is raised."""
+    """The call to time; None, and the error in the result, if it cannot run or is wrong.
+    Unsupported is raised."""
     try:
         began = time.perf_counter()
         call = implementation.prepare()

@@ -55,8 +55,8 @@ def build(parameters: dict[str, Any], dtype: torch.dtype, device: str) -> Prepar
         assert result[1].tolist() == bounds, f"offsets: {result[1].tolist()}, expected {bounds}"
 
     peers = [
-        Implementation("sort + searchsorted", lambda: lambda: sort_and_search(experts)),
-        compiled("compiled sort + searchsorted", sort_and_search, experts),
+        Implementation("sort + search", lambda: lambda: sort_and_search(experts)),
+        compiled("compiled sort + search", sort_and_search, experts),
         Implementation("one-hot mask", lambda: lambda: one_hot(experts)),
     ]
     ours = backends("moe_dispatch", lambda name: ops.moe_dispatch(experts, EXPERTS, backend=name))

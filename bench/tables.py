@@ -1,5 +1,7 @@
 """What the commands print."""
 
+from itertools import groupby
+
 from rich.console import Console
 from rich.table import Table
 
@@ -8,23 +10,20 @@ from .limits import Limits
 from .results import case_name
 from .timing import UNSTEADY, disagree
 
+_HEADINGS = ("implementation", "ms", "± mad", "of limit", "vs best peer", "convert ms")
+_WIDTHS = (26, 9, 9, 8, 12, 10)
+
 
 def show_results(data: dict) -> None:
     """Every result, under its case; then what went wrong, and what is not to be trusted."""
     console = Console(highlight=False)
     console.print(f"{data['machine']['device']}, {_ceilings(data['limits'])}", soft_wrap=True)
-    table = Table("implementation", box=None, pad_edge=False)
-    for name in ("ms", "± mad", "of limit", "vs best peer", "convert ms"):
-        table.add_column(name, justify="right")
-    last = None
-    for result in data["results"]:
-        this = case_name(result)
-        if this != last:
-            table.add_row(*[""] * (last is not None))
-            table.add_row(f"[bold]{this}[/bold]")
-        last = this
-        table.add_row(*_cells(result))
-    console.print(table)
+    console.print(_table([_HEADINGS]))
+    for name, results in groupby(data["results"], case_name):
+        console.print()
+        console.print(f"[bold]{name}[/bold]", soft_wrap=True)
+        console.print(_table([_cells(result) for result in results]))
+    console.print()
     console.print(
         "* blockdraft. of limit: limit time / ms. "
         "vs best peer: ms of the fastest peer / ms, above 1 is faster.",
@@ -35,6 +34,16 @@ def show_results(data: dict) -> None:
         if result.get("error"):
             line = f"{case_name(result)} {result['impl']}: {result['error']}"
             console.print(line, soft_wrap=True, markup=False)
+
+
+def _table(lines: list[tuple[str, ...]]) -> Table:
+    """Columns as wide as in every other table, so that they stand below each other."""
+    table = Table(box=None, pad_edge=False, show_header=False)
+    for i, width in enumerate(_WIDTHS):
+        table.add_column(width=width, justify="right" if i else "left")
+    for cells in lines:
+        table.add_row(*cells)
+    return table
 
 
 def _ceilings(limits: dict) -> str:
