@@ -46,6 +46,7 @@ class Inputs:
     tokens: torch.Tensor
     draft: torch.Tensor
     draft_lse: torch.Tensor
+    normaliser: torch.Tensor  # the same in one number, at temperature 1
     kept_draft: torch.Tensor  # the draft's logits after truncation, which a peer's drafter keeps
     winner: torch.Tensor  # the id that is drawn
     sampling: Sampling
@@ -77,7 +78,17 @@ def inputs(parameters: dict[str, Any], dtype: torch.dtype, device: str) -> Input
     )
     kept = truncated(draft, parameters)
     return Inputs(
-        target, tokens, draft, draft_lse, kept, winner, chosen, lengths, request, position
+        target,
+        tokens,
+        draft,
+        draft_lse,
+        draft_lse.sum(-1).float(),
+        kept,
+        winner,
+        chosen,
+        lengths,
+        request,
+        position,
     )
 
 
@@ -116,7 +127,7 @@ def lazy(i: Inputs, parameters: dict[str, Any]):
     """Row by row, and none after the first rejection."""
 
     def q(b: int, row: int) -> torch.Tensor:
-        return (i.kept_draft[b, row].float() - i.draft_lse[b, row].float()).exp()
+        return (i.kept_draft[b, row].float() - i.normaliser[b, row]).exp()
 
     counts, picks = [], []
     for b in range(len(i.target)):
@@ -126,7 +137,7 @@ def lazy(i: Inputs, parameters: dict[str, Any]):
             if count == K:
                 break
             x = i.tokens[b, count].long()
-            log_q = i.kept_draft[b, count, x].float() - i.draft_lse[b, count].float()
+            log_q = i.kept_draft[b, count, x].float() - i.normaliser[b, count]
             if torch.rand(()) >= p[x] / log_q.exp():
                 p = (p - q(b, count)).clamp(min=0)
                 break
@@ -164,7 +175,7 @@ def peers(i: Inputs, parameters: dict[str, Any]) -> list[Implementation]:
     def inverse_all(target, tokens, draft, lse):
         return inverse_cdf(truncated(target, parameters), tokens, draft, lse)
 
-    given = (i.target, i.tokens, i.kept_draft, i.draft_lse.float())
+    given = (i.target, i.tokens, i.kept_draft, i.normaliser)
     return [
         Implementation("eager softmax", lambda: eager_all),
         compiled("compiled lse + cdf", inverse_all, *given),

@@ -406,8 +406,8 @@ def merge(
         partial = workspace + ((part * total_rows + row64) * HEADS + head) * (DIM + 2)
         part_top = tl.load(partial + DIM, mask=used, other=float("-inf"))
         new_top = tl.maximum(top, part_top)
-        base = _finite_or_zero(new_top)
-        old, new = tl.exp2(top - base), tl.exp2(part_top - base)
+        anchor = _finite_or_zero(new_top)
+        old, new = tl.exp2(top - anchor), tl.exp2(part_top - anchor)
         acc = acc * old[:, None] + new[:, None] * tl.load(
             partial[:, None] + d[None, :], mask=used[:, None] & (d < DIM)[None, :], other=0
         )
