@@ -67,7 +67,7 @@ def test_a_binary_of_other_sources_is_refused():
 
 @pytest.mark.parametrize("name", sorted(registry.OPS))
 def test_no_op_lacks_a_part(name):
-    """A reference, a public function, a bench case, costs and a sample (tests/support/samples.py)."""
+    """A reference, a public function, a bench case, costs and a sample (support/samples.py)."""
     assert name in ops.__all__ and name in reference.__all__ and name in calls()
     assert "reference" in op(name).backends
     assert find_spec(f"blockdraft.bench.{name}") is not None

@@ -16,8 +16,10 @@ struct Philox {
     for (int round = 0; round < 10; ++round, k0 += 0x9E3779B9u, k1 += 0xBB67AE85u) {
       const uint64_t a = uint64_t(word[0]) * 0xD2511F53u, b = uint64_t(word[2]) * 0xCD9E8D57u;
       const uint32_t second = word[1], fourth = word[3];
-      word[0] = uint32_t(b >> 32) ^ second ^ k0, word[1] = uint32_t(b);
-      word[2] = uint32_t(a >> 32) ^ fourth ^ k1, word[3] = uint32_t(a);
+      word[0] = uint32_t(b >> 32) ^ second ^ k0;
+      word[1] = uint32_t(b);
+      word[2] = uint32_t(a >> 32) ^ fourth ^ k1;
+      word[3] = uint32_t(a);
     }
   }
 };

@@ -90,7 +90,8 @@ struct At {
 
   static void eight(const float* p, float8& out) {
     const auto* four = (const __attribute__((address_space(1))) floats*)p;
-    out.lo = four[0], out.hi = four[1];
+    out.lo = four[0];
+    out.hi = four[1];
   }
   static void eight(const bf16* p, float8& out) {
     const words pairs = *(const __attribute__((address_space(1))) words*)p;

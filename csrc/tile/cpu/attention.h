@@ -74,11 +74,13 @@ class Tile : public Group {
   }
 
   template <class Key, class Value>
-  void load(Key key, Value value,
-            int n) {  // deposit reads them; until then the products have them prefetched
+  void load(Key key, Value value, int n) {
+    // deposit reads them; until then the products have them prefetched
     loaded_ = n;
-    for (int i = 0; i < n; ++i)
-      key_rows_[i] = key(places_[i], i), value_rows_[i] = value(places_[i], i);
+    for (int i = 0; i < n; ++i) {
+      key_rows_[i] = key(places_[i], i);
+      value_rows_[i] = value(places_[i], i);
+    }
   }
 
   void deposit(int n) {
@@ -254,8 +256,10 @@ class Tile : public Group {
   // Between micro-kernels, a few rows at a time: a CPU waits where many are asked for at once.
   void fetch_some() { fetch(due_ += pace_); }
   void fetch(float rows) {
-    for (; fetched_ < rows && fetched_ < loaded_; ++fetched_)
-      prefetch<2>(key_rows_[fetched_]), prefetch<2>(value_rows_[fetched_]);
+    for (; fetched_ < rows && fetched_ < loaded_; ++fetched_) {
+      prefetch<2>(key_rows_[fetched_]);
+      prefetch<2>(value_rows_[fetched_]);
+    }
   }
 
   template <int kLocality>  // 3: into the L1, 2: the L2

@@ -40,12 +40,18 @@ __attribute__((noinline)) void micro(const float* a, int64_t row, int64_t step, 
 template <bool kAccumulate, class Before>
 inline void product(const float* a, int64_t row, int64_t step, const float* b, float* c, int rows,
                     int depth, Before before) {
-  for (; rows == 6 || rows > 8; rows -= 6, a += 6 * row, c += 6 * kColumns)
-    before(), micro<6, kAccumulate>(a, row, step, b, c, depth);
+  auto block = [&]<int R>() {
+    micro<R, kAccumulate>(a, row, step, b, c, depth);
+    rows -= R;
+    a += R * row;
+    c += R * kColumns;
+  };
+  while (rows == 6 || rows > 8) {
+    before();
+    block.template operator()<6>();
+  }
   before();
-  if (rows > 6)
-    micro<4, kAccumulate>(a, row, step, b, c, depth), rows -= 4, a += 4 * row,
-        c += 4 * kColumns;  // two of these wait less
+  if (rows > 6) block.template operator()<4>();  // 4 + 3 rows wait less than 6 + 1
   switch (rows) {
     case 5:
       return micro<5, kAccumulate>(a, row, step, b, c, depth);
@@ -94,9 +100,14 @@ inline void dot_product(const Pair* a, int64_t row, int64_t step, const Pair* b,
                         int depth, float factor, Before before) {
   auto block = [&]<int R>() {
     dot_micro<R, kAccumulate>(a, row, step, b, c, depth, factor);
-    rows -= R, a += R * row, c += R * kColumns;
+    rows -= R;
+    a += R * row;
+    c += R * kColumns;
   };
-  while (rows >= 12) before(), block.template operator()<12>();
+  while (rows >= 12) {
+    before();
+    block.template operator()<12>();
+  }
   before();
   if (rows >= 8) block.template operator()<8>();
   if (rows >= 4) block.template operator()<4>();
