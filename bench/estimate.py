@@ -2,6 +2,7 @@
 took."""
 
 import time
+from collections.abc import Callable
 
 from .case import Case
 from .limits import Limits
@@ -16,10 +17,17 @@ PREPARATION = 6.0  # seconds of making inputs, compiling peers and checking
 class Estimate:
     """Seconds of a run, by case."""
 
-    def __init__(self, cases: list[Case], limits: Limits, seconds: float):
+    def __init__(
+        self,
+        cases: list[Case],
+        limits: Limits,
+        seconds: float,
+        clock: Callable[[], float] = time.perf_counter,
+    ):
         self.guesses = [_guess(case, limits, seconds) for case in cases]
         self.done = 0
-        self.began = time.perf_counter()
+        self.clock = clock
+        self.began = clock()
 
     def next(self) -> float:
         """A case begins: the seconds until all are done."""
@@ -28,7 +36,7 @@ class Estimate:
         self.done += 1
         if not past:
             return ahead
-        return ahead * (time.perf_counter() - self.began) / past
+        return ahead * (self.clock() - self.began) / past
 
 
 def _guess(case: Case, limits: Limits, seconds: float) -> float:

@@ -38,7 +38,7 @@ def show_results(data: dict) -> None:
 
 def _table(lines: list[tuple[str, ...]]) -> Table:
     """Columns as wide as in every other table, so that they stand below each other."""
-    table = Table(box=None, pad_edge=False, show_header=False)
+    table = Table(box=None, padding=(0, 1, 0, 0), pad_edge=False, show_header=False)
     for i, width in enumerate(_WIDTHS):
         table.add_column(width=width, justify="right" if i else "left")
     for cells in lines:

@@ -60,8 +60,7 @@ class Completions:
 
 
 def run(tokens: int, prompts: int, threads: int) -> None:
-    """Print what the command promises: `tokens` bytes after each of `prompts` places in the
-    file."""
+    """Complete the file by `tokens` bytes from each of `prompts` places, and print how it went."""
     console = Console(highlight=False)
     if threads:
         torch.set_num_threads(threads)
@@ -113,7 +112,8 @@ def pieces(tokens: int, rounds: int = ROUNDS) -> list[int]:
 
 def speed(plain: Completions, greedy: Completions) -> str:
     """The wall-clock line. Each piece was decoded in both ways, one right after the other, so that
-    other work on the machine meets both; the median of the ratios is what counts."""
+    other work on the machine meets both; the median of the ratios is what counts. A part of their
+    deviation is the text's own: some pieces are easier to draft than others."""
     size = sum(map(len, plain.tokens))
     ratio, mad = median_and_mad([a / b for a, b in zip(plain.seconds, greedy.seconds)])
     times = [f"{sum(c.seconds):.2f} s ({size / sum(c.seconds):.0f}/s)" for c in (plain, greedy)]
