@@ -16,7 +16,7 @@ demo: $(READY)
 	$(BIN)/blockdraft demo
 
 test: $(READY)
-	OMP_NUM_THREADS=1 $(BIN)/pytest -q -n auto -m "not slow and not timing"
+	OMP_NUM_THREADS=1 $(BIN)/pytest -q -n auto
 	OMP_NUM_THREADS=1 $(BIN)/pytest -q tests/bench_quick.py --benchmark-only
 
 lint: $(READY)
