@@ -38,6 +38,8 @@ def _attend(q, k, v, mask, scale):
     k, v = k.repeat_interleave(group, 1), v.repeat_interleave(group, 1)
     scores = torch.einsum("rhd,nhd->rhn", q, k) * scale
     scores = scores.masked_fill(~mask[:, None], -torch.inf)
+    if not len(k):  # a request without rows and prefix
+        return q * 0, q.new_full(q.shape[:2], -torch.inf)
     top = scores.amax(-1, keepdim=True)
     base = top.masked_fill(top == -torch.inf, 0)  # of a row that sees nothing
     weights = (scores - base).exp()
