@@ -149,7 +149,7 @@ def transformers(i: Inputs, name: str) -> Run:
 
 def peers(i: Inputs) -> list[Implementation]:
     names = ["eager", "grouped_mm"]
-    if len(i.x) <= 64:
+    if len(i.x) <= 16:
         names.append("batched_mm")  # it copies the weights for every token
     found = [
         Implementation(f"transformers {name}", lambda name=name: transformers(i, name))
