@@ -37,7 +37,8 @@ static PyObject* last_recorded(PyObject*, PyObject*) {
 
 static PyMethodDef methods[] = {
     {"record", record, METH_O, "Whether launches keep their parameters instead of running."},
-    {"recorded", last_recorded, METH_NOARGS, "The parameters of the last launch that was kept; empty: there was none."},
+    {"recorded", last_recorded, METH_NOARGS,
+     "The parameters of the last launch that was kept; empty: there was none."},
     {nullptr, nullptr, 0, nullptr}};
 
 static void describe(PyObject* module) {
