@@ -1,26 +1,33 @@
 # make demo | make test: create .venv if there is none, install pinned requirements, build, run.
-# make PYTHON=/path/to/python VENV= test: use that interpreter's environment (ROCm or CUDA torch) and install only blockdraft.
+# make lint: formatting and static checks. make slow: the proofs that take long.
+# make PYTHON=/path/to/python VENV= test: use that interpreter's environment (ROCm or CUDA torch) and
+# install only blockdraft.
 PYTHON ?= python3
 VENV ?= .venv
 ENVIRONMENT := $(if $(VENV),$(VENV)/bin/python3,$(PYTHON))
 BIN := $(if $(VENV),$(VENV)/bin,$(shell $(PYTHON) -c "import sysconfig; print(sysconfig.get_path('scripts'))"))
 INSTALL := $(ENVIRONMENT) -m pip install --disable-pip-version-check -q
 READY := $(if $(VENV),$(VENV),build/$(subst /,_,$(PYTHON)))/.blockdraft
+NATIVE := $(shell find csrc -type f)
 
-.PHONY: demo test slow clean
+.PHONY: demo test lint slow clean
 
 demo: $(READY)
 	$(BIN)/blockdraft demo
 
 test: $(READY)
-	OMP_NUM_THREADS=1 $(BIN)/pytest -q -n auto -m "not slow and not timing"
-	$(BIN)/pytest -q -m timing
-	$(BIN)/pytest bench --benchmark-only -q
+	OMP_NUM_THREADS=1 $(BIN)/pytest -q -n auto
+	OMP_NUM_THREADS=1 $(BIN)/pytest -q tests/bench_quick.py --benchmark-only
+
+lint: $(READY)
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/clang-format --dry-run --Werror $(filter %.h %.cpp %.hip,$(NATIVE) $(wildcard tests/support/*))
 
 slow: $(READY)
 	$(BIN)/pytest -m slow
 
-$(READY): .ci/requirements.txt pyproject.toml setup.py $(wildcard csrc/*/*)
+$(READY): .ci/requirements.txt pyproject.toml setup.py python/blockdraft/namespace.py $(NATIVE)
 	$(if $(VENV),test -x $(ENVIRONMENT) || $(PYTHON) -m venv $(VENV))
 	$(if $(VENV),$(INSTALL) -r .ci/requirements.txt)
 	$(INSTALL) --no-build-isolation --no-deps -e .

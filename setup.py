@@ -31,8 +31,8 @@ def variants() -> dict[str, list[str]]:
 def extensions() -> list:
     if compiler() is None:
         print(
-            "blockdraft: no C++ compiler found (set CXX, or install g++ or clang++): installing without native code; "
-            "every op runs on its reference backend",
+            "blockdraft: no C++ compiler found (set CXX, or install g++ or clang++): installing "
+            "without native code; every op runs on its reference backend",
             file=sys.stderr,
         )
         return []
@@ -56,6 +56,14 @@ def probe(suffix: str, flags: list[str]):
     )
 
 
+def namespace() -> str:
+    """Of the torch operators: the constant that the Python side uses too."""
+    scope: dict[str, str] = {}
+    with open("python/blockdraft/namespace.py") as file:
+        exec(file.read(), scope)
+    return scope["NAMESPACE"]
+
+
 def torch_extensions(suffix: str, flags: list[str]) -> list:
     """The ops, against libtorch's stable ABI (2.10). With a GPU's kernels in it there is one
     variant."""
@@ -63,8 +71,8 @@ def torch_extensions(suffix: str, flags: list[str]) -> list:
         from torch.utils.cpp_extension import CppExtension
     except ImportError:
         print(
-            "blockdraft: torch is not importable while building (use --no-build-isolation): installing without the C++ "
-            "ops; every op runs on its reference backend",
+            "blockdraft: torch is not importable while building (use --no-build-isolation): "
+            "installing without the C++ ops; every op runs on its reference backend",
             file=sys.stderr,
         )
         return []
@@ -72,22 +80,25 @@ def torch_extensions(suffix: str, flags: list[str]) -> list:
 
     if torch.version.hip and suffix:
         return []
-    sources = sorted(glob.glob("csrc/*.cpp"))
+    sources = ["csrc/bindings.cpp", *sorted(glob.glob("csrc/ops/*/*.cpp"))]
     macros = [
         ("TORCH_TARGET_VERSION", "0x020a000000000000"),
         ("BLOCKDRAFT_MODULE", f"_ops{suffix}"),
+        ("BLOCKDRAFT_NAMESPACE", namespace()),
     ]
     common = ["-std=c++20", "-fno-math-errno"]
-    rocm = {}
+    rocm = dict(include_dirs=[os.path.abspath("csrc")])
     # CUDAExtension would hipify, and may overwrite, sources that are HIP already
     if torch.version.hip:
         from torch.utils.cpp_extension import ROCM_HOME
 
+        if ROCM_HOME is None:
+            raise SystemExit("blockdraft: expected ROCm's headers for a ROCm torch (set ROCM_HOME)")
         os.environ.setdefault("PYTORCH_ROCM_ARCH", "gfx942;gfx950")
-        sources += sorted(glob.glob("csrc/*.hip"))
+        sources += sorted(glob.glob("csrc/ops/*/hip.hip"))
         macros += [("BLOCKDRAFT_HIP", None), ("__HIP_PLATFORM_AMD__", None)]
         rocm = dict(
-            include_dirs=[f"{ROCM_HOME}/include"],
+            include_dirs=[os.path.abspath("csrc"), f"{ROCM_HOME}/include"],
             library_dirs=[f"{ROCM_HOME}/lib"],
             libraries=["amdhip64", "c10_hip", "torch_hip"],
         )

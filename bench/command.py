@@ -1,12 +1,15 @@
 """`blockdraft bench ...` and `blockdraft roofline measure`."""
 
+import os
 import sys
+from collections.abc import Callable
+from contextlib import contextmanager
 from pathlib import Path
 
 import click
 
 from ..roofline.output import output_options, table
-from .results import OPS
+from .names import OPS
 
 _OPTIONS = [
     click.option(
@@ -15,7 +18,14 @@ _OPTIONS = [
         help="One small case of each op, for function rather than for figures.",
     ),
     click.option(
+        "--reference",
+        is_flag=True,
+        help="Time the reference implementation, too, which is slow. [always with --quick, and "
+        "where there is no other]",
+    ),
+    click.option(
         "--dtype",
+        "dtypes",
         type=click.Choice(["bfloat16", "float16", "float32"]),
         multiple=True,
         help="May be repeated. [default: bfloat16 and float32; quick: float32]",
@@ -26,7 +36,7 @@ _OPTIONS = [
     click.option("--impl", help="Of blockdraft's implementations only this one (peers stay)."),
     click.option(
         "--case",
-        "cases",
+        "having",
         multiple=True,
         help="Only cases that have this, such as L=8192; may be repeated.",
         metavar="NAME=VALUE",
@@ -42,12 +52,12 @@ _OPTIONS = [
         "--json",
         "path",
         type=click.Path(dir_okay=False, path_type=Path),
-        help="Write the results (schema 1).",
+        help="Write the results (schema 2).",
     ),
 ]
 
 
-def _options(function):
+def _options(function: Callable) -> Callable:
     for option in reversed(_OPTIONS):
         function = option(function)
     return function
@@ -56,33 +66,47 @@ def _options(function):
 @click.group(invoke_without_command=True)
 @_options
 @click.pass_context
-def bench(context, **options):
+def bench(context: click.Context, **options) -> None:
     """Time blockdraft's ops and their peers on the same inputs, against this machine's limits (no
     subcommand: all)."""
     if context.invoked_subcommand is None:
         _run("all", **options)
 
 
-def _rows_command(op: str) -> click.Command:
-    @click.command(op, help=f"Time {'every op' if op == 'all' else op}.")
+def _command(op: str, name: str, hidden: bool = False) -> click.Command:
+    what = "every op" if op == "all" else op
+
+    @click.command(name, help=f"Time {what}.", hidden=hidden)
     @_options
-    def command(**options):
+    def command(**options) -> None:
         _run(op, **options)
 
     return command
 
 
-for _op in (*OPS, "all"):
-    bench.add_command(_rows_command(_op))
+for _op, _short in OPS.items():
+    bench.add_command(_command(_op, _op))
+    if _short:
+        bench.add_command(_command(_op, _short, hidden=True))
+bench.add_command(_command("all", "all"))
 
 
-def _run(op, quick, dtype, threads, impl, cases, device, path):
+def _run(
+    op: str,
+    quick: bool,
+    reference: bool,
+    dtypes: tuple[str, ...],
+    threads: int | None,
+    impl: str | None,
+    having: tuple[str, ...],
+    device: str,
+    path: Path | None,
+) -> None:
     import torch
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-    from . import limits, measure, results
-    from .rows import DTYPES, all_rows
+    from . import limits, measure, results, suite
+    from .case import DTYPES
+    from .tables import show_results
 
     if device == "cuda" and not torch.cuda.is_available():
         raise click.UsageError(
@@ -90,141 +114,93 @@ def _run(op, quick, dtype, threads, impl, cases, device, path):
         )
     if threads:
         torch.set_num_threads(threads)
-    dtypes = list(dtype) or (["float32"] if quick else ["bfloat16", "float32"])
-    console = Console(highlight=False, stderr=True)
-    builders = all_rows(op, dtypes, quick, device, cases)
-    if not builders:
-        raise click.UsageError(f"--case: expected what a case of {op} has, got {' '.join(cases)}")
-    columns = (
-        TextColumn("{task.description:<44}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
+    chosen = list(dtypes) or (["float32"] if quick else ["bfloat16", "float32"])
+    cases = suite.cases(op, chosen, quick, device, having)
+    if not cases:
+        raise click.UsageError(f"--case: expected what a case of {op} has, got {' '.join(having)}")
+    if device == "cpu":
+        ceilings = limits.of_cpu(torch.get_num_threads())
+    else:
+        ceilings = limits.of_gpu(DTYPES[chosen[0]])
+    options = measure.Options(
+        only=impl, reference=reference or quick, device=device, seconds=0.3 if quick else 2.0
     )
-    with (
-        Progress(
-            *columns, console=console, transient=True, disable=not console.is_terminal
-        ) as progress,
-        torch.inference_mode(),
-    ):
-        task = progress.add_task("limits of this machine", total=len(builders) + 1)
-
-        def on_row(label):
-            progress.update(task, advance=1, description=label)
-            if not console.is_terminal:
-                console.print(label)
-
-        ceiling = (
-            limits.of_cpu(torch.get_num_threads())
-            if device == "cpu"
-            else limits.of_gpu(DTYPES[dtypes[0]])
-        )
-        rows = measure.run(
-            builders,
-            ceiling,
-            only=impl,
-            device=device,
-            seconds=0.3 if quick else 2.0,
-            on_row=on_row,
-        )
+    with _progress(cases, ceilings, options.seconds) as on_case, torch.inference_mode():
+        found = measure.run(cases, ceilings, options, on_case)
     data = {
-        "schema": 1,
+        "schema": results.SCHEMA,
         "machine": results.machine(device),
-        "limits": ceiling.to_json(),
-        "rows": rows,
+        "limits": ceilings.to_json(),
+        "results": found,
     }
     if path:
         results.save(path, data)
-    show(data)
-    if all(row["is_peer"] for row in rows):
+    show_results(data)
+    if all(result["is_peer"] for result in found):
         raise click.UsageError(
             f"--impl: expected one of blockdraft's implementations of {op}, got {impl!r}"
         )
-    failed = measure.failures(rows)
+    failed = measure.failures(found)
     if failed:
-        sys.exit(f"{len(failed)} rows failed their check")
+        sys.exit(f"{len(failed)} implementations failed their check")
 
 
-def show(data: dict) -> None:
+@contextmanager
+def _progress(cases: list, ceilings, seconds: float):
+    """Says how long the run will take, then each case as it begins: a bar on a terminal, otherwise
+    a line a case."""
     from rich.console import Console
-    from rich.table import Table
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-    console, limits = Console(highlight=False), data["limits"]
-    console.print(
-        f"{data['machine']['device']}, {limits['threads']} threads: read {limits['read_bytes_per_s'] / 1e9:.1f} GB/s, "
-        f"multiply-add {limits['flops_per_s'] / 1e9:.0f} Gflop/s (bf16 {limits['bf16_flops_per_s'] / 1e9:.0f}), "
-        f"exp {limits['exps_per_s'] / 1e9:.2f} G/s",
-        soft_wrap=True,
+    from .estimate import Estimate, in_words
+
+    console = Console(highlight=False, stderr=True)
+    estimate = Estimate(cases, ceilings, seconds)
+    console.print(f"{len(cases)} cases, about {in_words(sum(estimate.guesses))}", soft_wrap=True)
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(bar_width=20),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TextColumn("{task.fields[left]}"),
     )
-    table = Table("implementation", box=None, pad_edge=False)
-    for name in ("ms", "± mad", "of limit", "vs best peer", "convert ms"):
-        table.add_column(name, justify="right")
-    last = None
-    for row in data["rows"]:
-        this = f"{row['op']}  {row['case']}  {row['dtype']}"
-        if this != last:
-            table.add_row(*[""] * (last is not None))
-            table.add_row(f"[bold]{this}[/bold]")
-        last = this
-        name = f"  {row['impl']}" if row["is_peer"] else f"[bold]* {row['impl']}[/bold]"
-        if row["ms"] is None:
-            absent = row["is_peer"] and not (row.get("error") or "").startswith("AssertionError")
-            table.add_row(name, "cannot run" if absent else "FAILED")
-            continue
-        ratio = f"{row['vs_best_peer']:.2f}x" if row["vs_best_peer"] else ""
-        convert = f"{row['prepare_ms']:.0f}" if row.get("prepare_ms") is not None else ""
-        table.add_row(
-            name, f"{row['ms']:.3f}", f"{row['mad']:.3f}", f"{row['of_limit']:.2f}", ratio, convert
-        )
-    console.print(table)
-    console.print(
-        "* blockdraft. of limit: limit time / ms. vs best peer: ms of the fastest peer / ms, above 1 is faster.",
-        soft_wrap=True,
-    )
-    for row in data["rows"]:
-        if row.get("error"):
-            console.print(
-                f"{row['op']} {row['case']} {row['dtype']} {row['impl']}: {row['error']}",
-                soft_wrap=True,
-                markup=False,
-            )
+    bar = Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
+    with bar:
+        task = bar.add_task("", total=len(cases), left="")
+
+        def on_case(case) -> None:
+            label = f"{case.op} {case.label} {case.dtype}"
+            left = f"about {in_words(estimate.next())} left"
+            bar.update(task, completed=estimate.done - 1, description=label, left=left)
+            if not console.is_terminal:
+                line = f"{estimate.done}/{len(cases)} {label}, {left}"
+                console.print(line, soft_wrap=True, markup=False)
+
+        yield on_case
+
+
+def _load(path: str) -> dict:
+    from . import results
+
+    try:
+        return results.load(path)
+    except ValueError as error:
+        raise click.UsageError(str(error)) from error
 
 
 @bench.command()
 @click.argument("base", type=click.Path(exists=True, dir_okay=False))
 @click.argument("head", type=click.Path(exists=True, dir_okay=False))
-def compare(base, head):
-    """Exit 1 if a row of HEAD is slower than in BASE: 10 % + 0.02 ms + 2 MAD, after the drift of
+def compare(base: str, head: str) -> None:
+    """Exit 1 if an op is slower in HEAD than in BASE: 10 % + 0.02 ms + 2 MAD, after the drift of
     the peers."""
-    from rich.console import Console
-    from rich.table import Table
-
     from . import compare as policy
-    from . import results
+    from .tables import show_verdicts
 
-    try:
-        before, after = results.load(base), results.load(head)
-    except ValueError as error:
-        raise click.UsageError(str(error)) from error
+    before, after = _load(base), _load(head)
     verdicts = policy.compare(before, after)
-    console = Console(highlight=False)
-    console.print(f"drift of the peers, divided out of head: {policy.drift(before, after):.3f}")
-    table = Table("row", box=None, pad_edge=False)
-    for name in ("base ms", "head ms", "allowed"):
-        table.add_column(name, justify="right")
-    table.add_column("")
-    for v in verdicts:
-        op, case, dtype, _, implementation = v.row
-        numbers = [f"{x:.3f}" if x is not None else "-" for x in (v.base, v.head, v.allowed)]
-        table.add_row(
-            f"{op} {case} {dtype} [bold]{implementation}[/bold]",
-            *numbers,
-            f"REGRESSED: {v.why}" if v.regressed else "ok",
-        )
-    console.print(table)
-    slower = sum(v.regressed for v in verdicts)
-    console.print(f"{slower} of {len(verdicts)} rows regressed")
-    sys.exit(1 if slower else 0)
+    show_verdicts(before, after, verdicts)
+    sys.exit(1 if any(verdict.regressed for verdict in verdicts) else 0)
 
 
 @bench.command("plot")
@@ -235,16 +211,18 @@ def compare(base, head):
     default=Path("."),
     help="Folder for the PNGs.",
 )
-def plot_command(file, out):
-    """Ratio bars, and the rows on the roofline, as PNGs."""
-    from . import plots, results
+def plot_command(file: str, out: Path) -> None:
+    """Ratio bars, and the cases on the roofline, as PNGs."""
+    from . import plots
 
-    try:
-        data = results.load(file)
-    except ValueError as error:
-        raise click.UsageError(str(error)) from error
-    for path in plots.plot(data, out):
+    for path in plots.plot(_load(file), out):
         click.echo(path)
+
+
+def _cpu_count() -> int:
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 @click.command("measure")
@@ -252,37 +230,24 @@ def plot_command(file, out):
     "--threads", type=click.IntRange(1), help="Only this many threads. [default: 1 and all]"
 )
 @output_options
-def measure_command(threads):
+def measure_command(threads: int | None):
     """Measure this CPU's ceilings: memory read bandwidth, rates of fp32 multiply-adds, bf16
     products and exponentials."""
-    import os
-
     from . import limits
 
-    counts = (
-        [threads]
-        if threads
-        else sorted(
-            {
-                1,
-                len(os.sched_getaffinity(0))
-                if hasattr(os, "sched_getaffinity")
-                else os.cpu_count(),
-            }
+    counts = [threads] if threads else sorted({1, _cpu_count()})
+    found = [limits.of_cpu(count) for count in counts]
+
+    def show() -> None:
+        from .tables import limit_cells
+
+        names = (
+            "threads",
+            "read GB/s",
+            "multiply-add Gflop/s",
+            "bf16 Gflop/s",
+            "exp G/s",
         )
-    )
-    found = [limits.of_cpu(n) for n in counts]
-    return [limit.to_json() for limit in found], lambda: table(
-        "This CPU, measured now",
-        ("threads", "read GB/s", "multiply-add Gflop/s", "bf16 Gflop/s", "exp G/s"),
-        (
-            (
-                limit.threads,
-                f"{limit.read_bytes_per_s / 1e9:.1f}",
-                f"{limit.flops_per_s / 1e9:.1f}",
-                f"{limit.bf16_flops_per_s / 1e9:.1f}",
-                f"{limit.exps_per_s / 1e9:.2f}",
-            )
-            for limit in found
-        ),
-    )
+        table("This CPU, measured now", names, map(limit_cells, found))
+
+    return [limit.to_json() for limit in found], show

@@ -1,70 +1,104 @@
 """commit of all layers after a decode pass: ZAYA1-8B's 40 blocks, 16 verify rows and no proposals,
 every request its own slot."""
 
+from dataclasses import dataclass
+from typing import Any
+
 import torch
 
 from .. import ops
 from ..layout import BlockLayout
 from ..roofline import costs
+from ..roofline.costs import Cost
 from ..testing import assert_close
-from .rows import DTYPES, Implementation, Row, backends
+from .case import Implementation, Normal, Prepared, backends
 
 LAYERS, CHANNELS, HALF, DEPTH = 40, 1280, 128, 2
+LAYOUT = BlockLayout.tidar(16, P=0)
+State = tuple[torch.Tensor, torch.Tensor]
 
 
-def cases(quick):
+def cases(quick: bool) -> list[dict[str, Any]]:
     return [dict(B=4)] if quick else [dict(B=b) for b in (1, 8, 32)]
 
 
-def build(case, dtype, device):
-    B, layout = case["B"], BlockLayout.tidar(16, P=0)
-    generator = torch.Generator().manual_seed(0)
-    i32 = dict(dtype=torch.int32, device=device)
+def cost(parameters: dict[str, Any], itemsize: int) -> Cost:
+    return costs.commit(parameters["B"], LAYERS, CHANNELS, DEPTH, HALF, itemsize)
 
-    def randn(*shape):
-        return torch.randn(shape, generator=generator).to(DTYPES[dtype]).to(device)
 
-    qk, late = randn(LAYERS, B * layout.rows, CHANNELS), randn(LAYERS, B * layout.rows, HALF)
-    accepted = torch.randint(1, layout.V, (B,), generator=generator).int().to(device)
-    slots = torch.randperm(B, generator=generator).int().to(device)
-    lengths, state = (
-        torch.full((B,), layout.K, **i32),
-        (randn(LAYERS, B, DEPTH, CHANNELS), randn(LAYERS, B, HALF)),
-    )
-    branch = torch.empty(B, 0, **i32)
+@dataclass(frozen=True)
+class Inputs:
+    qk: torch.Tensor
+    late: torch.Tensor
+    accepted: torch.Tensor
+    slots: torch.Tensor
+    state: State
 
-    def mine(backend):
-        mine_rows = layout.pack(torch.zeros(B, **i32), lengths, branch, layout.V)
-        ops.commit(qk, late, accepted, mine_rows, *state, slots, backend=backend)
-        return state
+    def last_rows(self) -> torch.Tensor:
+        """The packed row that each request accepted last."""
+        first = torch.arange(len(self.slots), device=self.slots.device) * LAYOUT.rows
+        return first + self.accepted.long()
 
-    first = torch.arange(B, device=device) * layout.rows
-    last = first + accepted.long()
 
-    def eager():
-        """With a >= 1 the state is two rows of the pass: gather them, scatter them to the slots."""
+def inputs(parameters: dict[str, Any], dtype: torch.dtype, device: str) -> Inputs:
+    B = parameters["B"]
+    normal = Normal(dtype, device)
+    qk = normal(LAYERS, B * LAYOUT.rows, CHANNELS)
+    late = normal(LAYERS, B * LAYOUT.rows, HALF)
+    accepted = torch.randint(1, LAYOUT.V, (B,), generator=normal.generator).int().to(device)
+    slots = torch.randperm(B, generator=normal.generator).int().to(device)
+    state = normal(LAYERS, B, DEPTH, CHANNELS), normal(LAYERS, B, HALF)
+    return Inputs(qk, late, accepted, slots, state)
+
+
+def eager(i: Inputs):
+    """With a >= 1 the state is two rows of the pass: gather them, scatter them to the slots."""
+    last = i.last_rows()
+    slots = i.slots.long()
+
+    def run() -> State:
         rows = torch.stack([last - 1, last], 1)
-        state[0][:, slots.long()] = qk[:, rows.flatten()].unflatten(1, rows.shape)
-        state[1][:, slots.long()] = late[:, last]
-        return state
+        i.state[0][:, slots] = i.qk[:, rows.flatten()].unflatten(1, rows.shape)
+        i.state[1][:, slots] = i.late[:, last]
+        return i.state
 
-    def by_request():
-        for row, slot in zip(last.tolist(), slots.tolist()):
-            state[0][:, slot] = qk[:, row - 1 : row + 1]
-            state[1][:, slot] = late[:, row]
-        return state
+    return run
 
-    expected = [t.clone() for t in eager()]
-    for t in state:
+
+def by_request(i: Inputs):
+    last = i.last_rows()
+
+    def run() -> State:
+        for row, slot in zip(last.tolist(), i.slots.tolist()):
+            i.state[0][:, slot] = i.qk[:, row - 1 : row + 1]
+            i.state[1][:, slot] = i.late[:, row]
+        return i.state
+
+    return run
+
+
+def build(parameters: dict[str, Any], dtype: torch.dtype, device: str) -> Prepared:
+    i = inputs(parameters, dtype, device)
+    i32 = dict(dtype=torch.int32, device=device)
+    lengths = torch.full((parameters["B"],), LAYOUT.K, **i32)
+    branch = torch.empty(parameters["B"], 0, **i32)
+
+    def ours(backend: str) -> State:
+        prefix_lens = torch.zeros(parameters["B"], **i32)  # the op lets them grow
+        rows = LAYOUT.pack(prefix_lens, lengths, branch, LAYOUT.V)
+        ops.commit(i.qk, i.late, i.accepted, rows, *i.state, i.slots, backend=backend)
+        return i.state
+
+    expected = [t.clone() for t in eager(i)()]
+    for t in i.state:
         t.fill_(torch.nan)
 
-    def check(result, slack):
+    def check(result: State, slack: float) -> None:
         for name, got, want in zip(("conv_state", "late_state"), result, expected):
             assert_close(got, want, got.dtype, name, slack)
 
     peers = [
-        Implementation("gather, scatter", lambda: eager),
-        Implementation("request by request", lambda: by_request),
+        Implementation("gather, scatter", lambda: eager(i)),
+        Implementation("request by request", lambda: by_request(i)),
     ]
-    cost = costs.commit(B, LAYERS, CHANNELS, DEPTH, HALF, qk.element_size())
-    return Row("commit", case, dtype, cost, backends("commit", mine, state[0]) + peers, check)
+    return Prepared(backends("commit", ours, i.state[0]) + peers, check)

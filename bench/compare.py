@@ -1,8 +1,8 @@
-"""Did HEAD become slower than BASE? The policy, row by row.
+"""Did HEAD become slower than BASE? The policy, result by result.
 
-Both files' rows of one (op, case, dtype, threads, impl) are compared. Machines drift between runs,
-so HEAD's times are first divided by the drift of the peers, code that did not change: the median of
-their HEAD/BASE ratios, within 0.8 .. 1.25. A row has regressed if
+Both files' results of one (op, case, dtype, threads, impl) are compared. Machines drift between
+runs, so HEAD's times are first divided by the drift of the peers, code that did not change: the
+median of their HEAD/BASE ratios, within 0.8 .. 1.25. A result has regressed if
 
     head > base * (1 + RELATIVE) + ABSOLUTE + NOISE * (mad_base + mad_head)
 
@@ -19,8 +19,8 @@ RELATIVE, ABSOLUTE, NOISE = 0.10, 0.02, 2.0  # share; milliseconds; median absol
 
 @dataclass(frozen=True)
 class Verdict:
-    row: tuple
-    base: float | None
+    key: tuple[str, str, str, int, str]  # see `results.key`
+    base: float
     head: float | None  # after division by the drift
     allowed: float | None
     regressed: bool
@@ -29,37 +29,33 @@ class Verdict:
 
 def drift(base: dict, head: dict) -> float:
     """Median HEAD/BASE ratio of the peers' times; 1 without any."""
-    ours, theirs = (
-        {key(r): r["ms"] for r in data["rows"] if r["is_peer"] and r["ms"]} for data in (base, head)
-    )
-    ratios = [theirs[k] / ours[k] for k in ours.keys() & theirs.keys()]
+    before, after = (_peers(data) for data in (base, head))
+    ratios = [after[k] / before[k] for k in before.keys() & after.keys()]
     return min(max(statistics.median(ratios), 0.8), 1.25) if ratios else 1.0
 
 
+def _peers(data: dict) -> dict[tuple, float]:
+    return {key(r): r["ms"] for r in data["results"] if r["is_peer"] and r["ms"]}
+
+
 def compare(base: dict, head: dict) -> list[Verdict]:
+    """A verdict for each of blockdraft's results that was timed in BASE."""
     scale = drift(base, head)
-    after = {key(r): r for r in head["rows"]}
-    verdicts = []
-    for before in base["rows"]:
-        if before["is_peer"] or before["ms"] is None:
-            continue
-        name, now = key(before), after.get(key(before))
-        if now is None or now["ms"] is None:
-            why = "missing" if now is None else f"failed: {now.get('error')}"
-            verdicts.append(Verdict(name, before["ms"], None, None, True, why))
-            continue
-        allowed = (
-            before["ms"] * (1 + RELATIVE) + ABSOLUTE + NOISE * (before["mad"] + now["mad"] / scale)
-        )
-        time = now["ms"] / scale
-        verdicts.append(
-            Verdict(
-                name,
-                before["ms"],
-                time,
-                allowed,
-                time > allowed,
-                "slower" if time > allowed else "",
-            )
-        )
-    return verdicts
+    after = {key(result): result for result in head["results"]}
+    return [
+        _judge(before, after.get(key(before)), scale)
+        for before in base["results"]
+        if not before["is_peer"] and before["ms"] is not None
+    ]
+
+
+def _judge(before: dict, after: dict | None, scale: float) -> Verdict:
+    base = before["ms"]
+    if after is None or after["ms"] is None:
+        why = "missing" if after is None else f"failed: {after.get('error')}"
+        return Verdict(key(before), base, None, None, True, why)
+    noise = NOISE * (before["mad"] + after["mad"] / scale)
+    allowed = base * (1 + RELATIVE) + ABSOLUTE + noise
+    head = after["ms"] / scale
+    slower = head > allowed
+    return Verdict(key(before), base, head, allowed, slower, "slower" if slower else "")

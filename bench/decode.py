@@ -2,77 +2,89 @@
 same process."""
 
 import sysconfig
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from .. import BlockDecoder, BlockLayout, Request
 from ..data import TINY
+from ..models.config import ZayaConfig
 from ..models.zaya import ZayaModel
 from ..roofline import costs
-from .rows import DTYPES, Implementation, Row, own
+from ..roofline.costs import Cost
+from .case import Implementation, Prepared, own
 
 CONTEXT, TOKENS = 128, 48
+Tokens = list[list[int]]
 
 
-def cases(quick):
+def cases(quick: bool) -> list[dict[str, Any]]:
     return [dict(batch=1)] if quick else [dict(batch=b) for b in (1, 4, 16)]
 
 
-def build(case, dtype, device):
-    model = ZayaModel.load(TINY, DTYPES[dtype], device)
+def cost(parameters: dict[str, Any], itemsize: int) -> Cost:
+    """That of autoregressive decoding: the active weights are read once a token."""
+    active = costs.active_weights(ZayaConfig.load(TINY))
+    return TOKENS * Cost(2 * active * parameters["batch"], 0, active * itemsize)
+
+
+def prompts(batch: int) -> Tokens:
     source = (Path(sysconfig.get_paths()["stdlib"]) / "textwrap.py").read_bytes()
-    prompts = [list(source[600 * i : 600 * i + CONTEXT]) for i in range(case["batch"])]
-    work = [Request(prompt, TOKENS, temperature=0.0) for prompt in prompts]
+    return [list(source[600 * i : 600 * i + CONTEXT]) for i in range(batch)]
 
-    def blocks(proposals):
-        decoder = BlockDecoder(model, BlockLayout.tidar(16, P=proposals))
-        return lambda: [c.tokens for c in decoder.generate(work)]
 
-    def autoregressive():
-        decoder = BlockDecoder(model, BlockLayout.autoregressive())
-        return lambda: [c.tokens for c in decoder.generate(work)]
+def decode(model: ZayaModel, layout: BlockLayout, texts: Tokens) -> Callable[[], Tokens]:
+    decoder = BlockDecoder(model, layout)
+    work = [Request(text, TOKENS, temperature=0.0) for text in texts]
+    return lambda: [completion.tokens for completion in decoder.generate(work)]
 
-    def transformers():
-        from transformers import ZayaForCausalLM
 
-        hf = ZayaForCausalLM.from_pretrained(TINY, dtype=DTYPES[dtype]).eval().to(device)
-        ids = torch.tensor(prompts, device=device)
-        banned = list(range(model.config.num_valid_vocab, model.config.vocab_size))
-        return lambda: hf.generate(
-            ids,
-            max_new_tokens=TOKENS,
-            min_new_tokens=TOKENS,
-            do_sample=False,
-            pad_token_id=256,
-            suppress_tokens=banned,
-        )[:, CONTEXT:].tolist()
+def transformers(
+    texts: Tokens, config: ZayaConfig, dtype: torch.dtype, device: str
+) -> Callable[[], Tokens]:
+    from transformers import ZayaForCausalLM
+
+    model = ZayaForCausalLM.from_pretrained(TINY, dtype=dtype).eval().to(device)
+    ids = torch.tensor(texts, device=device)
+    banned = list(range(config.num_valid_vocab, config.vocab_size))
+    options = dict(
+        max_new_tokens=TOKENS,
+        min_new_tokens=TOKENS,
+        do_sample=False,
+        pad_token_id=256,
+        suppress_tokens=banned,
+    )
+    return lambda: model.generate(ids, **options)[:, CONTEXT:].tolist()
+
+
+def build(parameters: dict[str, Any], dtype: torch.dtype, device: str) -> Prepared:
+    model = ZayaModel.load(TINY, dtype, device)
+    texts = prompts(parameters["batch"])
+
+    def autoregressive() -> Callable[[], Tokens]:
+        return decode(model, BlockLayout.autoregressive(), texts)
+
+    def blocks(proposals: int) -> Callable[[], Tokens]:
+        return decode(model, BlockLayout.tidar(16, P=proposals), texts)
 
     expected = autoregressive()()
+    # In half precision another order of sums may flip a near tie; the beginning must still agree.
+    compared = TOKENS if dtype == torch.float32 else 4
 
-    def check(tokens, slack):
-        # in half precision another order of sums may flip a near tie; the beginning must still
-        # agree
-        whole = TOKENS if dtype == "float32" else 4
-        assert [t[:whole] for t in tokens] == [t[:whole] for t in expected], (
-            "tokens differ from autoregressive decoding"
-        )
+    def check(tokens: Tokens, slack: float) -> None:
+        same = [t[:compared] for t in tokens] == [t[:compared] for t in expected]
+        assert same, "tokens differ from autoregressive decoding"
 
-    # the limit is that of autoregressive decoding: active weights read once a token
-    active = costs.active_weights(model.config)
-    cost = TOKENS * costs.Cost(
-        2 * active * case["batch"], 0, active * model.weights.embedding.element_size()
-    )
-    return Row(
-        "decode",
-        case,
-        dtype,
-        cost,
+    return Prepared(
         [
             own("block P=3", blocks(3)),
             own("block P=16", blocks(16)),
             Implementation("autoregressive", autoregressive),
-            Implementation("transformers generate", transformers),
+            Implementation(
+                "transformers generate", lambda: transformers(texts, model.config, dtype, device)
+            ),
         ],
         check,
     )

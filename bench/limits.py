@@ -1,9 +1,13 @@
-"""Ceilings of the machine, measured in the same run as the rows that they judge."""
+"""Ceilings of the machine, measured in the same run as the times that they judge."""
 
 from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING
 
 from ..native import load
 from ..roofline.costs import Cost
+
+if TYPE_CHECKING:
+    import torch
 
 
 @dataclass(frozen=True)
@@ -46,7 +50,7 @@ def of_cpu(threads: int, seconds: float = 0.3, tries: int = 5) -> Limits:
     return Limits(threads, read, flops, dots or flops, exps)
 
 
-def of_gpu(dtype) -> Limits:
+def of_gpu(dtype: "torch.dtype") -> Limits:
     """Copy bandwidth over 2 GiB and the rate of a large matrix product."""
     import torch
 

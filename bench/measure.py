@@ -1,12 +1,14 @@
-"""Check, then time: a row whose output disagrees with the reference is reported as failed and not
-timed."""
+"""Check, then time: an implementation whose output disagrees with the reference is reported as
+failed and not timed."""
 
 import time
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any
 
 from ..registry import Unsupported
+from .case import Case, Implementation, Prepared
 from .limits import Limits
-from .rows import Row
 from .timing import interleaved, median_and_mad, on_gpu
 
 # Peers written in torch round every intermediate to the storage type (four or five times in an
@@ -16,83 +18,119 @@ PEER_SLACK = 2.0
 LAST_LEVEL_CACHE = 512 << 20  # rotate over more than this on a GPU (MI300X and MI355X have 256 MiB)
 
 
+@dataclass(frozen=True)
+class Options:
+    """only: of blockdraft's implementations only this one, and all peers. reference: time the
+    reference implementation, too; otherwise it is timed only where it is the only one that runs.
+    seconds: spent on each implementation of a case."""
+
+    only: str | None = None
+    reference: bool = False
+    device: str = "cpu"
+    seconds: float = 2.0
+
+
 def run(
-    builders: list[Callable[[], Row]],
+    cases: list[Case],
     limits: Limits,
-    *,
-    only: str | None = None,
-    device: str = "cpu",
-    seconds: float = 2.0,
-    on_row: Callable[[str], None] = lambda label: None,
+    options: Options,
+    on_case: Callable[[Case], None] = lambda case: None,
 ) -> list[dict]:
-    """Result rows (see `results`) of every implementation of every row; `only` keeps blockdraft's
-    implementations of that name and all peers."""
+    """Results (see `results`) of every implementation of every case."""
     results = []
-    for build in builders:
-        row = build()
-        on_row(f"{row.op} {row.label} {row.dtype}")
-        results += _row(row, build, limits, only, device, seconds)
+    for case in cases:
+        on_case(case)
+        results += _run_case(case, limits, options)
     return results
 
 
-def _row(row: Row, build, limits: Limits, only, device, seconds) -> list[dict]:
-    base = dict(
-        op=row.op,
-        case=row.label,
-        dtype=row.dtype,
-        threads=limits.threads,
-        flops=row.cost.flops + row.cost.vector_flops,
-        bytes=row.cost.bytes,
-        exps=row.cost.exps,
-    )
-    chosen = [i for i in row.implementations if i.is_peer or only in (None, i.name)]
+def slack(implementation: Implementation) -> float:
+    return PEER_SLACK if implementation.is_peer else 1.0
+
+
+def _run_case(case: Case, limits: Limits, options: Options) -> list[dict]:
+    prepared = case.build()
     results, ready = [], []
-    for implementation in chosen:
-        result = dict(
-            base,
-            impl=implementation.name,
-            is_peer=implementation.is_peer,
-            ms=None,
-            mad=None,
-            of_limit=None,
-            vs_best_peer=None,
-            checked=False,
-            prepare_ms=None,
-            error=None,
-        )
-        results.append(result)
+    for implementation in prepared.implementations:
+        if not _wanted(implementation, results, options):
+            continue
+        result = _empty(case, implementation, limits)
         try:
-            began = time.perf_counter()
-            call = implementation.prepare()
-            if implementation.is_peer:
-                result["prepare_ms"] = (time.perf_counter() - began) * 1e3
-            row.check(call(), PEER_SLACK if implementation.is_peer else 1.0)
+            call = _checked_call(implementation, prepared, result)
         except Unsupported:  # a backend for other devices or dtypes
-            results.pop()
             continue
-        # a peer that is not installed, an implementation that is wrong: say it, time the others
-        except Exception as error:
-            result["error"] = (
-                f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
-            )
-            continue
-        result["checked"] = True
-        ready.append((result, implementation, call))
-    _time(ready, row, build, device, seconds)
-    limit = limits.milliseconds(row.cost, row.dtype)
-    best = min((r["ms"] for r, i, _ in ready if i.is_peer), default=None)
+        results.append(result)
+        if call is not None:
+            ready.append((result, implementation, call))
+    _time(ready, case, options)
+    limit = limits.milliseconds(case.cost, case.dtype)
+    best = min((result["ms"] for result, _, _ in ready if result["is_peer"]), default=None)
     for result, _, _ in ready:
         result["of_limit"] = limit / result["ms"]
         result["vs_best_peer"] = best / result["ms"] if best else None
     return results
 
 
-def _time(ready, row: Row, build, device, seconds) -> None:
-    if device == "cpu":
-        samples = interleaved([call for _, _, call in ready], seconds) if ready else []
+def _wanted(implementation: Implementation, earlier: list[dict], options: Options) -> bool:
+    if implementation.is_peer:
+        return True
+    if options.only is not None:
+        return implementation.name == options.only
+    # the backends come in their order of preference, the reference last
+    return implementation.name != "reference" or options.reference or not earlier
+
+
+def _empty(case: Case, implementation: Implementation, limits: Limits) -> dict:
+    return dict(
+        op=case.op,
+        case=case.label,
+        dtype=case.dtype,
+        threads=limits.threads,
+        flops=case.cost.flops + case.cost.vector_flops,
+        bytes=case.cost.bytes,
+        exps=case.cost.exps,
+        impl=implementation.name,
+        is_peer=implementation.is_peer,
+        ms=None,
+        mad=None,
+        of_limit=None,
+        vs_best_peer=None,
+        checked=False,
+        prepare_ms=None,
+        error=None,
+    )
+
+
+def _checked_call(
+    implementation: Implementation, prepared: Prepared, result: dict
+) -> Callable[[], Any] | None:
+    """The call to time; None, and the error in the result, if it cannot run or is wrong.
+    Unsupported is raised."""
+    try:
+        began = time.perf_counter()
+        call = implementation.prepare()
+        if implementation.is_peer:
+            result["prepare_ms"] = (time.perf_counter() - began) * 1e3
+        prepared.check(call(), slack(implementation))
+    except Unsupported:
+        raise
+    # a peer that is not installed, an implementation that is wrong: say it, time the others
+    except Exception as error:
+        first_line = str(error).splitlines()[0] if str(error) else ""
+        result["error"] = f"{type(error).__name__}: {first_line}"
+        return None
+    result["checked"] = True
+    return call
+
+
+def _time(ready: list[tuple], case: Case, options: Options) -> None:
+    if not ready:
+        return
+    if options.device == "cpu":
+        samples = interleaved([call for _, _, call in ready], options.seconds)
     else:
-        copies = max(1, min(16, int(LAST_LEVEL_CACHE // max(row.cost.bytes, 1)) + 1))
-        others = [{i.name: i for i in build().implementations} for _ in range(copies - 1)]
+        copies = max(1, min(16, int(LAST_LEVEL_CACHE // max(case.cost.bytes, 1)) + 1))
+        others = [{i.name: i for i in case.build().implementations} for _ in range(copies - 1)]
         samples = [
             on_gpu([call] + [other[i.name].prepare() for other in others]) for _, i, call in ready
         ]
@@ -100,6 +138,7 @@ def _time(ready, row: Row, build, device, seconds) -> None:
         result["ms"], result["mad"] = median_and_mad(own)
 
 
-def failures(rows: Iterable[dict]) -> list[dict]:
-    """blockdraft's own rows that failed their check; a peer that cannot run is not a failure."""
-    return [row for row in rows if not row["checked"] and not row["is_peer"]]
+def failures(results: Iterable[dict]) -> list[dict]:
+    """Those of blockdraft's own implementations that failed their check; a peer that cannot run is
+    not a failure."""
+    return [result for result in results if not result["checked"] and not result["is_peer"]]

@@ -1,17 +1,21 @@
-"""The result file, JSON schema 1, and its validation.
+"""The result file, JSON schema 2, and its validation.
 
-{"schema": 1, "machine": {...}, "limits": {...}, "rows": [{
-    "op":     attention | cca | moe | accept | sample | commit | decode
+{"schema": 2, "machine": {...}, "limits": {...}, "results": [{
+    "op":     a stem of `names.OPS`, such as block_attention
     "case":   "B=8 L=8192 P=3": key=value, separated by spaces
-    "impl":   a backend of blockdraft ("reference", "cpp", ...) or a peer; "is_peer": which of the
-              two
-    "dtype":  bfloat16 | float16 | float32; "threads": CPU threads, 0 on a GPU
-    "ms":     median, "mad": median absolute deviation; both null if the row was not timed
-    "flops", "bytes": what the case at least needs; "of_limit": limit time / ms "vs_best_peer": ms
-    of the fastest peer / ms (above 1: faster than every peer), null without a timed peer "checked":
-    the output agreed with the reference; a row that failed is never timed optional: "exps",
-    exponentials; "prepare_ms", conversion of the inputs to the implementation's layout, not part of
-    ms; "error", why a row was not timed}]}
+    "impl":   a backend of blockdraft ("reference", "cpp", ...) or a peer; "is_peer" says which
+    "dtype":  bfloat16 | float16 | float32
+    "threads": of the CPU, 0 on a GPU
+    "ms":     median, "mad": median absolute deviation; both null if nothing was timed
+    "flops", "bytes", "exps" (exponentials): what the case at least needs
+    "of_limit": limit time / ms
+    "vs_best_peer": ms of the fastest peer / ms (above 1: faster than every peer), null without a
+              timed peer
+    "checked": the output agreed with the reference; an implementation that failed is never timed
+    optional: "prepare_ms", conversion of the inputs to the implementation's layout, not part of
+              ms; "error", why nothing was timed}]}
+
+Files of schema 1, which had short op names and "rows" in place of "results", are read as well.
 """
 
 import json
@@ -19,8 +23,11 @@ import math
 import platform
 import re
 from pathlib import Path
+from typing import Any
 
-OPS = ("attention", "cca", "moe", "accept", "sample", "commit", "decode")
+from .names import OPS, stem
+
+SCHEMA = 2
 _NUMBER, _NULL = (int, float), type(None)
 _FIELDS = {
     "op": str,
@@ -38,7 +45,8 @@ _FIELDS = {
     "vs_best_peer": (*_NUMBER, _NULL),
     "checked": bool,
 }
-_OPTIONAL = {"exps": _NUMBER, "prepare_ms": (*_NUMBER, _NULL), "error": (str, _NULL)}
+_OPTIONAL = {"prepare_ms": (*_NUMBER, _NULL), "error": (str, _NULL)}
+_DTYPES = ("bfloat16", "float16", "float32")
 _LIMITS = ("threads", "read_bytes_per_s", "flops_per_s", "bf16_flops_per_s", "exps_per_s")
 
 
@@ -61,73 +69,73 @@ def _cpu_name() -> str:
         return platform.processor() or platform.machine()
 
 
-def validate(data) -> dict:
+def _need(ok: Any, where: str, expected: str, got: Any) -> None:
+    if not ok:
+        raise ValueError(f"bench results: {where}: expected {expected}, got {got!r}")
+
+
+def validate(data: Any) -> dict:
     """The data itself, or a ValueError that says where it is off."""
-
-    def need(ok, where, expected, got):
-        if not ok:
-            raise ValueError(f"bench results: {where}: expected {expected}, got {got!r}")
-
-    need(isinstance(data, dict), "file", "an object", data)
-    need(data.get("schema") == 1, "schema", "1", data.get("schema"))
+    _need(isinstance(data, dict), "file", "an object", data)
+    _need(data.get("schema") == SCHEMA, "schema", str(SCHEMA), data.get("schema"))
     for key in ("machine", "limits"):
-        need(isinstance(data.get(key), dict), key, "an object", data.get(key))
+        _need(isinstance(data.get(key), dict), key, "an object", data.get(key))
     for key in _LIMITS:
-        need(
-            isinstance(data["limits"].get(key), _NUMBER),
-            f"limits.{key}",
-            "a number",
-            data["limits"].get(key),
-        )
-    need(isinstance(data.get("rows"), list), "rows", "a list", data.get("rows"))
-    for i, row in enumerate(data["rows"]):
-        need(isinstance(row, dict), f"rows[{i}]", "an object", row)
-        for key in _FIELDS:
-            need(key in row, f"rows[{i}]", f"a field {key!r}", sorted(row))
-        for key, kind in (_FIELDS | _OPTIONAL).items():
-            value = row.get(key)
-            plain = isinstance(value, kind) and (kind is bool or not isinstance(value, bool))
-            need(plain or key not in row, f"rows[{i}].{key}", "another type", value)
-            need(
-                not isinstance(value, float) or math.isfinite(value),
-                f"rows[{i}].{key}",
-                "a finite number",
-                value,
-            )
-        need(row["op"] in OPS, f"rows[{i}].op", f"one of {', '.join(OPS)}", row["op"])
-        need(
-            row["dtype"] in ("bfloat16", "float16", "float32"),
-            f"rows[{i}].dtype",
-            "bfloat16, float16 or float32",
-            row["dtype"],
-        )
-        need(
-            re.fullmatch(r"\w+=\S+( \w+=\S+)*", row["case"]),
-            f"rows[{i}].case",
-            "space-separated key=value",
-            row["case"],
-        )
-        need(
-            (row["ms"] is None) == (row["mad"] is None) and (row["ms"] is None or row["checked"]),
-            f"rows[{i}].ms",
-            "a time exactly for a checked, timed row",
-            row["ms"],
-        )
-        need(row["ms"] is None or row["ms"] > 0, f"rows[{i}].ms", "more than 0", row["ms"])
+        value = data["limits"].get(key)
+        _need(isinstance(value, _NUMBER), f"limits.{key}", "a number", value)
+    _need(isinstance(data.get("results"), list), "results", "a list", data.get("results"))
+    for i, result in enumerate(data["results"]):
+        _validate_result(result, f"results[{i}]")
     return data
 
 
-def load(path) -> dict:
+def _validate_result(result: Any, where: str) -> None:
+    _need(isinstance(result, dict), where, "an object", result)
+    for field in _FIELDS:
+        _need(field in result, where, f"a field {field!r}", sorted(result))
+    for field, kind in (_FIELDS | _OPTIONAL).items():
+        value = result.get(field)
+        plain = isinstance(value, kind) and (kind is bool or not isinstance(value, bool))
+        _need(plain or field not in result, f"{where}.{field}", "another type", value)
+        finite = not isinstance(value, float) or math.isfinite(value)
+        _need(finite, f"{where}.{field}", "a finite number", value)
+    op, dtype, case = result["op"], result["dtype"], result["case"]
+    _need(op in OPS, f"{where}.op", f"one of {', '.join(OPS)}", op)
+    _need(dtype in _DTYPES, f"{where}.dtype", " or ".join(_DTYPES), dtype)
+    pairs = re.fullmatch(r"\w+=\S+( \w+=\S+)*", case)
+    _need(pairs, f"{where}.case", "space-separated key=value", case)
+    ms, mad = result["ms"], result["mad"]
+    timed = (ms is None) == (mad is None) and (ms is None or result["checked"])
+    _need(timed, f"{where}.ms", "a time exactly for a checked, timed implementation", ms)
+    _need(ms is None or ms > 0, f"{where}.ms", "more than 0", ms)
+
+
+def _upgraded(data: Any) -> Any:
+    """Data of schema 1 as schema 2; any other as it is."""
+    if not isinstance(data, dict) or data.get("schema") != 1:
+        return data
+    rows = data.get("rows")
+    if isinstance(rows, list):
+        rows = [{**row, "op": stem(row.get("op"))} for row in rows if isinstance(row, dict)]
+    rest = {name: value for name, value in data.items() if name != "rows"}
+    return {**rest, "schema": SCHEMA, "results": rows}
+
+
+def load(path: str | Path) -> dict:
     try:
-        return validate(json.loads(Path(path).read_text()))
+        return validate(_upgraded(json.loads(Path(path).read_text())))
     except (OSError, json.JSONDecodeError) as error:
         raise ValueError(f"bench results: {path}: expected a JSON file, got {error}") from error
 
 
-def save(path, data: dict) -> None:
+def save(path: str | Path, data: dict) -> None:
     Path(path).write_text(json.dumps(validate(data), indent=1) + "\n")
 
 
-def key(row: dict) -> tuple:
-    """What identifies a row across files."""
-    return row["op"], row["case"], row["dtype"], row["threads"], row["impl"]
+def key(result: dict) -> tuple[str, str, str, int, str]:
+    """What identifies a result across files."""
+    return result["op"], result["case"], result["dtype"], result["threads"], result["impl"]
+
+
+def case_name(result: dict) -> str:
+    return f"{result['op']} {result['case']} {result['dtype']}"

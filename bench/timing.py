@@ -6,10 +6,19 @@ from collections.abc import Callable
 
 import torch
 
+UNSTEADY = (
+    0.15  # samples whose median absolute deviation is a larger share of their median disagree
+)
+
 
 def median_and_mad(samples: list[float]) -> tuple[float, float]:
     middle = statistics.median(samples)
     return middle, statistics.median(abs(s - middle) for s in samples)
+
+
+def disagree(median: float, mad: float) -> bool:
+    """Are the samples too far apart for their median to be trusted?"""
+    return mad > UNSTEADY * median
 
 
 def interleaved(
@@ -20,8 +29,8 @@ def interleaved(
 
     One warm-up each. About `seconds` are spent on each call, within `rounds` samples; a sample of a
     short call is the mean of enough repetitions to last a few milliseconds. An untimed call goes
-    before each sample: what the one before left in the caches, such as lines that have yet to be
-    written to memory, is nobody's time.
+    before each sample, so that no sample pays for what another call left in the caches, such as
+    lines that have yet to be written to memory.
     """
     repeats, expected = [], []
     for call in calls:

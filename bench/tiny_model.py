@@ -182,9 +182,8 @@ def train(steps, batch, length, ar_share, seed, peak_lr, report=print):
     files = corpus()
     random.shuffle(files)
     data = torch.cat([torch.tensor(list(f) + [BYTE_EOS], dtype=torch.int16) for f in files])
-    report(
-        f"{len(files)} files, {len(data) / 1e6:.1f} MB, {sum(math.prod(s) for s in shapes(config).values()):,} parameters"
-    )
+    parameters = sum(math.prod(shape) for shape in shapes(config).values())
+    report(f"{len(files)} files, {len(data) / 1e6:.1f} MB, {parameters:,} parameters")
     tensors = initial(config, generator)
     learned = {
         n: t.requires_grad_() for n, t in tensors.items() if not n.endswith("balancing_biases")
@@ -279,9 +278,9 @@ def main(out: Path, steps, batch, length, ar_share, lr, seed):
     (out / "config.json").write_text(
         json.dumps({**CONFIG, "architectures": ["ZayaForCausalLM"]}, indent=1) + "\n"
     )
-    print(
-        f"{out}: {(out / 'model.safetensors').stat().st_size / 1e6:.2f} MB after {(time.perf_counter() - began) / 60:.1f} min"
-    )
+    size = (out / "model.safetensors").stat().st_size / 1e6
+    minutes = (time.perf_counter() - began) / 60
+    print(f"{out}: {size:.2f} MB after {minutes:.1f} min")
 
 
 if __name__ == "__main__":

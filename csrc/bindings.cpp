@@ -1,7 +1,9 @@
-// Registers the C++ kernels under the schemas that blockdraft.registry defines, and nothing else.
-// The module only says on which devices they run; importing it runs the registrations.
+// Registers the C++ kernels under the schemas that blockdraft.registry defines. The module itself
+// says what blockdraft.ops has to agree with: devices, signatures, sizes; importing it registers.
 #include <Python.h>
-#include <torch/csrc/stable/library.h>
+
+#include "ops/sampling/workspace.h"
+#include "ops/torch.h"
 
 namespace blockdraft {
 
@@ -19,26 +21,60 @@ static void register_ops(Library& library) {
   register_sample_drafts(library);
 }
 
-}  // namespace blockdraft
+static std::string recorded;
 
-STABLE_TORCH_LIBRARY_IMPL(blockdraft, CPU, library) { blockdraft::register_ops(library); }
-#ifdef BLOCKDRAFT_HIP
-STABLE_TORCH_LIBRARY_IMPL(blockdraft, CUDA, library) { blockdraft::register_ops(library); }
-#endif
+// record(True): launches keep their parameters and do nothing; record(False): they run again.
+static PyObject* record(PyObject*, PyObject* on) {
+  recorder = PyObject_IsTrue(on) ? &recorded : nullptr;
+  if (recorder) recorded.clear();
+  Py_RETURN_NONE;
+}
 
-#define BLOCKDRAFT_JOIN(a, b) a##b
-#define BLOCKDRAFT_INIT(module) BLOCKDRAFT_JOIN(PyInit_, module)
-#define BLOCKDRAFT_TEXT(x) #x
-#define BLOCKDRAFT_NAME(module) BLOCKDRAFT_TEXT(module)
+// The parameters of the last launch that was kept.
+static PyObject* last_recorded(PyObject*, PyObject*) {
+  return PyBytes_FromStringAndSize(recorded.data(), Py_ssize_t(recorded.size()));
+}
 
-extern "C" PyObject* BLOCKDRAFT_INIT(BLOCKDRAFT_MODULE)() {
-  static PyModuleDef definition = {PyModuleDef_HEAD_INIT, BLOCKDRAFT_NAME(BLOCKDRAFT_MODULE),
-                                   "C++ kernels of blockdraft", -1, nullptr};
-  PyObject* module = PyModule_Create(&definition);
+static PyMethodDef methods[] = {
+    {"record", record, METH_O, "Whether launches keep their parameters instead of running."},
+    {"recorded", last_recorded, METH_NOARGS, "The parameters of the last launch that was kept; empty: there was none."},
+    {nullptr, nullptr, 0, nullptr}};
+
+static void describe(PyObject* module) {
 #ifdef BLOCKDRAFT_HIP
   PyModule_AddStringConstant(module, "devices", "cpu cuda");
 #else
   PyModule_AddStringConstant(module, "devices", "cpu");
 #endif
+  PyModule_AddIntConstant(module, "header_doubles", kHeaderDoubles);
+  PyModule_AddIntConstant(module, "vocab_block_doubles", kVocabBlockDoubles);
+  PyObject* all = PyDict_New();
+  for (const auto& [op, arguments] : signatures()) {
+    PyObject* text = PyUnicode_FromString(arguments.c_str());
+    PyDict_SetItemString(all, op.c_str(), text);
+    Py_DECREF(text);
+  }
+  PyModule_AddObject(module, "signatures", all);
+}
+
+}  // namespace blockdraft
+
+// A macro's arguments are expanded only one call further in.
+#define BLOCKDRAFT_IMPL(name, device) STABLE_TORCH_LIBRARY_IMPL(name, device, library)
+#define BLOCKDRAFT_JOIN(a, b) a##b
+#define BLOCKDRAFT_INIT(module) BLOCKDRAFT_JOIN(PyInit_, module)
+#define BLOCKDRAFT_TEXT(x) #x
+#define BLOCKDRAFT_NAME(module) BLOCKDRAFT_TEXT(module)
+
+BLOCKDRAFT_IMPL(BLOCKDRAFT_NAMESPACE, CPU) { blockdraft::register_ops(library); }
+#ifdef BLOCKDRAFT_HIP
+BLOCKDRAFT_IMPL(BLOCKDRAFT_NAMESPACE, CUDA) { blockdraft::register_ops(library); }
+#endif
+
+extern "C" PyObject* BLOCKDRAFT_INIT(BLOCKDRAFT_MODULE)() {
+  static PyModuleDef definition = {PyModuleDef_HEAD_INIT, BLOCKDRAFT_NAME(BLOCKDRAFT_MODULE),
+                                   "C++ kernels of blockdraft", -1, blockdraft::methods};
+  PyObject* module = PyModule_Create(&definition);
+  if (module) blockdraft::describe(module);
   return module;
 }

@@ -5,10 +5,9 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
-# bench module: (op, shapes to fit the efficiency on, shapes held out)
+# op: (shapes to fit the efficiency on, shapes held out), parameters of its benchmark
 SHAPES = {
-    "attention": (
-        "block_attention",
+    "block_attention": (
         [
             dict(B=1, L=2048, P=3),
             dict(B=1, L=8192, P=1),
@@ -32,8 +31,7 @@ SHAPES = {
             dict(B=1, L=2048, P=8),
         ],
     ),
-    "cca": (
-        "cca_qkv",
+    "cca_qkv": (
         [dict(B=1, rows=64), dict(B=4, rows=64), dict(B=8, rows=136), dict(B=1, rows=272)],
         [
             dict(B=2, rows=64),
@@ -46,8 +44,7 @@ SHAPES = {
             dict(B=4, rows=272),
         ],
     ),
-    "moe": (
-        "fused_moe",
+    "fused_moe": (
         [dict(T=16), dict(T=64), dict(T=272)],
         [
             dict(T=8),
@@ -62,16 +59,14 @@ SHAPES = {
     ),
     # The smallest shapes are left out: they take 0.3 ms, a fifth of which is the fixed cost of a
     # call, which the model does not have
-    "accept": (
-        "accept_drafts",
+    "accept_drafts": (
         [dict(B=b, rule="token", accepted=a) for b, a in ((1, 8), (2, 4), (4, 12))],
         [
             dict(B=b, rule="token", accepted=a)
             for b, a in ((1, 4), (1, 12), (2, 2), (2, 8), (2, 12), (4, 2), (4, 4), (4, 8))
         ],
     ),
-    "sample": (
-        "sample_drafts",
+    "sample_drafts": (
         [dict(B=b, K=k) for b, k in ((1, 8), (2, 8), (4, 16))],
         [
             dict(B=b, K=k)
@@ -81,7 +76,6 @@ SHAPES = {
     # Only large batches: a smaller state stays in the last-level cache, even with 16 bits, so that
     # memory does not limit it
     "commit": (
-        "commit",
         [dict(B=b) for b in (64, 96, 128)],
         [dict(B=b) for b in (72, 80, 88, 104, 112, 120, 136, 144)],
     ),
@@ -124,23 +118,23 @@ def fit(pairs: list[tuple[float, float]]) -> float:
 
 
 def available(backend: str = "cpp") -> list[str]:
-    """Bench modules whose op has this backend, built."""
+    """Ops that have this backend, built."""
     from .. import ops  # noqa: F401  (registers)
     from ..ops import _native
     from ..registry import OPS
 
     if backend == "cpp" and _native.MISSING:
         return []
-    return [module for module, (op, _, _) in SHAPES.items() if backend in OPS[op].backends]
+    return [op for op in SHAPES if backend in OPS[op].backends]
 
 
-def shape_count(modules: list[str]) -> int:
+def shape_count(ops: list[str]) -> int:
     """Measurements of a run."""
-    return ROUNDS * sum(len(fitted) + len(held) for _, fitted, held in map(SHAPES.get, modules))
+    return ROUNDS * sum(len(fitted) + len(held) for fitted, held in map(SHAPES.get, ops))
 
 
 def run(
-    modules: list[str],
+    chosen: list[str],
     dtype: str,
     threads: int,
     seconds: float,
@@ -154,15 +148,16 @@ def run(
     from ..bench import limits
 
     torch.set_num_threads(threads)
-    ceilings, found = limits.of_cpu(threads), []
+    ceilings = limits.of_cpu(threads)
+    found = []
     with torch.inference_mode():
-        for module in modules:
-            op, fitted, held = SHAPES[module]
+        for op in chosen:
+            fitted, held = SHAPES[op]
             rows = {}  # label: limit, time
             for case in (fitted + held) * ROUNDS:
                 label = " ".join(f"{name}={value}" for name, value in case.items())
                 on_shape(f"{op} {label}")
-                limit, ms = _measure(module, case, dtype, backend, seconds / ROUNDS, ceilings)
+                limit, ms = _measure(op, case, dtype, backend, seconds / ROUNDS, ceilings)
                 rows[label] = limit, min(ms, rows.get(label, (limit, ms))[1])
             efficiency = fit(list(rows.values())[: len(fitted)])
             found += [
@@ -173,13 +168,13 @@ def run(
 
 
 def _measure(
-    module: str, case: dict, dtype: str, backend: str, seconds: float, ceilings
+    op: str, parameters: dict, dtype: str, backend: str, seconds: float, ceilings
 ) -> tuple[float, float]:
-    from importlib import import_module
-
+    from ..bench import suite
     from ..bench.timing import interleaved
 
-    row = import_module(f"blockdraft.bench.{module}").build(case, dtype, "cpu")
-    call = next(i for i in row.implementations if i.name == backend).prepare()
-    row.check(call(), 1.0)
-    return ceilings.milliseconds(row.cost, row.dtype), min(interleaved([call], seconds)[0])
+    case = suite.case(op, parameters, dtype)
+    prepared = case.build()
+    call = next(i for i in prepared.implementations if i.name == backend).prepare()
+    prepared.check(call(), 1.0)
+    return ceilings.milliseconds(case.cost, dtype), min(interleaved([call], seconds)[0])

@@ -35,7 +35,8 @@ def pytest_runtest_setup(item):
     if env.triton_interpreter():
         if values.get("dtype") == torch.bfloat16 and item.path.name == "test_block_attention.py":
             pytest.skip(
-                "Triton's interpreter multiplies bfloat16 wrongly; test_triton_offline.py looks at the code"
+                "Triton's interpreter multiplies bfloat16 wrongly; "
+                "test_triton_offline.py looks at the code"
             )
     elif not torch.cuda.is_available():
         pytest.skip("needs a GPU, or TRITON_INTERPRET=1: test_triton.py runs it so")

@@ -202,7 +202,61 @@ def test_a_million_draws_follow_the_law(rule, backend):
     expected = target[0, 0].double().softmax(0) * runs
     g = float(2 * torch.xlogy(counts.double(), counts / expected).sum())
     print(
-        f"{rule}, {backend}: G = {g:.1f} over {vocab - 1} degrees of freedom; {accepted / runs:.2f} drafts accepted"
+        f"{rule}, {backend}: G = {g:.1f} over {vocab - 1} degrees of freedom; "
+        f"{accepted / runs:.2f} drafts accepted"
     )
     assert expected.min() > 5 and 0.5 * runs < accepted < 1.9 * runs
     assert g < 120  # chi2(63) exceeds it with probability 2e-5
+
+
+@pytest.mark.parametrize("backend", ["reference", "cpp", "triton"])
+@pytest.mark.parametrize("base", [0.0, 23.7, 333.0])
+@pytest.mark.parametrize("temperature", [1e-12, 1e-9, 1e-8, 1e-5, 1e-3, 1.0, 1e3])
+def test_lossless_through_draft_lse(temperature, base, backend):
+    """Thresholds of one draft, drawn and judged at any temperature: equal logits share the mass,
+    whatever their size. (Rounded to one float32, a normaliser of logits near 333
+    is off by 1e-5 of 333 / temperature.)"""
+    gaps = torch.tensor([0.0, 0.0, -1.0, -2.0])
+    target, draft = base + gaps * temperature, base + gaps.flip(0) * temperature
+    target[target < base] = target[target < base].clamp(max=base - 2e-5 * max(base, 1e-3))
+    vocab = 4
+    one = dict(temperature=torch.full((vocab,), temperature))
+    sampling = Sampling(one["temperature"])
+    step = dict(
+        seed=torch.zeros(vocab, dtype=torch.int64), position=torch.zeros(vocab, dtype=torch.int32)
+    )
+    rows = draft.expand(vocab, 1, -1).contiguous()
+    length = torch.ones(vocab, dtype=torch.int32)
+    _, lse = ops.sample_drafts(rows, length, drafter_sampling=sampling, backend=backend, **step)
+    p = ((target.double() - target.max()) / one["temperature"][0].double()).softmax(0)
+    q = ((draft.double() - draft.max()) / one["temperature"][0].double()).softmax(0)
+    judged = target.expand(vocab, 2, -1).contiguous()
+    tokens = torch.arange(vocab, dtype=torch.int32)[:, None]
+
+    def kept(u):
+        uniforms = torch.stack([u, torch.zeros_like(u)], 1)
+        verdict = ops.accept_drafts(
+            judged,
+            tokens,
+            length,
+            torch.ones(vocab, 1, dtype=torch.int32),
+            2,
+            target_sampling=sampling,
+            draft_logits=rows,
+            draft_lse=lse,
+            uniforms=uniforms,
+            backend=backend,
+            **step,
+        )
+        assert (verdict.status == 0).all()
+        return verdict.accepted > 0
+
+    # the threshold of u below which a draft is kept, by bisection
+    low, high = torch.zeros(vocab, dtype=torch.float64), torch.ones(vocab, dtype=torch.float64)
+    for _ in range(40):
+        middle = (low + high) / 2
+        below = kept(middle.clamp(max=1 - 2**-53))
+        low, high = torch.where(below, middle, low), torch.where(below, high, middle)
+    expected = torch.where(q > 0, (p / q).clamp(max=1), 1.0)
+    drawn = q > 1e-12
+    assert (low - expected)[drawn].abs().max() < 1e-6

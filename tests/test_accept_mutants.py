@@ -13,20 +13,20 @@ import harness
 import pytest
 import torch
 from laws import Case, accept, breakpoints, distance, expected_law, law_of
-from sampling import accept_params, named
+from sampling import accept_params
 
 from blockdraft import Accepted
 from blockdraft.reference import accept_drafts as reference
 
-# name: (rule, in reference/accept_drafts.py, in csrc/accept_drafts.h), each a replacement of one
+# name: (rule, in reference/accept_drafts.py, in csrc/ops/accept_drafts), each a replacement of one
 # place
 MUTANTS = {
     "inequality flipped": (
         "token",
         ("(uniforms[:, :K] * qx < px)", "(uniforms[:, :K] * qx > px)"),
         (
-            "if (!(uniform_of(i) * probability(draft(i), i) < probability(target(i), i)))",
-            "if (uniform_of(i) * probability(draft(i), i) < probability(target(i), i))",
+            "if (!(evidence.uniform_of(i) * evidence.q(i) < evidence.p(i)))",
+            "if (evidence.uniform_of(i) * evidence.q(i) < evidence.p(i))",
         ),
     ),
     "no clamp of the residual": (
@@ -41,14 +41,14 @@ MUTANTS = {
         "block",
         ("[:, i].clamp(max=1.0)", "[:, i]"),
         (
-            "least(carry * p / probability(draft(j), j), 1.0)",
-            "carry * p / probability(draft(j), j)",
+            "least(carry * p / evidence.q(j), 1.0)",
+            "carry * p / evidence.q(j)",
         ),
     ),
     "one uniform for two purposes": (
         "token",
         ("y = draw(mass, uniforms[:, K])", "y = draw(mass, uniforms[:, 0])"),
-        ("const double u = uniform_of(p_.drafts);", "const double u = uniform_of(0);"),
+        ("const double u = uniform_of(params_.drafts);", "const double u = uniform_of(0);"),
     ),
     "early break in block rule": (
         "block",
@@ -57,15 +57,15 @@ MUTANTS = {
             "taken = drafted[:, i] & (u[:, i] < h) & (a == i)",
         ),
         (
-            "if (u < h) return {i + 1, v.status, carry};",
-            "if (u < h && (v.accepted == 0 || v.accepted == i + 2)) v.accepted = i + 1, v.scale = carry;"
-            " else v.accepted = 0;",
+            "if (u < h) return {i + 1, verdict.status, carry};",
+            "if (u < h && (verdict.accepted == 0 || verdict.accepted == i + 2)) "
+            "verdict = {i + 1, verdict.status, carry}; else verdict.accepted = 0;",
         ),
     ),
     "residual without the block's scale": (
         "block",
         ("residual = (scale[:, None] * base -", "residual = (base -"),
-        ("return {i + 1, v.status, carry};", "return {i + 1, v.status, 1};"),
+        ("return {i + 1, verdict.status, carry};", "return {i + 1, verdict.status, 1};"),
     ),
 }
 
@@ -144,13 +144,14 @@ def test_mutants_of_the_kernel(name, tmp_path):
     csrc = tmp_path / "csrc"
     shutil.copytree(harness.ROOT / "csrc", csrc)
     if name:
-        header = csrc / "accept_drafts.h"
+        headers = [csrc / f"ops/accept_drafts/{stem}.h" for stem in ("rules", "residual", "body")]
+        (header,) = [header for header in headers if change[0] in header.read_text()]
         header.write_text(mutated(header.read_text(), change))
     library = harness.built(
         [
             harness.ROOT / "tests/support/sampling_checks.cpp",
-            csrc / "accept_drafts_host.cpp",
-            csrc / "sample_drafts_host.cpp",
+            csrc / "ops/accept_drafts/cpu.cpp",
+            csrc / "ops/sample_drafts/cpu.cpp",
         ],
         csrc,
     )
@@ -161,7 +162,7 @@ def test_mutants_of_the_kernel(name, tmp_path):
         options |= dict(
             num_valid_vocab=logits.shape[-1], drafter_sampling=options["target_sampling"]
         )
-        params, outputs, kept = accept_params(logits, *args, **named(options))
+        params, outputs, _kept = accept_params(logits, *args, **options)
         library.check_accept_drafts(0, 0, ctypes.byref(params), ctypes.c_uint64(1), -1)
         return outputs
 

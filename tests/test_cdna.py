@@ -17,25 +17,27 @@ pytestmark = pytest.mark.skipif(
     importlib.util.find_spec("ziglang") is None, reason="needs ziglang (a clang for amdgcn)"
 )
 ARCHES = {"gfx942": 64 << 10, "gfx950": 160 << 10}  # bytes of LDS
-SOURCES = [
-    harness.ROOT / "csrc/block_attention.hip",
-    harness.ROOT / "csrc/commit.hip",
-    harness.ROOT / "tests/support/gemm.hip",
-]
+SOURCES = {
+    "block_attention": harness.ROOT / "csrc/ops/block_attention/hip.hip",
+    "commit": harness.ROOT / "csrc/ops/commit/hip.hip",
+    "gemm": harness.ROOT / "tests/support/gemm.hip",
+}
 MANGLED = {torch.float32: "f", torch.bfloat16: "NS_4bf16E", torch.float16: "NS_4fp16E"}
 THREADS, COLUMNS = 512, 256  # of a workgroup, csrc/tile/cdna.h
 
 
 @pytest.mark.parametrize("arch", ARCHES)
-@pytest.mark.parametrize("source", SOURCES, ids=lambda path: path.stem)
-def test_compiles_without_spills(source, arch):
-    for r in isa.compile_hip(source, arch, [f"-I{harness.ROOT}/tests/support"]):
+@pytest.mark.parametrize("name", SOURCES)
+def test_compiles_without_spills(name, arch):
+    for r in isa.compile_hip(SOURCES[name], arch, [f"-I{harness.ROOT}/tests/support"]):
         print(
-            f"{arch} {r.kernel}: {r.vgpr} VGPR, {r.agpr} AGPR, {r.lds} B LDS, {r.waves_per_simd} waves a SIMD; loop: {r.loop_mfma} MFMA, "
-            f"{r.loop_instructions} instructions, {r.instructions_per_mfma or 0:.1f} an MFMA, {r.loop_loads_16_bytes} 16-byte loads"
+            f"{arch} {r.kernel}: {r.vgpr} VGPR, {r.agpr} AGPR, {r.lds} B LDS, "
+            f"{r.waves_per_simd} waves a SIMD; loop: {r.loop_mfma} MFMA, "
+            f"{r.loop_instructions} instructions, {r.instructions_per_mfma or 0:.1f} an MFMA, "
+            f"{r.loop_loads_16_bytes} 16-byte loads"
         )
         assert r.vgpr_spill == r.sgpr_spill == r.scratch == 0 and r.lds <= ARCHES[arch]
-        if "attention_kernel" in r.kernel or "gemm" in r.kernel:
+        if "AttentionStepE0" in r.kernel or "gemm" in r.kernel:
             assert r.loop_mfma > 0 and r.loop_loads_16_bytes > 0 and r.waves_per_simd >= 2
 
 
@@ -44,41 +46,52 @@ def code_objects(tmp_path_factory):
     from emulator import code_object
 
     folder = tmp_path_factory.mktemp("code")
-    return cache(
-        lambda name, arch: code_object(next(s for s in SOURCES if s.stem == name), arch, folder)
-    )
+    return cache(lambda name, arch: code_object(SOURCES[name], arch, folder, name))
+
+
+def launch(op, params, code, dtype, emulator, threads, group_columns=0, last=""):
+    """The op's own schedule, each launch in the emulator. `threads` of each step; `last`: what ends
+    the template arguments of the first step's kernel."""
+    for step, groups in harness.schedule(op, params, group_columns):
+        name = f"{op}_kernelI{MANGLED[dtype]}"
+        step_name = {"block_attention": "AttentionStep"}[op]
+        full = f"{name}LNS_{len(step_name)}{step_name}E{step}E" + (last if step == 0 else "E")
+        padded = -(-groups // 8) * 8 if step == 0 else groups
+        emulator.run(code, full, padded, threads[step], params.raw[:-1])
 
 
 @pytest.mark.parametrize("arch", ARCHES)
 @pytest.mark.parametrize(
     "dtype, mangled, depth",
-    [(torch.float32, "If", 64), (torch.bfloat16, "bf16", 64), (torch.float16, "fp16", 128)],
+    [(torch.float32, "If", 72), (torch.bfloat16, "bf16", 200), (torch.float16, "fp16", 128)],
 )
 def test_gemm_in_the_emulator(dtype, mangled, depth, arch, emulator, code_objects):
-    a, b = (torch.randn(size, depth).to(dtype) for size in (70, 250))
-    c = poisoned(70, 250, dtype=torch.float32)
-    emulator.run(
-        code_objects("gemm", arch),
-        mangled,
-        1,
-        THREADS,
-        struct.pack("<QQQiif", a.data_ptr(), b.data_ptr(), c.data_ptr(), 70, 250, 0.5),
-    )
-    assert_close(c, 0.5 * a.double() @ b.double().T)
+    rows, tokens = 70, [3, -1, 3, 6, 0] * 7
+    w, x = (torch.randn(n, depth).to(dtype) for n in (rows, 7))
+    bias, columns = torch.randn(rows // 2), torch.tensor(tokens, dtype=torch.int32)
+    y = poisoned(len(tokens), rows // 2, dtype=torch.float32)
+    pointers = (t.data_ptr() for t in (w, x, columns, bias, y))
+    arguments = struct.pack("<QQQQQiii", *pointers, rows, len(tokens), depth)
+    emulator.run(code_objects("gemm", arch), mangled, 1, THREADS, arguments)
+    gathered = x.double()[columns.clamp(min=0).long()] * (columns >= 0)[:, None]
+    product = gathered @ w.double().T
+    assert_close(y, product[:, ::2] * (product[:, 1::2] + bias))
 
 
 @pytest.mark.parametrize("arch", ARCHES)
 @pytest.mark.parametrize("unit", [torch.bfloat16, torch.float32, "16 bytes"], ids=str)
 def test_commit_in_the_emulator(unit, arch, emulator, code_objects):
-    dtype, size = (torch.float32, 4) if unit == "16 bytes" else (unit, 1)
+    dtype, channels = (torch.float32, 24) if unit == "16 bytes" else (unit, 22)
     states = []
     for run in ("mine", "reference"):
         generator = torch.Generator().manual_seed(2)
         rows = random_rows(BlockLayout(4, 2, 1), [0, 3, 9], generator)
         total = int(rows.cu_rows[-1])
-        qk, v_late = (torch.randn(2, total, n, generator=generator).to(dtype) for n in (24, 4))
+        qk, v_late = (
+            torch.randn(2, total, n, generator=generator).to(dtype) for n in (channels, 4)
+        )
         conv_state, late_state = (
-            torch.randn(2, 3, *n, generator=generator).to(dtype) for n in ((5, 24), (4,))
+            torch.randn(2, 3, *n, generator=generator).to(dtype) for n in ((5, channels), (4,))
         )
         case = (
             qk,
@@ -90,23 +103,9 @@ def test_commit_in_the_emulator(unit, arch, emulator, code_objects):
             torch.tensor([2, 0, 1], dtype=torch.int32),
         )
         if run == "mine":
-            params = harness.commit_params(*case)
-            for field in (
-                "qk_layer",
-                "qk_row",
-                "v_layer",
-                "v_row",
-                "conv_layer",
-                "conv_slot",
-                "conv_tap",
-                "late_layer",
-                "late_slot",
-                "channels",
-                "half",
-            ):
-                setattr(params, field, getattr(params, field) // size)
+            params = harness.recorded(*harness.captured(ops.commit, *case))
             name = {torch.bfloat16: "kernelIt", torch.float32: "kernelIj"}.get(unit, "kernelIDv2")
-            emulator.run(code_objects("commit", arch), name, 3, 1024, bytes(params))
+            emulator.run(code_objects("commit", arch), name, 3, 1024, params.raw[:-1])
         else:
             ops.commit(*case, backend="reference")
         states.append((conv_state, late_state, rows.prefix_lens))
@@ -155,25 +154,12 @@ def test_block_attention_in_the_emulator(name, dtype, arch, emulator, code_objec
     splits = max(-(-max(prefixes) // split), 1)
     workspace = poisoned(splits, *q.shape[:2], dim + 2, dtype=torch.float32)
     case = q, k, v, k_cache, v_cache, table, rows
-    params = bytes(harness.attention_params(*case, out, lse, workspace, split=split, window=window))
-    tiles = -(-rows.max_rows // (COLUMNS * kv_heads // query_heads))
-    items = len(prefixes) * kv_heads * splits * tiles
+    op, args = harness.captured(ops.block_attention, *case, out=out, lse=lse, window=window)
+    args = args._replace(workspace=workspace, split_keys=split)
+    params = harness.recorded(op, args)
     code = code_objects("block_attention", arch)
-    emulator.run(
-        code,
-        f"block_attention_kernelI{MANGLED[dtype]}Li{dim}E",
-        -(-items // 8) * 8,
-        THREADS,
-        params + struct.pack("<iiiiq", COLUMNS, tiles, splits, 0, items),
-    )
-    if splits > 1:
-        emulator.run(
-            code,
-            f"merge_kernelI{MANGLED[dtype]}E",
-            len(prefixes) * rows.max_rows * query_heads,
-            64,
-            params,
-        )
+    threads, last = {0: THREADS, 1: 64}, f"Li{dim}EE"
+    launch("block_attention", params, code, dtype, emulator, threads, COLUMNS, last)
     expected, expected_lse = (
         poisoned(*q.shape, dtype=torch.float32),
         poisoned(*q.shape[:2], dtype=torch.float32),

@@ -2,16 +2,14 @@
 an emulator where one is given."""
 
 import importlib.util
-import struct
 from functools import cache
 
 import harness
 import pytest
 import torch
-from sampling import accept_params, named, sample_params
+from sampling import accept_params, sample_params
 from sampling_cases import compare, compare_samples
 
-from blockdraft.ops.accept_drafts import vocabulary_blocks
 from blockdraft.roofline import isa
 
 pytestmark = pytest.mark.skipif(
@@ -27,13 +25,14 @@ CREW = 512  # threads of a workgroup that concludes on a row or a request
 def test_compiles_without_scratch(op, arch):
     """Nothing goes to memory; kernels that conclude may park scalars in lanes of a vector
     register."""
-    for r in isa.compile_hip(harness.ROOT / f"csrc/{op}.hip", arch):
+    for r in isa.compile_hip(harness.ROOT / f"csrc/ops/{op}/hip.hip", arch):
         print(
-            f"{arch} {r.kernel}: {r.vgpr} VGPR, {r.sgpr_spill} SGPR in lanes, {r.waves_per_simd} waves a SIMD; loop: "
-            f"{r.loop_instructions} instructions, {r.loop_loads_16_bytes} 16-byte loads"
+            f"{arch} {r.kernel}: {r.vgpr} VGPR, {r.sgpr_spill} SGPR in lanes, "
+            f"{r.waves_per_simd} waves a SIMD; loop: {r.loop_instructions} instructions, "
+            f"{r.loop_loads_16_bytes} 16-byte loads"
         )
         assert r.vgpr_spill == r.scratch == r.lds == 0 and r.waves_per_simd >= 4
-        measures = "Li0ELi64E" in r.kernel or "measure" in r.kernel
+        measures = "StepE0E" in r.kernel
         assert r.sgpr_spill <= (0 if measures else 64)
         assert not measures or r.loop_loads_16_bytes > 0
 
@@ -43,33 +42,25 @@ def code_objects(tmp_path_factory):
     from emulator import code_object
 
     folder = tmp_path_factory.mktemp("code")
-    return cache(lambda name, arch: code_object(harness.ROOT / f"csrc/{name}.hip", arch, folder))
+    return cache(
+        lambda name, arch: code_object(
+            harness.ROOT / f"csrc/ops/{name}/hip.hip", arch, folder, name
+        )
+    )
+
+
+def launch(op, step_type, threads, params, dtype, emulator, code):
+    """The op's own schedule, each launch in the emulator."""
+    for step, groups in harness.schedule(op, params):
+        kernel = f"{op}_kernelI{MANGLED[dtype]}LNS_{len(step_type)}{step_type}E{step}EE"
+        emulator.run(code, kernel, groups, threads(step), params.raw[:-1])
 
 
 def accept_in(emulator, code):
     def run(args, options, u):
-        params, outputs, kept = accept_params(*args, uniforms=u, **named(options))
-        batch, V, vocab = kept["target"].shape
-        blocks = vocabulary_blocks(options["num_valid_vocab"])
-
-        def launch(step, threads, rows, blocks_of_row):
-            emulator.run(
-                code,
-                f"accept_drafts_kernelI{MANGLED[kept['target'].dtype]}Li{step}ELi{threads}E",
-                batch * rows * blocks_of_row,
-                threads,
-                bytes(params) + struct.pack("<iii", rows, blocks_of_row, blocks),
-            )
-
-        launch(0, 64, 2 * V - 1, blocks)
-        launch(1, CREW, 2 * V - 1, 1)
-        if options["rule"] == "block" and V > 2:
-            launch(2, 64, V - 1, blocks)
-        launch(3, 64, 1, 1)
-        launch(4, 64, 1, blocks)
-        launch(5, CREW, 1, 1)
-        if options["with_logprob"]:
-            launch(6, CREW, V, 1)
+        params, outputs, _kept = accept_params(*args, uniforms=u, **options)
+        threads = lambda step: 64 if step in (0, 2, 3, 4) else CREW  # noqa: E731
+        launch("accept_drafts", "AcceptStep", threads, params, args[0].dtype, emulator, code)
         return outputs
 
     return run
@@ -77,16 +68,9 @@ def accept_in(emulator, code):
 
 def sample_in(emulator, code):
     def run(logits, length, how, u):
-        params, outputs, _ = sample_params(logits, length, uniforms=u, **named(how))
-        rows, blocks = logits.shape[0] * logits.shape[1], vocabulary_blocks(how["num_valid_vocab"])
-        for kernel, groups, threads in (("measure", rows * blocks, 64), ("finish", rows, CREW)):
-            emulator.run(
-                code,
-                f"sample_{kernel}_kernelI{MANGLED[logits.dtype]}E",
-                groups,
-                threads,
-                bytes(params) + struct.pack("<i", blocks),
-            )
+        params, outputs, _kept = sample_params(logits, length, uniforms=u, **how)
+        threads = lambda step: CREW if step else 64  # noqa: E731
+        launch("sample_drafts", "SampleStep", threads, params, logits.dtype, emulator, code)
         return outputs
 
     return run

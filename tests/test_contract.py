@@ -201,7 +201,7 @@ CCA = {
         block_table=i32(0, 1, 9, 3).view(2, 2)
     ),
     "k_cache: expected float32, got bfloat16": dict(k_cache=torch.randn(4, 8, 2, 8).bfloat16()),
-    "out: expected three tensors": dict(out=torch.zeros(18, 4, 8)),
+    "out: expected 3 tensors": dict(out=torch.zeros(18, 4, 8)),
 }
 
 

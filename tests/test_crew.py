@@ -1,4 +1,4 @@
-"""Host threads that help with each other's rows (csrc/crew_host.h), under ThreadSanitizer."""
+"""Threads that help with each other's rows (csrc/tile/cpu/crew.h), under ThreadSanitizer."""
 
 import shutil
 import subprocess
@@ -54,8 +54,9 @@ def test_no_races(tmp_path):
 @pytest.mark.parametrize("mutant", MUTANTS)
 def test_mutants_are_caught(mutant, tmp_path):
     headers = shutil.copytree(ROOT / "csrc", tmp_path / "csrc")
-    source = (headers / "crew_host.h").read_text()
+    crew = headers / "tile/cpu/crew.h"
+    source = crew.read_text()
     before, after = MUTANTS[mutant]
     assert source.count(before) == 1
-    (headers / "crew_host.h").write_text(source.replace(before, after))
+    crew.write_text(source.replace(before, after))
     assert run(headers, tmp_path).returncode != 0

@@ -1,5 +1,9 @@
 """Greedy block decoding emits the autoregressive tokens, for random weights and for the shipped
-model; stops, limits."""
+model; stop tokens, limits, company, threads."""
+
+import textwrap
+import threading
+from pathlib import Path
 
 import pytest
 import torch
@@ -13,27 +17,22 @@ from blockdraft.models.zaya import ZayaModel
 PRESETS = {"tidar": BlockLayout.tidar, "zyphra": BlockLayout.zyphra}
 
 
-def random_model(seed=0, **changes):
-    """Every tensor random; few tokens, so that some drafts are accepted."""
+def random_model(seed=0):
+    """Every tensor is random. The vocabulary is small, so that some drafts are accepted."""
     config = ZayaConfig(
-        **{
-            **dict(
-                vocab_size=9,
-                hidden_size=32,
-                num_hidden_layers=2,
-                num_attention_heads=4,
-                num_key_value_heads=1,
-                head_dim=8,
-                moe_intermediate_size=16,
-                num_experts=3,
-                router_hidden_size=8,
-                max_position_embeddings=2048,
-                mask_token_id=8,
-                sliding_window=40,
-                layer_types=["hybrid", "hybrid_sliding"],
-            ),
-            **changes,
-        }
+        vocab_size=9,
+        hidden_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=1,
+        head_dim=8,
+        moe_intermediate_size=16,
+        num_experts=3,
+        router_hidden_size=8,
+        max_position_embeddings=2048,
+        mask_token_id=8,
+        sliding_window=40,
+        layer_types=["hybrid", "hybrid_sliding"],
     )
     generator = torch.Generator().manual_seed(seed)
     tensors = {}
@@ -48,18 +47,13 @@ def random_model(seed=0, **changes):
     return ZayaModel(config, assemble(config, tensors))
 
 
-def requests(vocab, count, length, seed=0, **options):
-    generator = torch.Generator().manual_seed(seed)
-    return [
-        Request(
-            torch.randint(vocab - 1, (n,), generator=generator).tolist(),
-            length,
-            seed=n,
-            temperature=0.0,
-            **options,
-        )
+def requests(vocab, count, length, temperature=0.0):
+    generator = torch.Generator().manual_seed(0)
+    prompts = [
+        torch.randint(vocab - 1, (n,), generator=generator).tolist()
         for n in [9, 1, 30, 17, 2][:count]
     ]
+    return [Request(p, length, seed=len(p), temperature=temperature) for p in prompts]
 
 
 def same_as_autoregressive(model, layout, work, **options):
@@ -93,9 +87,7 @@ def tiny():
 
 
 def prompts(count, length, **options):
-    import textwrap
-
-    source = open(textwrap.__file__, "rb").read()
+    source = Path(textwrap.__file__).read_bytes()
     return [
         Request(list(source[start : start + 40 + 13 * i]), length, temperature=0.0, **options)
         for i, start in enumerate([700, 1900, 3100, 5200, 8000][:count])
@@ -148,6 +140,24 @@ def test_a_sampled_request_does_not_depend_on_its_company(tiny):
     together = [c.tokens for c in decoder.generate(work)]
     assert [c.tokens for c in decoder.generate(work[::-1])][::-1] == together
     assert [decoder.generate([request])[0].tokens for request in work] == together
+
+
+def test_threads_share_a_decoder():
+    """The model, its tables and the kernels below are shared too."""
+    decoder = BlockDecoder(random_model(1), BlockLayout.tidar(8, P=3))
+    batches = [requests(9, 2, 12 + i, temperature=0.8 + 0.4 * i) for i in range(2)]
+    alone = [decoder.generate(batch) for batch in batches]
+    together = [None, None]
+
+    def run(i):
+        together[i] = decoder.generate(batches[i])
+
+    threads = [threading.Thread(target=run, args=(i,)) for i in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert together == alone
 
 
 def test_limits_and_single_tokens(tiny):

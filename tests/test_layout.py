@@ -1,3 +1,5 @@
+"""Positions, parents and masks of packed rows, by hand."""
+
 import pytest
 import torch
 
@@ -37,10 +39,9 @@ def test_causal_proposals_windows_and_dead_rows():
     table = layout.table(4, [1, -1], draft_len=1)
     assert table.live.tolist() == [True, True, False, True, True, False, False]
     mask = layout.dense_mask(4, [1, -1], draft_len=1, window=3)
-    # row 0 stands at 4: window 3 shows it positions 2, 3 and itself
+    # row 0 stands at 4: a window of 3 shows it positions 2, 3 and itself
     assert mask[0].int().tolist() == [0, 0, 1, 1, 1, 0, 0, 0, 0, 0, 0]
-    # the proposal stands at 5 and 6: position 4 (verify row 0) is in the window of both; causal
-    # within
+    # the proposal stands at 5 and 6, both see position 4 (verify row 0), and it is causal within
     assert mask[3].int().tolist() == [0, 0, 0, 1, 1, 0, 0, 1, 0, 0, 0]
     assert mask[4].int().tolist() == [0, 0, 0, 0, 1, 0, 0, 1, 1, 0, 0]
     assert not mask[[2, 5, 6]].any()
@@ -67,8 +68,29 @@ def test_prefill_chunks_of_unequal_length():
         (dict(K=1, M=0, P=0), "M"),
         (dict(K=1, M=1, P=-1), "P"),
         (dict(K=1.5, M=1, P=1), "K"),
+        (dict(K=True, M=1, P=1), "K"),
+        (dict(K=1, M="2", P=1), "M"),
+        (dict(K=1, M=1, P=None), "P"),
     ],
 )
 def test_bad_layout(bad, name):
-    with pytest.raises(ValueError, match=f"{name}: expected an integer"):
+    with pytest.raises(ValueError, match=f"^BlockLayout: {name}: expected an integer"):
         BlockLayout(**bad)
+
+
+@pytest.mark.parametrize("block", [-1, "16", 16.0, True, None])
+@pytest.mark.parametrize("preset", ["tidar", "zyphra"])
+def test_bad_presets(preset, block):
+    with pytest.raises(ValueError, match=f"^BlockLayout.{preset}: block: expected an integer"):
+        getattr(BlockLayout, preset)(block)
+
+
+def test_other_bad_arguments():
+    with pytest.raises(ValueError, match="BlockLayout: bidirectional: expected True or False"):
+        BlockLayout.tidar(4, bidirectional="no")
+    with pytest.raises(ValueError, match="BlockLayout.tidar: block: expected an integer >= 1"):
+        BlockLayout.tidar(0)
+    with pytest.raises(ValueError, match="BlockLayout: P: expected an integer >= 0, got '3'"):
+        BlockLayout.tidar(4, P="3")
+    with pytest.raises(ValueError, match="BlockLayout.table: branch: expected 2 entries, got 1"):
+        BlockLayout(2, 2, 2).table(0, [1])

@@ -71,7 +71,8 @@ def test_the_extension_for_avx2():
         for name in ("block_attention", "commit", "sampling_backends")
     ]
     script = (
-        "import sys, pytest; from blockdraft import _probe; _probe.has_avx512 = lambda: False; import blockdraft.ops; "
+        "import sys, pytest; from blockdraft import _probe; _probe.has_avx512 = lambda: False; "
+        "import blockdraft.ops; "
         "assert 'blockdraft._ops' in sys.modules; sys.exit(pytest.main(sys.argv[1:]))"
     )
     done = subprocess.run(

@@ -1,3 +1,5 @@
+"""The generator against published vectors, and what its numbers depend on."""
+
 import torch
 
 from blockdraft import rng

@@ -235,7 +235,7 @@ def test_fit_is_the_mean_ratio():
     assert check.fit([(1, 1), (1, 4)]) == pytest.approx(0.5)
     one = check.Checked("op", "B=1", True, limit_ms=3.0, measured_ms=5.0, efficiency=0.5)
     assert one.predicted_ms == 6.0 and one.error == pytest.approx(0.2)
-    for _, fitted, held in check.SHAPES.values():
+    for fitted, held in check.SHAPES.values():
         assert len(held) >= 8
         assert not [case for case in held if case in fitted]
 

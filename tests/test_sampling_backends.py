@@ -115,7 +115,8 @@ def test_exceptions_are_rare(backend):
 
     run()
     print(
-        f"{backend}: {tally['exceptions']} of {tally['draws']} draws decided otherwise within the margin"
+        f"{backend}: {tally['exceptions']} of {tally['draws']} draws "
+        "decided otherwise within the margin"
     )
     assert tally["exceptions"] < 1e-3 * tally["draws"]
 

@@ -1,4 +1,4 @@
-"""The tile layer: each primitive on the host and on sim against numpy, the kernels on sim, and
+"""The tile layer: each primitive on the CPU and on sim against numpy, the kernels on sim, and
 sim's own alarm."""
 
 import ctypes
@@ -11,7 +11,7 @@ import pytest
 import torch
 from harness import TARGETS, TYPES, pointer
 
-from blockdraft import BlockLayout, ops
+from blockdraft import BlockLayout, Rows, ops
 from blockdraft.testing import TOLERANCES, assert_close, poisoned, random_pages, random_rows
 
 pytestmark = pytest.mark.skipif(shutil.which("c++") is None, reason="needs a C++ compiler")
@@ -22,27 +22,52 @@ def numpy(t):
     return t.double().numpy()
 
 
-@pytest.mark.parametrize("dtype", TYPES)
-@pytest.mark.parametrize("target", TARGETS)
-@pytest.mark.parametrize("m, n, depth", [(1, 1, 8), (16, 8, 16), (37, 32, 64), (193, 5, 128)])
-def test_gemm(target, dtype, m, n, depth):
-    generator = torch.Generator().manual_seed(m)
-    a, b = (torch.randn(size, depth, generator=generator).to(dtype) for size in (m, n))
-    c = poisoned(m, n, dtype=torch.float32)
-    harness.checks().check_gemm(
+def gated_product(target, dtype, rows, tokens, depth, seed=1, dropped=-1):
+    """tile/gemm.h with a gathering prologue and a gating epilogue; and what it should be."""
+    generator = torch.Generator().manual_seed(rows + depth)
+    w, x = (torch.randn(n, depth, generator=generator).to(dtype) for n in (rows, 7))
+    bias = torch.randn(rows // 2, generator=generator)
+    columns = torch.tensor(tokens, dtype=torch.int32)
+    y = poisoned(len(tokens), rows // 2, dtype=torch.float32)
+    harness.checks().check_gated_product(
         TARGETS[target],
         TYPES[dtype],
-        pointer(a),
-        pointer(b),
-        pointer(c),
-        m,
-        n,
+        *map(pointer, (w, x, columns, bias, y)),
+        rows,
+        len(tokens),
         depth,
-        ctypes.c_float(0.37),
-        SEED(1),
-        -1,
+        SEED(seed),
+        dropped,
     )
-    assert_close(c, torch.from_numpy(0.37 * numpy(a) @ numpy(b).T))
+    gathered = x.double()[columns.clamp(min=0).long()] * (columns >= 0)[:, None]
+    product = gathered @ w.double().T
+    return y, product[:, ::2] * (product[:, 1::2] + bias)
+
+
+@pytest.mark.parametrize("dtype", TYPES)
+@pytest.mark.parametrize("target", ["cpu", "sim"])
+@pytest.mark.parametrize(
+    "rows, tokens, depth",
+    [(2, [0], 8), (32, [3, -1, 3, 6], 64), (30, [6, 5, 4, 3, 2, 1, 0, -1], 520)],
+)
+def test_gemm(target, dtype, rows, tokens, depth):
+    y, expected = gated_product(target, dtype, rows, tokens, depth)
+    assert_close(y, expected)
+
+
+@pytest.mark.parametrize("target", ["cpu", "sim"])
+def test_a_column_s_bits_of_gemm_do_not_depend_on_the_others(target):
+    together, _ = gated_product(target, torch.bfloat16, 30, [6, 5, 4, 3, 2, 1, 0, -1], 520)
+    alone, _ = gated_product(target, torch.bfloat16, 30, [4], 520)
+    assert torch.equal(together[2], alone[0])
+
+
+def test_sim_notices_a_missing_barrier_of_gemm():
+    def wrong(seed):
+        y, expected = gated_product("sim", torch.float32, 32, [3, 1, 3, 6], 96, seed, dropped=1)
+        return not torch.allclose(y.double(), expected)
+
+    assert any(wrong(seed) for seed in range(20))
 
 
 @pytest.mark.parametrize("dtype", TYPES)
@@ -145,31 +170,33 @@ def attention_case(dtype, seed):
     return (q, k, v, k_cache, v_cache, table, rows), choose.choice([0, 0, choose.randint(1, 60)])
 
 
+def attention_params(case, out, lse, workspace, *, split, window=0, max_splits=32):
+    """Of a GPU's kernel, whose splits are short here."""
+    op, args = harness.captured(ops.block_attention, *case, out=out, lse=lse, window=window)
+    args = args._replace(workspace=workspace, split_keys=split, max_splits=max_splits)
+    return harness.recorded(op, args)
+
+
 def run_attention(target, dtype, seed, dropped=-1):
     case, window = attention_case(dtype, seed)
     q, rows = case[0], case[6]
     out, lse = poisoned(*q.shape, dtype=dtype), poisoned(*q.shape[:2], dtype=torch.float32)
     split = 32
-    workspace = poisoned(
-        -(-rows.max_prefix // split), *q.shape[:2], q.shape[2] + 2, dtype=torch.float32
-    )
-    params = harness.attention_params(*case, out, lse, workspace, split=split, window=window)
+    splits = -(-rows.max_prefix // split)
+    workspace = poisoned(splits, *q.shape[:2], q.shape[2] + 2, dtype=torch.float32)
+    params = attention_params(case, out, lse, workspace, split=split, window=window)
     harness.checks().check_block_attention(
-        TARGETS[target], TYPES[dtype], ctypes.byref(params), SEED(seed), dropped
+        TARGETS[target], TYPES[dtype], params, SEED(seed), dropped
     )
-    expected, expected_lse = (
-        poisoned(*q.shape, dtype=torch.float32),
-        poisoned(*q.shape[:2], dtype=torch.float32),
-    )
-    ops.block_attention(
-        *(t.float() for t in case[:5]),
-        *case[5:],
-        window=window,
-        out=expected,
-        lse=expected_lse,
-        backend="reference",
-    )
-    return (out, lse), (expected, expected_lse)
+    return (out, lse), reference_attention(case, window)
+
+
+def reference_attention(case, window=0):
+    out = poisoned(*case[0].shape, dtype=torch.float32)
+    lse = poisoned(*case[0].shape[:2], dtype=torch.float32)
+    wide = [t.float() for t in case[:5]]
+    ops.block_attention(*wide, *case[5:], window=window, out=out, lse=lse, backend="reference")
+    return out, lse
 
 
 @pytest.mark.parametrize("dtype", TYPES)
@@ -181,26 +208,37 @@ def test_block_attention(target, dtype):
         assert_close(lse, expected_lse, dtype, name="lse")
 
 
-@pytest.mark.parametrize("group_columns", [256, 544])  # of cdna.h, host.h
+@pytest.mark.parametrize("target", ["cpu", "sim"])
+def test_a_shorter_prefix_may_have_more_splits_than_the_longest(target):
+    """33 units of keys in splits of two are 17 splits; a prefix of 25 units beside it has 25."""
+    generator = torch.Generator().manual_seed(5)
+    layout, prefixes, dim = BlockLayout.tidar(2, P=1), [33 * 8, 25 * 8], 16
+    rows = random_rows(layout, prefixes, generator)
+    total = int(rows.cu_rows[-1])
+    q, k, v = (torch.randn(total, n, dim, generator=generator) for n in (2, 1, 1))
+    past = [torch.randn(n, 1, dim, generator=generator) for n in prefixes]
+    cache, table = random_pages(past, prefixes, 8, generator)
+    case = (q, k, v, cache, cache, table, rows)
+    out, lse = poisoned(*q.shape, dtype=torch.float32), poisoned(total, 2, dtype=torch.float32)
+    workspace = poisoned(32, total, 2, dim + 2, dtype=torch.float32)
+    params = attention_params(case, out, lse, workspace, split=8)
+    harness.checks().check_block_attention(TARGETS[target], 0, params, SEED(1), -1)
+    expected, expected_lse = reference_attention(case)
+    assert_close(out, expected)
+    assert_close(lse, expected_lse, torch.float32, name="lse")
+
+
+@pytest.mark.parametrize("group_columns", [256, 544])  # of tile/cdna, tile/cpu
 @pytest.mark.parametrize("rows", [16, 17, 64, 68, 272, 1224, 65, 1])
 def test_row_tiles_are_even_and_cover(rows, group_columns):
-    case, _ = attention_case(torch.float32, 0)
-    params = harness.attention_params(*case, case[0], case[0], case[0], split=32)
-    cu_rows, zero = torch.tensor([0, rows], dtype=torch.int32), torch.zeros(1, dtype=torch.int32)
-    params.cu_rows, params.prefix_lens, params.batch, params.max_rows, params.max_prefix = (
-        cu_rows.data_ptr(),
-        zero.data_ptr(),
-        1,
-        rows,
-        0,
-    )
-    params.query_heads, params.kv_heads, params.proposals = 4, 1, 0
+    q, k = torch.randn(rows, 4, 8), torch.randn(rows, 1, 8)
+    packed = Rows.prefill(torch.zeros(1, dtype=torch.int32), [rows], 0)
+    params = attention_params((q, k, k, None, None, None, packed), None, None, None, split=32)
     first = torch.zeros(rows + 1, dtype=torch.int32)
-    count = harness.checks().check_row_tiles(ctypes.byref(params), group_columns, pointer(first))
+    count = harness.checks().check_row_tiles(params, group_columns, pointer(first))
     sizes = first[: count + 1].diff()
-    assert (
-        int(first[0]) == 0 and int(first[count]) == rows and count == -(-rows * 4 // group_columns)
-    )
+    assert int(first[0]) == 0 and int(first[count]) == rows
+    assert count == -(-rows * 4 // group_columns)
     assert int(sizes.max() - sizes.min()) <= 1 and int(sizes.max()) * 4 <= group_columns
 
 
@@ -209,11 +247,11 @@ def commit_case(seed):
     rows = random_rows(BlockLayout(4, 2, 1), [0, 3, 9], generator)
     total = int(rows.cu_rows[-1])
     qk, v_late = (
-        torch.randn(2, total, 24, generator=generator),
+        torch.randn(2, total, 22, generator=generator),
         torch.randn(2, total, 4, generator=generator),
     )
     states = (
-        torch.randn(2, 3, 5, 24, generator=generator),
+        torch.randn(2, 3, 5, 22, generator=generator),
         torch.randn(2, 3, 4, generator=generator),
     )
     accepted = (torch.rand(3, generator=generator) * (rows.draft_len + 1)).int()
@@ -222,8 +260,8 @@ def commit_case(seed):
 
 def commit_is_right(target, seed, dropped=-1):
     mine, reference = commit_case(seed), commit_case(seed)
-    params = harness.commit_params(*mine)
-    harness.checks().check_commit(TARGETS[target], ctypes.byref(params), SEED(seed), dropped)
+    params = harness.recorded(*harness.captured(ops.commit, *mine))
+    harness.checks().check_commit(TARGETS[target], params, SEED(seed), dropped)
     ops.commit(*reference, backend="reference")
     return all(
         torch.equal(a, b)

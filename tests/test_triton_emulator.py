@@ -7,13 +7,13 @@ import struct
 import pytest
 import torch
 from emulator import assembled
+from harness import captured
 from sampling_cases import compare, compare_samples
 
 pytest.importorskip("triton", reason="triton is not installed")
 
 from blockdraft import BlockLayout, env, ops
 from blockdraft.ops import _triton
-from blockdraft.ops._rows import flatten
 from blockdraft.testing import assert_close, poisoned, random_pages, random_rows
 from blockdraft.triton_kernels import accept_drafts, block_attention, offline, sample_drafts
 
@@ -96,9 +96,9 @@ def test_attention_in_the_emulator(window, dtype, emulator, tmp_path, monkeypatc
     cache, table = random_pages(past, prefixes, 16, generator)
     out, lse = poisoned(total, 2, 64, dtype=dtype), poisoned(total, 2, dtype=torch.float32)
     workspace = poisoned(3, total, 2, 66, dtype=torch.float32)
-    block_attention.launch(
-        q, k, v, cache, cache, table, *flatten(rows), 0.125, window, 64, out, lse, workspace, 32
-    )
+    case = q, k, v, cache, cache, table, rows
+    _, args = captured(ops.block_attention, *case, scale=0.125, window=window, out=out, lse=lse)
+    block_attention.launch(args._replace(split_keys=64, workspace=workspace))
     expected_lse = torch.empty_like(lse)
     wide = [t.float() for t in (q, k, v, cache, cache)]
     expected = ops.block_attention(

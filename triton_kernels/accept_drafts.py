@@ -2,10 +2,10 @@
 nothing better to do; a step is a launch of its own where it needs the whole of what another left.
 
     MEASURE    a block of a row: what it adds to the row's normaliser
-    NORMALISE  a row: its law
-    SURPLUS    a block of a row, block mode: what it adds to the sum of (scale * p - q)+
+    NORMALISE  a row: its distribution
+    SURPLUS    a block of a row, block rule: what it adds to the sum of (scale * p - q)+
     DECIDE     a request: how many drafts are kept
-    WEIGH      a block: its mass in the law that the token is drawn from
+    WEIGH      a block: its mass in the distribution that the token is drawn from
     FINISH     a request: the draw, and what follows for the next pass
     LOGPROB    a row: log-probability of its committed token, if wanted
 
@@ -17,15 +17,18 @@ import triton.language as tl
 
 from .acceptance import (
     ACCEPT,
+    BLOCK,
     DRAW,
-    Batch,
+    GREEDY,
+    TOKEN,
     Memory,
-    Shaping,
+    Request,
+    Sampling,
     chances,
     decide,
     draw,
     given,
-    load_law,
+    load_distribution,
     log_probability,
     next_pass,
     normalise_draft,
@@ -35,11 +38,10 @@ from .acceptance import (
     shifted,
     weigh,
 )
-from .law import (
+from .distribution import (
     FIELDS,
     SPREAD,
     Vocabulary,
-    block_ids,
     exponent,
     mass_of,
     measure,
@@ -100,6 +102,7 @@ def accept(
     branch_row,
     uniforms_row,
     logprob_row,
+    workspace_request,
     K,
     valid,
     mask_token,
@@ -134,12 +137,12 @@ def accept(
     request = (item // step_rows).to(tl.int64)
     r = item % step_rows
     live = tl.load(draft_len + request)
-    heat = tl.load(target_temperature + request)
-    shaping = Shaping(tl.where(GREEDY, 0.0, heat), target_top_k, target_top_p)
-    drafter = Shaping(tl.load(drafter_temperature + request), drafter_top_k, drafter_top_p)
+    request_temperature = tl.load(target_temperature + request)
+    sampling = Sampling(tl.where(GREEDY, 0.0, request_temperature), target_top_k, target_top_p)
+    drafter = Sampling(tl.load(drafter_temperature + request), drafter_top_k, drafter_top_p)
     sampled = tl.where(DIRAC, False, drafter.temperature > 0)
-    space = Vocabulary(valid, mask_token)
-    b = Batch(
+    vocabulary = Vocabulary(valid, mask_token)
+    b = Request(
         request,
         K,
         live,
@@ -151,7 +154,7 @@ def accept(
         tl.load(mix + request) if mix is not None else None,
         sampled,
     )
-    base = workspace + request * (rows * (FIELDS + 2 * blocks) + (K + 1) * blocks + 1)
+    base = workspace + request * workspace_request
     partials = base + rows * FIELDS
     surplus = partials + rows * 2 * blocks
     memory = Memory(base, partials, surplus, surplus + K * blocks, surplus + (K + 1) * blocks)
@@ -163,7 +166,12 @@ def accept(
         if r <= K:
             if r <= live:
                 total, greatest = measure(
-                    row_of_target(b, r), space, exponent(shaping.temperature), first, stop, TILE
+                    row_of_target(b, r),
+                    vocabulary,
+                    exponent(sampling.temperature),
+                    first,
+                    stop,
+                    TILE,
                 )
                 tl.store(at, total)
                 tl.store(at + blocks, greatest.to(tl.float64))
@@ -172,18 +180,18 @@ def accept(
             unknown = sampled & (i < live)
             if draft_lse is not None:
                 if unknown:
-                    known, _ = given(b, i, draft_lse, lse_row, drafter, space)
+                    known, _, _ = given(b, i, draft_lse, lse_row, drafter, vocabulary)
                     unknown = not known
             if unknown:
                 total, greatest = measure(
-                    row_of_draft(b, i), space, exponent(drafter.temperature), first, stop, TILE
+                    row_of_draft(b, i), vocabulary, exponent(drafter.temperature), first, stop, TILE
                 )
                 tl.store(at, total)
                 tl.store(at + blocks, greatest.to(tl.float64))
     elif STEP == NORMALISE:
         if r <= K:
             if r <= live:
-                normalise_target(b, memory, r, shaping, space, block, blocks, BLOCKS, TILE)
+                normalise_target(b, memory, r, sampling, vocabulary, block, blocks, BLOCKS, TILE)
         elif r - K - 1 < live:
             normalise_draft(
                 b,
@@ -192,7 +200,7 @@ def accept(
                 drafter,
                 draft_lse,
                 lse_row,
-                space,
+                vocabulary,
                 block,
                 blocks,
                 BLOCKS,
@@ -200,10 +208,10 @@ def accept(
             )
     elif STEP == SURPLUS:
         if (r > 0) & (r < live):
-            p = load_law(memory, r, True)
-            q = load_law(memory, K + 1 + r, True)
+            p = load_distribution(memory, r, True)
+            q = load_distribution(memory, K + 1 + r, True)
             if (p.point == SPREAD) & (q.point == SPREAD):
-                _, _, _, carry = chances(b, memory, space, ROWS)
+                _, _, _, carry = chances(b, memory, vocabulary, ROWS)
                 scale = shifted(carry, r)
                 mass = tl.zeros([], tl.float64)
                 u = uniform(
@@ -221,7 +229,7 @@ def accept(
                         q,
                         row_of_draft(b, r),
                         p.total / q.total / scale,
-                        space,
+                        vocabulary,
                         first,
                         stop,
                         TILE,
@@ -230,7 +238,7 @@ def accept(
     elif STEP == DECIDE:
         if live >= 0:
             a, found, scale = decide(
-                b, memory, seed, position, uniforms, uniforms_row, space, blocks, RULE, ROWS
+                b, memory, seed, position, uniforms, uniforms_row, vocabulary, blocks, RULE, ROWS
             )
             tl.store(accepted + request, a)
             tl.store(status + request, found)
@@ -246,7 +254,7 @@ def accept(
                     index,
                     block,
                     blocks,
-                    space,
+                    vocabulary,
                     TILE,
                 )
     elif STEP == FINISH:
@@ -265,7 +273,7 @@ def accept(
                     DRAW,
                 )
                 kept = tl.load(accepted + request)
-                token, found = draw(b, memory, kept, u, block, blocks, space, BLOCKS, TILE)
+                token, found = draw(b, memory, kept, u, block, blocks, vocabulary, BLOCKS, TILE)
                 a = tl.where(token < 0, -1, kept)
         tl.debug_barrier()  # every wave has read what DECIDE left there
         tl.store(accepted + request, a)
@@ -289,7 +297,7 @@ def accept(
         if r <= a:
             token = tl.load(b.tokens + r, mask=r < a, other=0)
             token = tl.where(r < a, token, tl.load(next_token + request))
-            value = log_probability(b, memory, r, token, shaping, space, TILE)
+            value = log_probability(b, memory, r, token, sampling, vocabulary, TILE)
         tl.store(logprob + request * logprob_row + r, value)
 
 
@@ -306,98 +314,65 @@ def _steps(K: int, blocks: int, surplus: bool, with_logprob: bool):
         yield LOGPROB.value, K + 1
 
 
-def _constants(K: int, proposals: int, valid: int, blocks: int, mode: str, dirac: bool) -> dict:
+def _constants(K: int, proposals: int, valid: int, block: int, rule: int, dirac: bool) -> dict:
     return dict(
-        RULE=int(mode == "block"),
-        GREEDY=mode == "greedy",
+        RULE=int(rule == BLOCK.value),
+        GREEDY=rule == GREEDY.value,
         DIRAC=dirac,
-        BLOCKS=max(2, triton.next_power_of_2(blocks)),
+        BLOCKS=max(2, triton.next_power_of_2(triton.cdiv(valid, block))),
         ROWS=max(2, triton.next_power_of_2(K + 1)),
         PROPOSALS=max(2, triton.next_power_of_2(proposals)),
-        TILE=tile_ids(block_ids(valid, blocks), valid),
+        TILE=tile_ids(block, valid),
     )
 
 
-def launch(
-    target,
-    tokens,
-    draft,
-    draft_lse,
-    draft_len,
-    branch,
-    mask_rows,
-    seed,
-    position,
-    uniforms,
-    target_temperature,
-    target_top_k,
-    target_top_p,
-    drafter_temperature,
-    drafter_top_k,
-    drafter_top_p,
-    mix,
-    dirac,
-    mode,
-    valid,
-    mask_token,
-    remaining,
-    accepted,
-    next_token,
-    proposal,
-    shift,
-    next_draft_len,
-    status,
-    logprob,
-    workspace,
-    blocks_of,
-) -> None:
-    """As the op's schema; `blocks_of(vocabulary)` is how many blocks it has."""
-    batch, K = tokens.shape
+def launch(args) -> None:
+    """As `ops.accept_drafts.Args`."""
+    batch, K = args.draft_tokens.shape
     if batch == 0:
         return
-    blocks = blocks_of(valid)
+    target, draft, proposals = args.target_logits, args.draft_logits, args.branch.shape[1]
+    valid, block = args.num_valid_vocab, args.vocab_block
+    blocks = triton.cdiv(valid, block)
+    given = args.draft_tokens, args.draft_lse, args.branch, args.uniforms, args.target_logprob
     strides = [
         *target.stride()[:2],
         *(draft.stride()[:2] if draft is not None else (0, 0)),
-        tokens.stride(0),
+        *(t.stride(0) if t is not None else 0 for t in given),
+        args.workspace.stride(0),
     ]
-    strides += [t.stride(0) if t is not None else 0 for t in (draft_lse, branch, uniforms, logprob)]
-    constants = _constants(K, branch.shape[1], valid, blocks, mode, dirac)
-    surplus = mode == "block" and draft is not None and not dirac
-    for step, programs in _steps(K, blocks, surplus, logprob is not None):
+    constants = _constants(K, proposals, valid, block, args.rule, args.dirac)
+    surplus = args.rule == BLOCK.value and draft is not None and not args.dirac
+    for step, programs in _steps(K, blocks, surplus, args.target_logprob is not None):
         accept[(batch * programs,)](
             target,
-            tokens,
+            args.draft_tokens,
             draft,
-            draft_lse,
-            draft_len,
-            branch,
-            seed,
-            position,
-            uniforms,
-            target_temperature,
-            target_top_k,
-            target_top_p,
-            drafter_temperature,
-            drafter_top_k,
-            drafter_top_p,
-            mix,
-            remaining,
-            accepted,
-            next_token,
-            proposal,
-            shift,
-            next_draft_len,
-            status,
-            logprob,
-            workspace,
+            args.draft_lse,
+            args.draft_len,
+            args.branch,
+            args.seed,
+            args.position,
+            args.uniforms,
+            *args.target_sampling,
+            *args.drafter_sampling,
+            args.mix,
+            args.remaining,
+            args.accepted,
+            args.next_token,
+            args.proposal,
+            args.shift,
+            args.next_draft_len,
+            args.status,
+            args.target_logprob,
+            args.workspace,
             *strides,
             K,
             valid,
-            mask_token,
-            mask_rows,
-            branch.shape[1],
-            block_ids(valid, blocks),
+            args.mask_token,
+            args.mask_rows,
+            proposals,
+            block,
             blocks,
             **constants,
             STEP=step,
@@ -409,33 +384,33 @@ def compilations(target: str):
     """(name, kernel, types, constants, options) over ZAYA1-8B's vocabulary, as `launch` compiles
     them; see `offline`."""
     types = dict.fromkeys(
-        "tokens draft_len branch position target_top_k drafter_top_k remaining accepted next_token proposal shift "
-        "next_draft_len status".split(),
+        "tokens draft_len branch position target_top_k drafter_top_k remaining accepted next_token "
+        "proposal shift next_draft_len status".split(),
         "*i32",
     )
     types |= dict.fromkeys(
-        "draft_lse target_temperature target_top_p drafter_temperature drafter_top_p mix logprob".split(),
+        "target_temperature target_top_p drafter_temperature drafter_top_p mix logprob".split(),
         "*fp32",
     )
     types |= dict.fromkeys(
         "target_request target_row draft_request draft_row block".split(), "i32:16"
     )
-    types |= {"seed": "*i64", "uniforms": "*fp64", "workspace": "*fp64"}
+    types |= {"seed": "*i64"} | dict.fromkeys("uniforms draft_lse workspace".split(), "*fp64")
     bare = dict.fromkeys(
         "uniforms target_top_k target_top_p drafter_top_k drafter_top_p mix remaining".split()
     )
     greedy = bare | dict.fromkeys(("draft", "draft_lse"))
-    K, valid, blocks = 16, 262147, 65
+    K, valid, block, blocks = 16, 262147, 4096, 65
     for dtype in ("bf16", "fp16", "fp32"):
         typed = types | {"target": f"*{dtype}", "draft": f"*{dtype}"}
-        for name, mode, absent in (
-            ("token", "token", bare),
-            ("block", "block", bare),
-            ("greedy", "greedy", greedy),
-            ("full", "block", {}),
+        for name, rule, absent in (
+            ("token", TOKEN, bare),
+            ("block", BLOCK, bare),
+            ("greedy", GREEDY, greedy),
+            ("full", BLOCK, {}),
         ):
-            constants = _constants(K, 3, valid, blocks, mode, mode == "greedy")
-            for step, _ in _steps(K, blocks, mode == "block", name == "full"):
+            constants = _constants(K, 3, valid, block, rule.value, rule is GREEDY)
+            for step, _ in _steps(K, blocks, rule is BLOCK, name == "full"):
                 yield (
                     f"accept {name} step={step} {dtype}",
                     accept,

@@ -6,7 +6,7 @@ from typing import NamedTuple
 import triton
 import triton.language as tl
 
-from .law import (
+from .distribution import (
     EMPTY,
     FIELDS,
     LAST,
@@ -15,7 +15,7 @@ from .law import (
     NOWHERE,
     SPREAD,
     Blend,
-    Law,
+    Distribution,
     Row,
     conclude,
     exponent,
@@ -30,11 +30,12 @@ from .law import (
     walk,
 )
 
-BLOCK = tl.constexpr(1)  # the block rule; 0 is the token rule, and at temperature 0 an exact match
+# How drafts are accepted, as ops.accept_drafts.RULES; greedy is the token rule at temperature 0.
+TOKEN, BLOCK, GREEDY = map(tl.constexpr, range(3))
 ACCEPT, DRAW = tl.constexpr(0), tl.constexpr(1)  # purposes of uniforms
 
 
-class Shaping(NamedTuple):
+class Sampling(NamedTuple):
     """A request's temperature, and pointers to every request's top_k and top_p."""
 
     temperature: tl.tensor
@@ -45,14 +46,14 @@ class Shaping(NamedTuple):
 class Memory(NamedTuple):
     """A request's part of the workspace."""
 
-    laws: tl.tensor  # [2 K + 1][FIELDS]
+    distributions: tl.tensor  # [2 K + 1][FIELDS]
     partials: tl.tensor  # [2 K + 1][2][blocks]: sums, greatest
     surplus: tl.tensor  # [K][blocks]
     sums: tl.tensor  # [blocks]
-    scale: tl.tensor  # of p in the residual law
+    scale: tl.tensor  # of p in the residual distribution
 
 
-class Batch(NamedTuple):
+class Request(NamedTuple):
     """A request: drafts that there may be (K) and are under test (live), and its rows."""
 
     request: tl.tensor
@@ -64,7 +65,7 @@ class Batch(NamedTuple):
     draft_row: tl.tensor
     tokens: tl.tensor
     weight: tl.tensor  # of the target in mixed rows
-    sampled: tl.tensor  # whether drafts have laws of their own; else they are points
+    sampled: tl.tensor  # whether drafts have distributions of their own; else they are points
 
 
 @triton.jit
@@ -85,9 +86,9 @@ def row_of_draft(b, i):
 
 
 @triton.jit
-def target_logit(b, i, token, space):
+def target_logit(b, i, token, vocabulary):
     """Of tokens in rows i; 0 where there is none."""
-    known = has(space, token) & (i <= b.live)
+    known = has(vocabulary, token) & (i <= b.live)
     x = tl.load(b.target + i.to(tl.int64) * b.target_row + token, mask=known, other=0).to(
         tl.float32
     )
@@ -101,44 +102,47 @@ def target_logit(b, i, token, space):
 
 
 @triton.jit
-def draft_logit(b, i, token, space):
+def draft_logit(b, i, token, vocabulary):
     return tl.load(
         b.draft + i.to(tl.int64) * b.draft_row + token,
-        mask=has(space, token) & (i < b.live),
+        mask=has(vocabulary, token) & (i < b.live),
         other=0,
     ).to(tl.float32)
 
 
 @triton.jit
-def given(b, i, draft_lse, lse_row, drafter, space):
-    """(whether the caller knows a draft's normaliser, it). No draw leaves one for a row without a
-    law; a cut must be found again."""
-    lse = tl.load(draft_lse + b.request * lse_row + i)
-    known = (lse - lse == 0) & has(space, tl.load(b.tokens + i))
+def given(b, i, draft_lse, lse_row, drafter, vocabulary):
+    """(whether the caller knows a draft's normaliser, its two numbers). No draw leaves one for a
+    row without a distribution; a cut must be found again."""
+    at = draft_lse + b.request * lse_row + i * 2
+    top = tl.load(at)
+    log_sum = tl.load(at + 1)
+    finite = (top - top == 0) & (log_sum - log_sum == 0)
+    known = finite & has(vocabulary, tl.load(b.tokens + i))
     if drafter.top_k is not None:
         known &= tl.load(drafter.top_k + b.request) <= 0
     if drafter.top_p is not None:
         known &= tl.load(drafter.top_p + b.request) >= 1
-    return known, lse
+    return known, top, log_sum
 
 
 @triton.jit
-def store_law(memory, row, law):
-    at = memory.laws + row * FIELDS
-    tl.store(at, law.scale)
-    tl.store(at + 1, law.total)
-    tl.store(at + 2, law.top.to(tl.float64))
-    tl.store(at + 3, law.cut.to(tl.float64))
-    tl.store(at + 4, law.tie.to(tl.float64))
-    tl.store(at + 5, law.point.to(tl.float64))
-    tl.store(at + 6, law.status.to(tl.float64))
+def store_distribution(memory, row, distribution):
+    at = memory.distributions + row * FIELDS
+    tl.store(at, distribution.scale)
+    tl.store(at + 1, distribution.total)
+    tl.store(at + 2, distribution.top.to(tl.float64))
+    tl.store(at + 3, distribution.cut.to(tl.float64))
+    tl.store(at + 4, distribution.tie.to(tl.float64))
+    tl.store(at + 5, distribution.point.to(tl.float64))
+    tl.store(at + 6, distribution.status.to(tl.float64))
 
 
 @triton.jit
-def load_law(memory, row, used):
+def load_distribution(memory, row, used):
     """Of one row, or of several."""
-    at = memory.laws + row * FIELDS
-    return Law(
+    at = memory.distributions + row * FIELDS
+    return Distribution(
         tl.load(at, mask=used, other=1),
         tl.load(at + 1, mask=used, other=1),
         tl.load(at + 2, mask=used, other=0).to(tl.float32),
@@ -159,35 +163,47 @@ def partials(memory, row, blocks, BLOCKS: tl.constexpr):
 
 
 @triton.jit
-def row_status(row, space, TILE: tl.constexpr):
-    sum_, greatest = measure(row, space, tl.full([], 1, tl.float64), 0, space.valid, TILE)
+def row_status(row, vocabulary, TILE: tl.constexpr):
+    sum_, greatest = measure(row, vocabulary, tl.full([], 1, tl.float64), 0, vocabulary.valid, TILE)
     return tl.where(sum_ != sum_, NOT_NUMBERS, tl.where(greatest == float("-inf"), EMPTY, 0))
 
 
 @triton.jit
 def normalise_target(
-    b, memory, i, shaping, space, block, blocks, BLOCKS: tl.constexpr, TILE: tl.constexpr
+    b, memory, i, sampling, vocabulary, block, blocks, BLOCKS: tl.constexpr, TILE: tl.constexpr
 ):
     row = row_of_target(b, i)
     sums, greatest = partials(memory, i, blocks, BLOCKS)
-    law = truncated(
-        conclude(sums, greatest, shaping.temperature, row, space, block, TILE),
+    distribution = truncated(
+        conclude(sums, greatest, sampling.temperature, row, vocabulary, block, TILE),
         row,
-        space,
-        shaping.top_k,
-        shaping.top_p,
+        vocabulary,
+        sampling.top_k,
+        sampling.top_p,
         b.request,
         TILE,
     )
-    status = law.status
+    status = distribution.status
     if b.weight is not None:
         # a blend cannot tell which of its rows is at fault
         if (i < b.live) & (b.weight != 1) & ((status != 0) | (b.weight == 0)):
-            own = row_status(Row(row.at), space, TILE)
+            own = row_status(Row(row.at), vocabulary, TILE)
             status = tl.maximum(
-                tl.where(own != 0, own, status), row_status(row_of_draft(b, i), space, TILE)
+                tl.where(own != 0, own, status), row_status(row_of_draft(b, i), vocabulary, TILE)
             )
-    store_law(memory, i, Law(law.scale, law.total, law.top, law.cut, law.tie, law.point, status))
+    store_distribution(
+        memory,
+        i,
+        Distribution(
+            distribution.scale,
+            distribution.total,
+            distribution.top,
+            distribution.cut,
+            distribution.tie,
+            distribution.point,
+            status,
+        ),
+    )
 
 
 @triton.jit
@@ -198,7 +214,7 @@ def normalise_draft(
     drafter,
     draft_lse,
     lse_row,
-    space,
+    vocabulary,
     block,
     blocks,
     BLOCKS: tl.constexpr,
@@ -212,21 +228,19 @@ def normalise_draft(
         if b.sampled:
             known = False
             if draft_lse is not None:
-                known, lse = given(b, i, draft_lse, lse_row, drafter, space)
+                known, top, log_sum = given(b, i, draft_lse, lse_row, drafter, vocabulary)
                 if known:
                     scale = exponent(drafter.temperature)
-                    natural = lse.to(tl.float64) * drafter.temperature
-                    top = natural.to(tl.float32)
                     status = tl.where(
-                        draft_logit(b, i, token, space) < float("inf"), 0, NOT_NUMBERS
+                        draft_logit(b, i, token, vocabulary) < float("inf"), 0, NOT_NUMBERS
                     )
-                    store_law(
+                    store_distribution(
                         memory,
                         row,
-                        Law(
+                        Distribution(
                             scale,
-                            tl.exp2((natural - top) * scale),
-                            top,
+                            tl.exp2(log_sum * LOG2_E),
+                            top.to(tl.float32),
                             nothing,
                             zero + LAST,
                             zero + SPREAD,
@@ -235,16 +249,16 @@ def normalise_draft(
                     )
             if not known:
                 sums, greatest = partials(memory, row, blocks, BLOCKS)
-                law = conclude(
-                    sums, greatest, drafter.temperature, row_of_draft(b, i), space, block, TILE
+                distribution = conclude(
+                    sums, greatest, drafter.temperature, row_of_draft(b, i), vocabulary, block, TILE
                 )
-                store_law(
+                store_distribution(
                     memory,
                     row,
                     truncated(
-                        law,
+                        distribution,
                         row_of_draft(b, i),
-                        space,
+                        vocabulary,
                         drafter.top_k,
                         drafter.top_p,
                         b.request,
@@ -253,8 +267,8 @@ def normalise_draft(
                 )
     if not b.sampled:
         one = tl.full([], 1, tl.float64)
-        point = tl.where(has(space, token), token, NOWHERE)
-        store_law(memory, row, Law(one, one, nothing, nothing, zero, point, zero))
+        point = tl.where(has(vocabulary, token), token, NOWHERE)
+        store_distribution(memory, row, Distribution(one, one, nothing, nothing, zero, point, zero))
 
 
 @triton.jit
@@ -265,17 +279,22 @@ def smaller(slope, bound, next_slope, next_bound):
 
 
 @triton.jit
-def chances(b, memory, space, ROWS: tl.constexpr):
+def chances(b, memory, vocabulary, ROWS: tl.constexpr):
     """For all drafts: p(x), q(x), whether they are drafts, and the block rule's p_i."""
     i = tl.arange(0, ROWS)
     draft = i < b.live
     token = tl.load(b.tokens + i, mask=draft, other=-1)
-    p = probability(load_law(memory, i, draft), target_logit(b, i, token, space), token, space)
-    q_law = load_law(memory, b.K + 1 + i, draft)
+    p = probability(
+        load_distribution(memory, i, draft),
+        target_logit(b, i, token, vocabulary),
+        token,
+        vocabulary,
+    )
+    q_distribution = load_distribution(memory, b.K + 1 + i, draft)
     if b.draft is not None:
-        q = probability(q_law, draft_logit(b, i, token, space), token, space)
+        q = probability(q_distribution, draft_logit(b, i, token, vocabulary), token, vocabulary)
     else:
-        q = ((token == q_law.point) & has(space, token)).to(tl.float64)
+        q = ((token == q_distribution.point) & has(vocabulary, token)).to(tl.float64)
     slope = tl.where(draft & (p > 0), tl.minimum(p / tl.where(q > 0, q, 1e-300), 1e300), 0)
     product, bound = tl.associative_scan((slope, tl.full([ROWS], 1, tl.float64)), 0, smaller)
     return p, q, draft, tl.minimum(product, bound)
@@ -289,12 +308,12 @@ def shifted(x, i):
 
 
 @triton.jit
-def surplus_after(b, memory, carry, space, blocks, ROWS: tl.constexpr):
+def surplus_after(b, memory, carry, vocabulary, blocks, ROWS: tl.constexpr):
     """Sum of (carry[i] * p - q)+ of row i + 1, for each draft i but the last."""
     i = tl.arange(0, ROWS) + 1
     inside = i < b.live
-    p = load_law(memory, i, inside)
-    q = load_law(memory, b.K + 1 + i, inside)
+    p = load_distribution(memory, i, inside)
+    q = load_distribution(memory, b.K + 1 + i, inside)
     spread = tl.zeros([ROWS], tl.float64)
     for first in range(0, blocks, 16):
         block = first + tl.arange(0, 16)
@@ -303,12 +322,12 @@ def surplus_after(b, memory, carry, space, blocks, ROWS: tl.constexpr):
     spread *= carry / p.total
     if b.draft is not None:
         of_q = probability(
-            q, draft_logit(b, i, tl.where(inside, p.point, -1), space), p.point, space
+            q, draft_logit(b, i, tl.where(inside, p.point, -1), vocabulary), p.point, vocabulary
         )
     else:
-        of_q = ((p.point == q.point) & has(space, p.point)).to(tl.float64)
+        of_q = ((p.point == q.point) & has(vocabulary, p.point)).to(tl.float64)
     token = tl.load(b.tokens + i, mask=inside, other=-1)
-    of_p = probability(p, target_logit(b, i, token, space), token, space)
+    of_p = probability(p, target_logit(b, i, token, vocabulary), token, vocabulary)
     outside = tl.where(p.point == SPREAD, carry * (1 - of_p), tl.maximum(carry - of_q, 0))
     return tl.where(
         inside & (carry > 0),
@@ -325,14 +344,14 @@ def decide(
     position,
     uniforms,
     uniforms_row,
-    space,
+    vocabulary,
     blocks,
     RULE: tl.constexpr,
     ROWS: tl.constexpr,
 ):
-    """(drafts kept, status, factor of p in the residual law)."""
+    """(drafts kept, status, factor of p in the residual distribution)."""
     i = tl.arange(0, ROWS)
-    p, q, draft, carry = chances(b, memory, space, ROWS)
+    p, q, draft, carry = chances(b, memory, vocabulary, ROWS)
     u = uniform(
         uniforms,
         b.request * uniforms_row + tl.where(draft, i, 0),
@@ -341,13 +360,13 @@ def decide(
         i,
         ACCEPT,
     )
-    status = load_law(memory, i, i <= b.live).status
-    status = tl.maximum(status, load_law(memory, b.K + 1 + i, draft).status)
+    status = load_distribution(memory, i, i <= b.live).status
+    status = tl.maximum(status, load_distribution(memory, b.K + 1 + i, draft).status)
     scale = tl.full([], 1, tl.float64)
     # no early break, a later draft may be kept where an earlier one was not, unless the target
     # cannot have it
     if RULE == BLOCK:
-        surplus = surplus_after(b, memory, carry, space, blocks, ROWS)
+        surplus = surplus_after(b, memory, carry, vocabulary, blocks, ROWS)
         spoilt = tl.max((surplus != surplus).to(tl.int32), 0)  # in a row whose normaliser was given
         h = tl.where(
             i + 1 == b.live, carry, tl.where(surplus > 0, surplus / (surplus + 1 - carry), 0)
@@ -363,39 +382,40 @@ def decide(
 
 
 @triton.jit
-def weigh(b, memory, a, scale, index, block, blocks, space, TILE: tl.constexpr):
+def weigh(b, memory, a, scale, index, block, blocks, vocabulary, TILE: tl.constexpr):
     """The block's mass in p and, if a draft was rejected, in the residual."""
-    p = load_law(memory, a, True)
+    p = load_distribution(memory, a, True)
     if p.point == SPREAD:
         first = index * block
-        stop = tl.minimum(first + block, space.valid)
+        stop = tl.minimum(first + block, vocabulary.valid)
         row = row_of_target(b, a)
         partial = memory.partials + a * 2 * blocks + index
         if p.cut == float("-inf"):
             mass = tl.load(partial) * tl.exp2((tl.load(partial + blocks) - p.top) * p.scale)
             mass = tl.where(mass > 0, mass, 0)
         else:
-            mass = mass_of(p, row, None, None, scale, space, first, stop, TILE)
+            mass = mass_of(p, row, None, None, scale, vocabulary, first, stop, TILE)
         tl.store(partial, mass)
         if a < b.live:
-            q = load_law(memory, b.K + 1 + a, True)
+            q = load_distribution(memory, b.K + 1 + a, True)
             ratio = p.total / q.total / scale
             if b.draft is None:
                 tl.store(
-                    memory.sums + index, mass_of(p, row, q, None, ratio, space, first, stop, TILE)
+                    memory.sums + index,
+                    mass_of(p, row, q, None, ratio, vocabulary, first, stop, TILE),
                 )
             else:
                 tl.store(
                     memory.sums + index,
-                    mass_of(p, row, q, row_of_draft(b, a), ratio, space, first, stop, TILE),
+                    mass_of(p, row, q, row_of_draft(b, a), ratio, vocabulary, first, stop, TILE),
                 )
 
 
 @triton.jit
-def draw(b, memory, a, u, block, blocks, space, BLOCKS: tl.constexpr, TILE: tl.constexpr):
+def draw(b, memory, a, u, block, blocks, vocabulary, BLOCKS: tl.constexpr, TILE: tl.constexpr):
     """(token, status): by inverse CDF, from the residual if a draft was rejected and there is one,
     else from p."""
-    p = load_law(memory, a, True)
+    p = load_distribution(memory, a, True)
     token = p.point
     status = tl.zeros([], tl.int32)
     if p.point == SPREAD:
@@ -411,39 +431,49 @@ def draw(b, memory, a, u, block, blocks, space, BLOCKS: tl.constexpr, TILE: tl.c
             sums = tl.where(of_residual, residual, own)
             chosen, r = find(sums, u * tl.sum(sums, 0))
             first = chosen * block
-            stop = tl.minimum(first + block, space.valid)
+            stop = tl.minimum(first + block, vocabulary.valid)
             row = row_of_target(b, a)
             if of_residual:
-                q = load_law(memory, b.K + 1 + a, True)
+                q = load_distribution(memory, b.K + 1 + a, True)
                 ratio = p.total / q.total / tl.load(memory.scale)
                 if b.draft is None:
-                    token = walk(p, row, q, None, ratio, space, first, stop, r, False, TILE)
+                    token = walk(p, row, q, None, ratio, vocabulary, first, stop, r, False, TILE)
                 else:
                     token = walk(
-                        p, row, q, row_of_draft(b, a), ratio, space, first, stop, r, False, TILE
+                        p,
+                        row,
+                        q,
+                        row_of_draft(b, a),
+                        ratio,
+                        vocabulary,
+                        first,
+                        stop,
+                        r,
+                        False,
+                        TILE,
                     )
             else:
-                token = walk(p, row, None, None, r, space, first, stop, r, False, TILE)
+                token = walk(p, row, None, None, r, vocabulary, first, stop, r, False, TILE)
     return token, status
 
 
 @triton.jit
-def log_probability(b, memory, i, token, shaping, space, TILE: tl.constexpr):
-    """Under the unmixed target law, of temperature 1 where it is 0."""
-    law = load_law(memory, i, True)
-    cut = law.cut
-    tie = law.tie
-    top = law.top
-    total = law.total
-    scale = law.scale
-    again = shaping.temperature <= 0
+def log_probability(b, memory, i, token, sampling, vocabulary, TILE: tl.constexpr):
+    """Under the unmixed target distribution, of temperature 1 where it is 0."""
+    distribution = load_distribution(memory, i, True)
+    cut = distribution.cut
+    tie = distribution.tie
+    top = distribution.top
+    total = distribution.total
+    scale = distribution.scale
+    again = sampling.temperature <= 0
     if b.weight is not None:
         again |= (i < b.live) & (b.weight != 1)
     row = Row(b.target + i.to(tl.int64) * b.target_row)
     if again:
-        scale = exponent(shaping.temperature)  # of 1 where it is 0
-        total, top = measure(row, space, scale, 0, space.valid, TILE)
-        plain = Law(
+        scale = exponent(sampling.temperature)  # of 1 where it is 0
+        total, top = measure(row, vocabulary, scale, 0, vocabulary.valid, TILE)
+        plain = Distribution(
             scale,
             total,
             top,
@@ -452,7 +482,7 @@ def log_probability(b, memory, i, token, shaping, space, TILE: tl.constexpr):
             tl.full([], SPREAD, tl.int32),
             tl.zeros([], tl.int32),
         )
-        kept = truncated(plain, row, space, shaping.top_k, shaping.top_p, b.request, TILE)
+        kept = truncated(plain, row, vocabulary, sampling.top_k, sampling.top_p, b.request, TILE)
         cut = kept.cut
         tie = kept.tie
         total = kept.total

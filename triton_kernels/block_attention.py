@@ -14,8 +14,6 @@ from .target import arch, dies
 
 LOG2_E = 1.4426950408889634
 MERGED = 16  # rows x heads of a program that merges
-# a running maximum before any key: finite, so that nothing is subtracted from -inf
-LOWEST = tl.constexpr(-1e30)
 NOWHERE = tl.constexpr(1 << 30)
 
 
@@ -65,13 +63,21 @@ def _splits(prefix, split, MOST_SPLITS: tl.constexpr):
 
 
 @triton.jit
+def _finite_or_zero(top):
+    """What scores are measured from: their maximum, or 0 where all are -inf, since (-inf) - (-inf)
+    is not a number."""
+    return tl.where(top == float("-inf"), 0.0, top)
+
+
+@triton.jit
 def _absorb(q, k, v, bias, acc, top, total, scale):
     """One tile of keys into the running output, maximum (of unscaled scores) and sum; bias: -inf
     where a key is not seen."""
     scores = tl.dot(q, tl.trans(k), bias, input_precision="ieee")
     new_top = tl.maximum(top, tl.max(scores, 1))
-    weights = tl.exp2(scores * scale - (new_top * scale)[:, None])
-    correction = tl.exp2((top - new_top) * scale)
+    base = _finite_or_zero(new_top)
+    weights = tl.exp2(scores * scale - (base * scale)[:, None])
+    correction = tl.exp2((top - base) * scale)
     total = total * correction + tl.sum(weights, 1)
     acc = tl.dot(weights.to(v.dtype), v, acc * correction[:, None], input_precision="ieee")
     return acc, new_top, total
@@ -89,7 +95,8 @@ def _cached(cache, page, slot, d, d_mask, PAGE_STRIDE: tl.constexpr, SLOT: tl.co
 
 @triton.jit
 def _finish(acc, top, total, live, used, at_out, at_lse, d, d_mask, out, lse):
-    """Normalise and store; `top` is in powers of two."""
+    """Normalise and store; `top` is in powers of two. A row that sees nothing gets 0."""
+    live &= total != 0
     result = tl.where(live[:, None], acc * (1 / tl.where(live, total, 1))[:, None], 0)
     tl.store(
         out + (at_out[:, None] + d[None, :]),
@@ -234,7 +241,7 @@ def attend(
         q + (base64 + first) * Q_ROW + (at_q[:, None] + d[None, :]), mask=d_mask[None, :], other=0
     )
     acc = tl.zeros([COLUMNS, PADDED], tl.float32)
-    top = tl.full([COLUMNS], LOWEST, tl.float32)
+    top = tl.full([COLUMNS], float("-inf"), tl.float32)
     total = tl.zeros([COLUMNS], tl.float32)
     key_column = tl.arange(0, KEYS)
 
@@ -393,13 +400,14 @@ def merge(
     d = tl.arange(0, PADDED)
     row64 = base.to(tl.int64) + row
     acc = tl.zeros([ENTRIES, PADDED], tl.float32)
-    top = tl.full([ENTRIES], LOWEST, tl.float32)
+    top = tl.full([ENTRIES], float("-inf"), tl.float32)
     total = tl.zeros([ENTRIES], tl.float32)
     for part in range(0, parts):
         partial = workspace + ((part * total_rows + row64) * HEADS + head) * (DIM + 2)
-        part_top = tl.load(partial + DIM, mask=used, other=LOWEST)
+        part_top = tl.load(partial + DIM, mask=used, other=float("-inf"))
         new_top = tl.maximum(top, part_top)
-        old, new = tl.exp2(top - new_top), tl.exp2(part_top - new_top)
+        anchor = _finite_or_zero(new_top)
+        old, new = tl.exp2(top - anchor), tl.exp2(part_top - anchor)
         acc = acc * old[:, None] + new[:, None] * tl.load(
             partial[:, None] + d[None, :], mask=used[:, None] & (d < DIM)[None, :], other=0
         )
@@ -428,7 +436,10 @@ def _constants(
     k_strides, v_strides = (
         c.stride()[:3] if c is not None else (0, 0, 0) for c in (k_cache, v_cache)
     )
-    names = "Q_ROW Q_HEAD K_ROW K_HEAD V_ROW V_HEAD K_PAGE K_SLOT K_CACHE_HEAD V_PAGE V_SLOT V_CACHE_HEAD".split()
+    names = (
+        "Q_ROW Q_HEAD K_ROW K_HEAD V_ROW V_HEAD "
+        "K_PAGE K_SLOT K_CACHE_HEAD V_PAGE V_SLOT V_CACHE_HEAD"
+    ).split()
     strides = dict(
         zip(names, (*q.stride()[:2], *k.stride()[:2], *v.stride()[:2], *k_strides, *v_strides))
     )
@@ -460,30 +471,17 @@ def _output_constants(q, out, lse, mask_rows, most_splits) -> dict:
     )
 
 
-def launch(
-    q,
-    k,
-    v,
-    k_cache,
-    v_cache,
-    block_table,
-    cu_rows,
-    prefix_lens,
-    draft_len,
-    branch,
-    mask_rows,
-    bidirectional,
-    max_rows,
-    max_prefix,
-    scale,
-    window,
-    split,
-    out,
-    lse,
-    workspace,
-    most_splits,
-) -> None:
-    """As the op's schema; `most_splits` of a prefix."""
+def launch(args) -> None:
+    """As `ops.block_attention.Args`."""
+    q, k, v, k_cache, v_cache, block_table, rows = args[:7]
+    scale, window, split, most_splits, out, lse, workspace = args[7:]
+    cu_rows, prefix_lens, draft_len, branch = (
+        rows.cu_rows,
+        rows.prefix_lens,
+        rows.draft_len,
+        rows.branch,
+    )
+    mask_rows, max_rows, max_prefix = rows.mask_rows, rows.max_rows, rows.max_prefix
     if q.numel() == 0:
         return
     batch, proposals, heads, kv_heads = len(prefix_lens), branch.shape[1], q.shape[1], k.shape[1]
@@ -497,7 +495,7 @@ def launch(
         out,
         lse,
         mask_rows,
-        bidirectional,
+        rows.bidirectional,
         window,
         most_splits,
     )

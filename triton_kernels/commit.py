@@ -90,9 +90,10 @@ def advance(accepted, prefix_lens, batch, REQUESTS: tl.constexpr):
     )
 
 
-def launch(qk, v_late, accepted, cu_rows, prefix_lens, conv_state, late_state, slots) -> None:
+def launch(args) -> None:
     """All layers in one launch; prefix lengths in a second, since every program of the first asks
     whether they are 0."""
+    qk, v_late, accepted, cu_rows, prefix_lens, conv_state, late_state, slots = args
     layers, _, channels = qk.shape
     depth, half, batch = conv_state.shape[2], v_late.shape[2], len(accepted)
     blocks = triton.cdiv(channels, CHANNELS) + triton.cdiv(half, CHANNELS)

@@ -4,11 +4,10 @@ is finished."""
 import triton
 import triton.language as tl
 
-from .law import (
+from .distribution import (
     LOG2_E,
     Row,
     Vocabulary,
-    block_ids,
     conclude,
     exponent,
     find,
@@ -52,6 +51,7 @@ def sample(
     logits_request,
     logits_row,
     uniforms_row,
+    workspace_row,
     drafts,
     valid,
     mask_token,
@@ -68,19 +68,19 @@ def sample(
     request = at // drafts
     i = at % drafts
     live = i < tl.load(draft_len + request)
-    heat = tl.load(temperature + request)
-    peak = PEAK | (heat <= 0)
-    heat = tl.where(peak, 1.0, heat)
+    request_temperature = tl.load(temperature + request)
+    peak = PEAK | (request_temperature <= 0)
+    request_temperature = tl.where(peak, 1.0, request_temperature)
     row = Row(logits + request.to(tl.int64) * logits_request + i.to(tl.int64) * logits_row)
-    space = Vocabulary(valid, mask_token)
-    partials = workspace + at.to(tl.int64) * (3 * blocks)
+    vocabulary = Vocabulary(valid, mask_token)
+    partials = workspace + at.to(tl.int64) * workspace_row
     if not FINISH:
         if live:
             index = item % blocks
             total, greatest = measure(
                 row,
-                space,
-                exponent(heat),
+                vocabulary,
+                exponent(request_temperature),
                 index * block,
                 tl.minimum((index + 1) * block, valid),
                 TILE,
@@ -89,20 +89,23 @@ def sample(
             tl.store(partials + blocks + index, greatest.to(tl.float64))
     else:
         token = tl.full([], -1, tl.int32)
-        normaliser = tl.full([], 0, tl.float32)
+        top = tl.full([], 0, tl.float64)
+        log_sum = tl.full([], 0, tl.float64)
         if live:
             index = tl.arange(0, BLOCKS)
             sums = tl.load(partials + index, mask=index < blocks, other=0)
             greatest = tl.load(
                 partials + blocks + index, mask=index < blocks, other=float("-inf")
             ).to(tl.float32)
-            law = conclude(sums, greatest, heat, row, space, block, TILE)
-            if law.status == 0:
+            distribution = conclude(
+                sums, greatest, request_temperature, row, vocabulary, block, TILE
+            )
+            if distribution.status == 0:
                 if peak:
-                    token = lowest(sums, greatest, law.top, row, space, block, TILE)
-                    total = law.total
+                    token = lowest(sums, greatest, distribution.top, row, vocabulary, block, TILE)
+                    total = distribution.total
                 else:
-                    kept = truncated(law, row, space, top_k, top_p, request, TILE)
+                    kept = truncated(distribution, row, vocabulary, top_k, top_p, request, TILE)
                     total = kept.total
                     u = uniform(
                         uniforms,
@@ -118,69 +121,61 @@ def sample(
                     if kept.cut == float("-inf"):
                         whole = tl.where(
                             sums > 0,
-                            sums * tl.exp2((greatest.to(tl.float64) - law.top) * law.scale),
+                            sums
+                            * tl.exp2(
+                                (greatest.to(tl.float64) - distribution.top) * distribution.scale
+                            ),
                             0,
                         )
                         chosen, r = find(whole, r)
                         first = chosen * block
                         stop = tl.minimum(first + block, valid)
-                    token = walk(kept, row, None, None, total, space, first, stop, r, False, TILE)
-                normaliser = ((law.top * law.scale + tl.log2(total)) / LOG2_E).to(tl.float32)
+                    token = walk(
+                        kept, row, None, None, total, vocabulary, first, stop, r, False, TILE
+                    )
+                top = distribution.top.to(tl.float64)
+                log_sum = tl.log2(total) / LOG2_E
         tl.store(tokens + at, token)
-        tl.store(lse + at, normaliser)
+        tl.store(lse + at * 2, top)
+        tl.store(lse + at * 2 + 1, log_sum)
 
 
-def _constants(valid: int, blocks: int) -> dict:
+def _constants(valid: int, block: int) -> dict:
     return dict(
-        BLOCKS=max(2, triton.next_power_of_2(blocks)),
-        TILE=tile_ids(block_ids(valid, blocks), valid),
+        BLOCKS=max(2, triton.next_power_of_2(triton.cdiv(valid, block))),
+        TILE=tile_ids(block, valid),
     )
 
 
-def launch(
-    logits,
-    draft_len,
-    seed,
-    position,
-    uniforms,
-    temperature,
-    top_k,
-    top_p,
-    greedy,
-    valid,
-    mask_token,
-    tokens,
-    lse,
-    workspace,
-    blocks_of,
-) -> None:
-    """As the op's schema; `blocks_of(vocabulary)` is how many blocks it has."""
+def launch(args) -> None:
+    """As `ops.sample_drafts.Args`."""
+    logits, uniforms = args.logits, args.uniforms
     if logits.numel() == 0:
         return
-    blocks, rows = blocks_of(valid), logits.shape[0] * logits.shape[1]
+    valid, block = args.num_valid_vocab, args.vocab_block
+    blocks, rows = triton.cdiv(valid, block), logits.shape[0] * logits.shape[1]
     for programs, finish in ((rows * blocks, False), (rows, True)):
         sample[(programs,)](
             logits,
-            draft_len,
-            seed,
-            position,
+            args.draft_len,
+            args.seed,
+            args.position,
             uniforms,
-            temperature,
-            top_k,
-            top_p,
-            tokens,
-            lse,
-            workspace,
+            *args.drafter_sampling,
+            args.draft_tokens,
+            args.draft_lse,
+            args.workspace,
             *logits.stride()[:2],
             uniforms.stride(0) if uniforms is not None else 0,
+            args.workspace.stride(1),
             logits.shape[1],
             valid,
-            mask_token,
-            block_ids(valid, blocks),
+            args.mask_token,
+            block,
             blocks,
-            PEAK=greedy,
+            PEAK=args.greedy,
             FINISH=finish,
-            **_constants(valid, blocks),
+            **_constants(valid, block),
             **scan_options(arch()),
         )
 
@@ -189,16 +184,16 @@ def compilations(target: str):
     """(name, kernel, types, constants, options) over ZAYA1-8B's vocabulary, as `launch` compiles
     them; see `offline`."""
     types = dict.fromkeys("draft_len position top_k tokens".split(), "*i32") | dict.fromkeys(
-        "temperature top_p lse".split(), "*fp32"
+        "temperature top_p".split(), "*fp32"
     )
     types |= dict.fromkeys("logits_request logits_row block".split(), "i32:16")
-    types |= {"seed": "*i64", "uniforms": "*fp64", "workspace": "*fp64"}
-    valid, blocks = 262147, 65
+    types |= {"seed": "*i64"} | dict.fromkeys("uniforms lse workspace".split(), "*fp64")
+    valid, block = 262147, 4096
     for dtype in ("bf16", "fp16", "fp32"):
         typed = types | {"logits": f"*{dtype}"}
         for name, absent in (("plain", dict(uniforms=None, top_k=None, top_p=None)), ("full", {})):
             for finish in (False, True):
-                constants = _constants(valid, blocks) | absent | dict(PEAK=False, FINISH=finish)
+                constants = _constants(valid, block) | absent | dict(PEAK=False, FINISH=finish)
                 yield (
                     f"sample {name} {'finish' if finish else 'measure'} {dtype}",
                     sample,

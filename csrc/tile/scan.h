@@ -1,12 +1,12 @@
-// Scans: what a kernel body may use to walk over long rows of numbers, the counterpart of tile.h.
-// Each target has a Scan, which works on a span of ids (host_scan.h: a thread; cdna_scan.h: a wave;
-// sim_scan.h: a wave of one lane), and a crew of them. All threads of a scan call a primitive with
-// the same arguments and get the same result, which the span and f alone determine.
+// Scans walk over long rows of numbers. Each target has a Scan, which works on a span of ids (CPU:
+// a thread; CDNA: a wave; sim: a wave of one lane), and a crew of them. All threads of a scan call
+// a primitive with the same arguments and get the same result, which the span and f alone
+// determine.
 //
 //   scan.sum(span, f)           f(at, peak) summed over the ids of the span; f may raise `peak`,
-//   which starts at -inf scan.crossing(span, f, r)   the first id at which the running sum of f
-//   exceeds r. If none does, by rounding, the last id
-//                               where f is positive; -1 if f is nowhere positive
+//                               which starts at -inf
+//   scan.crossing(span, f, r)   the first id at which the running sum of f exceeds r. If none does,
+//                               by rounding, the last id where f is positive; -1 if f is nowhere so
 //   Scan::value(p)              *p as a float
 //   scan.leader()               true for one thread of the scan
 //
@@ -18,24 +18,24 @@
 //   at.all(x)                   the same number for each
 //   at.select(mask, a, b), at.maximum(a, b), at.fma(a, b, c)
 //   at.exp2(x)                  2^x to 3e-7; below -126 at most 2^-126, 0 of -inf; infinity from
-//   128 on; NaN of NaN at.exp2(x, scale)           2^(x * scale) for a double scale, to 1e-7
-//   whatever its parts; infinity or NaN from 128 on at.exp2_product(x, factor)  2^(x * factor) to
-//   4e-7, where Scan::kProducts says that it is cheaper than 2^(x * factor + a);
-//                               infinity or NaN from 128 on, and possibly of other large factors
-//                               than -inf
+//                               128 on; NaN of NaN
+//   at.exp2(x, scale)           2^(x * scale) for a double scale, to 1e-7 whatever its parts;
+//                               infinity or NaN from 128 on
+//   at.exp2_product(x, factor)  2^(x * factor) to 4e-7, where Scan::kProducts says that it is
+//                               cheaper than 2^(x * factor + a); infinity or NaN from 128 on, and
+//                               possibly of other large factors than -inf
 //
-// A crew works on one item (host: threads; GPU: a workgroup); all of its threads run the body.
+// A crew works on one item (CPU: threads; GPU: a workgroup); all of its threads run the body. A
+// vocabulary is cut into `blocks` vocab_blocks.
 //
-//   crew.each_block(vocabulary, f)      f(scan, i, vocabulary.span(i)) for i < vocabulary.blocks,
-//   each by one of its scans,
-//                                       between two barriers
-//   crew.within(vocabulary, i, f)       f(scan, vocabulary.span(i)) -> int, the same for all
-//   crew.sums()                         memory for one double a block
-//   crew.leader(), crew.barrier()       as a group's
-//   Crew::kStaged                       whether the body's steps are launches of their own
+//   crew.each_block(vocabulary, f)   f(scan, i, vocabulary.span(i)) for i < vocabulary.blocks, each
+//                                    by one of its scans, between two barriers
+//   crew.within(vocabulary, i, f)    f(scan, vocabulary.span(i)) -> int, the same for all
+//   crew.leader(), crew.barrier()    as a group's
+//   Crew::kStaged                    whether the body's steps are launches of their own
 #pragma once
 
-#include "tile.h"
+#include "tile/group.h"
 
 // A body's innermost scans: one copy of each on a CPU, where several callers would otherwise round
 // in their own ways; GPUs have no cheap calls.
@@ -55,5 +55,47 @@ struct Total {
   double sum;
   float peak;
 };
+
+struct ScanExample {
+  struct Term {
+    template <class At, class Peak>
+    auto operator()(At at, Peak& peak) const {
+      const auto x = at.load(static_cast<const float*>(nullptr));
+      peak = at.maximum(peak, at.fma(x, at.exp2(x), at.exp2(x, 1.0)));
+      return at.select(at.template id<float>() == at.all(0), x, at.all(0.0f));
+    }
+  };
+  struct Vocabulary {
+    int blocks;
+    Span span(int) const { return {0, 0, -1}; }
+  };
+  struct Block {
+    template <class Scan>
+    int operator()(const Scan&, int, Span) const {
+      return 0;
+    }
+    template <class Scan>
+    int operator()(const Scan&, Span) const {
+      return 0;
+    }
+  };
+};
+
+template <class Scan>
+concept ScanTarget = requires(const Scan scan, Span span, const float* p) {
+  scan.sum(span, ScanExample::Term()).sum;
+  scan.crossing(span, ScanExample::Term(), 0.0);
+  Scan::value(p);
+  scan.leader() || Scan::kProducts;
+};
+
+template <class Crew>
+concept CrewTarget =
+    ScanTarget<typename Crew::Scan> && requires(Crew crew, ScanExample::Vocabulary vocabulary) {
+      crew.each_block(vocabulary, ScanExample::Block());
+      crew.within(vocabulary, 0, ScanExample::Block());
+      crew.leader() || Crew::kStaged;
+      crew.barrier();
+    };
 
 }  // namespace blockdraft

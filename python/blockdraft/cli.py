@@ -9,7 +9,7 @@ from .roofline.command_tools import check, isa, plot
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120})
 @click.version_option(package_name="blockdraft")
-def main():
+def main() -> None:
     """Block-diffusion decoding kernels: demo, environment, benchmarks and roofline."""
 
 
@@ -31,7 +31,7 @@ def main():
 @click.option(
     "--threads", type=click.IntRange(0), default=0, help="CPU threads; 0: torch's choice."
 )
-def demo(tokens, prompts, threads):
+def demo(tokens: int, prompts: int, threads: int) -> None:
     """Complete a held-out file with the shipped byte-level ZAYA: autoregressively and by block
     diffusion."""
     from .demo import run
@@ -40,7 +40,7 @@ def demo(tokens, prompts, threads):
 
 
 @main.command()
-def info():
+def info() -> None:
     """Versions, devices, and each op's backends with the reason why one cannot run."""
     from .info import show
 

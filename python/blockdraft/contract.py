@@ -10,12 +10,13 @@ from . import env
 from .types import Rows, Sampling
 
 FLOATS = (torch.bfloat16, torch.float16, torch.float32)
-F32, I32, I64, BOOL = (torch.float32,), (torch.int32,), (torch.int64,), (torch.bool,)
+F32, F64 = (torch.float32,), (torch.float64,)
+I32, I64, BOOL = (torch.int32,), (torch.int64,), (torch.bool,)
 
 
 @cache
 def _names(shape: str) -> tuple[tuple[str, int], ...]:
-    """ "T 2 B+1" -> (("T", 0), ("", 2), ("B", 1)): names, and what is added to them."""
+    """Of "T 2 B+1": (("T", 0), ("", 2), ("B", 1)): names, and what is added to them."""
     parts = [
         ("", word) if word.isdigit() else (*word.partition("+")[::2],) for word in shape.split()
     ]
@@ -25,6 +26,31 @@ def _names(shape: str) -> tuple[tuple[str, int], ...]:
 def _within(t: torch.Tensor, low, high) -> bool:
     least, most = torch.aminmax(t)
     return low <= least.item() and most.item() <= high
+
+
+def _extent(sizes, strides) -> int:
+    """From a tensor's first element to the one after its last."""
+    return 1 + sum((size - 1) * stride for size, stride in zip(sizes, strides))
+
+
+def _may_overlap(a: torch.Tensor, b: torch.Tensor) -> bool:
+    """Whether two tensors may share an element. Columns of the same rows do not overlap."""
+    if a.untyped_storage().data_ptr() != b.untyped_storage().data_ptr() or not b.numel():
+        return False
+    spans = []
+    for t in (a, b):
+        size = t.element_size()
+        first = t.storage_offset() * size
+        row = _extent(t.shape[1:], t.stride()[1:]) * size
+        spans.append((first, _extent(t.shape, t.stride()) * size, row, t.stride(0) * size))
+    (first_a, all_a, row_a, step), (first_b, all_b, row_b, step_b) = spans
+    if first_a + all_a <= first_b or first_b + all_b <= first_a:
+        return False
+    if step != step_b or step == 0:
+        return True
+    start_a, start_b = first_a % step, first_b % step
+    apart = start_a + row_a <= start_b or start_b + row_b <= start_a
+    return not (apart and max(start_a + row_a, start_b + row_b) <= step)
 
 
 class Check:
@@ -100,6 +126,40 @@ class Check:
                 f"strides {t.stride()}",
             )
         self.shapes[shape] = tuple(sizes)
+
+    def output(self, name: str, t, shape: str, dtypes, inputs: dict) -> None:
+        """A tensor that the caller gave to be written: as `tensor`, and no two of its elements, nor
+        one of it and one of `inputs` (by name), may share memory."""
+        self.tensor(name, t, shape, dtypes)
+        if torch.compiler.is_compiling() or not t.numel():
+            return
+        if any(stride == 0 and size > 1 for size, stride in zip(t.shape, t.stride())):
+            self.fail(
+                name, "memory for every element, not an expanded tensor", f"strides {t.stride()}"
+            )
+        for other, tensor in inputs.items():
+            if tensor is not None and _may_overlap(t, tensor):
+                self.fail(name, f"memory apart from {other}'s", "an overlapping tensor")
+
+    def outputs(self, out, shapes, dtypes, inputs: dict) -> tuple[torch.Tensor, ...]:
+        """The tensors that the caller gave to be written, checked, or new ones if it gave None. All
+        sizes are bound before."""
+        if out is None:
+            sizes = [
+                [self.dims.get(base, 0) + extra for base, extra in _names(shape)]
+                for shape in shapes
+            ]
+            return tuple(
+                torch.empty(size, dtype=dtype, device=self.device)
+                for size, dtype in zip(sizes, dtypes)
+            )
+        if not isinstance(out, tuple | list) or len(out) != len(shapes):
+            self.fail("out", f"{len(shapes)} tensors", type(out).__name__, TypeError)
+        for i, (t, shape, dtype) in enumerate(zip(out, shapes, dtypes)):
+            name = f"out[{i}]" if len(out) > 1 else "out"
+            self.output(name, t, shape, (dtype,), inputs)
+            inputs = inputs | {name: t}
+        return tuple(out)
 
     def choice(self, name: str, value, choices) -> None:
         if value not in choices:
@@ -258,6 +318,10 @@ class Check:
             f"{name}.top_p", sampling.top_p, sys.float_info.min, 1, "more than 0, at most 1"
         )
 
+    def normalisers(self, name: str, t) -> None:
+        """As sample_drafts leaves them."""
+        self.tensor(name, t, "B K 2", F64, optional=True)
+
     def uniforms(self, uniforms, shape: str) -> None:
-        self.tensor("uniforms", uniforms, shape, (torch.float64,), optional=True)
+        self.tensor("uniforms", uniforms, shape, F64, optional=True)
         self.values("uniforms", uniforms, 0, 1 - 2**-53, "0 <= u < 1")

@@ -1,8 +1,10 @@
 """`blockdraft demo`: the shipped byte-level ZAYA completes a file that it was never trained on."""
 
+import statistics
 import sysconfig
 import time
 from collections import Counter
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
@@ -12,14 +14,53 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.text import Text
 
 from . import BlockDecoder, BlockLayout, Request
+from .bench.timing import UNSTEADY, disagree, median_and_mad
 from .data import HELD_OUT, TINY
 from .models.zaya import ZayaModel
 
 FILE = "textwrap.py"
 CONTEXT = 192  # bytes of each prompt
+ROUNDS = 5  # pieces of the completions, in which the two ways of decoding take turns
+
+
+@dataclass
+class Completions:
+    """Of all prompts, by one decoder, a piece at a time."""
+
+    name: str
+    decoder: BlockDecoder
+    prompts: list[list[int]]
+    temperature: float
+    tokens: list[list[int]] = field(init=False)
+    committed: list[int] = field(init=False, default_factory=list)  # by each forward
+    seconds: list[float] = field(init=False, default_factory=list)  # of each piece
+
+    def __post_init__(self):
+        self.tokens = [[] for _ in self.prompts]
+
+    def extend(self, count: int, progress: Progress) -> None:
+        """Complete each prompt by `count` more tokens."""
+        work = [
+            Request(prompt + done, count, seed=i, temperature=self.temperature)
+            for i, (prompt, done) in enumerate(zip(self.prompts, self.tokens))
+        ]
+        task = progress.add_task(self.name, total=count * len(work))
+        began = time.perf_counter()
+        pieces = self.decoder.generate(work, lambda n: progress.update(task, completed=n))
+        self.seconds.append(time.perf_counter() - began)
+        progress.remove_task(task)
+        for done, piece in zip(self.tokens, pieces):
+            done += piece.tokens
+            self.committed += piece.committed
+
+    @property
+    def rate(self) -> float:
+        """Tokens committed by a forward."""
+        return sum(self.committed) / len(self.committed)
 
 
 def run(tokens: int, prompts: int, threads: int) -> None:
+    """Complete the file by `tokens` bytes from each of `prompts` places, and print how it went."""
     console = Console(highlight=False)
     if threads:
         torch.set_num_threads(threads)
@@ -28,85 +69,101 @@ def run(tokens: int, prompts: int, threads: int) -> None:
     model = ZayaModel.load(TINY, torch.float32)
     layout = BlockLayout.tidar(16)
     starts = [i * (len(source) - CONTEXT) // prompts for i in range(prompts)]
+    texts = [list(source[start : start + CONTEXT]) for start in starts]
     console.print(
         f"{FILE} (held out), {prompts} prompts of {CONTEXT} bytes, {tokens} bytes each; "
-        f"K = {layout.K}, {layout.P} proposals of {layout.M}; fp32, {torch.get_num_threads()} CPU threads",
+        f"K = {layout.K}, {layout.P} proposals of {layout.M}; "
+        f"fp32, {torch.get_num_threads()} CPU threads",
         soft_wrap=True,
     )
 
-    def complete(name, layout, temperature):
-        decoder = BlockDecoder(model, layout)
-        work = [
-            Request(list(source[s : s + CONTEXT]), tokens, seed=i, temperature=temperature)
-            for i, s in enumerate(starts)
-        ]
-        columns = (TextColumn("{task.description:<28}"), BarColumn(), TimeElapsedColumn())
-        with Progress(
-            *columns, console=console, transient=True, disable=not console.is_terminal
-        ) as progress:
-            task = progress.add_task(name, total=tokens * prompts)
-            began = time.perf_counter()
-            done = decoder.generate(work, lambda emitted: progress.update(task, completed=emitted))
-            return done, time.perf_counter() - began
+    plain_decoder = BlockDecoder(model, BlockLayout.autoregressive())
+    decoder = BlockDecoder(model, layout)
+    plain = Completions("autoregressive, greedy", plain_decoder, texts, 0.0)
+    greedy = Completions("block diffusion, greedy", decoder, texts, 0.0)
+    sampled = Completions("block diffusion, T = 1", decoder, texts, 1.0)
+    with _progress(console) as progress:
+        for count in pieces(tokens):
+            plain.extend(count, progress)
+            greedy.extend(count, progress)
+        sampled.extend(tokens, progress)
+        progress.add_task("true text", total=None)
+        forced = teacher_forced(model, source, layout.M)
 
-    plain, plain_time = complete("autoregressive, greedy", BlockLayout.autoregressive(), 0.0)
-    greedy, greedy_time = complete("block diffusion, greedy", layout, 0.0)
-    sampled, _ = complete("block diffusion, T = 1", layout, 1.0)
-    forced = teacher_forced(model, source, layout.M)
+    _show_text(console, texts[0], greedy.tokens[0])
+    _show_rates(console, greedy, sampled, forced)
+    histogram(console, "tokens committed by a forward, greedy", greedy.committed)
+    histogram(console, "tokens committed by a forward, T = 1", sampled.committed)
+    console.print(speed(plain, greedy), soft_wrap=True)
+    same = "equals" if plain.tokens == greedy.tokens else "DIFFERS FROM"
+    console.print(f"greedy block-diffusion output {same} the autoregressive output")
 
-    head = Text(
-        bytes(source[starts[0] : starts[0] + CONTEXT]).decode("utf-8", "replace"), style="dim"
+
+def _progress(console: Console) -> Progress:
+    columns = (TextColumn("{task.description:<28}"), BarColumn(), TimeElapsedColumn())
+    return Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
+
+
+def pieces(tokens: int, rounds: int = ROUNDS) -> list[int]:
+    """`tokens` in that many pieces, none of them empty, as equal as can be."""
+    bounds = [i * tokens // rounds for i in range(rounds + 1)]
+    return [stop - start for start, stop in zip(bounds, bounds[1:]) if stop > start]
+
+
+def speed(plain: Completions, greedy: Completions) -> str:
+    """The wall-clock line. Each piece was decoded in both ways, one right after the other, so that
+    other work on the machine meets both; the median of the ratios is what counts. A part of their
+    deviation is the text's own: some pieces are easier to draft than others."""
+    size = sum(map(len, plain.tokens))
+    ratio, mad = median_and_mad([a / b for a, b in zip(plain.seconds, greedy.seconds)])
+    times = [f"{sum(c.seconds):.2f} s ({size / sum(c.seconds):.0f}/s)" for c in (plain, greedy)]
+    line = (
+        f"wall time for {size} bytes: autoregressive {times[0]}, block diffusion {times[1]}: "
+        f"{ratio:.2f}x, the median of {len(plain.seconds)} interleaved runs "
+        f"(median absolute deviation {mad / ratio:.0%})"
     )
-    console.print(
-        Panel(
-            head + Text(text_of(greedy[0]), style="bold"),
-            title="prompt 0, then the greedy completion",
-        )
+    if not disagree(ratio, mad):
+        return line
+    return (
+        f"{line}\nThe runs DISAGREE by more than {UNSTEADY:.0%}: do not trust the ratio. Another "
+        "program may be running; try OMP_WAIT_POLICY=passive, or longer completions."
     )
+
+
+def text_of(tokens: list[int]) -> str:
+    return bytes(t for t in tokens if t < 256).decode("utf-8", "replace")
+
+
+def _show_text(console: Console, prompt: list[int], completion: list[int]) -> None:
+    head = Text(text_of(prompt), style="dim")
+    body = head + Text(text_of(completion), style="bold")
+    console.print(Panel(body, title="prompt 0, then the greedy completion"))
     console.print()
+
+
+def _show_rates(
+    console: Console, greedy: Completions, sampled: Completions, forced: list[int]
+) -> None:
     console.print(
         "committed tokens per forward   repetition (share of 24-byte windows seen before)"
     )
     for name, done in (("greedy", greedy), ("T = 1", sampled)):
-        console.print(f"  {name:<22} {rate(done):5.2f}   {repetition(done):6.1%}")
+        console.print(f"  {name:<22} {done.rate:5.2f}   {repetition(done.tokens):6.1%}")
     console.print(
-        f"  {'true text (teacher)':<22} {sum(forced) / len(forced):5.2f}   drafts taken while they equal the file"
+        f"  {'true text (teacher)':<22} {statistics.mean(forced):5.2f}   "
+        "drafts taken while they equal the file"
     )
     console.print()
-    histogram(
-        console, "tokens committed by a forward, greedy", [n for c in greedy for n in c.committed]
-    )
-    histogram(
-        console, "tokens committed by a forward, T = 1", [n for c in sampled for n in c.committed]
-    )
-    bytes_out = tokens * prompts
-    console.print(
-        f"wall time for {bytes_out} bytes: autoregressive {plain_time:.2f} s ({bytes_out / plain_time:.0f}/s), block "
-        f"diffusion {greedy_time:.2f} s ({bytes_out / greedy_time:.0f}/s): {plain_time / greedy_time:.2f}x",
-        soft_wrap=True,
-    )
-    same = all(a.tokens == b.tokens for a, b in zip(plain, greedy))
-    console.print(
-        f"greedy block-diffusion output {'equals' if same else 'DIFFERS FROM'} the autoregressive output"
-    )
 
 
-def text_of(completion) -> str:
-    return bytes(t for t in completion.tokens if t < 256).decode("utf-8", "replace")
-
-
-def rate(done) -> float:
-    committed = [n for c in done for n in c.committed]
-    return sum(committed) / len(committed)
-
-
-def repetition(done, width: int = 24) -> float:
+def repetition(completions: list[list[int]], width: int = 24) -> float:
     """Share of windows of `width` tokens that stand earlier in the same completion: a looping model
     drafts well, too."""
     seen = total = 0
-    for c in done:
-        windows = [tuple(c.tokens[i : i + width]) for i in range(len(c.tokens) - width + 1)]
-        seen, total = seen + len(windows) - len(set(windows)), total + len(windows)
+    for tokens in completions:
+        windows = [tuple(tokens[i : i + width]) for i in range(len(tokens) - width + 1)]
+        seen += len(windows) - len(set(windows))
+        total += len(windows)
     return seen / max(total, 1)
 
 
@@ -114,9 +171,8 @@ def histogram(console: Console, title: str, values: list[int]) -> None:
     counts = Counter(values)
     console.print(f"{title} ({len(values)} forwards)")
     for n in range(1, max(counts) + 1):
-        console.print(
-            f"  {n:>3} {counts[n] / len(values):6.1%} {'#' * round(60 * counts[n] / len(values))}"
-        )
+        share = counts[n] / len(values)
+        console.print(f"  {n:>3} {share:6.1%} {'#' * round(60 * share)}")
     console.print()
 
 
@@ -132,32 +188,37 @@ def teacher_forced(
     context only.
     """
     committed = []
-    mask = model.config.mask_token_id
-    i32 = dict(dtype=torch.int32)
     for start in range(0, len(source) - length + 1, length):
         text = torch.tensor(list(source[start : start + length]))
         branches = list(range(length // 2, length - mask_rows + 1))
-        matches = {}
+        matches: dict[int, int] = {}
         for first in range(0, len(branches), group):
-            own = branches[first : first + group]
-            layout = BlockLayout(length - 1, mask_rows, len(own))
-            rows = layout.pack(
-                torch.zeros(1, **i32),
-                torch.full((1,), layout.K, **i32),
-                torch.tensor([own], **i32),
-                0,
-            )
-            tokens = torch.cat([text, torch.full((len(own) * mask_rows,), mask)])
-            logits = model.logits(model.forward(tokens, rows)[length:]).unflatten(
-                0, (len(own), mask_rows)
-            )
-            logits[..., model.config.num_valid_vocab :] = -torch.inf
-            truth = text[torch.tensor(own)[:, None] + torch.arange(mask_rows)]
-            # mask 0 stands on the next anchor, masks 1.. are the drafts after it
-            runs = (logits.argmax(-1) == truth)[:, 1:].int().cumprod(1).sum(1).tolist()
-            matches.update(zip(own, runs))
+            some = branches[first : first + group]
+            matches.update(zip(some, _matches(model, text, some, mask_rows)))
         at = branches[0]
         while at in matches:
             committed.append(matches[at] + 1)
             at += matches[at] + 1
     return committed
+
+
+def _matches(
+    model: ZayaModel, text: torch.Tensor, branches: list[int], mask_rows: int
+) -> list[int]:
+    """For each branch, how many greedy drafts in a row equal the text."""
+    length = len(text)
+    i32 = dict(dtype=torch.int32)
+    layout = BlockLayout(length - 1, mask_rows, len(branches))
+    rows = layout.pack(
+        torch.zeros(1, **i32),
+        torch.full((1,), layout.K, **i32),
+        torch.tensor([branches], **i32),
+        0,
+    )
+    masks = torch.full((len(branches) * mask_rows,), model.config.mask_token_id)
+    hidden = model.forward(torch.cat([text, masks]), rows)[length:]
+    logits = model.logits(hidden).unflatten(0, (len(branches), mask_rows))
+    logits[..., model.config.num_valid_vocab :] = -torch.inf
+    truth = text[torch.tensor(branches)[:, None] + torch.arange(mask_rows)]
+    # mask 0 stands on the next anchor, masks 1.. are the drafts after it
+    return (logits.argmax(-1) == truth)[:, 1:].int().cumprod(1).sum(1).tolist()

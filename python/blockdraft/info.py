@@ -10,6 +10,8 @@ from . import __version__, ops, registry  # noqa: F401  (importing ops registers
 from .native import load
 from .ops import _native, _triton
 
+RUNS = {"triton": "on a GPU", "cpp": "on the CPU", "reference": "on any device"}
+
 
 def devices() -> str:
     if not torch.cuda.is_available():
@@ -24,19 +26,16 @@ def native_code() -> str:
         return "not built: no C++ compiler at install time"
 
 
-def state(op, backend: str) -> str:
+def state(op: registry.Op, backend: str) -> str:
+    """Where a backend of an op runs, or why it does not."""
     if backend not in op.backends:
         return "no kernel in this version"
     missing = {"cpp": _native.MISSING, "triton": _triton.MISSING}.get(backend)
-    return (
-        missing
-        or {"triton": "yes, on a GPU", "cpp": "yes, on the CPU", "reference": "yes, on any device"}[
-            backend
-        ]
-    )
+    return missing or f"yes, {RUNS[backend]}"
 
 
 def show() -> None:
+    """Print the versions, the devices and the table of ops."""
     console = Console(highlight=False)
     for name, value in (
         ("blockdraft", __version__),

@@ -1,21 +1,21 @@
 """The rows of one forward pass: `verify | proposal 0 | proposal 1 | ...` for each request, packed
 over the batch.
 
-A request has `n` cached tokens (its prefix). Verify row 0 is the anchor at position n, rows 1..D
-are the drafts under test. Proposal j of branch c holds `mask_rows` mask tokens at positions n+c,
-n+c+1, ...; it continues verify row c-1.
+A request has n cached tokens, its prefix. Verify row 0 is the anchor, at position n; rows 1..D are
+the drafts under test. A proposal of branch c continues verify row c-1: its M mask rows stand at
+positions n+c, n+c+1, and so on.
 """
 
 from dataclasses import dataclass
 
 import torch
 
-from .types import Rows, RowTable
+from .types import Rows, RowTable, is_integer
 
 
 def ancestors(table: RowTable, depth: int) -> torch.Tensor:
-    """int64 [T, depth+1]: column d is the d-th ancestor (column 0 the row itself): a packed row, or
-    -e for the e-th newest token of the request's stored state."""
+    """int64 [T,depth+1]: column d is the d-th ancestor of each row, column 0 the row itself. An
+    ancestor is a packed row, or -e for the e-th newest token of the request's stored state."""
     columns = [torch.arange(len(table.parent), device=table.parent.device)]
     for _ in range(depth):
         last = columns[-1]
@@ -24,31 +24,33 @@ def ancestors(table: RowTable, depth: int) -> torch.Tensor:
 
 
 def own_mask(table: RowTable, window: int, bidirectional: bool) -> torch.Tensor:
-    """bool [T,T]: may query row t see key row u of the same pass? `window` 0 is no window; a
-    proposal ignores it within."""
-    q, k = (
-        RowTable(*(field[:, None] for field in table)),
-        RowTable(*(field[None] for field in table)),
-    )
-    trunk = (k.proposal < 0) & (k.index < q.branch)
-    block = (k.proposal >= 0) & (k.proposal == q.proposal)
-    if not bidirectional:
-        block = block & (k.index <= q.index)
+    """bool [T,T]: whether query row t sees key row u of the same pass. `window` 0 is none; the rows
+    of a proposal see each other however narrow it is."""
+    query = RowTable(*(field[:, None] for field in table))
+    key = RowTable(*(field[None] for field in table))
+    # the verify rows up to the one that a proposal continues, or up to the query itself
+    verify = (key.proposal < 0) & (key.index < query.branch)
     if window:
-        trunk = trunk & (k.position > q.position - window)
-    return (trunk | block) & q.live & k.live & (q.request == k.request)
+        verify &= key.position > query.position - window
+    proposal = (key.proposal >= 0) & (key.proposal == query.proposal)
+    if not bidirectional:
+        proposal &= key.index <= query.index
+    return (verify | proposal) & query.live & key.live & (query.request == key.request)
 
 
 def prefix_mask(table: RowTable, prefix: int, window: int) -> torch.Tensor:
-    """bool [T,prefix]: may query row t see the cached token at a position?"""
+    """bool [T,prefix]: whether query row t sees the cached token at each position."""
     position = torch.arange(prefix, device=table.position.device)
     seen = table.live[:, None].expand(-1, prefix)
-    return seen & (position > table.position[:, None] - window) if window else seen
+    if window:
+        seen = seen & (position > table.position[:, None] - window)
+    return seen
 
 
 @dataclass(frozen=True)
 class BlockLayout:
-    """Static shape of a decode step: up to K drafts under test, P proposals of M mask rows each."""
+    """The shape of every pass of a decode: up to K drafts under test, and P proposals of M mask
+    rows each, which all see each other (`bidirectional`) or are causal."""
 
     K: int
     M: int
@@ -57,39 +59,43 @@ class BlockLayout:
 
     def __post_init__(self):
         for name, least in (("K", 0), ("M", 1), ("P", 0)):
-            value = getattr(self, name)
-            if not isinstance(value, int) or value < least:
-                raise ValueError(
-                    f"BlockLayout: {name}: expected an integer >= {least}, got {value!r}"
-                )
+            _need_integer("BlockLayout", name, getattr(self, name), least)
+        if not isinstance(self.bidirectional, bool):
+            raise ValueError(
+                f"BlockLayout: bidirectional: expected True or False, got {self.bidirectional!r}"
+            )
 
     @classmethod
     def tidar(
         cls, block: int = 16, P: int | None = None, bidirectional: bool = True
     ) -> "BlockLayout":
-        """TiDAR (arXiv 2511.08923): anchor included in the block, K = block-1, V = M = block. P
-        defaults to V, one a length."""
+        """TiDAR (arXiv 2511.08923): the anchor belongs to the block, so K = block-1 and V = M =
+        block. P defaults to V, a proposal for each length that might be accepted."""
+        _need_integer("BlockLayout.tidar", "block", block, 1)
         return cls(block - 1, block, block if P is None else P, bidirectional)
 
     @classmethod
     def zyphra(
         cls, block: int = 16, P: int | None = None, bidirectional: bool = True
     ) -> "BlockLayout":
-        """Zyphra's stack: the anchor comes on top of the block, K = block, V = M = block+1. P
-        defaults to V."""
+        """Zyphra's stack: the anchor comes on top of the block, so K = block and V = M = block+1. P
+        defaults to V, a proposal for each length that might be accepted."""
+        _need_integer("BlockLayout.zyphra", "block", block, 0)
         return cls(block, block + 1, block + 1 if P is None else P, bidirectional)
 
     @classmethod
     def autoregressive(cls) -> "BlockLayout":
-        """One verify row, nothing drafted."""
-        return cls(0, 1, 0)
+        """Plain decoding: one verify row, nothing drafted."""
+        return cls(K=0, M=1, P=0)
 
     @property
     def V(self) -> int:
+        """Verify rows of a request."""
         return self.K + 1
 
     @property
     def rows(self) -> int:
+        """All rows of a request."""
         return self.V + self.P * self.M
 
     def pack(
@@ -99,26 +105,31 @@ class BlockLayout:
         branch: torch.Tensor,
         max_prefix: int,
     ) -> Rows:
-        """Rows of a decode step for B requests (all tensors int32, shapes [B], [B], [B,P])."""
-        step = (
-            torch.arange(len(prefix_lens) + 1, dtype=torch.int32, device=prefix_lens.device)
-            * self.rows
-        )
+        """Rows of a pass over B requests; int32 tensors [B], [B] and [B,P] (see Rows)."""
+        request = torch.arange(len(prefix_lens) + 1, dtype=torch.int32, device=prefix_lens.device)
         return Rows(
-            step, prefix_lens, draft_len, branch, self.M, self.bidirectional, self.rows, max_prefix
+            cu_rows=request * self.rows,
+            prefix_lens=prefix_lens,
+            draft_len=draft_len,
+            branch=branch,
+            mask_rows=self.M,
+            bidirectional=self.bidirectional,
+            max_rows=self.rows,
+            max_prefix=max_prefix,
         )
 
     def table(self, prefix: int, branch: list[int], draft_len: int | None = None) -> RowTable:
-        """The table of one request: `layout.table(3, [1, 2, 3]).position`, `.parent`, `.live`."""
+        """The table of one request, to look at: `layout.table(3, [1, 2, 3]).position`. `draft_len`
+        None is K."""
         if len(branch) != self.P:
             raise ValueError(
                 f"BlockLayout.table: branch: expected {self.P} entries, got {len(branch)}"
             )
-        i32 = dict(dtype=torch.int32)
+        drafts = self.K if draft_len is None else draft_len
         rows = self.pack(
-            torch.tensor([prefix], **i32),
-            torch.tensor([self.K if draft_len is None else draft_len], **i32),
-            torch.tensor([branch], **i32).reshape(1, self.P),
+            torch.tensor([prefix], dtype=torch.int32),
+            torch.tensor([drafts], dtype=torch.int32),
+            torch.tensor([branch], dtype=torch.int32).reshape(1, self.P),
             prefix,
         )
         return rows.table(self.rows)
@@ -126,13 +137,17 @@ class BlockLayout:
     def dense_mask(
         self, prefix: int, branch: list[int], draft_len: int | None = None, window: int = 0
     ) -> torch.Tensor:
-        """bool [rows, prefix + rows] for one request: columns are the cached tokens, then the rows
-        of this pass."""
+        """bool [rows,prefix+rows], what each row of one request sees: the cached tokens, then the
+        rows of this pass."""
         table = self.table(prefix, branch, draft_len)
-        return torch.cat(
-            [prefix_mask(table, prefix, window), own_mask(table, window, self.bidirectional)], 1
-        )
+        cached = prefix_mask(table, prefix, window)
+        return torch.cat([cached, own_mask(table, window, self.bidirectional)], 1)
 
     def mask_row(self, proposal: torch.Tensor, offset: torch.Tensor) -> torch.Tensor:
-        """Row, within its request, of mask `offset` of `proposal`."""
+        """The row, counted within its request, of mask `offset` of `proposal`."""
         return self.V + proposal * self.M + offset
+
+
+def _need_integer(owner: str, name: str, value: object, least: int) -> None:
+    if not is_integer(value, least, 2**31 - 1):
+        raise ValueError(f"{owner}: {name}: expected an integer >= {least}, got {value!r}")

@@ -1,68 +1,168 @@
-"""Ops and their backends. Each backend of each op is one torch operator,
-`blockdraft::<op>_<backend>`, of the op's schema."""
+"""Ops and their backends. An op is declared once, by the NamedTuple of its arguments; each backend
+of it is one torch operator, `<NAMESPACE>::<op>_<backend>`, of the schema that follows from them."""
 
+import inspect
+import operator
+import string
+import types
+import typing
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Annotated, Any, NamedTuple
 
 import torch
+
+from .namespace import NAMESPACE
 
 ORDER = ("triton", "cpp", "reference")  # backend=None takes the first that supports the arguments
 OPS: dict[str, "Op"] = {}
 
-_LIBRARY = torch.library.Library("blockdraft", "DEF")
+# What an op does to a tensor among its arguments, if it does not only read it.
+Out = Annotated[torch.Tensor, "out"]  # writes it: the reference's results go there
+InPlace = Annotated[torch.Tensor, "in place"]  # changes it, as its reference does
+Scratch = Annotated[torch.Tensor, "scratch"]  # leaves anything in it
+
+_LIBRARY = torch.library.Library(NAMESPACE, "DEF")
+_SCALARS = {int: "int", float: "float", bool: "bool"}
 
 
-@dataclass(frozen=True)
-class Backend:
-    run: Callable  # the operator's overload, bound once
-    # arguments -> the reason why they cannot run here, or None
-    unsupported: Callable[..., str | None]
+class Argument(NamedTuple):
+    """One argument of the operator: a field of Args, or of a group of tensors (Rows, Sampling)
+    there."""
+
+    name: str  # "window", "rows_branch"
+    path: str  # "window", "rows.branch"
+    kind: str  # "Tensor", "Tensor?", "int", "float", "bool"
+    role: str | None  # "out", "in place", "scratch" of a tensor that is written
+
+
+def _argument(name: str, path: str, hint: Any) -> Argument:
+    optional = typing.get_origin(hint) in (typing.Union, types.UnionType)
+    if optional:
+        hint = next(h for h in typing.get_args(hint) if h is not type(None))
+    role = hint.__metadata__[0] if typing.get_origin(hint) is Annotated else None
+    hint = hint.__origin__ if role else hint
+    kind = "Tensor" if hint is torch.Tensor else _SCALARS[hint]
+    return Argument(name, path, kind + "?" * optional, role)
+
+
+def arguments(args: type) -> list[Argument]:
+    """Of the operator, in the order of Args; a group's come with its name before theirs."""
+    found = []
+    for name, hint in typing.get_type_hints(args, include_extras=True).items():
+        if isinstance(hint, type) and issubclass(hint, torch.Tensor | int | float):
+            found.append(_argument(name, name, hint))
+        elif isinstance(hint, type):
+            members = typing.get_type_hints(hint, include_extras=True).items()
+            found += [_argument(f"{name}_{m}", f"{name}.{m}", h) for m, h in members]
+        else:
+            found.append(_argument(name, name, hint))
+    return found
+
+
+def schema(args: list[Argument]) -> str:
+    """`(Tensor x, Tensor(a!) out) -> ()`."""
+    letters = iter(string.ascii_lowercase)
+    kinds = [
+        a.kind.replace("Tensor", f"Tensor({next(letters)}!)") if a.role else a.kind for a in args
+    ]
+    return f"({', '.join(f'{kind} {a.name}' for kind, a in zip(kinds, args))}) -> ()"
 
 
 class Unsupported(ValueError):
     """A backend asked for by name cannot run with these arguments; the message says why."""
 
 
-class Op:
-    """A schema with out arguments, `(Tensor x, Tensor(a!) out) -> ()`, and the backends registered
-    for it."""
+@dataclass(frozen=True)
+class Backend:
+    run: Callable[..., None]  # the operator's overload, bound once
+    unsupported: Callable[[Any], str | None]  # Args -> the reason why they cannot run here, or None
 
-    def __init__(self, name: str, schema: str):
-        self.name, self.schema, self.backends = name, schema, {}
+
+class Op:
+    """An op by the type of its arguments, and the backends registered for it."""
+
+    def __init__(self, name: str, args: type):
+        self.name, self.args = name, args
+        self.arguments = arguments(args)
+        self.schema = schema(self.arguments)
+        # torch.compile follows this function, but not operator.attrgetter
+        self.flatten = eval(
+            f"lambda args: ({', '.join(f'args.{a.path}' for a in self.arguments)},)"
+        )
+        counts = {name: 0 for name in args._fields}
+        for argument in self.arguments:
+            counts[argument.path.partition(".")[0]] += "." in argument.path
+        hints = typing.get_type_hints(args)
+        self._groups = [(hints[name], count) for name, count in counts.items()]
+        self.backends: dict[str, Backend] = {}
         OPS[name] = self
+
+    def unflatten(self, *values: Any) -> Any:
+        """Args of the operator's arguments."""
+        left = iter(values)
+        parts = (
+            group(*(next(left) for _ in range(count))) if count else next(left)
+            for group, count in self._groups
+        )
+        return self.args(*parts)
 
     def register(
         self,
         backend: str,
-        function: Callable | None,
-        unsupported: Callable[..., str | None] = lambda *args: None,
+        run: Callable[[Any], None] | None,
+        unsupported: Callable[[Any], str | None] = lambda args: None,
     ) -> None:
-        """Add a backend. Without a function it is the C++ extension that implements the
-        operator."""
+        """Add a backend, a function of Args. Without one, the C++ extension has the operator."""
         name = f"{self.name}_{backend}"
         _LIBRARY.define(name + self.schema)
-        if function is not None:
-            _LIBRARY.impl(name, function, "CompositeExplicitAutograd")
-        torch.library.register_fake(f"blockdraft::{name}", lambda *args: None, lib=_LIBRARY)
-        self.backends[backend] = Backend(getattr(torch.ops.blockdraft, name).default, unsupported)
+        if run is not None:
+            _LIBRARY.impl(name, lambda *v: run(self.unflatten(*v)), "CompositeExplicitAutograd")
+        torch.library.register_fake(f"{NAMESPACE}::{name}", lambda *v: None, lib=_LIBRARY)
+        overload = getattr(getattr(torch.ops, NAMESPACE), name).default
+        self.backends[backend] = Backend(overload, unsupported)
 
-    def __call__(self, backend: str | None, *args) -> None:
-        self.select(backend, *args).run(*args)
+    def __call__(self, backend: str | None, args: Any) -> None:
+        self.select(backend, args).run(*self.flatten(args))
 
-    def select(self, backend: str | None, *args) -> Backend:
-        """The named backend, or the first that supports the arguments; one asked for by name raises
+    def select(self, backend: str | None, args: Any) -> Backend:
+        """The named backend, or the first that supports the arguments. One asked for by name raises
         with its reason."""
         if backend is None:
-            return next(
-                b for b in map(self.backends.get, ORDER) if b and b.unsupported(*args) is None
-            )
+            found = (self.backends[name] for name in ORDER if name in self.backends)
+            return next(b for b in found if b.unsupported(args) is None)
         if backend not in self.backends:
-            raise ValueError(
-                f"{self.name}: backend: expected one of {', '.join(self.backends)}, got {backend!r}"
-            )
-        reason = self.backends[backend].unsupported(*args)
+            expected = ", ".join(self.backends)
+            raise ValueError(f"{self.name}: backend: expected one of {expected}, got {backend!r}")
+        reason = self.backends[backend].unsupported(args)
         if reason:
             raise Unsupported(
-                f"{self.name}: backend: expected one that supports these arguments, got {backend!r}: {reason}"
+                f"{self.name}: backend: expected one that supports these arguments, "
+                f"got {backend!r}: {reason}"
             )
         return self.backends[backend]
+
+
+def by_name(op: Op, function: Callable, **derived: Callable[[Any], Any]) -> Callable[[Any], None]:
+    """A reference as a backend: called with the fields of Args that its parameters are named after
+    (`derived`: with what is made of Args), its results are copied to the outputs in their order.
+
+    Autocast is off meanwhile: it would compute fp32 inputs in bf16.
+    """
+    names = list(inspect.signature(function).parameters)
+    missing = set(names) - set(op.args._fields) - set(derived)
+    assert not missing, f"{op.name}: the reference takes {missing}, which Args has not"
+    outputs = [a.path for a in op.arguments if a.role == "out"]
+    read = {name: derived.get(name) or operator.attrgetter(name) for name in names}
+
+    def run(args: Any) -> None:
+        device = getattr(args, op.args._fields[0]).device.type
+        with torch.autocast(device, enabled=False):
+            results = function(**{name: get(args) for name, get in read.items()})
+        results = (results,) if isinstance(results, torch.Tensor) else results
+        for path, result in zip(outputs, results, strict=True):
+            output = getattr(args, path)
+            if output is not None:
+                output.copy_(result)
+
+    return run

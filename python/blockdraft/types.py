@@ -1,16 +1,17 @@
-"""What the public ops take and give besides tensors."""
+"""What the public ops and the decoder take and give besides tensors."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import torch
 
 
 class Sampling(NamedTuple):
-    """How a request turns logits into a law; tensors of shape [B] on the logits' device.
+    """How each request turns logits into a distribution; tensors [B] on the logits' device.
 
-    temperature float32 >= 0 (0: greedy); top_k int32 (0: off) or None; top_p float32 in (0, 1] (1:
-    off) or None.
+    temperature  float32 >= 0; 0 is greedy
+    top_k        int32, 0 keeps every id; None: no request uses it
+    top_p        float32 in (0, 1], 1 keeps every id; None: no request uses it
     """
 
     temperature: torch.Tensor
@@ -19,30 +20,45 @@ class Sampling(NamedTuple):
 
 
 class Accepted(NamedTuple):
-    """What `accept_drafts` decides for each request; all int32 [B] but target_logprob."""
+    """What `accept_drafts` decides for each request; all int32 [B] but target_logprob.
 
-    accepted: torch.Tensor  # a: drafts kept; -1 for an idle request or one whose status is not 0
-    next_token: torch.Tensor  # y, the next anchor; -1 where accepted is -1
-    proposal: torch.Tensor  # proposal that supplies the next drafts, -1: none
-    shift: torch.Tensor  # its first mask in use is shift + 1
-    draft_len: torch.Tensor  # D' of the next step; -1 where accepted is -1
-    # 0 fine, 1 NaN or +inf in a row that was read, 2 a row of nothing but -inf
+    accepted        a, the number of drafts kept; -1 for an idle request or a status that is not 0
+    next_token      y, the next anchor; -1 where accepted is -1
+    proposal        the proposal that supplies the next drafts; -1: none
+    shift           its first mask in use is shift + 1
+    draft_len       D of the next pass; -1 where accepted is -1
+    status          0 fine, 1 NaN or +inf in a row that was read, 2 a row of nothing but -inf
+    target_logprob  float32 [B,V], of the committed tokens under the unmixed target distribution,
+                    0 beyond them; None unless asked for
+    """
+
+    accepted: torch.Tensor
+    next_token: torch.Tensor
+    proposal: torch.Tensor
+    shift: torch.Tensor
+    draft_len: torch.Tensor
     status: torch.Tensor
-    # float32 [B,V]: of the committed tokens under the unmixed target law; 0 beyond
     target_logprob: torch.Tensor | None
 
 
 class RowTable(NamedTuple):
-    """What every packed row is, one entry a row (shape [T]); positions, parents and masks all
-    follow from it."""
+    """What every packed row is: one entry a row, shape [T], int64 but for `live`.
 
-    request: torch.Tensor  # int64, owner of the row
-    proposal: torch.Tensor  # int64, -1 for a verify row
-    index: torch.Tensor  # int64, place within the verify rows or within the proposal
-    branch: torch.Tensor  # int64, c of the row's proposal; for a verify row its index + 1
-    live: torch.Tensor  # bool
-    position: torch.Tensor  # int64, position for RoPE; 0 for a dead row
-    # int64, packed row that the convolution looks back to; -1: the request's stored state
+    request   the request that owns the row
+    proposal  -1 for a verify row
+    index     place within the verify rows, or within the proposal
+    branch    c of the row's proposal; for a verify row its index + 1
+    live      bool; a dead row computes nothing that is used
+    position  for RoPE; 0 for a dead row
+    parent    the packed row that the convolution looks back to; -1: the request's stored state
+    """
+
+    request: torch.Tensor
+    proposal: torch.Tensor
+    index: torch.Tensor
+    branch: torch.Tensor
+    live: torch.Tensor
+    position: torch.Tensor
     parent: torch.Tensor
 
 
@@ -50,15 +66,16 @@ class RowTable(NamedTuple):
 class Rows:
     """Packed rows of a batch of B requests; every op that depends on the layout takes one.
 
-    cu_rows      int32 [B+1]  request b owns rows cu_rows[b]..cu_rows[b+1]: its verify rows, then P
-                 * mask_rows mask rows
-    prefix_lens  int32 [B]    n, tokens whose K/V are cached
-    draft_len    int32 [B]    D: verify rows 0..D live, the others are dead; -1: the request is
-                 idle, all rows dead
-    branch       int32 [B,P]  1..D+1, or -1 for a dead proposal
-    mask_rows    rows of a proposal (M); bidirectional: they all see each other, otherwise they are
-                 causal
-    max_rows, max_prefix  host-known upper bounds of a request's rows and prefix
+    cu_rows        int32 [B+1]: request b owns rows cu_rows[b] up to cu_rows[b+1], first its verify
+                   rows, then P * mask_rows mask rows
+    prefix_lens    int32 [B]: n, the tokens whose K/V are cached
+    draft_len      int32 [B]: D, verify rows 0..D are live and the others dead; -1: the request
+                   idles and all its rows are dead
+    branch         int32 [B,P]: 1..D+1, or -1 for a dead proposal
+    mask_rows      M, the rows of a proposal
+    bidirectional  whether the rows of a proposal all see each other; otherwise they are causal
+    max_rows       upper bound of a request's rows, known without asking the device
+    max_prefix     upper bound of a request's prefix, likewise
     """
 
     cu_rows: torch.Tensor
@@ -79,14 +96,14 @@ class Rows:
         cu_rows = torch.zeros(len(lengths) + 1, dtype=torch.int32)
         cu_rows[1:] = sizes.cumsum(0)
         return Rows(
-            cu_rows.to(device),
-            prefix_lens,
-            (sizes - 1).to(device),
-            prefix_lens.new_empty(len(lengths), 0),
-            1,
-            True,
-            max(lengths),
-            max_prefix,
+            cu_rows=cu_rows.to(device),
+            prefix_lens=prefix_lens,
+            draft_len=(sizes - 1).to(device),
+            branch=prefix_lens.new_empty(len(lengths), 0),
+            mask_rows=1,
+            bidirectional=True,
+            max_rows=max(lengths),
+            max_prefix=max_prefix,
         )
 
     def table(self, total: int) -> RowTable:
@@ -110,11 +127,105 @@ class Rows:
         first_parent = torch.where(is_mask, cu[request] + branch - 1, -1)
         parent = torch.where(index > 0, row - 1, first_parent)
         return RowTable(
-            request,
-            proposal,
-            index,
-            branch,
-            live,
-            torch.where(live, n[request] + offset, 0),
-            torch.where(live, parent, -1),
+            request=request,
+            proposal=proposal,
+            index=index,
+            branch=branch,
+            live=live,
+            position=torch.where(live, n[request] + offset, 0),
+            parent=torch.where(live, parent, -1),
         )
+
+
+def is_integer(value: object, least: int, most: int) -> bool:
+    """Whether value is an int within the bounds; True and False are no integers here."""
+    return isinstance(value, int) and not isinstance(value, bool) and least <= value <= most
+
+
+def is_number(value: object, least: float, most: float) -> bool:
+    """Whether value is an int or a float within the bounds, which NaN never is."""
+    number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    return number and least <= value <= most
+
+
+# A request's numbers become int32 and float32 tensors, so they must be representable there.
+_INT32 = 2**31 - 1
+_FLOAT32 = torch.finfo(torch.float32)
+
+
+def _are_token_ids(values: object) -> bool:
+    return isinstance(values, (list, tuple)) and all(is_integer(t, 0, _INT32) for t in values)
+
+
+def _is_temperature(value: object) -> bool:
+    return is_number(value, 0, _FLOAT32.max)
+
+
+@dataclass(frozen=True)
+class Request:
+    """What to complete, and how.
+
+    prompt             token ids, at least one
+    max_new_tokens     the most tokens to emit
+    seed               a 64-bit integer. Equal seeds and prompts give equal completions, and the
+                       default is 0 for every request: to sample a prompt several times, give each
+                       request a seed of its own, or None, which draws a fresh one (from the
+                       operating system, not from torch's generator) whenever it is decoded
+    temperature        0 is greedy
+    top_k              keep the k most probable ids; 0 keeps all
+    top_p              keep the most probable ids that together have this probability; 1 keeps all
+    draft_temperature  of the drafter; None follows `temperature`
+    mix                below 1, drafts are judged against logits mixed with the drafter's: faster,
+                       but the tokens no longer follow the target's distribution
+    stop               token ids that end the completion
+    """
+
+    prompt: list[int]
+    max_new_tokens: int
+    seed: int | None = 0
+    temperature: float = 1.0
+    top_k: int = 0
+    top_p: float = 1.0
+    draft_temperature: float | None = None
+    mix: float = 1.0
+    stop: tuple[int, ...] = ()
+
+    def __post_init__(self):
+        def need(ok: bool, name: str, expected: str) -> None:
+            if not ok:
+                got = getattr(self, name)
+                raise ValueError(f"Request: {name}: expected {expected}, got {got!r}")
+
+        prompt = _are_token_ids(self.prompt) and len(self.prompt) > 0
+        seed = self.seed is None or is_integer(self.seed, -(2**63), 2**63 - 1)
+        drafting = self.draft_temperature is None or _is_temperature(self.draft_temperature)
+        need(prompt, "prompt", "a list of at least one token id")
+        need(is_integer(self.max_new_tokens, 1, _INT32), "max_new_tokens", "an integer >= 1")
+        need(seed, "seed", "a 64-bit integer or None")
+        need(_is_temperature(self.temperature), "temperature", "0 .. 3.4e38")
+        need(drafting, "draft_temperature", "None or 0 .. 3.4e38")
+        need(is_integer(self.top_k, 0, _INT32), "top_k", "an integer, 0 (off) or more")
+        need(is_number(self.top_p, _FLOAT32.tiny, 1), "top_p", "1.2e-38 .. 1")
+        need(is_number(self.mix, 0, 1), "mix", "0 .. 1")
+        need(_are_token_ids(self.stop), "stop", "a tuple of token ids")
+
+
+@dataclass(frozen=True)
+class Completion:
+    """What one request came to.
+
+    tokens     emitted ids; the last is the stop token if there was one
+    logprobs   of each token under the unmixed target distribution (temperature 1 for a greedy
+               request)
+    reason     "stop", "length", or "invalid": NaN, +inf or nothing finite in the logits
+    committed  tokens that each of the request's passes yielded, before any cut at a stop token
+    """
+
+    tokens: list[int]
+    logprobs: list[float]
+    reason: str
+    committed: list[int] = field(default_factory=list)
+
+    @property
+    def tokens_per_forward(self) -> float:
+        return sum(self.committed) / len(self.committed) if self.committed else 0.0

@@ -2,7 +2,8 @@
 // numpy.
 #pragma once
 
-#include "tile/tile.h"
+#include "tile/attention.h"
+#include "tile/gemm.h"
 
 namespace blockdraft {
 
@@ -32,18 +33,19 @@ void walk(Tile& tile, const T* k, const T* v, int m, int depth, Absorb absorb) {
   }
 }
 
-// c[m][n] = scale * a[m][depth] b[n][depth]^T, with at most Tile::kGroupColumns columns n.
-template <class Tile, class T>
-void gemm(Tile& tile, const T* a, const T* b, float* c, int m, int n, int depth, float scale) {
-  tile.open(
-      n, [](int i) { return TestColumn{i, 0, 0}; },
-      [&](const TestColumn& x) { return b + int64_t(x.index) * depth; }, scale);
-  walk(tile, a, a, m, depth, [&](auto& panel, int start) {
-    tile.scores(panel);
-    tile.each_score(panel, [&](int i, const TestColumn& x, float s) {
-      c[int64_t(start + i) * n + x.index] = s;
-    });
-  });
+// y[tokens[c]][channel] = gate * (up + bias[i]) for a SwiGLU-like pair of rows 2i, 2i + 1 of w, of
+// the tokens that `tokens` gathers from x; -1: zeros. At most Gemm::kRows rows, kGroupColumns
+// columns.
+template <class Gemm, class T>
+void gated_product(Gemm& gemm, const T* w, const T* x, const int* tokens, const float* bias,
+                   float* y, int rows, int columns, int depth) {
+  gemm.multiply(
+      rows, columns, depth, [&](int i) { return w + int64_t(i) * depth; },
+      [&](int c) { return tokens[c] < 0 ? nullptr : x + int64_t(tokens[c]) * depth; },
+      [&](int i, int c, const float (&sums)[kEpilogueRows]) {
+        for (int j = 0; j < kEpilogueRows && i + j < rows; j += 2)
+          y[int64_t(c) * (rows / 2) + (i + j) / 2] = sums[j] * (sums[j + 1] + bias[(i + j) / 2]);
+      });
 }
 
 // Softmax attention of n columns, each over rows from[c] .. to[c] of m keys: unnormalised output
@@ -68,7 +70,9 @@ void attend(Tile& tile, const T* q, const T* k, const T* v, const int* from, con
   });
   tile.close([&](const TestColumn& x, float column_top, float column_sum, auto output) {
     output.store(out + int64_t(x.index) * depth, 1.0f);
-    if (output.leader()) top[x.index] = column_top, sum[x.index] = column_sum;
+    if (!output.leader()) return;
+    top[x.index] = column_top;
+    sum[x.index] = column_sum;
   });
 }
 

@@ -1,32 +1,57 @@
-// The tile layer's targets and the kernels on them, with a C interface for ctypes. Targets: 0 host,
+// The tile layer's targets and the kernels on them, with a C interface for ctypes. Targets: 0 cpu,
 // 1 sim, 2 sim with one buffer. Element types: 0 float, 1 bf16, 2 fp16. `dropped` is the barrier
-// that sim leaves out (-1: none).
-#include "block_attention.h"
+// that sim leaves out (-1: none). Parameters are those that the extension recorded.
 #include "bodies.h"
-#include "commit.h"
+#include "ops/block_attention/body.h"
+#include "ops/commit/body.h"
 #include "targets.h"
+#include "tile/cpu/attention.h"
+#include "tile/cpu/gemm.h"
+#include "tile/sim/attention.h"
+#include "tile/sim/gemm.h"
 
 namespace blockdraft {
-
-template <class T>
-void block_attention_host(const AttentionParams<T>&, const Parallel&);
-template <class U>
-void commit_host(const CommitParams<U>&, const Parallel&);
-
 namespace {
+
+// body(tile, group) by every wave of `groups` groups of sim.
+template <class Tile, class Body>
+void on_sim(int64_t groups, int head_dim, uint64_t seed, int dropped, Body body) {
+  sim::Scheduler scheduler(seed, dropped);
+  scheduler.run(
+      groups, [=] { return typename Tile::Memory(head_dim); },
+      [&](const sim::Wave& wave, typename Tile::Memory& memory, int64_t group) {
+        Tile tile(wave, memory);
+        body(tile, group);
+      });
+}
 
 // body(tile) by every wave of a group of the target.
 template <class T, class X, class Body>
 void with_tile(int target, int columns, int head_dim, uint64_t seed, int dropped, Body body) {
+  auto run = [&](auto& tile, int64_t) { body(tile); };
   if (target == 0)
-    host::with_tile_type<T, X>([&](auto type) {
+    cpu::with_tile_type<T, X>([&](auto type) {
       using Tile = typename decltype(type)::type;
       std::vector<float> memory(Tile::floats(columns, head_dim), NAN);
       Tile tile(memory.data(), head_dim);
       body(tile);
     });
-  if (target == 1) sim::run_tile<sim::Tile<T, X, 2>>(seed, dropped, head_dim, body);
-  if (target == 2) sim::run_tile<sim::Tile<T, X, 1>>(seed, dropped, head_dim, body);
+  if (target == 1) on_sim<sim::Tile<T, X, 2>>(1, head_dim, seed, dropped, run);
+  if (target == 2) on_sim<sim::Tile<T, X, 1>>(1, head_dim, seed, dropped, run);
+}
+
+template <class Tile, class T>
+void attention_on_sim(const AttentionParams<T>& p, uint64_t seed, int dropped) {
+  schedule(p, Tile::kGroupColumns, [&]<AttentionStep kStep>(int64_t groups) {
+    const AttentionGrid<T> grid(p, Tile::kGroupColumns);
+    on_sim<Tile>(groups, p.head_dim, seed, dropped, [&](auto& tile, int64_t id) {
+      AttentionItem item;
+      if constexpr (kStep == AttentionStep::kMerge)
+        merge_attention(tile, p, id);
+      else if (grid.item(p, id, item))
+        Attention<Tile, T>(tile, p, item).run();
+    });
+  });
 }
 
 }  // namespace
@@ -36,21 +61,33 @@ using namespace blockdraft;
 
 extern "C" {
 
-void check_gemm(int target, int type, const void* a, const void* b, float* c, int m, int n,
-                int depth, float scale, uint64_t seed, int dropped) {
-  with_type(type, [&](auto t) {
-    using T = decltype(t);
-    with_tile<T, TestColumn>(target, n, depth, seed, dropped, [&](auto& tile) {
-      gemm(tile, static_cast<const T*>(a), static_cast<const T*>(b), c, m, n, depth, scale);
-    });
+void check_gated_product(int target, int type, const void* w, const void* x, const int* tokens,
+                         const float* bias, float* y, int rows, int columns, int depth,
+                         uint64_t seed, int dropped) {
+  with_type(type, [&]<class T>(T) {
+    auto run = [&](auto& gemm) {
+      gated_product(gemm, static_cast<const T*>(w), static_cast<const T*>(x), tokens, bias, y, rows,
+                    columns, depth);
+    };
+    if (target == 0) {
+      cpu::Gemm<T> gemm;
+      return run(gemm);
+    }
+    using Gemm = sim::Gemm<T>;
+    sim::Scheduler scheduler(seed, dropped);
+    scheduler.run(
+        1, [] { return typename Gemm::Memory(); },
+        [&](const sim::Wave& wave, typename Gemm::Memory& memory, int64_t) {
+          Gemm gemm(wave, memory);
+          run(gemm);
+        });
   });
 }
 
 void check_attend(int target, int type, const void* q, const void* k, const void* v,
                   const int* from, const int* to, float* out, float* top, float* sum, int m, int n,
                   int depth, float scale, uint64_t seed, int dropped) {
-  with_type(type, [&](auto t) {
-    using T = decltype(t);
+  with_type(type, [&]<class T>(T) {
     with_tile<T, TestColumn>(target, n, depth, seed, dropped, [&](auto& tile) {
       attend(tile, static_cast<const T*>(q), static_cast<const T*>(k), static_cast<const T*>(v),
              from, to, out, top, sum, m, n, depth, scale);
@@ -60,31 +97,26 @@ void check_attend(int target, int type, const void* q, const void* k, const void
 
 void check_copy_and_count(int target, int type, const float* x, void* out, int n, int* count,
                           uint64_t seed, int dropped) {
-  with_type(type, [&](auto t) {
-    with_group(target, seed, dropped, [&](auto& group) {
-      copy_and_count(group, x, static_cast<decltype(t)*>(out), n, count);
-    });
+  with_type(type, [&]<class T>(T) {
+    with_group(target, seed, dropped,
+               [&](auto& group) { copy_and_count(group, x, static_cast<T*>(out), n, count); });
   });
 }
 
 void check_block_attention(int target, int type, const void* params, uint64_t seed, int dropped) {
-  with_type(type, [&](auto t) {
-    using T = decltype(t);
+  with_type(type, [&]<class T>(T) {
     const auto& p = *static_cast<const AttentionParams<T>*>(params);
-    if (target == 0) return block_attention_host(p, Parallel(threads));
-    const AttentionGrid<T> grid(p, sim::Tile<T, AttentionColumn>::kGroupColumns);
-    AttentionItem item;
-    for (int64_t id = 0; id < grid.items; ++id)
-      if (grid.item(p, id, item))
-        with_tile<T, AttentionColumn>(target, 0, p.head_dim, seed + id, dropped, [&](auto& tile) {
-          Attention<std::decay_t<decltype(tile)>, T>(tile, p, item).run();
-        });
-    for (int row = 0; row < p.batch * p.max_rows; ++row)
-      for (int head = 0; head < p.query_heads; ++head)
-        with_group(target, seed, dropped, [&](auto& group) {
-          merge_attention(group, p, row / p.max_rows, row % p.max_rows, head);
-        });
+    if (target == 0) launch(p, two_threads());
+    if (target == 1) attention_on_sim<sim::Tile<T, AttentionColumn, 2>>(p, seed, dropped);
+    if (target == 2) attention_on_sim<sim::Tile<T, AttentionColumn, 1>>(p, seed, dropped);
   });
+}
+
+int schedule_block_attention(const void* params, int group_columns, int64_t* out) {
+  Launches launches{out};
+  schedule(*static_cast<const AttentionParams<float>*>(params), group_columns,
+           [&]<AttentionStep kStep>(int64_t groups) { launches.operator()<kStep>(groups); });
+  return launches.count;
 }
 
 // First rows of request 0's row tiles, and the row after the last; returns how many there are.
@@ -94,19 +126,25 @@ int check_row_tiles(const void* params, int group_columns, int* first) {
   AttentionItem item;
   int tiles = 0;
   for (int64_t id = 0; id < grid.tiles; ++id)
-    if (grid.item(p, id, item))
-      first[tiles] = item.first_row, first[++tiles] = item.first_row + item.rows;
+    if (grid.item(p, id, item)) {
+      first[tiles++] = item.first_row;
+      first[tiles] = item.first_row + item.rows;
+    }
   return tiles;
 }
 
 void check_commit(int target, const void* params, uint64_t seed, int dropped) {  // of 32-bit units
   const auto& p = *static_cast<const CommitParams<uint32_t>*>(params);
-  if (target == 0) return commit_host(p, Parallel(threads));
-  for (int request = 0; request < p.batch; ++request)
-    with_group(target, seed, dropped, [&](auto& group) { commit(group, p, request); });
+  if (target == 0) return launch(p, two_threads());
+  schedule(p, [&]<CommitStep>(int64_t requests) {
+    sim::Scheduler scheduler(seed, dropped);
+    scheduler.run(
+        requests, [] { return sim::NoMemory(); },
+        [&](const sim::Wave& wave, sim::NoMemory&, int64_t request) {
+          sim::Group group(wave);
+          commit(group, p, int(request));
+        });
+  });
 }
-
-size_t attention_params_size() { return sizeof(AttentionParams<float>); }
-size_t commit_params_size() { return sizeof(CommitParams<uint32_t>); }
 
 }  // extern "C"

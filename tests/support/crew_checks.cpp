@@ -2,11 +2,12 @@
 // a lost or doubled block, or one read too early, changes. For ThreadSanitizer.
 #include <cstdio>
 
-#include "crew_host.h"
+#include "ops/sampling/distribution.h"
+#include "tile/cpu/crew.h"
 
 using namespace blockdraft;
 
-static void threads_of(int64_t n, int64_t, const std::function<void(int64_t, int64_t)>& body) {
+static void threads_of(int64_t n, int64_t, const Parallel::Part& body) {
   std::vector<std::thread> threads;
   for (int64_t i = 0; i < n; ++i) threads.emplace_back([&body, i] { body(i, i + 1); });
   for (auto& thread : threads) thread.join();
@@ -17,9 +18,10 @@ int main() {
   for (int repeat = 0; repeat < 50; ++repeat)
     for (int ids : {1, 9000, 40000})
       for (int items : {1, 3, 5}) {
-        const Vocabulary vocabulary(ids, -1);
+        const Vocabulary vocabulary(ids, -1, 4096);
         std::vector<double> found(items);
-        with_crews(items, vocabulary, 4, threads_of, [&](HostCrew& crew, int64_t item) {
+        const Parallel parallel{threads_of, 4};
+        cpu::with_crews(items, vocabulary.blocks, parallel, [&](cpu::Crew& crew, int64_t item) {
           std::vector<double> sums(vocabulary.blocks);
           for (int round = 0; round < kRounds; ++round)
             crew.each_block(vocabulary, [&](const auto&, int i, Span span) {

@@ -14,12 +14,14 @@ from pathlib import Path
 
 # The checkout computes the row of a 32x32 MFMA result register wrongly, and the source lanes of
 # row_bcast:15 and :31.
-WRONG = "m_base = c_grp * UOp.const(16, dtypes.int) + UOp.const((out_reg // 4) * 4 + out_reg % 4, dtypes.int)"
-RIGHT = "m_base = c_grp * UOp.const(4, dtypes.int) + UOp.const((out_reg // 4) * 8 + out_reg % 4, dtypes.int)"
+BASE = "m_base = c_grp * UOp.const({}, dtypes.int) + "
+WRONG = BASE.format(16) + "UOp.const((out_reg // 4) * 4 + out_reg % 4, dtypes.int)"
+RIGHT = BASE.format(4) + "UOp.const((out_reg // 4) * 8 + out_reg % 4, dtypes.int)"
 WRONG_BROADCAST = "elif op == 'row_bcast': src_lane = row_base"
 RIGHT_BROADCAST = (
     "elif op == 'row_bcast': src_lane, valid = "
-    "(row_base - _c(1, dtypes.int), row > _c(0, dtypes.int)) if arg == 15 else (_c(31, dtypes.int), row > _c(1, dtypes.int))"
+    "(row_base - _c(1, dtypes.int), row > _c(0, dtypes.int)) if arg == 15 "
+    "else (_c(31, dtypes.int), row > _c(1, dtypes.int))"
 )
 # It lacks ds_swizzle_b32; Triton's reductions use it for one exchange, of each lane with lane ^ 16.
 PERMUTES = "if is_lds and 'PERMUTE' in op_name:"
@@ -109,14 +111,14 @@ class Emulator:
         )
 
 
-def code_object(source: Path, arch: str, folder: Path) -> Path:
+def code_object(source: Path, arch: str, folder: Path, name: str) -> Path:
     """A .hip file compiled, assembled and linked by ziglang's clang."""
     from blockdraft.roofline.isa import hip_assembly
 
     return assembled(
         hip_assembly(source, arch, [f"-I{Path(__file__).parent}"]),
         arch,
-        folder / f"{source.stem}.{arch}",
+        folder / f"{name}_{arch}",
     )
 
 

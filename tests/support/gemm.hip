@@ -3,25 +3,27 @@
 
 #pragma clang force_cuda_host_device begin
 #include "bodies.h"
-#include "tile/cdna.h"
+#include "tile/cdna/gemm.h"
 #pragma clang force_cuda_host_device end
 
 namespace blockdraft {
 
-template <class T, int kDim>
+template <class T, int kPanels>
 BLOCKDRAFT_KERNEL(cdna::kThreads, 2)
-gemm_kernel(const T* a, const T* b, float* c, int m, int n, float scale) {
-  using Tile = cdna::Tile<T, TestColumn, kDim>;
-  __attribute__((shared)) static typename Tile::Memory memory;
-  Tile tile(memory);
-  gemm(tile, a, b, c, m, n, kDim, scale);
+gemm_kernel(const T* w, const T* x, const int* tokens, const float* bias, float* y, int rows,
+            int columns, int depth) {
+  using Gemm = cdna::Gemm<T, kPanels>;
+  __attribute__((shared)) static typename Gemm::Memory memory;
+  Gemm gemm(memory);
+  gated_product(gemm, w, x, tokens, bias, y, rows, columns, depth);
 }
 
-template BLOCKDRAFT_KERNEL(cdna::kThreads, 2)
-gemm_kernel<float, 64>(const float*, const float*, float*, int, int, float);
-template BLOCKDRAFT_KERNEL(cdna::kThreads, 2)
-gemm_kernel<bf16, 64>(const bf16*, const bf16*, float*, int, int, float);
-template BLOCKDRAFT_KERNEL(cdna::kThreads, 2)
-gemm_kernel<fp16, 128>(const fp16*, const fp16*, float*, int, int, float);
+#define BLOCKDRAFT_INSTANTIATE(T, panels)       \
+  template BLOCKDRAFT_KERNEL(cdna::kThreads, 2) \
+  gemm_kernel<T, panels>(const T*, const T*, const int*, const float*, float*, int, int, int);
+BLOCKDRAFT_INSTANTIATE(float, 2)
+BLOCKDRAFT_INSTANTIATE(bf16, 2)
+BLOCKDRAFT_INSTANTIATE(fp16, 2)
+#undef BLOCKDRAFT_INSTANTIATE
 
 }  // namespace blockdraft

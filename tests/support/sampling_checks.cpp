@@ -1,43 +1,56 @@
-// accept_drafts and sample_drafts on the host and, step by step as on a GPU, on sim; and the random
+// accept_drafts and sample_drafts on the CPU and, step by step as on a GPU, on sim; and the random
 // numbers. See checks.cpp.
-#include "accept_drafts.h"
-#include "philox.h"
-#include "sample_drafts.h"
+#include "base/philox.h"
+#include "ops/accept_drafts/body.h"
+#include "ops/sample_drafts/body.h"
 #include "targets.h"
-#include "tile/host_scan.h"
-#include "tile/sim_scan.h"
+#include "tile/cpu/scan.h"
+#include "tile/sim/scan.h"
 
 namespace blockdraft {
-
-template <class T>
-void accept_drafts_host(const AcceptParams<T>&, const Parallel&);
-template <class T>
-void sample_drafts_host(const SampleParams<T>&, const Parallel&);
-
 namespace {
 
-template <class Run>
-void with_crew(double* sums, uint64_t seed, int dropped, Run run) {
+// body(crew, group) by every wave of `groups` groups of sim.
+template <class Body>
+void with_crews(int64_t groups, uint64_t seed, int dropped, Body body) {
   sim::Scheduler scheduler(seed, dropped);
-  scheduler.run([&](int wave) {
-    sim::Crew crew(scheduler, wave, sums);
-    run(crew);
+  scheduler.run(
+      groups, [] { return sim::NoMemory(); },
+      [&](const sim::Wave& wave, sim::NoMemory&, int64_t group) {
+        sim::Crew crew(wave);
+        body(crew, group);
+      });
+}
+
+template <class T>
+void accept_on_sim(const AcceptParams<T>& p, uint64_t seed, int dropped) {
+  const int blocks = p.vocabulary().blocks;
+  schedule(p, [&]<AcceptStep kStep>(int64_t groups) {
+    const AcceptGrid grid = accept_grid(p, kStep);
+    with_crews(groups, seed, dropped, [&](sim::Crew& crew, int64_t group) {
+      const int request = grid.request(group);
+      const int row = grid.row(group);
+      const auto memory =
+          RowsMemory<T>::staged(p.workspace.at(request), p.workspace.stride[1], blocks);
+      Acceptance<sim::Crew, T>(crew, p, request, memory, row)
+          .template step<kStep>(row, grid.block(group));
+    });
   });
 }
 
-template <int kStep, class T>
-void accept_step(const AcceptParams<T>& p, int rows, int blocks_of_row, uint64_t seed,
-                 int dropped) {
-  const int blocks = Vocabulary(p.valid, p.mask_token).blocks;
-  for (int item = 0; item < p.batch * rows * blocks_of_row; ++item) {
-    const int request = item / (rows * blocks_of_row);
-    const auto memory = AcceptMemory<T>::at(
-        p.workspace + request * AcceptMemory<T>::doubles(p.drafts, blocks), p.drafts, blocks);
-    with_crew(memory.sums, seed + item, dropped, [&](sim::Crew& crew) {
-      Acceptance<sim::Crew, T>(crew, p, request, memory)
-          .template step<kStep>(item / blocks_of_row % rows, item % blocks_of_row);
+template <class T>
+void sample_on_sim(const SampleParams<T>& p, uint64_t seed, int dropped) {
+  const int blocks = p.vocabulary().blocks;
+  schedule(p, [&]<SampleStep kStep>(int64_t groups) {
+    const int blocks_of_row = kStep == SampleStep::kMeasure ? blocks : 1;
+    with_crews(groups, seed, dropped, [&](sim::Crew& crew, int64_t group) {
+      const int row = int(group / blocks_of_row);
+      const auto memory =
+          RowsMemory<T>::staged(p.workspace.at(row / p.drafts, row % p.drafts), 0, blocks);
+      DraftRow<sim::Crew, T>(crew, p, row, memory.partials(0), memory.sums(0))
+          .template step<kStep>(int(group % blocks_of_row));
     });
-  }
+  });
 }
 
 }  // namespace
@@ -48,38 +61,33 @@ using namespace blockdraft;
 extern "C" {
 
 void check_accept_drafts(int target, int type, const void* params, uint64_t seed, int dropped) {
-  with_type(type, [&](auto t) {
-    using T = decltype(t);
+  with_type(type, [&]<class T>(T) {
     const auto& p = *static_cast<const AcceptParams<T>*>(params);
-    if (target == 0) return accept_drafts_host(p, Parallel(threads));
-    const int blocks = Vocabulary(p.valid, p.mask_token).blocks, rows = 2 * p.drafts + 1;
-    accept_step<0>(p, rows, blocks, seed, dropped);
-    accept_step<1>(p, rows, 1, seed, dropped);
-    if (p.mode == kBlock) accept_step<2>(p, p.drafts, blocks, seed, dropped);
-    accept_step<3>(p, 1, 1, seed, dropped);
-    accept_step<4>(p, 1, blocks, seed, dropped);
-    accept_step<5>(p, 1, 1, seed, dropped);
-    if (p.logprob) accept_step<6>(p, p.drafts + 1, 1, seed, dropped);
+    if (target == 0) return launch(p, two_threads());
+    accept_on_sim(p, seed, dropped);
   });
 }
 
 void check_sample_drafts(int target, int type, const void* params, uint64_t seed, int dropped) {
-  with_type(type, [&](auto t) {
-    using T = decltype(t);
+  with_type(type, [&]<class T>(T) {
     const auto& p = *static_cast<const SampleParams<T>*>(params);
-    if (target == 0) return sample_drafts_host(p, Parallel(threads));
-    const int blocks = Vocabulary(p.valid, p.mask_token).blocks;
-    for (int row = 0; row < p.batch * p.drafts; ++row) {
-      double* memory = p.workspace + row * sample_doubles(blocks);
-      auto* partials = reinterpret_cast<Partial*>(memory);
-      with_crew(memory + 2 * blocks, seed + row, dropped, [&](sim::Crew& crew) {
-        for (int block = 0; block < blocks; ++block)
-          DraftRow<sim::Crew, T>(crew, p, row, partials).measure(block);
-      });
-      with_crew(memory + 2 * blocks, seed + row, dropped,
-                [&](sim::Crew& crew) { DraftRow<sim::Crew, T>(crew, p, row, partials).finish(); });
-    }
+    if (target == 0) return launch(p, two_threads());
+    sample_on_sim(p, seed, dropped);
   });
+}
+
+int schedule_accept_drafts(const void* params, int, int64_t* out) {
+  Launches launches{out};
+  schedule(*static_cast<const AcceptParams<float>*>(params),
+           [&]<AcceptStep kStep>(int64_t groups) { launches.operator()<kStep>(groups); });
+  return launches.count;
+}
+
+int schedule_sample_drafts(const void* params, int, int64_t* out) {
+  Launches launches{out};
+  schedule(*static_cast<const SampleParams<float>*>(params),
+           [&]<SampleStep kStep>(int64_t groups) { launches.operator()<kStep>(groups); });
+  return launches.count;
 }
 
 void check_philox(const uint32_t* counter, const uint32_t* key, uint32_t* out) {
@@ -91,19 +99,16 @@ double check_uniform(int64_t seed, int32_t position, int row, int purpose) {
   return uniform(seed, position, row, Purpose(purpose));
 }
 
-// The host's exponentials: 2^x, 2^(x * scale), and 2^(x * scale) of a scale that is a float. n: a
+// The CPU's exponentials: 2^x, 2^(x * scale), and 2^(x * scale) of a scale that is a float. n: a
 // multiple of 16.
 void check_exp2(int kind, double scale, const float* x, float* out, int n) {
-  auto of = [&](auto at, host::wide in) {
-    if constexpr (host::Scan::kProducts)
+  auto of = [&](auto at, cpu::wide in) {
+    if constexpr (cpu::Scan::kProducts)
       if (kind == 2) return at.exp2_product(in, float(scale));
     return kind ? at.exp2(in, scale) : at.exp2(in);
   };
-  for (int i = 0; i < n; i += host::kWide)
-    host::store_wide(out + i, of(host::Lanes(), host::load_wide(x + i)));
+  for (int i = 0; i < n; i += cpu::kWide)
+    cpu::store_wide(out + i, of(cpu::Lanes(), cpu::load_wide(x + i)));
 }
-
-size_t accept_params_size() { return sizeof(AcceptParams<float>); }
-size_t sample_params_size() { return sizeof(SampleParams<float>); }
 
 }  // extern "C"

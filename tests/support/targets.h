@@ -1,11 +1,11 @@
-// What the checks share: dispatch by element type and by target.
+// What the checks share: dispatch by element type and by target, threads for the CPU's launchers.
 #pragma once
 
 #include <thread>
 
-#include "parallel.h"
-#include "tile/host.h"
-#include "tile/sim.h"
+#include "base/parallel.h"
+#include "tile/cpu/group.h"
+#include "tile/sim/group.h"
 
 namespace blockdraft {
 namespace {
@@ -18,25 +18,41 @@ void with_type(int type, F f) {
   if (type == 2) f(fp16{});
 }
 
+// body(group) by every wave of a group of the target.
 template <class Body>
 void with_group(int target, uint64_t seed, int dropped, Body body) {
   if (target == 0) {
-    host::Group group;
+    cpu::Group group;
     body(group);
     return;
   }
   sim::Scheduler scheduler(seed, dropped);
-  scheduler.run([&](int wave) {
-    sim::Group group(scheduler, wave);
-    body(group);
-  });
+  scheduler.run(
+      1, [] { return sim::NoMemory(); },
+      [&](const sim::Wave& wave, sim::NoMemory&, int64_t) {
+        sim::Group group(wave);
+        body(group);
+      });
 }
 
-void threads(int64_t n, int64_t, const std::function<void(int64_t, int64_t)>& body) {
+inline void on_two_threads(int64_t n, int64_t, const Parallel::Part& body) {
   std::thread other([&] { body(0, n / 2); });
   body(n / 2, n);
   other.join();
 }
+
+inline Parallel two_threads() { return {on_two_threads, 2}; }
+
+// The launches of a schedule, as pairs of a step and its groups.
+struct Launches {
+  int64_t* out;
+  int count = 0;
+  template <auto kStep>
+  void operator()(int64_t groups) {
+    out[2 * count] = int64_t(kStep);
+    out[2 * count++ + 1] = groups;
+  }
+};
 
 }  // namespace
 }  // namespace blockdraft

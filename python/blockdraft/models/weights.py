@@ -1,18 +1,23 @@
 """ZAYA's tensors: where each comes from in a Hugging Face checkpoint, and its shape."""
 
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 
 from ..contract import FLOATS
-from .config import ZayaConfig, read_json
+from .config import ZayaConfig
+
+_PROJECTIONS = ("q_proj", "k_proj", "v_proj_current", "v_proj_delayed")
+_SCALING = ("hidden_states_scale", "hidden_states_bias", "residual_scale", "residual_bias")
 
 
 @dataclass
 class LayerWeights:
-    """One block. `projection` stacks q, k, v now and v late over its rows; convolutions keep
-    torch's Conv1d shapes."""
+    """The weights of one layer.
+
+    The rows of `projection` are those of q, k, v now and v late. Convolutions keep the shapes of
+    torch's Conv1d. A scaling is hidden scale, hidden bias, residual scale and residual bias.
+    """
 
     input_norm: torch.Tensor
     projection: torch.Tensor
@@ -24,10 +29,9 @@ class LayerWeights:
     temp: torch.Tensor
     o_weight: torch.Tensor
     o_bias: torch.Tensor | None
-    # hidden scale, hidden bias, residual scale, residual bias
     attention_scaling: list[torch.Tensor]
     moe_norm: torch.Tensor
-    router: dict[str, torch.Tensor]  # keyword arguments of ops.zaya_router
+    router: dict[str, torch.Tensor | None]  # keyword arguments of ops.zaya_router
     gate_up: torch.Tensor
     down: torch.Tensor
     moe_scaling: list[torch.Tensor]
@@ -35,6 +39,8 @@ class LayerWeights:
 
 @dataclass
 class ZayaWeights:
+    """All weights of a model. `lm_head` is the embedding itself where the two are tied."""
+
     embedding: torch.Tensor
     input_scale: torch.Tensor
     input_bias: torch.Tensor
@@ -45,61 +51,69 @@ class ZayaWeights:
 
 
 def shapes(config: ZayaConfig) -> dict[str, tuple[int, ...]]:
-    """Shape of every tensor of a checkpoint, by its Hugging Face name."""
-    c = config
-    H, Dh, R, E, inner = (
-        c.hidden_size,
-        c.head_dim,
-        c.router_hidden_size,
-        c.num_experts,
-        c.moe_intermediate_size,
-    )
-    heads, kv = c.num_attention_heads * Dh, c.num_key_value_heads * Dh
+    """Shape of every tensor of a checkpoint, by its Hugging Face name.
+
+    The order is part of the meaning: seeded initialisations draw tensor after tensor in it.
+    """
+    H = config.hidden_size
     out = {
-        "model.embed_tokens.weight": (c.vocab_size, H),
+        "model.embed_tokens.weight": (config.vocab_size, H),
         "model.norm.weight": (H,),
         "model.input_hidden_states_scale": (H,),
         "model.input_hidden_states_bias": (H,),
     }
-    if not c.tie_word_embeddings:
-        out["lm_head.weight"] = (c.vocab_size, H)
-    if c.lm_head_bias:
-        out["lm_head.bias"] = (c.vocab_size,)
-    for i in range(c.num_hidden_layers):
+    if not config.tie_word_embeddings:
+        out["lm_head.weight"] = (config.vocab_size, H)
+    if config.lm_head_bias:
+        out["lm_head.bias"] = (config.vocab_size,)
+    for i in range(config.num_hidden_layers):
         layer = f"model.layers.{i}."
-        for name, width, inputs in (
-            ("qkv_proj.q_proj", heads, H),
-            ("qkv_proj.k_proj", kv, H),
-            ("qkv_proj.v_proj_current", kv // 2, H),
-            ("qkv_proj.v_proj_delayed", kv // 2, H),
-            ("o_proj", H, heads),
-        ):
-            out[f"{layer}self_attn.{name}.weight"] = (width, inputs)
-            if c.attention_bias:
-                out[f"{layer}self_attn.{name}.bias"] = (width,)
-        conv = f"{layer}self_attn.qkv_proj.conv_qk_"
-        out[conv + "depthwise.weight"] = (heads + kv, 1, c.cca_time0)
-        out[conv + "grouped.weight"] = (heads + kv, Dh, c.cca_time1)
-        out[conv + "depthwise.bias"] = out[conv + "grouped.bias"] = (heads + kv,)
-        out[layer + "self_attn.qk_norm.temp"] = (c.num_key_value_heads,)
+        for name, shape in _attention_shapes(config).items():
+            out[f"{layer}self_attn.{name}"] = shape
         for norm in ("input_layernorm", "post_attention_layernorm"):
             out[f"{layer}{norm}.weight"] = (H,)
         for place in ("post_attention", "post_mlp"):
             for name in _SCALING:
                 out[f"{layer}{place}_residual_scale.{name}"] = (H,)
-        for key, (name, shape) in _router(R, H, E).items():
-            if key != "eda_scale" or i:
-                out[f"{layer}mlp.gate.{name}"] = shape
-        out[layer + "mlp.experts.gate_up_proj"] = (E, 2 * inner, H)
-        out[layer + "mlp.experts.down_proj"] = (E, H, inner)
+        for name, shape in _moe_shapes(config, first=i == 0).items():
+            out[f"{layer}mlp.{name}"] = shape
     return out
 
 
-_SCALING = ("hidden_states_scale", "hidden_states_bias", "residual_scale", "residual_bias")
+def _attention_shapes(config: ZayaConfig) -> dict[str, tuple[int, ...]]:
+    H, Dh, channels = config.hidden_size, config.head_dim, config.conv_channels
+    queries, keys = config.num_attention_heads * Dh, config.num_key_value_heads * Dh
+    widths = (queries, keys, config.late_channels, config.late_channels)
+    linear = {f"qkv_proj.{name}": (width, H) for name, width in zip(_PROJECTIONS, widths)}
+    linear["o_proj"] = (H, queries)
+    out = {}
+    for name, shape in linear.items():
+        out[f"{name}.weight"] = shape
+        if config.attention_bias:
+            out[f"{name}.bias"] = shape[:1]
+    out["qkv_proj.conv_qk_depthwise.weight"] = (channels, 1, config.cca_time0)
+    out["qkv_proj.conv_qk_grouped.weight"] = (channels, Dh, config.cca_time1)
+    out["qkv_proj.conv_qk_depthwise.bias"] = (channels,)
+    out["qkv_proj.conv_qk_grouped.bias"] = (channels,)
+    out["qk_norm.temp"] = (config.num_key_value_heads,)
+    return out
 
 
-def _router(R, H, E):
-    """zaya_router's argument -> (checkpoint name, shape)."""
+def _moe_shapes(config: ZayaConfig, first: bool) -> dict[str, tuple[int, ...]]:
+    """The first layer's router has no state of a layer below to scale."""
+    H, E, inner = config.hidden_size, config.num_experts, config.moe_intermediate_size
+    out = {
+        f"gate.{name}": shape
+        for key, (name, shape) in _router(config.router_hidden_size, H, E).items()
+        if key != "eda_scale" or not first
+    }
+    out["experts.gate_up_proj"] = (E, 2 * inner, H)
+    out["experts.down_proj"] = (E, H, inner)
+    return out
+
+
+def _router(R: int, H: int, E: int) -> dict[str, tuple[str, tuple[int, ...]]]:
+    """The checkpoint's name and the shape of each of zaya_router's weights, by argument."""
     return {
         "down_weight": ("down_proj.weight", (R, H)),
         "down_bias": ("down_proj.bias", (R,)),
@@ -115,113 +129,77 @@ def _router(R, H, E):
 
 
 def assemble(config: ZayaConfig, tensors: dict[str, torch.Tensor]) -> ZayaWeights:
-    """Group a checkpoint's tensors (names as in `shapes`) the way the runner uses them; checks
-    names and shapes."""
+    """Group a checkpoint's tensors (names as in `shapes`) the way the runner uses them. Names,
+    shapes and dtypes are checked first."""
+    _check(config, tensors)
+    embedding = tensors["model.embed_tokens.weight"]
+    return ZayaWeights(
+        embedding=embedding,
+        input_scale=tensors["model.input_hidden_states_scale"],
+        input_bias=tensors["model.input_hidden_states_bias"],
+        layers=[_layer(tensors, i) for i in range(config.num_hidden_layers)],
+        norm=tensors["model.norm.weight"],
+        lm_head=embedding if config.tie_word_embeddings else tensors["lm_head.weight"],
+        lm_head_bias=tensors.get("lm_head.bias"),
+    )
+
+
+def _check(config: ZayaConfig, tensors: dict[str, torch.Tensor]) -> None:
+    """Every tensor is there, in its shape, in one float dtype throughout (the balancing biases may
+    have their own), and nothing else is."""
     expected = shapes(config)
     for name, shape in expected.items():
         if name not in tensors:
             raise ValueError(f"checkpoint: {name}: expected a tensor of shape {shape}, got none")
-        if tuple(tensors[name].shape) != shape:
+        tensor, common = tensors[name], tensors["model.embed_tokens.weight"].dtype
+        if tuple(tensor.shape) != shape:
             raise ValueError(
-                f"checkpoint: {name}: expected shape {shape}, got {tuple(tensors[name].shape)}"
+                f"checkpoint: {name}: expected shape {shape}, got {tuple(tensor.shape)}"
             )
-        kinds = (
-            FLOATS
-            if name.endswith("balancing_biases")
-            else (tensors["model.embed_tokens.weight"].dtype,)
-        )
-        if tensors[name].dtype not in kinds or tensors[name].dtype not in FLOATS:
+        own_dtype = tensor.dtype != common and not name.endswith("balancing_biases")
+        if own_dtype or tensor.dtype not in FLOATS:
             raise ValueError(
-                f"checkpoint: {name}: expected one float dtype throughout (bf16, fp16 or fp32; pass dtype= to "
-                f"convert), got {tensors[name].dtype} beside {tensors['model.embed_tokens.weight'].dtype}"
+                f"checkpoint: {name}: expected one float dtype throughout (bf16, fp16 or fp32; "
+                f"pass dtype= to convert), got {tensor.dtype} beside {common}"
             )
+    # Some checkpoints store the head again although it is tied to the embedding.
     foreign = sorted(set(tensors) - set(expected) - {"lm_head.weight"})
     if foreign:
         raise ValueError(
-            f"checkpoint: expected only ZAYA tensors, got {foreign[0]!r} and {len(foreign) - 1} more"
+            f"checkpoint: expected only ZAYA tensors, got {foreign[0]!r} "
+            f"and {len(foreign) - 1} more"
         )
-    get = tensors.get
-    embedding = tensors["model.embed_tokens.weight"]
-    return ZayaWeights(
-        embedding,
-        tensors["model.input_hidden_states_scale"],
-        tensors["model.input_hidden_states_bias"],
-        [_layer(get, i) for i in range(config.num_hidden_layers)],
-        tensors["model.norm.weight"],
-        embedding if config.tie_word_embeddings else tensors["lm_head.weight"],
-        get("lm_head.bias"),
-    )
 
 
-def _layer(get, i) -> LayerWeights:
+def _layer(tensors: dict[str, torch.Tensor], i: int) -> LayerWeights:
     layer = f"model.layers.{i}."
-    attention, moe = layer + "self_attn.", layer + "mlp."
-    projections = [
-        f"{attention}qkv_proj.{name}"
-        for name in ("q_proj", "k_proj", "v_proj_current", "v_proj_delayed")
-    ]
-    biased = get(projections[0] + ".bias") is not None
-    conv = attention + "qkv_proj.conv_qk_"
-    router = {key: get(f"{moe}gate.{name}") for key, (name, _) in _router(0, 0, 0).items()}
+    attention = f"{layer}self_attn."
+    moe = f"{layer}mlp."
+    conv = f"{attention}qkv_proj.conv_qk_"
+    projections = [f"{attention}qkv_proj.{name}" for name in _PROJECTIONS]
+    biased = f"{projections[0]}.bias" in tensors
+    router = {key: tensors.get(f"{moe}gate.{name}") for key, (name, _) in _router(0, 0, 0).items()}
     return LayerWeights(
-        get(layer + "input_layernorm.weight"),
-        torch.cat([get(p + ".weight") for p in projections]),
-        torch.cat([get(p + ".bias") for p in projections]) if biased else None,
-        get(conv + "depthwise.weight"),
-        get(conv + "depthwise.bias"),
-        get(conv + "grouped.weight"),
-        get(conv + "grouped.bias"),
-        get(attention + "qk_norm.temp"),
-        get(attention + "o_proj.weight"),
-        get(attention + "o_proj.bias"),
-        [get(f"{layer}post_attention_residual_scale.{name}") for name in _SCALING],
-        get(layer + "post_attention_layernorm.weight"),
-        router,
-        get(moe + "experts.gate_up_proj"),
-        get(moe + "experts.down_proj"),
-        [get(f"{layer}post_mlp_residual_scale.{name}") for name in _SCALING],
+        input_norm=tensors[f"{layer}input_layernorm.weight"],
+        projection=torch.cat([tensors[f"{name}.weight"] for name in projections]),
+        projection_bias=(
+            torch.cat([tensors[f"{name}.bias"] for name in projections]) if biased else None
+        ),
+        conv0_weight=tensors[f"{conv}depthwise.weight"],
+        conv0_bias=tensors[f"{conv}depthwise.bias"],
+        conv1_weight=tensors[f"{conv}grouped.weight"],
+        conv1_bias=tensors[f"{conv}grouped.bias"],
+        temp=tensors[f"{attention}qk_norm.temp"],
+        o_weight=tensors[f"{attention}o_proj.weight"],
+        o_bias=tensors.get(f"{attention}o_proj.bias"),
+        attention_scaling=_scaling(tensors, f"{layer}post_attention_residual_scale."),
+        moe_norm=tensors[f"{layer}post_attention_layernorm.weight"],
+        router=router,
+        gate_up=tensors[f"{moe}experts.gate_up_proj"],
+        down=tensors[f"{moe}experts.down_proj"],
+        moe_scaling=_scaling(tensors, f"{layer}post_mlp_residual_scale."),
     )
 
 
-def read(folder, dtype: torch.dtype | None = None, device="cpu") -> dict[str, torch.Tensor]:
-    """All tensors of a folder's safetensors file or shards; `dtype` converts all but the router's
-    fp32 balancing biases."""
-    from safetensors import SafetensorError, safe_open
-
-    tensors = {}
-    for path in _files(Path(folder)):
-        try:
-            with safe_open(path, framework="pt", device=str(device)) as file:
-                for name in file.keys():
-                    tensors[name] = file.get_tensor(name)
-        except (SafetensorError, OSError) as error:
-            raise ValueError(
-                f"checkpoint: {path}: expected a whole safetensors file, got {error}"
-            ) from error
-    if dtype is not None:
-        tensors = {
-            name: t if name.endswith("balancing_biases") else t.to(dtype)
-            for name, t in tensors.items()
-        }
-    return tensors
-
-
-def _files(folder: Path) -> list[Path]:
-    index = folder / "model.safetensors.index.json"
-    if index.is_file():
-        shards = read_json(index).get("weight_map")
-        if not isinstance(shards, dict):
-            raise ValueError(f"checkpoint: {index}: expected a weight_map, got {shards!r}")
-        paths = sorted({folder / name for name in shards.values()})
-    else:
-        paths = sorted(folder.glob("*.safetensors"))
-    missing = [path.name for path in paths if not path.is_file()]
-    if missing or not paths:
-        others = sorted(p.name for p in folder.glob("*.bin")) + sorted(
-            p.name for p in folder.glob("*.pt")
-        )
-        hint = f"; {others[0]} is a pickle, which is never loaded" if others else ""
-        raise ValueError(
-            f"checkpoint: {folder}: expected {missing[0] if missing else '*.safetensors'}, got none{hint}"
-        )
-    return paths
+def _scaling(tensors: dict[str, torch.Tensor], place: str) -> list[torch.Tensor]:
+    return [tensors[f"{place}{name}"] for name in _SCALING]

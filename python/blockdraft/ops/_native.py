@@ -1,32 +1,59 @@
 """The C++ kernels: importing the extension registers them with torch under the schemas of
 `blockdraft.registry`."""
 
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
 from ..native import load
+from ..registry import Op
 
 try:
-    DEVICES, MISSING = load("_ops").devices.split(), None
+    EXTENSION, MISSING = load("_ops"), None
+    DEVICES = EXTENSION.devices.split()
 except ImportError as error:
-    DEVICES, MISSING = [], f"the C++ extension is not built ({error})"
+    EXTENSION, DEVICES, MISSING = None, [], f"the C++ extension is not built ({error})"
 
 
-def unsupported(*tensors) -> str | None:
-    """The reason why the extension cannot take these tensors, or None."""
+def register(op: Op, unsupported: Callable[[Any], str | None]) -> None:
+    """Add the extension's kernel of an op. torch does not compare its arguments with the schema."""
+    if EXTENSION is not None:
+        agree(f"{op.name}'s arguments", EXTENSION.signatures.get(op.name), signature(op))
+    op.register("cpp", None, unsupported)
+
+
+def signature(op: Op) -> str:
+    """The kinds of an op's arguments, as csrc/ops/torch.h writes those of a C++ function."""
+    return ", ".join(argument.kind for argument in op.arguments)
+
+
+def agree(what: str, built: Any, expected: Any) -> None:
+    """A binary of other sources would read arguments wrongly: it is not used at all."""
+    if built != expected:
+        raise ImportError(
+            f"blockdraft: the C++ extension was built from other sources (install again): {what}: "
+            f"expected {expected}, got {built}"
+        )
+
+
+def unsupported(tensor: torch.Tensor) -> str | None:
+    """The reason why the extension cannot take tensors on this one's device, or None."""
     if MISSING:
         return MISSING
-    kind = tensors[0].device.type
+    kind = tensor.device.type
+    built_for = " and ".join(DEVICES)
     return (
-        None
-        if kind in DEVICES
-        else f"the C++ kernels were built for {' and '.join(DEVICES)}, not for {kind}"
+        None if kind in DEVICES else f"the C++ kernels were built for {built_for}, not for {kind}"
     )
 
 
-def unaligned(**tensors) -> str | None:
+def unaligned(**tensors: torch.Tensor | None) -> str | None:
     """The reason why rows cannot be read 16 bytes at a time (None entries are skipped), or None."""
     for name, t in tensors.items():
-        if t is not None and (
-            t.storage_offset() * t.element_size() % 16
-            or any(stride * t.element_size() % 16 for stride in t.stride()[:-1])
-        ):
+        if t is None:
+            continue
+        starts = (t.storage_offset(), *t.stride()[:-1])
+        if any(start * t.element_size() % 16 for start in starts):
             return f"{name}: rows begin at multiples of 16 bytes"
     return None

@@ -1,131 +1,40 @@
+from typing import NamedTuple
+
 import torch
 
 from .. import reference, rng
 from ..contract import F32, I32, I64, Check
-from ..registry import Op
+from ..registry import Op, Out, Scratch, by_name
 from ..types import Accepted, Sampling
-from . import _native, _triton
+from . import _native, _sampling, _triton
 
-_SAMPLING = "Tensor {0}_temperature, Tensor? {0}_top_k, Tensor? {0}_top_p"
-_OP = Op(
-    "accept_drafts",
-    "(Tensor target_logits, Tensor draft_tokens, Tensor? draft_logits, Tensor? draft_lse, "
-    "Tensor draft_len, Tensor branch, int mask_rows, Tensor seed, Tensor position, Tensor? uniforms, "
-    f"{_SAMPLING.format('target')}, {_SAMPLING.format('drafter')}, Tensor? mix, bool dirac, str rule, "
-    "int num_valid_vocab, int mask_token, Tensor? remaining, Tensor(a!) accepted, Tensor(b!) next_token, "
-    "Tensor(c!) proposal, Tensor(d!) shift, Tensor(e!) next_draft_len, Tensor(f!) status, "
-    "Tensor(g!)? target_logprob, Tensor(h!)? workspace) -> ()",
-)
-
-BLOCK_IDS, MOST_BLOCKS = 4096, 256  # of the vocabulary; the kernels know them too
-
-
-def _reference(
-    target_logits,
-    draft_tokens,
-    draft_logits,
-    draft_lse,
-    draft_len,
-    branch,
-    mask_rows,
-    seed,
-    position,
-    uniforms,
-    t0,
-    t1,
-    t2,
-    d0,
-    d1,
-    d2,
-    mix,
-    dirac,
-    rule,
-    num_valid_vocab,
-    mask_token,
-    remaining,
-    *outputs_and_workspace,
-):
-    outputs = outputs_and_workspace[:-1]
-    if uniforms is None:
-        K = draft_tokens.shape[1]
-        uniforms = torch.cat(
-            [rng.uniform(seed, position, K, rng.ACCEPT), rng.uniform(seed, position, 1, rng.DRAW)],
-            1,
-        )
-    result = reference.accept_drafts(
-        target_logits,
-        draft_tokens,
-        draft_len,
-        branch,
-        mask_rows,
-        uniforms.double(),
-        Sampling(t0, t1, t2),
-        Sampling(d0, d1, d2),
-        mix,
-        draft_logits,
-        dirac,
-        rule,
-        num_valid_vocab,
-        mask_token,
-        remaining,
-        with_logprob=outputs[-1] is not None,
-    )
-    for output, value in zip(outputs, result):
-        if output is not None:
-            output.copy_(value)
-
-
-def _cpp_unsupported(target_logits, *rest):
-    return _native.unsupported(target_logits)
-
-
-_OP.register(
-    "triton",
-    lambda *args: _triton.launch("accept_drafts", *args, vocabulary_blocks),
-    lambda target_logits, *rest: _triton.unsupported(target_logits),
-)
-_OP.register("cpp", None, _cpp_unsupported)
-_OP.register("reference", _reference)
-
-
-def vocabulary_blocks(vocab: int) -> int:
-    return min(MOST_BLOCKS, -(-vocab // BLOCK_IDS))
-
-
-def accept_drafts_workspace(target_logits) -> tuple[int, ...]:
-    """Shape of the float64 workspace of `accept_drafts`: laws, and what blocks of the vocabulary
-    add to them; empty on a CPU."""
-    batch, V, vocab = target_logits.shape
-    if not _triton.on_gpu(target_logits):
-        return (0, 0)
-    return (
-        batch,
-        (2 * V - 1) * (8 + 2 * vocabulary_blocks(vocab)) + V * vocabulary_blocks(vocab) + 2,
-    )
+RULES = ("token", "block", "greedy")  # how drafts are accepted
+DRAFTERS = ("sampled", "greedy")  # how drafts were drawn
 
 
 def accept_drafts(
-    target_logits,
-    draft_tokens,
-    draft_len,
-    branch,
+    target_logits: torch.Tensor,
+    draft_tokens: torch.Tensor,
+    draft_len: torch.Tensor,
+    branch: torch.Tensor,
     mask_rows: int,
     *,
-    seed,
-    position,
+    seed: torch.Tensor,
+    position: torch.Tensor,
     target_sampling: Sampling,
     drafter_sampling: Sampling | None = None,
-    draft_logits=None,
-    draft_lse=None,
+    draft_logits: torch.Tensor | None = None,
+    draft_lse: torch.Tensor | None = None,
     drafter: str = "sampled",
-    mix=None,
+    mix: torch.Tensor | None = None,
     rule: str = "token",
     num_valid_vocab: int | None = None,
     mask_token: int = -1,
-    remaining=None,
-    uniforms=None,
+    remaining: torch.Tensor | None = None,
+    uniforms: torch.Tensor | None = None,
     with_logprob: bool = False,
-    workspace=None,
+    out: Accepted | None = None,
+    workspace: torch.Tensor | None = None,
     backend: str | None = None,
 ) -> Accepted:
     """Accept drafts, draw the next token, and choose the proposal that supplies the next drafts.
@@ -136,12 +45,14 @@ def accept_drafts(
     draft_len    int32 [B], D in -1..K; -1: the request idles and emits nothing
     branch       int32 [B,P] of this pass, mask_rows its rows a proposal
     seed         int64 [B]; position int32 [B], n of this step, which never comes back (see `rng`)
-    target_sampling, drafter_sampling  Sampling: temperature, top-k, top-p of p and of q; drafter defaults to target's
-    draft_logits [B,K,vocab], target_logits' dtype: what the drafts were drawn from; needed when drafter
-    is "sampled" and for mix
-    draft_lse    float32 [B,K] of sample_drafts, spares a backend one pass over the draft rows: NaN
-                 or +inf in one that it then has no need to read goes unnoticed
-    drafter        "sampled": q is drafter_sampling's distribution of draft_logits; "greedy": all mass on the draft
+    target_sampling, drafter_sampling  Sampling: temperature, top-k, top-p of p and of q; drafter
+                                       defaults to target's
+    draft_logits [B,K,vocab], target_logits' dtype: what the drafts were drawn from; needed when
+    drafter is "sampled" and for mix
+    draft_lse    float64 [B,K,2] of sample_drafts, spares a backend one pass over the draft rows:
+                 NaN or +inf in one that it then has no need to read goes unnoticed
+    drafter        "sampled": q is drafter_sampling's distribution of draft_logits; "greedy": all
+                   mass on the draft
     mix          float32 [B] in 0..1 or None: judge against softmax(mix * target + (1-mix) * draft)
                  of raw logits, q and the bonus row unchanged; 1 is bit-identical to None. Below 1
                  the output is no longer the target's law
@@ -154,6 +65,7 @@ def accept_drafts(
     remaining    int32 [B] or None: tokens the request may still emit, this step's included; the
                  next pass drafts no more
     uniforms     float64 [B,K+1] in [0,1) in place of the generator's: K acceptances, then the draw
+    out          Accepted whose tensors are written (target_logprob None: not wanted), made if None
     workspace    float64 of `accept_drafts_workspace`'s shape, made if None
     with_logprob also return target_logprob (committed tokens, unmixed target law; temperature 1
     where it is 0)
@@ -181,15 +93,15 @@ def accept_drafts(
     check.tensor("seed", seed, "B", I64)
     check.tensor("position", position, "B", I32)
     check.tensor("draft_logits", draft_logits, "B K vocab", (target_logits.dtype,), optional=True)
-    check.tensor("draft_lse", draft_lse, "B K", F32, optional=True)
+    check.normalisers("draft_lse", draft_lse)
     check.tensor("mix", mix, "B", F32, optional=True)
     check.tensor("remaining", remaining, "B", I32, optional=True)
     check.uniforms(uniforms, "B K+1")
     check.sampling("target_sampling", target_sampling)
     if drafter_sampling is not target_sampling:
         check.sampling("drafter_sampling", drafter_sampling)
-    check.choice("drafter", drafter, ("sampled", "greedy"))
-    check.choice("rule", rule, ("token", "block", "greedy"))
+    check.choice("drafter", drafter, DRAFTERS)
+    check.choice("rule", rule, RULES)
     dirac = drafter == "greedy" or rule == "greedy"
     check.need(
         draft_logits is not None or (dirac and mix is None) or V == 1,
@@ -202,35 +114,108 @@ def accept_drafts(
     check.values("draft_len", draft_len, -1, V - 1, f"-1 .. K = {V - 1}")
     check.values("branch", branch, -1, V, f"-1 or 1 .. {V}", but=0)
     check.values("mix", mix, 0, 1, "0 .. 1")
-    i32 = [draft_len.new_empty(check.dims["B"]) for _ in range(6)]
-    logprob = (
-        target_logits.new_empty(check.dims["B"], V, dtype=torch.float32) if with_logprob else None
+    accepted = _outputs(check, out, with_logprob, target_logits)
+    shape = accept_drafts_workspace(target_logits)
+    workspace = check.workspace(workspace, target_logits, shape, torch.float64)
+    args = Args(
+        target_logits=target_logits,
+        draft_tokens=draft_tokens,
+        draft_logits=draft_logits,
+        draft_lse=draft_lse,
+        draft_len=draft_len,
+        branch=branch,
+        mask_rows=mask_rows,
+        seed=seed,
+        position=position,
+        uniforms=uniforms,
+        target_sampling=target_sampling,
+        drafter_sampling=drafter_sampling,
+        mix=mix,
+        dirac=dirac,
+        rule=RULES.index(rule),
+        num_valid_vocab=num_valid_vocab,
+        vocab_block=_sampling.vocab_block(vocab),
+        mask_token=mask_token,
+        remaining=remaining,
+        accepted=accepted.accepted,
+        next_token=accepted.next_token,
+        proposal=accepted.proposal,
+        shift=accepted.shift,
+        next_draft_len=accepted.draft_len,
+        status=accepted.status,
+        target_logprob=accepted.target_logprob,
+        workspace=workspace,
     )
-    workspace = check.workspace(
-        workspace, target_logits, accept_drafts_workspace(target_logits), torch.float64
-    )
-    _OP(
-        backend,
-        target_logits,
-        draft_tokens,
-        draft_logits,
-        draft_lse,
-        draft_len,
-        branch,
-        mask_rows,
-        seed,
-        position,
-        uniforms,
-        *target_sampling,
-        *drafter_sampling,
-        mix,
-        dirac,
-        rule,
-        num_valid_vocab,
-        mask_token,
-        remaining,
-        *i32,
-        logprob,
-        workspace,
-    )
-    return Accepted(*i32, logprob)
+    OP(backend, args)
+    return accepted
+
+
+class Args(NamedTuple):
+    target_logits: torch.Tensor
+    draft_tokens: torch.Tensor
+    draft_logits: torch.Tensor | None
+    draft_lse: torch.Tensor | None
+    draft_len: torch.Tensor
+    branch: torch.Tensor
+    mask_rows: int
+    seed: torch.Tensor
+    position: torch.Tensor
+    uniforms: torch.Tensor | None
+    target_sampling: Sampling
+    drafter_sampling: Sampling
+    mix: torch.Tensor | None
+    dirac: bool  # q has all mass on the draft
+    rule: int  # index into RULES
+    num_valid_vocab: int
+    vocab_block: int
+    mask_token: int
+    remaining: torch.Tensor | None
+    accepted: Out
+    next_token: Out
+    proposal: Out
+    shift: Out
+    next_draft_len: Out
+    status: Out
+    target_logprob: Out | None
+    workspace: Scratch | None
+
+
+def accept_drafts_workspace(target_logits: torch.Tensor) -> tuple[int, ...]:
+    """Shape of the float64 workspace of `accept_drafts`: of each row of target and draft; empty on
+    a CPU."""
+    return _sampling.workspace_shape(target_logits, 2 * target_logits.shape[1] - 1)
+
+
+def _outputs(check: Check, out: Accepted | None, with_logprob: bool, logits) -> Accepted:
+    """The caller's, checked, or new ones."""
+    if out is not None and not isinstance(out, Accepted):
+        check.fail("out", "blockdraft.Accepted", type(out).__name__, TypeError)
+    wanted = with_logprob if out is None else out.target_logprob is not None
+    shapes = ("B",) * 6 + ("B V",) * wanted
+    given = None if out is None else out[: len(shapes)]
+    tensors = check.outputs(given, shapes, I32 * 6 + F32, dict(target_logits=logits))
+    return Accepted(*tensors, *(() if wanted else (None,)))
+
+
+def _uniforms(args: Args) -> torch.Tensor:
+    """Of the drafts, then of the draw."""
+    if args.uniforms is not None:
+        return args.uniforms
+    K = args.draft_tokens.shape[1]
+    drafts = rng.uniform(args.seed, args.position, K, rng.ACCEPT)
+    return torch.cat([drafts, rng.uniform(args.seed, args.position, 1, rng.DRAW)], 1)
+
+
+OP = Op("accept_drafts", Args)
+_triton.register(OP, lambda args: _triton.unsupported(args.target_logits))
+_native.register(OP, lambda args: _native.unsupported(args.target_logits))
+OP.register(
+    "reference",
+    by_name(
+        OP,
+        reference.accept_drafts,
+        uniforms=_uniforms,
+        rule=lambda args: RULES[args.rule],
+        with_logprob=lambda args: args.target_logprob is not None,
+    ),
+)

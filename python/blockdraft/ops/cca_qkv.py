@@ -1,53 +1,35 @@
+from typing import NamedTuple
+
+import torch
+
 from .. import reference
 from ..contract import F32, FLOATS, I32, Check
-from ..registry import Op
+from ..registry import InPlace, Op, Out, by_name
 from ..types import Rows
-from . import _rows
-
-_OP = Op(
-    "cca_qkv",
-    "(Tensor qk, Tensor v_now, Tensor v_late, Tensor conv0_weight, Tensor conv0_bias, Tensor conv1_weight, "
-    f"Tensor conv1_bias, Tensor temp, Tensor cos_sin, {_rows.SCHEMA}, Tensor? conv_state, Tensor? late_state, "
-    "Tensor? slots, Tensor? late_start, Tensor? block_table, Tensor(a!)? k_cache, Tensor(b!)? v_cache, "
-    "Tensor(c!) q, Tensor(d!) k, Tensor(e!) v) -> ()",
-)
-
-
-def _reference(*args):
-    inputs, rows, rest = args[:9], Rows(*args[9:17]), args[17:]
-    conv_state, late_state, slots, late_start, block_table, k_cache, v_cache, *outputs = rest
-    results = reference.cca_qkv(*inputs, rows, conv_state, late_state, slots, late_start)
-    for output, result in zip(outputs, results):
-        output.copy_(result)
-    if k_cache is not None:
-        reference.store_kv(outputs[1], outputs[2], k_cache, v_cache, block_table, rows)
-
-
-_OP.register("reference", _reference)
 
 
 def cca_qkv(
-    qk,
-    v_now,
-    v_late,
-    conv0_weight,
-    conv0_bias,
-    conv1_weight,
-    conv1_bias,
-    temp,
-    cos_sin,
+    qk: torch.Tensor,
+    v_now: torch.Tensor,
+    v_late: torch.Tensor,
+    conv0_weight: torch.Tensor,
+    conv0_bias: torch.Tensor,
+    conv1_weight: torch.Tensor,
+    conv1_bias: torch.Tensor,
+    temp: torch.Tensor,
+    cos_sin: torch.Tensor,
     rows: Rows,
-    conv_state=None,
-    late_state=None,
-    slots=None,
-    k_cache=None,
-    v_cache=None,
-    block_table=None,
+    conv_state: torch.Tensor | None = None,
+    late_state: torch.Tensor | None = None,
+    slots: torch.Tensor | None = None,
+    k_cache: torch.Tensor | None = None,
+    v_cache: torch.Tensor | None = None,
+    block_table: torch.Tensor | None = None,
     *,
-    late_start=None,
-    out=None,
+    late_start: torch.Tensor | None = None,
+    out: tuple[torch.Tensor, torch.Tensor, torch.Tensor] | None = None,
     backend: str | None = None,
-):
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Compressed convolutional attention, from projections to q, k, v; stores k, v of live verify
     rows in the cache.
 
@@ -121,41 +103,66 @@ def cca_qkv(
     check.tensor("slots", slots, "B", I32, optional=True)
     check.values("slots", slots, -1, d.get("S", 0) - 1, f"-1 or 0 .. {d.get('S', 0) - 1}")
     check.pages(k_cache, v_cache, block_table, rows, qk.dtype, stores=True)
-    shapes = (len(qk), d["Hq"], d["Dh"]), (len(qk), d["Hk"], d["Dh"]), (len(qk), d["Hk"], d["Dh"])
-    check.need(
-        out is None or isinstance(out, (tuple, list)) and len(out) == 3,
-        "out",
-        "three tensors",
-        type(out).__name__,
+    inputs = dict(qk=qk, v_now=v_now, v_late=v_late)
+    q, k, v = check.outputs(out, ("T Hq Dh", "T Hk Dh", "T Hk Dh"), (qk.dtype,) * 3, inputs)
+    args = Args(
+        qk=qk,
+        v_now=v_now,
+        v_late=v_late,
+        conv0_weight=conv0_weight,
+        conv0_bias=conv0_bias,
+        conv1_weight=conv1_weight,
+        conv1_bias=conv1_bias,
+        temp=temp,
+        cos_sin=cos_sin,
+        rows=rows,
+        conv_state=conv_state,
+        late_state=late_state,
+        slots=slots,
+        late_start=late_start,
+        block_table=block_table,
+        k_cache=k_cache,
+        v_cache=v_cache,
+        q=q,
+        k=k,
+        v=v,
     )
-    q, k, v = (qk.new_empty(shape) for shape in shapes) if out is None else out
-    for name, output, shape in (
-        ("out[0]", q, "T Hq Dh"),
-        ("out[1]", k, "T Hk Dh"),
-        ("out[2]", v, "T Hk Dh"),
-    ):
-        check.tensor(name, output, shape, (qk.dtype,))
-    _OP(
-        backend,
-        qk,
-        v_now,
-        v_late,
-        conv0_weight,
-        conv0_bias,
-        conv1_weight,
-        conv1_bias,
-        temp,
-        cos_sin,
-        *_rows.flatten(rows),
-        conv_state,
-        late_state,
-        slots,
-        late_start,
-        block_table,
-        k_cache,
-        v_cache,
-        q,
-        k,
-        v,
-    )
+    OP(backend, args)
     return q, k, v
+
+
+class Args(NamedTuple):
+    qk: torch.Tensor
+    v_now: torch.Tensor
+    v_late: torch.Tensor
+    conv0_weight: torch.Tensor
+    conv0_bias: torch.Tensor
+    conv1_weight: torch.Tensor
+    conv1_bias: torch.Tensor
+    temp: torch.Tensor
+    cos_sin: torch.Tensor
+    rows: Rows
+    conv_state: torch.Tensor | None
+    late_state: torch.Tensor | None
+    slots: torch.Tensor | None
+    late_start: torch.Tensor | None
+    block_table: torch.Tensor | None
+    k_cache: InPlace | None
+    v_cache: InPlace | None
+    q: Out
+    k: Out
+    v: Out
+
+
+OP = Op("cca_qkv", Args)
+_make = by_name(OP, reference.cca_qkv)
+
+
+def _reference(args: Args) -> None:
+    _make(args)
+    if args.k_cache is not None:
+        caches = args.k_cache, args.v_cache, args.block_table
+        reference.store_kv(args.k, args.v, *caches, args.rows)
+
+
+OP.register("reference", _reference)

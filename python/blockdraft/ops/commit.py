@@ -1,41 +1,24 @@
+from typing import NamedTuple
+
+import torch
+
 from .. import reference
 from ..contract import I32, Check
-from ..registry import Op
+from ..registry import Op, Out, by_name
 from ..types import Rows
-from . import _native, _rows, _triton
-
-_OP = Op(
-    "commit",
-    f"(Tensor qk, Tensor v_late, Tensor accepted, Tensor cu_rows, Tensor(a!) prefix_lens, "
-    f"{_rows.SCHEMA.split(', ', 2)[2]}, Tensor(b!) conv_state, Tensor(c!) late_state, Tensor slots) -> ()",
-)
-
-
-def _reference(qk, v_late, accepted, *rest):
-    rows, (conv_state, late_state, slots) = Rows(*rest[:8]), rest[8:]
-    states = reference.commit(qk, v_late, accepted, rows, conv_state, late_state, slots)
-    for old, new in zip((conv_state, late_state, rows.prefix_lens), states):
-        old.copy_(new)
-
-
-def _cpp_unsupported(qk, v_late, *rest):
-    states = rest[-3:-1]
-    if any(state.dtype != qk.dtype for state in states):
-        return f"the states have qk's dtype, {qk.dtype}, not {', '.join(str(state.dtype) for state in states)}"
-    return _native.unsupported(qk)
-
-
-_OP.register(
-    "triton",
-    lambda *args: _triton.launch("commit", *args[:5], *args[-3:]),
-    lambda qk, *rest: _triton.unsupported(qk),
-)
-_OP.register("cpp", None, _cpp_unsupported)
-_OP.register("reference", _reference)
+from . import _native, _triton
 
 
 def commit(
-    qk, v_late, accepted, rows: Rows, conv_state, late_state, slots, *, backend: str | None = None
+    qk: torch.Tensor,
+    v_late: torch.Tensor,
+    accepted: torch.Tensor,
+    rows: Rows,
+    conv_state: torch.Tensor,
+    late_state: torch.Tensor,
+    slots: torch.Tensor,
+    *,
+    backend: str | None = None,
 ) -> None:
     """Keep verify rows 0..a of the last pass, for all layers: new convolution state, delayed value
     and prefix length.
@@ -59,5 +42,40 @@ def commit(
     if check.readable:
         for a, drafts in zip(accepted.tolist(), rows.draft_len.tolist()):
             check.need(-1 <= a <= drafts, "accepted", "-1 .. draft_len", a)
-    check.values("slots", slots, -1, check.dims["S"] - 1, f"-1 or 0 .. {check.dims['S'] - 1}")
-    _OP(backend, qk, v_late, accepted, *_rows.flatten(rows), conv_state, late_state, slots)
+    last = check.dims["S"] - 1
+    check.values("slots", slots, -1, last, f"-1 or 0 .. {last}")
+    args = Args(
+        qk=qk,
+        v_late=v_late,
+        accepted=accepted,
+        cu_rows=rows.cu_rows,
+        prefix_lens=rows.prefix_lens,
+        conv_state=conv_state,
+        late_state=late_state,
+        slots=slots,
+    )
+    OP(backend, args)
+
+
+class Args(NamedTuple):
+    qk: torch.Tensor
+    v_late: torch.Tensor
+    accepted: torch.Tensor
+    cu_rows: torch.Tensor
+    prefix_lens: Out
+    conv_state: Out
+    late_state: Out
+    slots: torch.Tensor
+
+
+def _cpp_unsupported(args: Args) -> str | None:
+    dtypes = args.conv_state.dtype, args.late_state.dtype
+    if dtypes != (args.qk.dtype, args.qk.dtype):
+        return f"the states have qk's dtype, {args.qk.dtype}, not {dtypes[0]}, {dtypes[1]}"
+    return _native.unsupported(args.qk)
+
+
+OP = Op("commit", Args)
+_triton.register(OP, lambda args: _triton.unsupported(args.qk))
+_native.register(OP, _cpp_unsupported)
+OP.register("reference", by_name(OP, reference.commit))

@@ -1,33 +1,26 @@
+from typing import NamedTuple
+
+import torch
+
 from .. import reference
 from ..contract import F32, I32, Check
-from ..registry import Op
+from ..registry import Op, Out, by_name
 
-_OP = Op(
-    "fused_moe",
-    "(Tensor x, Tensor experts, Tensor weights, Tensor gate_up, Tensor down, Tensor? skip_prob, str skip, "
-    "Tensor(a!) out) -> ()",
-)
-
-
-def _reference(x, experts, weights, gate_up, down, skip_prob, skip, out):
-    out.copy_(reference.fused_moe(x, experts, weights, gate_up, down, skip_prob, skip))
-
-
-_OP.register("reference", _reference)
+SKIPS = ("zero", "identity")  # what a row without experts yields
 
 
 def fused_moe(
-    x,
-    experts,
-    weights,
-    gate_up,
-    down,
-    skip_prob=None,
+    x: torch.Tensor,
+    experts: torch.Tensor,
+    weights: torch.Tensor,
+    gate_up: torch.Tensor,
+    down: torch.Tensor,
+    skip_prob: torch.Tensor | None = None,
     *,
     skip: str = "zero",
-    out=None,
+    out: torch.Tensor | None = None,
     backend: str | None = None,
-):
+) -> torch.Tensor:
     """SwiGLU experts: y = sum over choices of weight * down[e] @ (silu(gate) * up), with gate, up =
     gate_up[e] @ x.
 
@@ -47,7 +40,7 @@ def fused_moe(
     check.tensor("down", down, "E H I", (x.dtype,))
     check.dims["2I"] = 2 * check.dims["I"]
     check.tensor("gate_up", gate_up, "E 2I H", (x.dtype,))
-    check.choice("skip", skip, ("zero", "identity"))
+    check.choice("skip", skip, SKIPS)
     check.need(
         skip == "zero" or skip_prob is not None,
         "skip_prob",
@@ -56,7 +49,31 @@ def fused_moe(
     )
     check.tensor("skip_prob", skip_prob, "T", F32, optional=True)
     check.values("experts", experts, -1, check.dims["E"] - 1, f"-1 .. {check.dims['E'] - 1}")
-    out = x.new_empty(x.shape) if out is None else out
-    check.tensor("out", out, "T H", (x.dtype,))
-    _OP(backend, x, experts, weights, gate_up, down, skip_prob, skip, out)
+    (out,) = check.outputs(None if out is None else (out,), ("T H",), (x.dtype,), dict(x=x))
+    args = Args(
+        x=x,
+        experts=experts,
+        weights=weights,
+        gate_up=gate_up,
+        down=down,
+        skip_prob=skip_prob,
+        skip=SKIPS.index(skip),
+        out=out,
+    )
+    OP(backend, args)
     return out
+
+
+class Args(NamedTuple):
+    x: torch.Tensor
+    experts: torch.Tensor
+    weights: torch.Tensor
+    gate_up: torch.Tensor
+    down: torch.Tensor
+    skip_prob: torch.Tensor | None
+    skip: int  # index into SKIPS
+    out: Out
+
+
+OP = Op("fused_moe", Args)
+OP.register("reference", by_name(OP, reference.fused_moe, skip=lambda args: SKIPS[args.skip]))

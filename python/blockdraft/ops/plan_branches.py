@@ -1,23 +1,21 @@
+from typing import NamedTuple
+
 import torch
 
 from .. import reference
-from ..contract import FLOATS, I32, Check
-from ..registry import Op
-
-_OP = Op(
-    "plan_branches",
-    "(Tensor accept, Tensor offset_accept, Tensor draft_len, Tensor(a!) branch) -> ()",
-)
+from ..contract import F64, FLOATS, I32, Check
+from ..registry import Op, Out, by_name
 
 
-def _reference(accept, offset_accept, draft_len, branch):
-    branch.copy_(reference.plan_branches(accept, offset_accept, branch.shape[1], draft_len))
-
-
-_OP.register("reference", _reference)
-
-
-def plan_branches(accept, offset_accept, proposals: int, draft_len, *, backend: str | None = None):
+def plan_branches(
+    accept: torch.Tensor,
+    offset_accept: torch.Tensor,
+    proposals: int,
+    draft_len: torch.Tensor,
+    *,
+    out: torch.Tensor | None = None,
+    backend: str | None = None,
+) -> torch.Tensor:
     """Branches for `proposals` blocks that maximise the expected drafts accepted in the pass after
     the next.
 
@@ -30,13 +28,30 @@ def plan_branches(accept, offset_accept, proposals: int, draft_len, *, backend: 
     ValueError or TypeError.
     """
     check = Check("plan_branches")
-    check.tensor("accept", accept, "B K", FLOATS + (torch.float64,))
-    check.tensor("offset_accept", offset_accept, "M", FLOATS + (torch.float64,))
+    check.tensor("accept", accept, "B K", FLOATS + F64)
+    check.tensor("offset_accept", offset_accept, "M", FLOATS + F64)
     check.tensor("draft_len", draft_len, "B", I32)
     check.need(proposals >= 0, "proposals", "0 or more", proposals)
     for name, t in (("accept", accept), ("offset_accept", offset_accept)):
         check.values(name, t, 0, 1, "probabilities")
     check.values("draft_len", draft_len, -1, check.dims["K"], f"-1 .. K = {check.dims['K']}")
-    branch = draft_len.new_empty(len(draft_len), proposals)
-    _OP(backend, accept, offset_accept, draft_len, branch)
+    check.dims["P"] = proposals
+    inputs = dict(accept=accept, offset_accept=offset_accept, draft_len=draft_len)
+    (branch,) = check.outputs(None if out is None else (out,), ("B P",), I32, inputs)
+    args = Args(accept=accept, offset_accept=offset_accept, draft_len=draft_len, branch=branch)
+    OP(backend, args)
     return branch
+
+
+class Args(NamedTuple):
+    accept: torch.Tensor
+    offset_accept: torch.Tensor
+    draft_len: torch.Tensor
+    branch: Out
+
+
+OP = Op("plan_branches", Args)
+OP.register(
+    "reference",
+    by_name(OP, reference.plan_branches, proposals=lambda args: args.branch.shape[1]),
+)

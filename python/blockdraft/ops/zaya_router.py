@@ -1,42 +1,31 @@
+from typing import NamedTuple
+
+import torch
+
 from .. import reference
 from ..contract import BOOL, F32, FLOATS, I32, Check
-from ..registry import Op
-
-_OP = Op(
-    "zaya_router",
-    "(Tensor hidden, Tensor? prev_state, Tensor down_weight, Tensor down_bias, Tensor? eda_scale, "
-    "Tensor norm_weight, Tensor fc1_weight, Tensor fc1_bias, Tensor fc2_weight, Tensor fc2_bias, Tensor out_weight, "
-    "Tensor balancing_bias, float eps, Tensor? live, Tensor(a!) weights, Tensor(b!) experts, Tensor(c!) skip_prob, "
-    "Tensor(d!) state) -> ()",
-)
-
-
-def _reference(*args):
-    for output, result in zip(args[14:], reference.zaya_router(*args[:14])):
-        output.copy_(result)
-
-
-_OP.register("reference", _reference)
+from ..registry import Op, Out, by_name
 
 
 def zaya_router(
-    hidden,
-    prev_state,
-    down_weight,
-    down_bias,
-    eda_scale,
-    norm_weight,
-    fc1_weight,
-    fc1_bias,
-    fc2_weight,
-    fc2_bias,
-    out_weight,
-    balancing_bias,
+    hidden: torch.Tensor,
+    prev_state: torch.Tensor | None,
+    down_weight: torch.Tensor,
+    down_bias: torch.Tensor,
+    eda_scale: torch.Tensor | None,
+    norm_weight: torch.Tensor,
+    fc1_weight: torch.Tensor,
+    fc1_bias: torch.Tensor,
+    fc2_weight: torch.Tensor,
+    fc2_bias: torch.Tensor,
+    out_weight: torch.Tensor,
+    balancing_bias: torch.Tensor,
     eps: float,
-    live=None,
+    live: torch.Tensor | None = None,
     *,
+    out: tuple[torch.Tensor, ...] | None = None,
     backend: str | None = None,
-):
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
     """Top-1 routing of ZAYA: down projection, depth averaging with the previous layer's state,
     RMSNorm, three-layer MLP with erf-GELU, softmax over E experts and skip (the last class), argmax
     of probability plus bias.
@@ -73,28 +62,54 @@ def zaya_router(
     ):
         check.tensor(name, t, shape, FLOATS, optional=name == "eda_scale")
     check.tensor("live", live, "T", BOOL, optional=True)
-    total, width = len(hidden), check.dims["R"]
-    weights, skip_prob = (hidden.new_empty(total, dtype=F32[0]) for _ in range(2))
-    experts, state = hidden.new_empty(total, dtype=I32[0]), hidden.new_empty(total, width)
-    _OP(
-        backend,
-        hidden,
-        prev_state,
-        down_weight,
-        down_bias,
-        eda_scale,
-        norm_weight,
-        fc1_weight,
-        fc1_bias,
-        fc2_weight,
-        fc2_bias,
-        out_weight,
-        balancing_bias,
-        eps,
-        live,
-        weights,
-        experts,
-        skip_prob,
-        state,
+    inputs = dict(hidden=hidden, prev_state=prev_state)
+    weights, experts, skip_prob, state = check.outputs(
+        out, ("T", "T", "T", "T R"), (*F32, *I32, *F32, hidden.dtype), inputs
     )
+    args = Args(
+        hidden=hidden,
+        prev_state=prev_state,
+        down_weight=down_weight,
+        down_bias=down_bias,
+        eda_scale=eda_scale,
+        norm_weight=norm_weight,
+        fc1_weight=fc1_weight,
+        fc1_bias=fc1_bias,
+        fc2_weight=fc2_weight,
+        fc2_bias=fc2_bias,
+        out_weight=out_weight,
+        balancing_bias=balancing_bias,
+        eps=eps,
+        live=live,
+        weights=weights,
+        experts=experts,
+        skip_prob=skip_prob,
+        state=state,
+    )
+    OP(backend, args)
     return weights, experts, skip_prob, state
+
+
+class Args(NamedTuple):
+    hidden: torch.Tensor
+    prev_state: torch.Tensor | None
+    down_weight: torch.Tensor
+    down_bias: torch.Tensor
+    eda_scale: torch.Tensor | None
+    norm_weight: torch.Tensor
+    fc1_weight: torch.Tensor
+    fc1_bias: torch.Tensor
+    fc2_weight: torch.Tensor
+    fc2_bias: torch.Tensor
+    out_weight: torch.Tensor
+    balancing_bias: torch.Tensor
+    eps: float
+    live: torch.Tensor | None
+    weights: Out
+    experts: Out
+    skip_prob: Out
+    state: Out
+
+
+OP = Op("zaya_router", Args)
+OP.register("reference", by_name(OP, reference.zaya_router))

@@ -42,8 +42,8 @@ def accept_drafts(
             True,
         )
 
-    # p: the distribution to verify against; the bonus row D is never mixed. q: the one the drafts were drawn
-    # from
+    # p: the distribution to verify against; the bonus row D is never mixed. q: the one the drafts
+    # were drawn from
     verified, status = target_logits.double(), row_status(target_logits, banned)
     draft_status = torch.zeros_like(status[:, :K])
     if draft_logits is not None:

@@ -38,6 +38,12 @@ def _attend(q, k, v, mask, scale):
     k, v = k.repeat_interleave(group, 1), v.repeat_interleave(group, 1)
     scores = torch.einsum("rhd,nhd->rhn", q, k) * scale
     scores = scores.masked_fill(~mask[:, None], -torch.inf)
-    lse = scores.logsumexp(-1)
-    weights = (scores - lse.masked_fill(lse == -torch.inf, 0)[..., None]).exp()
+    if not len(k):  # a request without rows and prefix
+        return q * 0, q.new_full(q.shape[:2], -torch.inf)
+    top = scores.amax(-1, keepdim=True)
+    base = top.masked_fill(top == -torch.inf, 0)  # of a row that sees nothing
+    weights = (scores - base).exp()
+    total = weights.sum(-1, keepdim=True)
+    lse = (base + total.log())[..., 0]
+    weights = weights / total.masked_fill(total == 0, 1)
     return torch.einsum("rhn,nhd->rhd", weights, v), lse

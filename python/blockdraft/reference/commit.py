@@ -2,22 +2,20 @@
 
 import torch
 
-from ..types import Rows
 
-
-def commit(qk, v_late, accepted, rows: Rows, conv_state, late_state, slots):
-    """New (conv_state, late_state, prefix_lens) for all layers; a request with accepted -1 or no
+def commit(qk, v_late, accepted, cu_rows, prefix_lens, conv_state, late_state, slots):
+    """New (prefix_lens, conv_state, late_state) for all layers; a request with accepted -1 or no
     slot keeps its state."""
     depth = conv_state.shape[2]
     accepted, slots = accepted.long(), slots.long()
-    prefix_lens = rows.prefix_lens + (accepted + 1).to(rows.prefix_lens.dtype)
+    grown = prefix_lens + (accepted + 1).to(prefix_lens.dtype)
     conv_state, late_state = conv_state.clone(), late_state.clone()
     writes = ((accepted >= 0) & (slots >= 0)).nonzero()[:, 0]
-    last = rows.cu_rows.long()[writes] + accepted[writes]
+    last = cu_rows.long()[writes] + accepted[writes]
     # lineage of row a, oldest first: packed rows, then (negative) entries of the old state
     steps = torch.arange(-depth + 1, 1, device=last.device)
     local = accepted[writes, None] + steps
-    old = conv_state[:, slots[writes]].where((rows.prefix_lens[writes] > 0)[:, None, None], 0)
+    old = conv_state[:, slots[writes]].where((prefix_lens[writes] > 0)[:, None, None], 0)
     new = torch.where(
         local[..., None] >= 0,
         qk[:, (last[:, None] + steps).clamp(min=0)].to(old.dtype),
@@ -29,4 +27,4 @@ def commit(qk, v_late, accepted, rows: Rows, conv_state, late_state, slots):
     )
     conv_state[:, slots[writes]] = new
     late_state[:, slots[writes]] = v_late[:, last].to(late_state.dtype)
-    return conv_state, late_state, prefix_lens
+    return grown, conv_state, late_state

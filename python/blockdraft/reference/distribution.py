@@ -1,4 +1,4 @@
-"""From logits to the law that a token is drawn from, and the draw."""
+"""From logits to the distribution that a token is drawn from, and the draw."""
 
 import torch
 
@@ -12,6 +12,13 @@ def excluded(vocab: int, num_valid_vocab: int, mask_token: int, device) -> torch
     return (ids >= num_valid_vocab) | (ids == mask_token)
 
 
+def relative(x, temperature):
+    """(x - max) / temperature, in this order: a quotient of its own would lose the difference of
+    two logits where the temperature is small. A row without a finite maximum stays as it is."""
+    top = x.amax(-1, keepdim=True)
+    return (x - top.where(top.isfinite(), 0.0)) / temperature
+
+
 def distribution(logits, banned, temperature, top_k=None, top_p=None):
     """float64 [B,R,vocab] from logits [B,R,vocab] and per-request parameters [B]; rows of NaN stay
     NaN.
@@ -22,7 +29,7 @@ def distribution(logits, banned, temperature, top_k=None, top_p=None):
     """
     x = logits.double().masked_fill(banned, -torch.inf)
     temperature = temperature.double()[:, None, None]
-    sampled = (x / temperature.where(temperature > 0, 1.0)).softmax(-1)
+    sampled = relative(x, temperature.where(temperature > 0, 1.0)).softmax(-1)
     if top_k is not None or top_p is not None:
         sampled = _truncate(sampled, x, top_k, top_p)
     peak = (

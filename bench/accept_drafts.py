@@ -1,0 +1,216 @@
+"""accept_drafts over ZAYA's vocabulary. The logits decide the outcome, so that random peers can be
+checked: accepted drafts have p = q, the rejected one p = 1e-43, and the draw has nearly all its
+mass on one id. All peers apply the token rule; under the block rule they are what its users would
+otherwise run."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from .. import Sampling, ops
+from ..roofline import costs
+from ..roofline.costs import Cost
+from .case import Implementation, Prepared, backends, compiled
+from .truncation import sampling, truncated
+
+VOCAB, K = 262272, 16
+
+
+def cases(quick: bool) -> list[dict[str, Any]]:
+    if quick:
+        return [dict(B=1, rule="token", accepted=5)]
+    whole = [
+        dict(B=b, rule=rule, accepted=a)
+        for b in (1, 8, 32)
+        for rule in ("token", "block")
+        for a in (5, 8)
+    ]
+    return whole + [
+        dict(B=1, rule="token", accepted=5, top_k=50),
+        dict(B=8, rule="token", accepted=5, top_k=50),
+        dict(B=1, rule="token", accepted=5, top_p=0.9),
+        dict(B=1, rule="block", accepted=5, top_k=50, top_p=0.9),
+    ]
+
+
+def cost(parameters: dict[str, Any], itemsize: int) -> Cost:
+    block = parameters["rule"] == "block"
+    one = costs.accept_drafts(parameters["accepted"], K, VOCAB, itemsize, block=block)
+    return parameters["B"] * one
+
+
+@dataclass(frozen=True)
+class Inputs:
+    target: torch.Tensor
+    tokens: torch.Tensor
+    draft: torch.Tensor
+    draft_lse: torch.Tensor
+    normaliser: torch.Tensor  # the same in one number, at temperature 1
+    kept_draft: torch.Tensor  # the draft's logits after truncation, which a peer's drafter keeps
+    winner: torch.Tensor  # the id that is drawn
+    sampling: Sampling
+    lengths: torch.Tensor
+    seed: torch.Tensor
+    position: torch.Tensor
+
+
+def inputs(parameters: dict[str, Any], dtype: torch.dtype, device: str) -> Inputs:
+    B, a = parameters["B"], parameters["accepted"]
+    generator = torch.Generator().manual_seed(0)
+    target = (2 * torch.randn(B, K + 1, VOCAB, generator=generator)).to(dtype).to(device)
+    draft = target[:, :K].clone()
+    tokens = torch.randint(VOCAB // 2, (B, K), generator=generator).int().to(device)
+    chosen = sampling(parameters, device)
+    if chosen.top_k is not None or chosen.top_p is not None:
+        tokens = draft.argmax(-1).int()  # a draft that truncation keeps
+    winner = VOCAB // 2 + torch.randint(VOCAB // 2, (B,), generator=generator).to(device)
+    request = torch.arange(B, device=device)
+    # The target of the rejected row is all but certain of `winner`. The draft there has so small a
+    # probability that it is never accepted, but not 0, after which the block rule would not read
+    # on (truncation makes it 0).
+    target[request, a, winner] = 60.0
+    target[request, a, tokens[:, a].long()] = -40.0
+    lengths = torch.full((B,), K, dtype=torch.int32, device=device)
+    position = torch.zeros(B, dtype=torch.int32, device=device)
+    _, draft_lse = ops.sample_drafts(
+        draft, lengths, seed=request, position=position, drafter_sampling=chosen
+    )
+    kept = truncated(draft, parameters)
+    return Inputs(
+        target,
+        tokens,
+        draft,
+        draft_lse,
+        draft_lse.sum(-1).float(),
+        kept,
+        winner,
+        chosen,
+        lengths,
+        request,
+        position,
+    )
+
+
+def eager(target: torch.Tensor, tokens: torch.Tensor, draft: torch.Tensor):
+    """Softmax of all rows, one vectorised test, multinomial of the residual."""
+    p = target.float().softmax(-1)
+    q = draft.float().softmax(-1)
+    index = tokens.long()[..., None]
+    ratio = p[:, :K].gather(-1, index)[..., 0] / q.gather(-1, index)[..., 0]
+    count = (torch.rand_like(ratio) < ratio.clamp(max=1)).int().cumprod(1).sum(1)
+    rows = torch.arange(len(p), device=p.device)
+    drafted = q[rows, count.clamp(max=K - 1)] * (count < K)[:, None]
+    residual = (p[rows, count] - drafted).clamp(min=0)
+    return count, torch.multinomial(residual, 1)[:, 0]
+
+
+def inverse_cdf(target: torch.Tensor, tokens: torch.Tensor, draft: torch.Tensor, lse: torch.Tensor):
+    """No softmax of whole tensors: log-sum-exps, then the CDF of one row."""
+    wide = target.float()
+    normaliser = wide.logsumexp(-1)
+    index = tokens.long()[..., None]
+    log_p = wide[:, :K].gather(-1, index)[..., 0] - normaliser[:, :K]
+    log_q = draft.float().gather(-1, index)[..., 0] - lse
+    ratio = (log_p - log_q).exp()
+    count = (torch.rand_like(ratio) < ratio).int().cumprod(1).sum(1)
+    rows = torch.arange(len(wide), device=wide.device)
+    at = count.clamp(max=K - 1)
+    p = (wide[rows, count] - normaliser[rows, count][:, None]).exp()
+    q = (draft[rows, at].float() - lse[rows, at][:, None]).exp() * (count < K)[:, None]
+    cdf = (p - q).clamp(min=0).cumsum(-1)
+    u = torch.rand(len(wide), 1, device=wide.device) * cdf[:, -1:]
+    return count, (cdf <= u).sum(-1)
+
+
+def lazy(i: Inputs, parameters: dict[str, Any]):
+    """Row by row, and none after the first rejection."""
+
+    def q(b: int, row: int) -> torch.Tensor:
+        return (i.kept_draft[b, row].float() - i.normaliser[b, row]).exp()
+
+    counts, picks = [], []
+    for b in range(len(i.target)):
+        count = 0
+        while True:
+            p = truncated(i.target[b, count], parameters).float().softmax(-1)
+            if count == K:
+                break
+            x = i.tokens[b, count].long()
+            log_q = i.kept_draft[b, count, x].float() - i.normaliser[b, count]
+            if torch.rand(()) >= p[x] / log_q.exp():
+                p = (p - q(b, count)).clamp(min=0)
+                break
+            count += 1
+        cdf = p.cumsum(0)
+        counts.append(count)
+        picks.append(int(torch.searchsorted(cdf, torch.rand(()).item() * cdf[-1])))
+    return torch.tensor(counts), torch.tensor(picks)
+
+
+def transformers(i: Inputs, parameters: dict[str, Any]):
+    from transformers.generation.utils import _speculative_sampling
+
+    def run():
+        kept = truncated(i.target, parameters)
+        counts, picks = [], []
+        for b in range(len(kept)):  # it takes one sequence
+            one = slice(b, b + 1)
+            ids, matches = _speculative_sampling(
+                i.tokens[one].long(), i.kept_draft[one].float(), K, kept[one].float()
+            )
+            counts.append(int(matches))
+            picks.append(int(ids[0, -1]))
+        return torch.tensor(counts), torch.tensor(picks)
+
+    return run
+
+
+def peers(i: Inputs, parameters: dict[str, Any]) -> list[Implementation]:
+    """A peer truncates the target's rows in its time. Its drafter truncated the draft's."""
+
+    def eager_all():
+        return eager(truncated(i.target, parameters), i.tokens, i.kept_draft)
+
+    def inverse_all(target, tokens, draft, lse):
+        return inverse_cdf(truncated(target, parameters), tokens, draft, lse)
+
+    given = (i.target, i.tokens, i.kept_draft, i.normaliser)
+    return [
+        Implementation("eager softmax", lambda: eager_all),
+        compiled("compiled lse + cdf", inverse_all, *given),
+        Implementation("transformers", lambda: transformers(i, parameters)),
+        Implementation("lazy rows", lambda: lambda: lazy(i, parameters)),
+    ]
+
+
+def build(parameters: dict[str, Any], dtype: torch.dtype, device: str) -> Prepared:
+    i = inputs(parameters, dtype, device)
+    branch = torch.ones(parameters["B"], 1, dtype=torch.int32, device=device)
+
+    def ours(backend: str) -> tuple[torch.Tensor, torch.Tensor]:
+        verdict = ops.accept_drafts(
+            i.target,
+            i.tokens,
+            i.lengths,
+            branch,
+            K + 1,
+            seed=i.seed,
+            position=i.position,
+            rule=parameters["rule"],
+            target_sampling=i.sampling,
+            draft_logits=i.draft,
+            draft_lse=i.draft_lse,
+            backend=backend,
+        )
+        return verdict.accepted, verdict.next_token
+
+    def check(result: tuple[torch.Tensor, torch.Tensor], slack: float) -> None:
+        counts, picks = (t.cpu().long() for t in result)
+        expected, winner = parameters["accepted"], i.winner.cpu().long()
+        assert (counts == expected).all(), f"accepted: {counts.tolist()}, expected {expected} each"
+        assert torch.equal(picks, winner), (
+            f"next_token: {picks.tolist()}, expected {winner.tolist()}"
+        )
+
+    return Prepared(backends("accept_drafts", ours) + peers(i, parameters), check)

@@ -1,0 +1,91 @@
+"""What is measured: a case of an op, and the implementations that run on its inputs."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from .. import ops  # noqa: F401  (registers)
+from ..registry import OPS
+from ..roofline.costs import Cost
+
+DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torch.float32}
+
+
+@dataclass(frozen=True)
+class Implementation:
+    """`prepare()` converts the inputs to what the implementation wants (timed apart) and returns
+    the call to time."""
+
+    name: str
+    prepare: Callable[[], Callable[[], Any]]
+    is_peer: bool = True
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A case with its inputs made. `check(output, slack)` raises AssertionError if an output is
+    wrong; slack widens the tolerance."""
+
+    implementations: list[Implementation]
+    check: Callable[[Any, float], None]
+
+
+@dataclass(frozen=True)
+class Case:
+    """An op on inputs of one size and dtype. `cost` is the least work, `build()` makes the inputs:
+    nothing is allocated before."""
+
+    op: str
+    parameters: dict[str, Any]
+    dtype: str
+    cost: Cost
+    build: Callable[[], Prepared]
+
+    @property
+    def label(self) -> str:
+        return " ".join(f"{name}={value}" for name, value in self.parameters.items())
+
+
+class Normal:
+    """Normal random tensors of one dtype on one device, the same in every run."""
+
+    def __init__(self, dtype: torch.dtype, device: str):
+        self.dtype = dtype
+        self.device = device
+        self.generator = torch.Generator().manual_seed(0)
+
+    def __call__(self, *shape: int, scale: float = 1.0) -> torch.Tensor:
+        values = scale * torch.randn(shape, generator=self.generator)
+        return values.to(self.dtype).to(self.device)
+
+
+def own(name: str, call: Callable[[], Any], out: torch.Tensor | None = None) -> Implementation:
+    """An implementation of blockdraft's: there is nothing to convert. `out`, which it writes, is
+    poisoned first: what an earlier implementation left there must not pass for its result."""
+
+    def prepare() -> Callable[[], Any]:
+        if out is not None:
+            out.fill_(torch.nan)
+        return call
+
+    return Implementation(name, prepare, is_peer=False)
+
+
+def backends(
+    op: str, call: Callable[[str], Any], out: torch.Tensor | None = None
+) -> list[Implementation]:
+    """Every backend registered for an op; `call(backend)` runs it."""
+    return [own(name, lambda name=name: call(name), out) for name in OPS[op].backends]
+
+
+def compiled(name: str, function: Callable, *inputs: Any) -> Implementation:
+    """A peer under torch.compile; the compilation counts as preparation."""
+
+    def prepare() -> Callable[[], Any]:
+        run = torch.compile(function, dynamic=False)
+        run(*inputs)
+        return lambda: run(*inputs)
+
+    return Implementation(name, prepare)

@@ -1,0 +1,48 @@
+"""How long a run takes: guessed from the sizes of its cases, and corrected by what the first ones
+took."""
+
+import time
+from collections.abc import Callable
+
+from .case import Case
+from .limits import Limits
+
+# What a case has, as a rule. The guess is corrected anyway.
+IMPLEMENTATIONS = 5
+TIMES_LIMIT = 4  # an implementation's time over the machine's limit
+LEAST_CALLS = 9  # of an implementation: one is checked, two warm up, and two a sample follow
+PREPARATION = 6.0  # seconds of making inputs, compiling peers and checking
+
+
+class Estimate:
+    """Seconds of a run, by case."""
+
+    def __init__(
+        self,
+        cases: list[Case],
+        limits: Limits,
+        seconds: float,
+        clock: Callable[[], float] = time.perf_counter,
+    ):
+        self.guesses = [_guess(case, limits, seconds) for case in cases]
+        self.done = 0
+        self.clock = clock
+        self.began = clock()
+
+    def next(self) -> float:
+        """A case begins: the seconds until all are done."""
+        past = sum(self.guesses[: self.done])
+        ahead = sum(self.guesses[self.done :])
+        self.done += 1
+        if not past:
+            return ahead
+        return ahead * (self.clock() - self.began) / past
+
+
+def _guess(case: Case, limits: Limits, seconds: float) -> float:
+    call = TIMES_LIMIT * limits.milliseconds(case.cost, case.dtype) / 1e3
+    return PREPARATION + IMPLEMENTATIONS * max(seconds, LEAST_CALLS * call)
+
+
+def in_words(seconds: float) -> str:
+    return f"{seconds:.0f} s" if seconds < 100 else f"{seconds / 60:.0f} min"

@@ -1,0 +1,130 @@
+"""plan_branches for 15 drafts and 16 mask rows. Several sets of branches may be equally good, so
+what is checked is the value of the set: the drafts that it makes the next pass expect."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import combinations
+from typing import Any
+
+import torch
+
+from .. import ops
+from ..roofline.costs import Cost
+from .case import Implementation, Prepared, backends
+
+K, MASKS = 15, 16
+LEVELS = (
+    K + 1
+)  # a pass that accepts a drafts ends on level a + 1; branch c serves levels c, c+1, ...
+
+
+def cases(quick: bool) -> list[dict[str, Any]]:
+    return [dict(B=8, P=3)] if quick else [dict(B=b, P=p) for b in (1, 8, 32) for p in (3, 6)]
+
+
+def cost(parameters: dict[str, Any], itemsize: int) -> Cost:
+    """Probabilities in, branches out; a sum and a maximum for each span of levels and each
+    branch."""
+    B, P = parameters["B"], parameters["P"]
+    moved = itemsize * (B * K + MASKS) + 4 * B * (1 + P)
+    return Cost(0, 0, moved, 2 * B * P * LEVELS * (LEVELS + 1) / 2)
+
+
+@dataclass(frozen=True)
+class Inputs:
+    accept: torch.Tensor
+    offset_accept: torch.Tensor
+    draft_len: torch.Tensor
+    proposals: int
+
+    def weights(self) -> torch.Tensor:
+        """[B,LEVELS]: how probable it is that the pass ends on each level."""
+        accept = self.accept.double()
+        reach = torch.cat([torch.ones_like(accept[:, :1]), accept.cumprod(1)], 1)
+        return reach * (1 - torch.cat([accept, torch.zeros_like(accept[:, :1])], 1))
+
+    def gains(self) -> torch.Tensor:
+        """[LEVELS]: drafts that a branch so many levels below makes the next pass expect."""
+        offset = self.offset_accept.double()
+        return torch.stack([offset[s + 1 :][:K].cumprod(0).sum() for s in range(LEVELS)])
+
+    def value(self, branch: torch.Tensor) -> torch.Tensor:
+        """[B] of branches [B,P]."""
+        return (self.weights() * served(branch, self.gains())).sum(-1)
+
+    @cached_property
+    def sets(self) -> torch.Tensor:
+        """All sets of branches."""
+        every = list(combinations(range(1, LEVELS + 1), self.proposals))
+        return torch.tensor(every, device=self.accept.device)
+
+
+def served(branch: torch.Tensor, gains: torch.Tensor) -> torch.Tensor:
+    """Gain at each level from the nearest branch at or below it; 0 where there is none."""
+    level = torch.arange(1, LEVELS + 1, device=branch.device)
+    below = (branch[..., None] >= 1) & (branch[..., None] <= level)
+    nearest = torch.where(below, branch[..., None].long(), 0).amax(-2)
+    shift = (level - nearest).clamp(max=LEVELS - 1)
+    return torch.where(nearest > 0, gains[shift], 0.0)
+
+
+def exhaustive(i: Inputs) -> Callable[[], torch.Tensor]:
+    """The best of all sets, as one matrix product; the sets are listed beforehand."""
+    sets = i.sets
+
+    def run() -> torch.Tensor:
+        return sets[(i.weights() @ served(sets, i.gains()).T).argmax(1)]
+
+    return run
+
+
+def in_python(i: Inputs) -> Callable[[], torch.Tensor]:
+    """Dynamic programming on lists, request by request."""
+
+    def best(weight: list[float], gain: list[float]) -> list[int]:
+        tail = [(0.0, ())] * (LEVELS + 1)  # value and branches of the levels from one on
+        for _ in range(i.proposals):
+            longer = []
+            for first in range(LEVELS):
+                value = 0.0
+                found = 0.0, ()
+                for last in range(first, LEVELS):
+                    value += weight[last] * gain[last - first]
+                    total = value + tail[last + 1][0]
+                    if total > found[0]:
+                        found = total, (first + 1, *tail[last + 1][1])
+                longer.append(found)
+            tail = longer + [(0.0, ())]
+        chosen = list(max(tail)[1])
+        return chosen + [-1] * (i.proposals - len(chosen))
+
+    def run() -> torch.Tensor:
+        gain = i.gains().tolist()
+        return torch.tensor([best(weight, gain) for weight in i.weights().tolist()])
+
+    return run
+
+
+def build(parameters: dict[str, Any], dtype: torch.dtype, device: str) -> Prepared:
+    B, P = parameters["B"], parameters["P"]
+    generator = torch.Generator().manual_seed(0)
+    accept = (0.5 + 0.5 * torch.rand(B, K, generator=generator)).to(dtype).to(device)
+    offset_accept = torch.linspace(1, 0.5, MASKS).to(dtype).to(device)
+    draft_len = torch.full((B,), K, dtype=torch.int32, device=device)
+    i = Inputs(accept, offset_accept, draft_len, P)
+    expected = i.value(exhaustive(i)())
+
+    def ours(backend: str) -> torch.Tensor:
+        return ops.plan_branches(accept, offset_accept, P, draft_len, backend=backend)
+
+    def check(branch: torch.Tensor, slack: float) -> None:
+        branch = branch.to(device)
+        assert (branch[:, 1:] > branch[:, :-1]).all(), f"branch: not ascending: {branch.tolist()}"
+        torch.testing.assert_close(i.value(branch), expected, rtol=1e-12, atol=0)
+
+    peers = [
+        Implementation("exhaustive", lambda: exhaustive(i)),
+        Implementation("Python lists", lambda: in_python(i)),
+    ]
+    return Prepared(backends("plan_branches", ours) + peers, check)

@@ -1,0 +1,45 @@
+"""The cases of every op. The module that bears an op's stem has
+
+cases(quick)                        the parameters of each case; quick: one small case
+cost(parameters, itemsize)          the least work of a case
+build(parameters, dtype, device)    its inputs, implementations and check: a `Prepared`
+"""
+
+from collections.abc import Sequence
+from functools import partial
+from importlib import import_module
+from types import ModuleType
+from typing import Any
+
+from .case import DTYPES, Case
+from .names import OPS
+
+
+def module(op: str) -> ModuleType:
+    """The module that measures an op."""
+    return import_module(f".{op}", __package__)
+
+
+def case(op: str, parameters: dict[str, Any], dtype: str, device: str = "cpu") -> Case:
+    """The case of these parameters, one of `cases` or not."""
+    measured = module(op)
+    return Case(
+        op,
+        parameters,
+        dtype,
+        measured.cost(parameters, DTYPES[dtype].itemsize),
+        partial(measured.build, parameters, DTYPES[dtype], device),
+    )
+
+
+def cases(
+    op: str, dtypes: list[str], quick: bool, device: str = "cpu", having: Sequence[str] = ()
+) -> list[Case]:
+    """The cases of an op ("all": of each) that have every "name=value" of `having`."""
+    return [
+        case(name, parameters, dtype, device)
+        for name in (OPS if op == "all" else [op])
+        for dtype in dtypes
+        for parameters in module(name).cases(quick)
+        if set(having) <= {f"{key}={value}" for key, value in parameters.items()}
+    ]

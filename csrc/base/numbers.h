@@ -1,0 +1,29 @@
+// Number types and the small arithmetic that every kernel shares.
+#pragma once
+
+#include <stdint.h>
+
+namespace blockdraft {
+
+// 16-bit floating point as stored; arithmetic is fp32.
+struct bf16 {
+  uint16_t bits;
+};
+struct fp16 {
+  uint16_t bits;
+};
+
+template <class N>
+constexpr N least(N a, N b) {
+  return a < b ? a : b;
+}
+template <class N>
+constexpr N most(N a, N b) {
+  return a > b ? a : b;
+}
+template <class N>
+constexpr N ceil_div(N a, N b) {
+  return (a + b - 1) / b;
+}
+
+}  // namespace blockdraft

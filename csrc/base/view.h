@@ -1,0 +1,49 @@
+// A tensor's memory as kernels see it.
+#pragma once
+
+#include <stdint.h>
+
+namespace blockdraft {
+
+// `kStrides` leading dimensions have strides; elements of the last dimension lie side by side.
+template <class T, int kStrides>
+struct View {
+  T* data;                   // null for a tensor that was not given
+  int64_t stride[kStrides];  // in elements
+
+  explicit operator bool() const { return data != nullptr; }
+
+  // The elements at leading indices; those that are left out are 0.
+  template <class... Index>
+  T* at(Index... index) const {
+    static_assert(sizeof...(Index) <= kStrides);
+    T* p = data;
+    int d = 0;
+    ((p += index * stride[d++]), ...);
+    return p;
+  }
+};
+
+// f(pointer) for the pointer that a member of a parameter struct is, or holds.
+template <class F, class T>
+void visit_pointers(F f, T*& pointer) {
+  f(pointer);
+}
+template <class F, class T, int kStrides>
+void visit_pointers(F f, View<T, kStrides>& view) {
+  f(view.data);
+}
+template <class F, class Struct>
+void visit_pointers(F f, Struct& members) {
+  members.each_pointer(f);
+}
+
+// Within a parameter struct: which of its members are, or hold, pointers.
+#define BLOCKDRAFT_POINTERS(...)                                             \
+  template <class F>                                                         \
+  void each_pointer(F f) {                                                   \
+    auto visit = [&](auto&... member) { (visit_pointers(f, member), ...); }; \
+    visit(__VA_ARGS__);                                                      \
+  }
+
+}  // namespace blockdraft

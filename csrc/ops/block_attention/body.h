@@ -1,0 +1,248 @@
+// Attention of verify rows and proposals over a paged prefix and each other: the kernel body,
+// written against the tile layer (tile/attention.h). schedule.h says what its items are.
+#pragma once
+
+#include "ops/block_attention/schedule.h"
+#include "tile/attention.h"
+
+namespace blockdraft {
+
+// A query: what it sees of its own pass is verify keys below `limit` and its proposal. A dead row
+// has limit 0.
+struct AttentionColumn {
+  int row, head, limit, proposal, index, position;
+};
+
+template <class T>
+AttentionColumn attention_column(const AttentionParams<T>& p, int request, int row, int head) {
+  const int verify = p.rows.verify_rows(request);
+  const int prefix = p.rows.prefix_lens[request];
+  if (row < verify)
+    return {row, head, row <= p.rows.draft_len[request] ? row + 1 : 0, -1, row, prefix + row};
+  const int proposal = (row - verify) / p.rows.mask_rows;
+  const int index = (row - verify) % p.rows.mask_rows;
+  const int branch = p.rows.live_branch(request, proposal);
+  return {row, head, branch, proposal, index, prefix + branch + index};
+}
+
+template <class T>
+void store_lse(const AttentionParams<T>& p, int64_t row, int head, bool sees, float top,
+               float sum) {
+  if (p.lse)
+    p.lse.at(row)[head] = sees ? (top + __builtin_log2f(sum)) * 0.693147181f : -__builtin_inff();
+}
+
+struct KeySpan {
+  int from, to;
+};
+
+template <class Tile, class T>
+class Attention {
+ public:
+  Attention(Tile& tile, const AttentionParams<T>& params, const AttentionItem& item)
+      : tile_(tile),
+        p_(params),
+        item_(item),
+        first_(Tile::uniform(params.rows.cu_rows[item.request])),
+        prefix_(Tile::uniform(params.rows.prefix_lens[item.request])),
+        draft_len_(Tile::uniform(params.rows.draft_len[item.request])),
+        verify_(Tile::uniform(params.rows.verify_rows(item.request))) {
+    survey();
+  }
+
+  void run() {
+    const int group = p_.group();
+    tile_.open(
+        item_.rows * group,
+        [&](int c) {
+          return attention_column(p_, item_.request, item_.first_row + c / group,
+                                  item_.kv_head * group + c % group);
+        },
+        [&](const AttentionColumn& x) {
+          return x.limit ? p_.q.at(first_ + x.row, x.head) : nullptr;
+        },
+        p_.scale);
+    KeyTile now = next({kPrefix, start_, 0});
+    if (now.count) {
+      KeyTile ahead = next(now);
+      locate(now);
+      load(now);
+      locate(ahead);
+      for (bool more = true; more;) {
+        const KeyTile after = next(ahead);
+        if constexpr (Tile::kBuffers == 1)
+          tile_.barrier();  // everyone is done with the tile before
+        tile_.deposit(now.count);
+        tile_.barrier();
+        load(ahead);
+        locate(after);
+        tile_.each_panel([&](auto& panel) { absorb(panel, now); });
+        more = ahead.start != now.start || ahead.segment != now.segment;
+        now = ahead;
+        ahead = after;
+      }
+    }
+    tile_.close([&](const AttentionColumn& x, float top, float sum, auto output) {
+      emit(x, top, sum, output);
+    });
+  }
+
+ private:
+  static constexpr int kPrefix = -2, kVerify = -1;  // segments of the keys; j >= 0 is proposal j
+
+  struct KeyTile {
+    int segment, start, count;
+  };
+
+  // What the rows of the item see as a whole: verify keys below limit_, prefix keys from start_.
+  void survey() {
+    const int last = item_.first_row + item_.rows;
+    const int masks = (item_.first_row - verify_) / p_.rows.mask_rows;
+    int lowest = INT32_MAX;  // position of a row, from the prefix on
+    limit_ = least(least(last, verify_), draft_len_ + 1);
+    if (limit_ > item_.first_row)
+      lowest = item_.first_row;
+    else
+      limit_ = 0;
+    for (int j = item_.first_row > verify_ ? masks : 0;
+         j < p_.rows.proposals && verify_ + j * p_.rows.mask_rows < last; ++j) {
+      const int branch = Tile::uniform(p_.rows.live_branch(item_.request, j));
+      if (branch == 0) continue;
+      limit_ = most(limit_, branch);
+      lowest = least(lowest, branch + most(item_.first_row - verify_ - j * p_.rows.mask_rows, 0));
+    }
+    const int reach = p_.window && limit_ ? lowest - p_.window + 1 : INT32_MIN / 2;
+    start_ = limit_ ? most(item_.first_key, prefix_ + reach) : item_.stop_key;
+    verify_start_ = most(reach, 0);
+  }
+
+  // The end of a segment's keys, as far as the item's rows reach.
+  int stop(int segment) const {
+    if (segment == kPrefix) return item_.stop_key;
+    if (segment == kVerify) return limit_;
+    // Rows from the start of the segment's proposal to the end of the item.
+    const int before = item_.first_row + item_.rows - verify_ - segment * p_.rows.mask_rows;
+    if (before <= 0 || before >= item_.rows + p_.rows.mask_rows ||
+        Tile::uniform(p_.rows.live_branch(item_.request, segment)) == 0)
+      return 0;
+    return p_.rows.bidirectional ? p_.rows.mask_rows : least(p_.rows.mask_rows, before);
+  }
+
+  // The key tile after t that some row of the item may see; t itself if it is the last.
+  KeyTile next(const KeyTile& t) const {
+    int segment = t.segment, start = t.start + t.count;
+    while (start >= stop(segment)) {
+      if (item_.split + 1 < item_.splits || segment + 1 >= p_.rows.proposals) return t;
+      ++segment;
+      start = segment == kVerify ? verify_start_ : 0;
+    }
+    return {segment, start, least(stop(segment) - start, Tile::kKeys)};
+  }
+
+  void locate(const KeyTile& t) {
+    const int32_t* pages = p_.block_table.at(item_.request);
+    tile_.locate(
+        [&](int i) { return t.segment == kPrefix ? pages[(t.start + i) >> p_.page_shift] : 0; },
+        t.count);
+  }
+
+  // One path for cached keys and those of this pass: loads are large, and code has its cache too.
+  void load(const KeyTile& t) {
+    const bool cached = t.segment == kPrefix;
+    const int before = t.segment < 0 ? 0 : verify_ + t.segment * p_.rows.mask_rows;
+    const int64_t own = first_ + t.start + before;
+    const T* keys = cached ? p_.k_cache.at(0, 0, item_.kv_head) : p_.k.at(own, item_.kv_head);
+    const T* values = cached ? p_.v_cache.at(0, 0, item_.kv_head) : p_.v.at(own, item_.kv_head);
+    const int64_t key_slot = cached ? p_.k_cache.stride[1] : p_.k.stride[0];
+    const int64_t value_slot = cached ? p_.v_cache.stride[1] : p_.v.stride[0];
+    const int start = cached ? t.start : 0;
+    const int slots = cached ? (1 << p_.page_shift) - 1 : INT32_MAX;
+    auto slot = [&](int i) { return (start + i) & slots; };
+    tile_.load(
+        [&](int page, int i) { return keys + page * p_.k_cache.stride[0] + slot(i) * key_slot; },
+        [&](int page, int i) {
+          return values + page * p_.v_cache.stride[0] + slot(i) * value_slot;
+        },
+        t.count);
+  }
+
+  // The keys of a segment that a column sees: always an interval.
+  KeySpan span(const AttentionColumn& x, int segment) const {
+    if (x.limit == 0) return {0, 0};
+    if (segment >= 0)
+      return {0, x.proposal != segment   ? 0
+                 : p_.rows.bidirectional ? p_.rows.mask_rows
+                                         : x.index + 1};
+    const int from = p_.window ? x.position - p_.window + 1 : 0;
+    return segment == kPrefix ? KeySpan{from, prefix_} : KeySpan{from - prefix_, x.limit};
+  }
+
+  template <class Panel>
+  void absorb(Panel& panel, const KeyTile& t) const {
+    const int last = t.start + t.count;
+    if (!panel.any([&](const AttentionColumn& x) {
+          const KeySpan seen = span(x, t.segment);
+          return seen.from < last && seen.to > t.start && seen.from < seen.to;
+        }))
+      return;
+    tile_.scores(panel);
+    if (panel.any([&](const AttentionColumn& x) {
+          const KeySpan seen = span(x, t.segment);
+          return x.limit && (seen.from > t.start || seen.to < last);
+        }))
+      tile_.mask(panel, [&](const AttentionColumn& x) {
+        const KeySpan seen = span(x, t.segment);
+        return KeySpan{seen.from - t.start, seen.to - t.start};
+      });
+    tile_.absorb(panel);
+  }
+
+  template <class Output>
+  void emit(const AttentionColumn& x, float top, float sum, Output output) const {
+    const int64_t row = first_ + x.row;
+    if (item_.splits > 1) {
+      float* partial = p_.partial(item_.split, row, x.head);
+      output.store(partial, 1.0f);
+      if (output.leader()) {
+        partial[p_.head_dim] = top;
+        partial[p_.head_dim + 1] = sum;
+      }
+      return;
+    }
+    const bool sees = x.limit > 0 && sum != 0;
+    output.store(p_.out.at(row, x.head), sees ? 1.0f / sum : 0.0f);
+    if (output.leader()) store_lse(p_, row, x.head, sees, top, sum);
+  }
+
+  Tile& tile_;
+  const AttentionParams<T>& p_;
+  AttentionItem item_;
+  int64_t first_;
+  int prefix_, draft_len_, verify_, limit_, start_, verify_start_;
+};
+
+// One row and head of a request whose prefix has several splits, merged in their order.
+template <class Group, class T>
+void merge_attention(Group& group, const AttentionParams<T>& p, int64_t item) {
+  const int head = item % p.query_heads;
+  const int row = item / p.query_heads % p.rows.max_rows;
+  const int request = item / p.query_heads / p.rows.max_rows;
+  const int prefix = p.rows.prefix_lens[request];
+  const int splits = AttentionSplits(prefix, p.split_keys, p.max_splits).count;
+  if (splits == 1 || row >= p.rows.count(request)) return;
+  const int64_t packed = p.rows.cu_rows[request] + row;
+  auto partial = [&](int s) { return p.partial(s, packed, head); };
+  float top = -__builtin_inff();
+  for (int s = 0; s < splits; ++s) top = most(top, partial(s)[p.head_dim]);
+  const float base = finite_or_zero(top);
+  auto weight = [&](int s) { return __builtin_exp2f(partial(s)[p.head_dim] - base); };
+  float sum = 0;
+  for (int s = 0; s < splits; ++s) sum += weight(s) * partial(s)[p.head_dim + 1];
+  const bool sees = attention_column(p, request, row, head).limit > 0 && sum != 0;
+  T* out = p.out.at(packed, head);
+  group.combine(p.head_dim, splits, weight, partial,
+                [&](int d, float total) { Group::store(out + d, sees ? total / sum : 0.0f); });
+  if (group.leader()) store_lse(p, packed, head, sees, top, sum);
+}
+
+}  // namespace blockdraft

@@ -1,0 +1,61 @@
+// CPU launcher of block_attention: each thread takes the next item that is left; then the splits
+// are merged.
+#include <atomic>
+#include <vector>
+
+#include "base/parallel.h"
+
+#include "ops/block_attention/body.h"
+#include "tile/cpu/attention.h"
+
+namespace blockdraft {
+namespace {
+
+float* aligned_memory(int64_t floats) {
+  thread_local std::vector<float> memory;  // kept between calls: its allocation is a system call
+  if (int64_t(memory.size()) < floats + 16) memory.resize(floats + 16);
+  const uintptr_t at = reinterpret_cast<uintptr_t>(memory.data()) / sizeof(float);
+  return memory.data() + (-at & 15);  // to a cache line
+}
+
+template <class Tile, class T>
+void attend(const AttentionParams<T>& p, const AttentionGrid<T>& grid, const Parallel& parallel) {
+  std::atomic<int64_t> taken{0};
+  parallel(grid.items, 1, [&](int64_t, int64_t) {
+    for (int64_t id; (id = taken.fetch_add(1, std::memory_order_relaxed)) < grid.items;) {
+      AttentionItem item;
+      if (!grid.item(p, id, item)) continue;
+      Tile tile(aligned_memory(Tile::floats(item.rows * p.group(), p.head_dim)), p.head_dim);
+      Attention<Tile, T>(tile, p, item).run();
+    }
+  });
+}
+
+template <class T>
+void merge(const AttentionParams<T>& p, int64_t items, const Parallel& parallel) {
+  parallel(items, 8 * p.query_heads, [&](int64_t begin, int64_t end) {
+    cpu::Group group;
+    for (int64_t item = begin; item < end; ++item) merge_attention(group, p, item);
+  });
+}
+
+}  // namespace
+
+template <class T>
+void launch(const AttentionParams<T>& p, const Parallel& parallel) {
+  cpu::with_tile_type<T, AttentionColumn>([&](auto type) {
+    using Tile = typename decltype(type)::type;
+    schedule(p, Tile::kGroupColumns, [&]<AttentionStep kStep>(int64_t items) {
+      if constexpr (kStep == AttentionStep::kAttend)
+        attend<Tile>(p, AttentionGrid<T>(p, Tile::kGroupColumns), parallel);
+      else
+        merge(p, items, parallel);
+    });
+  });
+}
+
+template void launch(const AttentionParams<float>&, const Parallel&);
+template void launch(const AttentionParams<bf16>&, const Parallel&);
+template void launch(const AttentionParams<fp16>&, const Parallel&);
+
+}  // namespace blockdraft

@@ -1,0 +1,94 @@
+// The next drafts from the drafter's logits: the kernel body. On a GPU the steps of schedule.h are
+// launches of their own.
+#pragma once
+
+#include "ops/sample_drafts/schedule.h"
+#include "ops/sampling/workspace.h"
+
+namespace blockdraft {
+
+template <class Crew, class T>
+class DraftRow {
+ public:
+  DraftRow(Crew& crew, const SampleParams<T>& params, int64_t row, Partial* partials, double* sums)
+      : crew_(crew),
+        params_(params),
+        request_(int(row / params.drafts)),
+        i_(int(row % params.drafts)),
+        partials_(partials),
+        sampler_(crew, params.vocabulary(), sums),
+        sampling_(params.drafter_sampling.of(request_)),
+        logits_{params.logits.at(request_, i_), nullptr, 1} {
+    peak_ = params.greedy || sampling_.temperature == 0;
+    if (peak_) sampling_ = {1, 0, 1};  // an argmax leaves the normaliser of the raw logits
+  }
+
+  void run() {
+    if (live()) sampler_.measure_row(logits_, sampling_, !peak_, partials_);
+    finish();
+  }
+
+  template <SampleStep kStep>
+  void step(int block) {
+    if constexpr (kStep == SampleStep::kMeasure) measure(block);
+    if constexpr (kStep == SampleStep::kFinish) finish();
+  }
+
+ private:
+  bool live() const { return i_ < params_.draft_len[request_]; }
+
+  void measure(int block) {
+    if (!live()) return;
+    const typename Crew::Scan scan;
+    const Partial partial = sampler_.measure_block(scan, logits_, sampling_, !peak_, block);
+    if (scan.leader()) partials_[block] = partial;
+  }
+
+  void finish() {
+    int token = -1;
+    double top = 0;
+    double log_sum = 0;
+    if (live()) {
+      const Distribution<T> q = sampler_.distribution(logits_, sampling_, partials_);
+      if (q.status == kFine) {
+        top = q.top;
+        log_sum = log2_double(q.sum) / kLog2e;
+        token = peak_ ? argmax() : draw(q);
+      }
+    }
+    if (!crew_.leader()) return;
+    params_.draft_tokens.at(request_)[i_] = token;
+    double* const lse = params_.draft_lse.at(request_, i_);
+    lse[0] = top;
+    lse[1] = log_sum;
+  }
+
+  int argmax() {
+    const Sampling greedy{0, 0, 1};
+    sampler_.measure_row(logits_, greedy, false, partials_);
+    return sampler_.distribution(logits_, greedy, partials_).point;
+  }
+
+  int draw(const Distribution<T>& q) {
+    const double u = params_.uniforms
+                         ? params_.uniforms.at(request_)[i_]
+                         : uniform(params_.seed[request_], params_.position[request_], i_, kDraft);
+    const double total = sampler_.weigh([&](const auto& scan, int block, Span span) {
+      return q.truncated() ? sampler_.mass_in(scan, q, span) : sampler_.mass(q, partials_[block]);
+    });
+    return sampler_.find(u * total, [&](const auto& scan, Span span, double r) {
+      return sampler_.crossing_in(scan, q, span, r);
+    });
+  }
+
+  Crew& crew_;
+  const SampleParams<T>& params_;
+  int request_, i_;
+  Partial* partials_;
+  Sampler<Crew, T> sampler_;
+  Sampling sampling_;
+  Logits<T> logits_;
+  bool peak_;  // the draft is the argmax
+};
+
+}  // namespace blockdraft

@@ -1,0 +1,26 @@
+// CPU launcher of sample_drafts: a row is an item, and idle threads help with others' vocab_blocks.
+#include <vector>
+
+#include "ops/sample_drafts/body.h"
+#include "tile/cpu/crew.h"
+
+namespace blockdraft {
+
+template <class T>
+void launch(const SampleParams<T>& p, const Parallel& parallel) {
+  const int blocks = p.vocabulary().blocks;
+  const int64_t rows = int64_t(p.batch) * p.drafts;
+  cpu::with_crews(rows, blocks, parallel, [&](cpu::Crew& crew, int64_t row) {
+    thread_local std::vector<Partial> partials;
+    thread_local std::vector<double> sums;
+    partials.resize(blocks);
+    sums.resize(blocks);
+    DraftRow<cpu::Crew, T>(crew, p, row, partials.data(), sums.data()).run();
+  });
+}
+
+template void launch(const SampleParams<float>&, const Parallel&);
+template void launch(const SampleParams<bf16>&, const Parallel&);
+template void launch(const SampleParams<fp16>&, const Parallel&);
+
+}  // namespace blockdraft

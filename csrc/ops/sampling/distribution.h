@@ -1,0 +1,198 @@
+// From a row of logits to the law that a token is drawn from: exclusion, temperature, top-k, top-p,
+// in this order. Vocabularies are cut into blocks of ids; sums over a block are fp32 (see
+// tile/scan.h), everything across blocks is double.
+#pragma once
+
+#include "tile/scan.h"
+
+namespace blockdraft {
+
+constexpr double kLog2e = 1.4426950408889634;
+
+// 2^x in double, for sums of block sums and for single tokens; 0 below -1022.
+inline double exp2_double(double x) {
+  if (!(x >= -1022)) return x < -1022 ? 0.0 : x;
+  if (x > 1023) return __builtin_inf();
+  const double shifted = x + 6755399441055744.0;  // 1.5 * 2^52: adding it rounds to an integer
+  const double r = (x - (shifted - 6755399441055744.0)) * 0.6931471805599453;
+  double p = 1.0;
+  for (int n = 13; n > 0; --n) p = p * (r * (1.0 / n)) + 1.0;
+  return p * __builtin_bit_cast(double, (__builtin_bit_cast(int64_t, shifted) + 1023) << 52);
+}
+
+// log2(x) for x in fp32's range, to 1e-13: one Newton step on fp32's.
+inline double log2_double(double x) {
+  const double y = __builtin_log2f(float(x));
+  if (!(x > 0) || !(x < __builtin_inf())) return y;
+  return y + (x * exp2_double(-y) - 1) * kLog2e;
+}
+
+// The ids that may have probability, in vocab_blocks.
+struct Vocabulary {
+  int size, mask, block, blocks;
+
+  Vocabulary(int size, int mask, int block)
+      : size(size), mask(mask), block(block), blocks(ceil_div(size, block)) {}
+
+  bool has(int id) const { return id >= 0 && id < size && id != mask; }
+  Span span(int i) const { return {i * block, least(size, (i + 1) * block), mask}; }
+};
+
+// A row of logits, or weight * row + (1 - weight) * other of two.
+template <class T>
+struct Logits {
+  const T *row, *other;  // other: null for one row
+  float weight;
+
+  template <class At>
+  typename At::Float load(At at) const {
+    const auto x = at.load(row);
+    return other ? blend<At>(x, at.load(other), at.all(weight), at.all(1 - weight)) : x;
+  }
+  template <class Scan>
+  float at(int id) const {
+    const float x = Scan::value(row + id);
+    return other ? __builtin_fmaf(weight, x, (1 - weight) * Scan::value(other + id)) : x;
+  }
+
+ private:
+  // The same bits wherever it is inlined.
+  template <class At, class Float>
+  static Float blend(Float x, Float y, Float w, Float v) {
+    return At::fma(w, x, v * y);
+  }
+};
+
+// How a request's logits become a distribution.
+struct Sampling {
+  double temperature;  // 0: all mass on the greatest logit
+  int top_k;           // 0: off
+  double top_p;        // 1: off
+
+  bool truncates() const { return top_k > 0 || top_p < 1; }
+  // Of exponents of 2. Temperatures below 1.5e-37 act as that one, so that it fits into a float.
+  double scale() const { return most(least(kLog2e / temperature, 1e37), 1e-30); }
+};
+
+enum Status { kFine = 0, kNotNumbers = 1, kEmpty = 2 };
+
+// Weights 2^((x - top) * scale) of kept ids over their sum; or all mass on one id.
+template <class T>
+struct Distribution {
+  Logits<T> logits;
+  double scale, sum;
+  float top, cut;  // kept are logits above the cut,
+  int tie;         // and those at it up to this id
+  int point;       // the id that has all mass, or one of
+  int status;
+
+  static constexpr int kSpread = -2, kNowhere = -1;  // by weights; no id has any
+
+  bool truncated() const { return cut != -__builtin_inff(); }
+  bool plain() const { return !logits.other && !truncated(); }
+
+  template <bool kPlain, class At>
+  typename At::Float weight(At at) const {
+    if constexpr (kPlain) return at.exp2(at.load(logits.row) - at.all(top), scale);
+    const auto x = logits.load(at);
+    const auto kept =
+        (x > at.all(cut)) | ((x == at.all(cut)) & (at.template id<T>() <= at.all(tie)));
+    return at.select(kept, at.exp2(x - at.all(top), scale), at.all(0.0f));
+  }
+
+  template <class Scan>
+  double probability(const Vocabulary& vocabulary, int id) const {
+    if (!vocabulary.has(id)) return 0;
+    if (point != kSpread) return id == point;
+    const float x = logits.template at<Scan>(id);
+    if (!(x > cut) && !(x == cut && id <= tie)) return x == x ? 0 : x;
+    return exp2_double((double(x) - top) * scale) / sum;
+  }
+  template <class Scan>
+  float log_probability(int id) const {  // of a distribution by weights
+    const float x = logits.template at<Scan>(id);
+    if (!(x > cut) && !(x == cut && id <= tie)) return -__builtin_inff();
+    return least(float(((double(x) - top) * scale - log2_double(sum)) / kLog2e), 0.0f);
+  }
+};
+
+// What a block adds to its row's normaliser: the sum of 2^((x - anchor) * scale). Of a survey the
+// anchor is the greatest logit.
+struct Partial {
+  double sum;
+  float anchor;
+  int status;
+};
+
+// The greatest logit of a span (-inf: none) and whether NaN or +inf is among them.
+template <class Scan, class T>
+BLOCKDRAFT_SCAN Partial survey(const Scan& scan, const Logits<T>& logits, Span span) {
+  const Total total = scan.sum(span, [&](auto at, auto& peak) {
+    const auto x = logits.load(at);
+    peak = at.maximum(peak, x);
+    return at.select(x < at.all(__builtin_inff()), at.all(0.0f), at.all(1.0f));
+  });
+  return {0, total.peak,
+          total.sum > 0                     ? kNotNumbers
+          : total.peak == -__builtin_inff() ? kEmpty
+                                            : kFine};
+}
+
+// The first few ids of a row: the greatest of their logits is where the sums of its blocks begin to
+// count.
+inline Span head(const Vocabulary& vocabulary) {
+  return {0, least(64, vocabulary.size), vocabulary.mask};
+}
+
+// One pass, with the anchor of the row's head, unless a logit of the block is too far above it.
+// `drawn`: the token is found by these sums, whose terms must be as exact as those of the walk to
+// it; for a token's probability 4e-7 will do.
+template <class Scan, class T>
+BLOCKDRAFT_SCAN Partial measure(const Scan& scan, const Logits<T>& logits, double scale,
+                                const Partial& head, Span span, bool drawn) {
+  const float factor = float(scale);
+  // One multiply-add an exponent, and what rounding its constant shifts is put back; but not where
+  // that is too much.
+  auto anchored = [&](float anchor) {
+    const float constant = anchor * factor;
+    if (drawn || !(constant < 0x1p24f && constant > -0x1p24f))
+      return scan
+          .sum(span,
+               [&](auto at, auto&) { return at.exp2(logits.load(at) - at.all(anchor), scale); })
+          .sum;
+    const double shift = exp2_double(constant - double(anchor) * factor);
+    if (logits.other)
+      return shift *
+             scan.sum(span,
+                      [&](auto at, auto&) {
+                        return at.exp2(at.fma(logits.load(at), at.all(factor), at.all(-constant)));
+                      })
+                 .sum;
+    return shift *
+           scan.sum(span,
+                    [row = logits.row, factor, constant](auto at, auto&) {
+                      return at.exp2(at.fma(at.load(row), at.all(factor), at.all(-constant)));
+                    })
+               .sum;
+  };
+  if constexpr (Scan::kProducts) {  // no anchor is cheaper still, where the sum allows it
+    if (!drawn && !logits.other) {
+      const double sum =
+          scan.sum(span, [row = logits.row, factor](
+                             auto at, auto&) { return at.exp2_product(at.load(row), factor); })
+              .sum;
+      if (sum > 0x1p-60 && sum < 0x1p100) return {sum, 0, kFine};
+    }
+  }
+  if (head.status == kFine) {
+    const double sum = anchored(head.anchor);
+    if (sum < 0x1p100)
+      return {sum, head.anchor,
+              kFine};  // neither NaN, nor so large that a ratio of sums could overflow
+  }
+  Partial out = survey(scan, logits, span);
+  if (out.status == kFine) out.sum = anchored(out.anchor);
+  return out;
+}
+
+}  // namespace blockdraft

@@ -1,0 +1,177 @@
+// What a crew (tile/scan.h) does with a row of logits, for both samplers: its distribution, and a
+// draw by inverse CDF over ascending ids.
+#pragma once
+
+#include "base/philox.h"
+#include "base/view.h"
+#include "ops/sampling/distribution.h"
+#include "ops/sampling/truncate.h"
+
+namespace blockdraft {
+
+// blockdraft.types.Sampling: one entry a request.
+struct SamplingParams {
+  const float* temperature;
+  const int32_t* top_k;  // null: off
+  const float* top_p;    // null: off
+
+  Sampling of(int request) const {
+    const float t = temperature[request];
+    return {t > 0 ? t : 0.0, top_k ? top_k[request] : 0, top_p ? top_p[request] : 1.0};
+  }
+
+  BLOCKDRAFT_POINTERS(temperature, top_k, top_p)
+};
+
+template <class Crew, class T>
+class Sampler {
+ public:
+  // `sums`: memory for a double a vocab_block, which no other row uses meanwhile.
+  Sampler(Crew& crew, const Vocabulary& vocabulary, double* sums)
+      : crew_(crew), vocabulary_(vocabulary), sums_(sums) {}
+
+  const Vocabulary& vocabulary() const { return vocabulary_; }
+
+  // What the vocab_blocks of a row add to its distribution. With temperature 0, the greatest
+  // logits. `drawn`: see measure.
+  void measure_row(const Logits<T>& logits, const Sampling& sampling, bool drawn,
+                   Partial* partials) {
+    const Partial head = survey(typename Crew::Scan(), logits, blockdraft::head(vocabulary_));
+    crew_.each_block(vocabulary_, [&](const auto& scan, int block, Span span) {
+      const Partial partial = measure_block(scan, logits, sampling, drawn, head, span);
+      if (scan.leader()) partials[block] = partial;
+    });
+  }
+
+  Partial measure_block(const typename Crew::Scan& scan, const Logits<T>& logits,
+                        const Sampling& sampling, bool drawn, int block) const {
+    return measure_block(scan, logits, sampling, drawn, survey(scan, logits, head(vocabulary_)),
+                         vocabulary_.span(block));
+  }
+
+  Distribution<T> distribution(const Logits<T>& logits, const Sampling& sampling,
+                               const Partial* partials) {
+    Distribution<T> p{
+        logits, 1, 0, -__builtin_inff(), -__builtin_inff(), INT32_MAX, Distribution<T>::kSpread,
+        kEmpty};
+    for (int i = 0; i < vocabulary_.blocks; ++i) {
+      if (partials[i].status == kNotNumbers) p.status = kNotNumbers;
+      if (partials[i].status == kFine && p.status == kEmpty) p.status = kFine;
+      p.top = most(p.top, partials[i].anchor);
+    }
+    if (p.status != kFine) return p;
+    if (sampling.temperature > 0) {
+      p.scale = sampling.scale();
+      for (int i = 0; i < vocabulary_.blocks; ++i) p.sum += mass(p, partials[i]);
+      if (sampling.truncates()) truncate(*this, p, sampling);
+    } else {
+      p.point = lowest(p, partials);
+    }
+    return p;
+  }
+
+  // The distribution of a row whose normaliser is known: its greatest logit, and the natural log of
+  // the sum relative to that; untruncated.
+  static Distribution<T> known_distribution(const Logits<T>& logits, const Sampling& sampling,
+                                            double top, double log_sum) {
+    const double sum = exp2_double(log_sum * kLog2e);
+    return {logits,    sampling.scale(),         sum,  float(top), -__builtin_inff(),
+            INT32_MAX, Distribution<T>::kSpread, kFine};
+  }
+
+  int row_status(const Logits<T>& logits) {
+    crew_.each_block(vocabulary_, [&](const auto& scan, int block, Span span) {
+      const Partial partial = survey(scan, logits, span);
+      if (scan.leader()) sums_[block] = partial.status;
+    });
+    int status = kEmpty;
+    for (int i = 0; i < vocabulary_.blocks; ++i) {
+      if (int(sums_[i]) == kNotNumbers) return kNotNumbers;
+      if (int(sums_[i]) == kFine) status = kFine;
+    }
+    return status;
+  }
+
+  // sums_[block] = f(scan, block, span); returns their sum.
+  template <class F>
+  double weigh(F f) {
+    crew_.each_block(vocabulary_, [&](const auto& scan, int block, Span span) {
+      const double sum = f(scan, block, span);
+      if (scan.leader()) sums_[block] = sum;
+    });
+    return total();
+  }
+
+  double total() const {
+    double total = 0;
+    for (int i = 0; i < vocabulary_.blocks; ++i) total += sums_[i];
+    return total;
+  }
+
+  // The first id at which the running sum over weighed blocks exceeds r; crossing(scan, span, r)
+  // finds it in one.
+  template <class F>
+  int find(double r, F crossing) const {
+    int block = 0, last = -1;
+    for (; block < vocabulary_.blocks; ++block) {
+      if (sums_[block] > 0) last = block;
+      if (sums_[block] > r) break;
+      r -= sums_[block];
+    }
+    if (block == vocabulary_.blocks) r = __builtin_inf();  // by rounding
+    if (last < 0) return -1;
+    return crew_.within(vocabulary_, last,
+                        [&](const auto& scan, Span span) { return crossing(scan, span, r); });
+  }
+
+  // What a measured block weighs in its row's distribution, which is not truncated.
+  static double mass(const Distribution<T>& p, const Partial& partial) {
+    if (!(partial.sum > 0)) return 0;
+    return partial.anchor == p.top
+               ? partial.sum
+               : partial.sum * exp2_double((double(partial.anchor) - p.top) * p.scale);
+  }
+  template <class Scan>
+  BLOCKDRAFT_SCAN static double mass_in(const Scan& scan, const Distribution<T>& p, Span span) {
+    if (p.plain())
+      return scan.sum(span, [&p](auto at, auto&) { return p.template weight<true>(at); }).sum;
+    return scan.sum(span, [&p](auto at, auto&) { return p.template weight<false>(at); }).sum;
+  }
+  template <class Scan>
+  BLOCKDRAFT_SCAN static int crossing_in(const Scan& scan, const Distribution<T>& p, Span span,
+                                         double r) {
+    return scan.crossing(span, [&p](auto at, auto&) { return p.template weight<false>(at); }, r);
+  }
+
+ private:
+  template <class Scan>
+  static Partial measure_block(const Scan& scan, const Logits<T>& logits, const Sampling& sampling,
+                               bool drawn, const Partial& head, Span span) {
+    return sampling.temperature > 0 ? measure(scan, logits, sampling.scale(), head, span, drawn)
+                                    : survey(scan, logits, span);
+  }
+
+  // The lowest id with the greatest logit, of surveyed blocks.
+  int lowest(const Distribution<T>& p, const Partial* partials) const {
+    int block = 0;
+    while (partials[block].anchor != p.top) ++block;
+    return crew_.within(vocabulary_, block,
+                        [&](const auto& scan, Span span) { return first_equal(scan, p, span); });
+  }
+  template <class Scan>
+  BLOCKDRAFT_SCAN static int first_equal(const Scan& scan, const Distribution<T>& p, Span span) {
+    return scan.crossing(
+        span,
+        [&p](auto at, auto&) {
+          return at.select(p.logits.load(at) == at.all(p.top), at.all(1.0f), at.all(0.0f));
+        },
+        0.5);
+  }
+
+  Crew& crew_;
+  // By value: a pointer within the body's own object would keep a GPU from holding it in registers.
+  Vocabulary vocabulary_;
+  double* sums_;
+};
+
+}  // namespace blockdraft

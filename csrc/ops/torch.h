@@ -1,0 +1,147 @@
+// What the torch side of every op shares: tensors as views, dispatch by element type and by device,
+// and the registration. A torch.cpp turns arguments into the op's parameters, and nothing else.
+#pragma once
+
+#include <torch/csrc/stable/library.h>
+#include <torch/csrc/stable/ops.h>
+#include <torch/csrc/stable/tensor.h>
+
+#include <map>
+#include <optional>
+#include <string>
+
+#include "base/parallel.h"
+#include "ops/rows.h"
+#include "ops/sampling/draw.h"
+
+#ifdef BLOCKDRAFT_HIP
+#include <torch/csrc/inductor/aoti_torch/c/shim.h>
+#include <torch/csrc/stable/accelerator.h>
+// ROCm's libtorch has it, but shim.h declares it only for CUDA.
+extern "C" AOTITorchError aoti_torch_get_current_cuda_stream(int32_t device, void** stream);
+#endif
+
+namespace blockdraft {
+
+using torch::stable::Tensor;
+using Optional = std::optional<Tensor>;
+
+template <class T>
+T* data(const Tensor& t) {
+  return static_cast<T*>(t.data_ptr());
+}
+template <class T>
+T* data(const Optional& t) {
+  return t ? data<T>(*t) : nullptr;
+}
+
+template <class T, int kStrides>
+View<T, kStrides> view(const Tensor& t) {
+  View<T, kStrides> out{data<T>(t), {}};
+  for (int d = 0; d < kStrides; ++d) out.stride[d] = t.stride(d);
+  return out;
+}
+template <class T, int kStrides>
+View<T, kStrides> view(const Optional& t) {
+  return t ? view<T, kStrides>(*t) : View<T, kStrides>{};
+}
+
+inline Rows rows_of(const Tensor& cu_rows, const Tensor& prefix_lens, const Tensor& draft_len,
+                    const Tensor& branch, int64_t mask_rows, bool bidirectional, int64_t max_rows,
+                    int64_t max_prefix) {
+  return {.cu_rows = data<int32_t>(cu_rows),
+          .prefix_lens = data<int32_t>(prefix_lens),
+          .draft_len = data<int32_t>(draft_len),
+          .branch = view<const int32_t, 1>(branch),
+          .mask_rows = int(mask_rows),
+          .bidirectional = bidirectional,
+          .max_rows = int(max_rows),
+          .max_prefix = int(max_prefix),
+          .batch = int(prefix_lens.size(0)),
+          .proposals = int(branch.size(1))};
+}
+
+inline SamplingParams sampling_of(const Tensor& temperature, const Optional& top_k,
+                                  const Optional& top_p) {
+  return {data<float>(temperature), data<int32_t>(top_k), data<float>(top_p)};
+}
+
+inline int64_t item_size(const Tensor& t) {
+  return t.scalar_type() == torch::headeronly::ScalarType::Float ? 4 : 2;
+}
+
+// f(float{} | bf16{} | fp16{}) by t's element type.
+template <class F>
+void for_float_type(const Tensor& t, F f) {
+  switch (t.scalar_type()) {
+    case torch::headeronly::ScalarType::Float:
+      return f(float{});
+    case torch::headeronly::ScalarType::BFloat16:
+      return f(bf16{});
+    case torch::headeronly::ScalarType::Half:
+      return f(fp16{});
+    default:
+      STD_TORCH_CHECK(false, "expected float32, bfloat16 or float16");
+  }
+}
+
+// Where the next launches' parameters go instead of to a device; null: launches run. So tests get
+// the parameters as torch.cpp fills them.
+inline std::string* recorder = nullptr;
+
+inline void on_torch_threads(int64_t n, int64_t grain, const Parallel::Part& body) {
+  torch::stable::parallel_for(0, n, grain, body);
+}
+
+// Launches on the device of `t`, which need not be the current one.
+template <class Params>
+void launch_on_device_of(const Tensor& t, const Params& p) {
+  if (recorder) {
+    recorder->assign(reinterpret_cast<const char*>(&p), sizeof p);
+    return;
+  }
+#ifdef BLOCKDRAFT_HIP
+  if (t.is_cuda()) {
+    const torch::stable::accelerator::DeviceGuard guard(t.get_device_index());
+    void* stream = nullptr;
+    STD_TORCH_CHECK(aoti_torch_get_current_cuda_stream(t.get_device_index(), &stream) == 0,
+                    "no current stream");
+    return launch(p, Stream{stream});
+  }
+#endif
+  launch(p, Parallel{on_torch_threads, int(torch::stable::get_num_threads())});
+}
+
+// A C++ function's arguments in the words of a torch schema.
+template <class T>
+constexpr const char* kSchemaType = nullptr;
+template <>
+inline constexpr const char* kSchemaType<Tensor> = "Tensor";
+template <>
+inline constexpr const char* kSchemaType<Optional> = "Tensor?";
+template <>
+inline constexpr const char* kSchemaType<int64_t> = "int";
+template <>
+inline constexpr const char* kSchemaType<double> = "float";
+template <>
+inline constexpr const char* kSchemaType<bool> = "bool";
+
+template <class... Arguments>
+std::string signature(void (*)(Arguments...)) {
+  std::string out;
+  ((out += out.empty() ? "" : ", ", out += kSchemaType<Arguments>), ...);
+  return out;
+}
+
+// The ops that this extension implements, with their signatures: the stable ABI does not compare
+// these with the schemas, so blockdraft.ops does, at import.
+inline std::map<std::string, std::string>& signatures() {
+  static std::map<std::string, std::string> all;
+  return all;
+}
+
+#define BLOCKDRAFT_REGISTER(library, op)      \
+  signatures()[#op] = signature(&op##_torch); \
+  (library).impl(#op "_cpp", TORCH_BOX(&op##_torch));
+
+}  // namespace blockdraft

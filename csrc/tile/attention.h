@@ -1,0 +1,88 @@
+// An attention tile, Tile<T, X>, is a group (group.h) that holds query columns and walks over tiles
+// of at most kKeys keys and values. Queries are columns throughout, S^T = K Q^T and O^T += V^T P^T:
+// the softmax of a query stays within a lane, neither product needs a transposed operand in
+// registers, and the scores of one product are the operand of the next. T is the type of the
+// operands; X is the body's own description of a column. A wave has panels of kColumns columns
+// (GPU: one panel).
+//
+//   kKeys, kBuffers        rows of a key tile; staged tiles at a time: with one buffer, a barrier
+//                          stands before deposit as well
+//   kGroupColumns          columns that a group should have at most
+//
+//   open(n, x, query, scale)   n columns; column c is described by x(c); its query is
+//                          query(X) -> const T*, or null for zeros. Outputs, sums := 0, maxima :=
+//                          -inf
+//   locate(place, n)       place(i) -> int begins to look up where row i of a tile of n > 0 rows is
+//   load(key, value, n)    begins to read the located tile: key(place, i), value(place, i) ->
+//                          const T*
+//   deposit(n)             the loaded tile becomes the staged one
+//   each_panel(f)          f(panel) for every panel of this wave
+//     panel.any(f)         whether f(X) holds for a column of the panel
+//     scores(panel)        S^T := K Q^T, -inf beyond the staged tile's n rows
+//     mask(panel, visible) S^T[i][c] := -inf but for visible(X).from <= i < visible(X).to
+//     absorb(panel)        running maximum, rescale, P := exp2(S^T - maximum), rounded to T on a
+//                          GPU, sum, O^T += V^T P^T. A column whose scores are all -inf keeps its
+//                          zeros
+//   close(f)               f(X, maximum, sum, output) for every column, by one or more threads
+//                          each. Results are unnormalised: maximum in powers of 2 (-inf: no finite
+//                          score yet); output.store(pointer, scale) writes this thread's part of
+//                          scale * O; output.leader() is true for one of a column's threads
+#pragma once
+
+#include "tile/group.h"
+
+namespace blockdraft {
+
+// What a column's scores are measured from: its maximum, or 0 where there is none, since
+// (-inf) - (-inf) is not a number.
+inline float finite_or_zero(float maximum) { return maximum == -__builtin_inff() ? 0.0f : maximum; }
+
+template <class T>
+struct AttentionExample {
+  struct Span {
+    int from, to;
+  };
+  template <class X>
+  static const T* query(const X&) {
+    return nullptr;
+  }
+  static int place(int) { return 0; }
+  static const T* row(int, int) { return nullptr; }
+  template <class X>
+  static bool holds(const X&) {
+    return true;
+  }
+  template <class X>
+  static Span visible(const X&) {
+    return {0, 0};
+  }
+  struct Column {
+    template <class X, class Output>
+    void operator()(const X&, float, float, Output output) const {
+      if (output.leader()) output.store(static_cast<T*>(nullptr), 1.0f);
+    }
+  };
+  struct Panel {
+    template <class P>
+    void operator()(P&) const {}
+  };
+};
+
+template <class Tile, class T, class X>
+concept AttentionTarget =
+    GroupTarget<Tile> &&
+    requires(Tile tile, int n, typename Tile::Panel panel, X (*describe)(int)) {
+      Tile::kKeys + Tile::kBuffers + Tile::kGroupColumns;
+      tile.open(n, describe, AttentionExample<T>::template query<X>, 1.0f);
+      tile.locate(AttentionExample<T>::place, n);
+      tile.load(AttentionExample<T>::row, AttentionExample<T>::row, n);
+      tile.deposit(n);
+      tile.each_panel(typename AttentionExample<T>::Panel());
+      panel.any(AttentionExample<T>::template holds<X>);
+      tile.scores(panel);
+      tile.mask(panel, AttentionExample<T>::template visible<X>);
+      tile.absorb(panel);
+      tile.close(typename AttentionExample<T>::Column());
+    };
+
+}  // namespace blockdraft

@@ -1,0 +1,70 @@
+// A group of CDNA: a workgroup. Freestanding: compiler builtins only.
+#pragma once
+
+#include "tile/group.h"
+
+namespace blockdraft::cdna {
+
+constexpr int kWave = 64, kWaves = 8, kThreads = kWave * kWaves, kColumns = 32;
+
+inline void from_float(float* p, float x) { *p = x; }
+inline void from_float(bf16* p, float x) { p->bits = __builtin_bit_cast(uint16_t, __bf16(x)); }
+inline void from_float(fp16* p, float x) { p->bits = __builtin_bit_cast(uint16_t, _Float16(x)); }
+
+// The same pointer, known to be one to global memory: spares the look at which memory it is.
+template <class P>
+P* global(P* p) {
+  return (P*)(__attribute__((address_space(1))) P*)p;
+}
+
+template <class Params>
+void use_global_pointers(Params& p) {
+  p.each_pointer([](auto*& pointer) { pointer = global(pointer); });
+}
+
+inline int group_index() { return __builtin_amdgcn_workgroup_id_x(); }
+inline int thread_index() { return __builtin_amdgcn_workitem_id_x(); }
+
+// A kernel of workgroups of so many threads, so many waves of which share a SIMD.
+#define BLOCKDRAFT_KERNEL(threads, waves)                                                \
+  __attribute__((global)) __attribute__((amdgpu_flat_work_group_size(threads, threads))) \
+  __attribute__((amdgpu_waves_per_eu(waves, waves))) void
+
+// Workgroups go to the 8 XCDs in turn; this numbering gives each XCD a contiguous part, so that
+// neighbours meet in its L2.
+inline int64_t contiguous_per_xcd(int64_t groups) {
+  const int64_t group = group_index();
+  return group % 8 * ceil_div<int64_t>(groups, 8) + group / 8;
+}
+
+template <int kThreadsOfGroup>
+class Group {
+ public:
+  template <class F>
+  void each(int n, F f) const {
+    for (int i = thread_index(); i < n; i += kThreadsOfGroup) f(i);
+  }
+  template <class F>
+  void each(int m, int n, F f) const {
+    each(m * n, [&](int i) { f(i / n, i % n); });
+  }
+  template <class Weight, class Term, class F>
+  void combine(int n, int terms, Weight weight, Term term, F f) const {
+    each(n, [&](int i) { f(i, weighted_sum(i, terms, weight, term)); });
+  }
+  bool leader() const { return thread_index() == 0; }
+  static int uniform(int x) { return __builtin_amdgcn_readfirstlane(x); }
+  void barrier() const {
+    __builtin_amdgcn_fence(__ATOMIC_RELEASE, "workgroup");
+    __builtin_amdgcn_s_barrier();
+    __builtin_amdgcn_fence(__ATOMIC_ACQUIRE, "workgroup");
+  }
+  template <class T>
+  static void store(T* p, float x) {
+    from_float(p, x);
+  }
+};
+
+static_assert(GroupTarget<Group<kThreads>>);
+
+}  // namespace blockdraft::cdna

@@ -1,0 +1,31 @@
+// How a .hip file starts its kernels. A freestanding build, by a clang without HIP, has only their
+// device code; it asks for itself by BLOCKDRAFT_FREESTANDING, since HIP's headers may lie on the
+// include path of a compiler that cannot use them.
+#pragma once
+
+#include <stdint.h>
+
+#ifndef BLOCKDRAFT_FREESTANDING
+#define BLOCKDRAFT_HIP_RUNTIME
+#include <hip/hip_runtime_api.h>
+
+#include <stdexcept>
+#include <string>
+
+#include "base/device.h"
+
+namespace blockdraft {
+
+template <class Params>
+void start(void (*kernel)(Params), int64_t groups, int threads, Stream stream, Params params) {
+  if (groups == 0) return;
+  void* arguments[] = {&params};
+  const hipError_t error =
+      hipLaunchKernel(reinterpret_cast<const void*>(kernel), dim3(groups), dim3(threads), arguments,
+                      0, static_cast<hipStream_t>(stream.handle));
+  if (error != hipSuccess)
+    throw std::runtime_error(std::string("blockdraft: launch failed: ") + hipGetErrorString(error));
+}
+
+}  // namespace blockdraft
+#endif

@@ -1,0 +1,210 @@
+// Scans for CDNA: a wave, 8 consecutive ids to a lane, so that loads are 16 bytes. A wave's sum
+// needs neither LDS nor barriers.
+#pragma once
+
+#include "tile/cdna/group.h"
+#include "tile/scan.h"
+
+namespace blockdraft::cdna {
+
+typedef float float8 __attribute__((ext_vector_type(8)));
+typedef int int8v __attribute__((ext_vector_type(8)));
+
+constexpr int kIds = 8, kStep = kWave * kIds;  // of a lane, of a wave
+
+template <class N>
+N from_lane(N x, int lane) {
+  if constexpr (sizeof(N) == 8) {
+    typedef int int2 __attribute__((ext_vector_type(2)));
+    int2 bits = __builtin_bit_cast(int2, x);
+    bits.x = __builtin_amdgcn_ds_bpermute(lane << 2, bits.x);
+    bits.y = __builtin_amdgcn_ds_bpermute(lane << 2, bits.y);
+    return __builtin_bit_cast(N, bits);
+  } else {
+    return __builtin_bit_cast(N,
+                              __builtin_amdgcn_ds_bpermute(lane << 2, __builtin_bit_cast(int, x)));
+  }
+}
+
+// The ids first .. first + 7 of a lane.
+struct At {
+  using Float = float8;
+  int first;
+  Span span;
+
+  static float8 all(float x) { return float8(x); }
+  static int8v all(int x) { return int8v(x); }
+  template <class>
+  int8v id() const {
+    return int8v{0, 1, 2, 3, 4, 5, 6, 7} + first;
+  }
+  static float8 select(int8v mask, float8 a, float8 b) { return mask ? a : b; }
+  static float8 maximum(float8 a, float8 b) { return a > b ? a : b; }  // b where one is NaN
+  static float8 fma(float8 a, float8 b, float8 c) { return __builtin_elementwise_fma(a, b, c); }
+  static float8 exp2(float8 x) {
+    float8 out;
+#pragma unroll
+    for (int i = 0; i < kIds; ++i) out[i] = __builtin_amdgcn_exp2f(x[i]);
+    return out;
+  }
+
+  static float8 exp2(float8 x, double scale) {
+    const float factor = float(scale);
+    x = maximum(all(-1e4f / factor), x);
+    const float8 product = x * factor, power = exp2(product);
+    const float8 rest = fma(x, all(float(scale - factor)), fma(x, all(factor), -product));
+    return fma(power, rest * 0.693147181f, power);
+  }
+
+  template <class T>
+  float8 load(const T* p) const {
+    float8 out;
+    if (span.stop - first >= kIds && (span.hole < first || span.hole >= first + kIds)) {
+      eight(p + first, out);
+    } else {
+#pragma unroll
+      for (int i = 0; i < kIds; ++i) {
+        const bool in = first + i < span.stop && first + i != span.hole;
+        const float x = one(p + (in ? first + i : span.first));
+        out[i] = in ? x : -__builtin_inff();
+      }
+    }
+    return out;
+  }
+
+  // Of global memory: by plain types, since copying a struct would go through a pointer to any
+  // memory.
+  static float one(const float* p) { return *(const __attribute__((address_space(1))) float*)p; }
+  static float one(const bf16* p) {
+    return __builtin_bit_cast(float, uint32_t(*(const __attribute__((address_space(1))) uint16_t*)p)
+                                         << 16);
+  }
+  static float one(const fp16* p) {
+    return float(*(const __attribute__((address_space(1))) _Float16*)p);
+  }
+
+ private:
+  typedef uint32_t words __attribute__((ext_vector_type(4), aligned(2)));
+  typedef float floats __attribute__((ext_vector_type(4), aligned(4)));
+  typedef _Float16 half8 __attribute__((ext_vector_type(8)));
+
+  static void eight(const float* p, float8& out) {
+    const auto* four = (const __attribute__((address_space(1))) floats*)p;
+    out.lo = four[0];
+    out.hi = four[1];
+  }
+  static void eight(const bf16* p, float8& out) {
+    const words pairs = *(const __attribute__((address_space(1))) words*)p;
+#pragma unroll
+    for (int i = 0; i < 4; ++i) {
+      out[2 * i] = __builtin_bit_cast(float, pairs[i] << 16);
+      out[2 * i + 1] = __builtin_bit_cast(float, pairs[i] & 0xffff0000u);
+    }
+  }
+  static void eight(const fp16* p, float8& out) {
+    const words pairs = *(const __attribute__((address_space(1))) words*)p;
+    out = __builtin_convertvector(__builtin_bit_cast(half8, pairs), float8);
+  }
+};
+
+class Scan {
+ public:
+  static constexpr bool kProducts = false;
+
+  static bool leader() { return lane() == 0; }
+
+  template <class F>
+  static Total sum(Span span, F f) {
+    float8 sum = float8(0.0f), peak = float8(-__builtin_inff());
+    for (int base = span.first; base < span.stop; base += kStep)
+      sum += f(At{base + lane() * kIds, span}, peak);
+    double total = 0;
+    float top = -__builtin_inff();
+#pragma unroll
+    for (int i = 0; i < kIds; ++i) total += sum[i], top = __builtin_fmaxf(top, peak[i]);
+#pragma unroll
+    for (int distance = 1; distance < kWave; distance *= 2) {
+      total += from_lane(total, lane() ^ distance);
+      top = __builtin_fmaxf(top, from_lane(top, lane() ^ distance));
+    }
+    return {total, top};
+  }
+
+  template <class F>
+  static int crossing(Span span, F f, double r) {
+    float8 peak;
+    int last = -1;
+    for (int base = span.first; base < span.stop; base += kStep) {
+      const float8 mass = f(At{base + lane() * kIds, span}, peak);
+      double own = 0;
+      int own_last = -1;
+#pragma unroll
+      for (int i = 0; i < kIds; ++i) own += mass[i], own_last = mass[i] > 0 ? i : own_last;
+      double upto = own;  // of the lanes before, and this
+#pragma unroll
+      for (int distance = 1; distance < kWave; distance *= 2) {
+        const double before = from_lane(upto, (lane() - distance) & (kWave - 1));
+        upto += lane() >= distance ? before : 0.0;
+      }
+      const uint64_t crossed = __builtin_amdgcn_ballot_w64(upto > r && own > 0);
+      if (crossed) {
+        double left = r - (upto - own);
+        int found = own_last;
+#pragma unroll
+        for (int i = kIds - 1; i >= 0;
+             --i) {  // the first that exceeds what is left, by the sums before it
+          double before = 0;
+#pragma unroll
+          for (int j = 0; j <= i; ++j) before += mass[j];
+          found = mass[i] > 0 && before > left ? i : found;
+        }
+        const int winner = __builtin_ctzll(crossed);
+        return base + winner * kIds + from_lane(found, winner);
+      }
+      const uint64_t positive = __builtin_amdgcn_ballot_w64(own > 0);
+      if (positive) {
+        const int highest = 63 - __builtin_clzll(positive);
+        last = base + highest * kIds + from_lane(own_last, highest);
+      }
+      r -= from_lane(upto, kWave - 1);
+    }
+    return last;
+  }
+
+  template <class T>
+  static float value(const T* p) {
+    return At::one(p);
+  }
+
+ private:
+  static int lane() { return thread_index() & (kWave - 1); }
+};
+
+// A workgroup that shares a request, its waves taking blocks of the vocabulary in turn.
+template <int kThreadsOfCrew>
+class Crew {
+ public:
+  using Scan = cdna::Scan;
+  static constexpr bool kStaged = true;
+
+  template <class Vocabulary, class F>
+  void each_block(const Vocabulary& vocabulary, F f) const {
+    barrier();
+    for (int i = wave(); i < vocabulary.blocks; i += kThreadsOfCrew / kWave)
+      f(Scan(), i, vocabulary.span(i));
+    barrier();
+  }
+  template <class Vocabulary, class F>
+  static int within(const Vocabulary& vocabulary, int block, F f) {
+    return f(Scan(), vocabulary.span(block));
+  }
+  static bool leader() { return thread_index() == 0; }
+  static void barrier() { Group<kThreadsOfCrew>().barrier(); }
+
+ private:
+  static int wave() { return __builtin_amdgcn_readfirstlane(thread_index() / kWave); }
+};
+
+static_assert(CrewTarget<Crew<kThreads>>);
+
+}  // namespace blockdraft::cdna

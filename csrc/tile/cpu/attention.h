@@ -1,0 +1,290 @@
+// The attention tile of a CPU: one wave, whose staged operands are in the order the products read
+// them: fp32, or bf16 where the CPU has dot products of it.
+#pragma once
+
+#include <cmath>
+#include <vector>
+
+#include "tile/attention.h"
+#include "tile/cpu/group.h"
+#include "tile/cpu/micro.h"
+
+namespace blockdraft::cpu {
+
+// kDots: operands are bf16, as the GPU's are; has_dots() says whether this CPU multiplies them.
+template <class T, class X, bool kDots = false>
+class Tile : public Group {
+ public:
+  static constexpr int kKeys = 192, kBuffers = 1;
+  static constexpr int kValuePad =
+      16;  // floats: with a power of two between rows, a column of values would fill few cache sets
+  static constexpr int kGroupColumns =
+      544;  // 136 rows of a group of 4, whose operands stay in the L2
+
+  struct Panel {
+    float* queries;  // [head_dim][kColumns], scaled; or pairs [head_dim / 2][kColumns], not scaled
+    float* output;   // [head_dim][kColumns]
+    float* running;  // maximum [kColumns], sum [kColumns]
+    int count;
+    X x[kColumns];
+
+    template <class F>
+    bool any(F f) const {
+      for (int c = 0; c < count; ++c)
+        if (f(x[c])) return true;
+      return false;
+    }
+  };
+
+  // `memory`: floats(columns, head_dim) of them, aligned to a cache line.
+  static int64_t floats(int columns, int head_dim) {
+    return int64_t(kKeys) * (2 * head_dim + kValuePad + kColumns) +
+           int64_t(ceil_div(columns, kColumns)) * (2 * head_dim + 2) * kColumns;
+  }
+  Tile(float* memory, int head_dim) : head_dim_(head_dim) {
+    keys_ = memory;
+    values_ = keys_ + kKeys * head_dim;
+    scores_ = values_ + kKeys * (head_dim + kValuePad);
+    columns_ = scores_ + kKeys * kColumns;
+  }
+
+  template <class Describe, class Query>
+  void open(int n, Describe x, Query query, float scale) {
+    scale_ = scale;
+    panels_.resize(ceil_div(n, kColumns));
+    for (int p = 0; p < int(panels_.size()); ++p) {
+      Panel& panel = panels_[p];
+      panel.queries = columns_ + int64_t(p) * (2 * head_dim_ + 2) * kColumns;
+      panel.output = panel.queries + head_dim_ * kColumns;
+      panel.running = panel.output + head_dim_ * kColumns;
+      panel.count = least(n - p * kColumns, kColumns);
+      std::memset(panel.output, 0, sizeof(float) * head_dim_ * kColumns);
+      for (int c = 0; c < kColumns; ++c) {
+        panel.running[c] = -INFINITY;
+        panel.running[kColumns + c] = 0;
+        if (c < panel.count) panel.x[c] = x(p * kColumns + c);
+        stage_query(panel, c, c < panel.count ? query(panel.x[c]) : nullptr);
+      }
+    }
+  }
+
+  template <class Place>
+  void locate(Place place, int n) {
+    for (int i = 0; i < n; ++i) places_[i] = place(i);
+  }
+
+  template <class Key, class Value>
+  void load(Key key, Value value, int n) {
+    // deposit reads them; until then the products have them prefetched
+    loaded_ = n;
+    for (int i = 0; i < n; ++i) {
+      key_rows_[i] = key(places_[i], i);
+      value_rows_[i] = value(places_[i], i);
+    }
+  }
+
+  void deposit(int n) {
+    staged_ = n;
+    if constexpr (kDots) {
+      stage_keys();
+      stage_values();
+    } else {
+      stage(keys_, head_dim_, key_rows_);
+      stage(values_, head_dim_ + kValuePad, value_rows_);
+    }
+  }
+
+  template <class F>
+  void each_panel(F f) {
+    fetched_ = due_ = 0;
+    pace_ = float(loaded_) /
+            (int(panels_.size()) * (staged_ / kBlockRows + head_dim_ / kBlockRows + 2));
+    for (Panel& panel : panels_) f(panel);
+    fetch(loaded_);
+  }
+
+  void scores(const Panel& panel) {
+    if constexpr (kDots)
+      dot_product<false>(pairs(keys_), head_dim_ / 2, 1, pairs(panel.queries), scores_, staged_,
+                         head_dim_ / 2, scale_, [&] { fetch_some(); });
+    else
+      product<false>(keys_, head_dim_, 1, panel.queries, scores_, staged_, head_dim_,
+                     [&] { fetch_some(); });
+  }
+
+  template <class Visible>
+  void mask(const Panel& panel, Visible visible) {
+    for (int c = 0; c < panel.count; ++c) {
+      const auto seen = visible(panel.x[c]);
+      for (int i = 0; i < staged_; ++i)
+        if (i < seen.from || i >= seen.to) scores_[i * kColumns + c] = -INFINITY;
+    }
+  }
+
+  void absorb(Panel& panel) {
+    for (int part = 0; part < kColumns; part += kWide) weigh(panel, part);
+    const int n = staged_, dim = head_dim_;
+    if constexpr (kDots)
+      dot_product<true>(pairs(values_), 1, dim + kValuePad, pairs(scores_), panel.output, dim,
+                        ceil_div(n, 2), 1.0f, [&] { fetch_some(); });
+    else
+      product<true>(values_, 1, dim + kValuePad, scores_, panel.output, dim, n,
+                    [&] { fetch_some(); });
+  }
+
+  struct Output {
+    const float* column;
+    int head_dim;
+    static bool leader() { return true; }
+    template <class D>
+    void store(D* p, float scale) const {
+      for (int d = 0; d < head_dim; ++d)
+        from_float(p + d, scale == 0 ? 0.0f : scale * column[d * kColumns]);
+    }
+  };
+
+  template <class F>
+  void close(F f) {
+    for (const Panel& panel : panels_)
+      for (int c = 0; c < panel.count; ++c)
+        f(panel.x[c], panel.running[c], panel.running[kColumns + c],
+          Output{panel.output + c, head_dim_});
+  }
+
+ private:
+  // Scores of kWide columns from `part` on become probabilities; their maxima and sums go on.
+  void weigh(Panel& panel, int part) {
+    const int n = staged_;
+    float* const column = scores_ + part;
+    float* const running = panel.running + part;
+    const wide before = load_wide(running);
+    wide top = before;  // two of each, top and sum: independent chains
+    wide other = before;
+    int i = 0;
+    for (; i + 1 < n; i += 2) {
+      top = maximum_wide(top, load_wide(column + i * kColumns));
+      other = maximum_wide(other, load_wide(column + (i + 1) * kColumns));
+    }
+    if (i < n) top = maximum_wide(top, load_wide(column + i * kColumns));
+    top = maximum_wide(top, other);
+    const wide base = top == splat_wide(-INFINITY) ? wide{} : top;  // as finite_or_zero
+    wide sum{};
+    wide odd{};
+    for (i = 0; i + 1 < n; i += 2) {
+      const wide p = exp2(load_wide(column + i * kColumns) - base);
+      const wide q = exp2(load_wide(column + (i + 1) * kColumns) - base);
+      keep(column, i, p, q);
+      sum += p;
+      odd += q;
+    }
+    if (i < n) {
+      const wide p = exp2(load_wide(column + i * kColumns) - base);
+      keep(column, i, p, wide{});
+      sum += p;
+    }
+    const wide shrink = exp2(before - base);
+    store_wide(running, top);
+    store_wide(running + kColumns, load_wide(running + kColumns) * shrink + (sum + odd));
+    const iwide changed = before < top;
+    bool grown = false;
+    for (int j = 0; j < kWide; ++j) grown |= changed[j] != 0;
+    if (!grown) return;
+    for (int d = 0; d < head_dim_; ++d) {
+      float* o = panel.output + d * kColumns + part;
+      store_wide(o, load_wide(o) * shrink);
+    }
+  }
+
+  static constexpr int kBlockRows = kDots ? 12 : 6;
+  static const Pair* pairs(const float* p) { return reinterpret_cast<const Pair*>(p); }
+
+  // Probabilities of keys i and i + 1 take the place of their scores, or are rounded to a pair in
+  // row i / 2.
+  static void keep(float* column, int i, wide p, wide q) {
+    if constexpr (kDots) {
+      const uwide pair = (((uwide)p + 0x8000u) >> 16) | (((uwide)q + 0x8000u) & 0xffff0000u);
+      store_wide(column + i / 2 * kColumns, (wide)pair);
+    } else {
+      store_wide(column + i * kColumns, p);
+      store_wide(column + (i + 1) * kColumns, q);
+    }
+  }
+
+  void stage_keys() const {
+    for (int i = 0; i < staged_; ++i) {
+      if (i + 12 < staged_) prefetch<3>(key_rows_[i + 12]);
+      std::memcpy(keys_ + i * (head_dim_ / 2), key_rows_[i], head_dim_ * sizeof(T));
+    }
+  }
+  void stage_values()
+      const {  // a pair of keys side by side; with the last of an odd number stands zero
+    for (int i = 0; i < staged_; i += 2) {
+      if (i + 13 < staged_) prefetch<3>(value_rows_[i + 12]), prefetch<3>(value_rows_[i + 13]);
+      for (int d = 0; d < head_dim_; d += kLanes) {
+        const uvec low = widen(&value_rows_[i][d].bits),
+                   high = i + 1 < staged_ ? widen(&value_rows_[i + 1][d].bits) << 16 : uvec{};
+        cpu::store(values_ + i / 2 * (head_dim_ + kValuePad) + d, (vec)(low | high));
+      }
+    }
+  }
+  void stage(float* operand, int stride, const T* const* rows) const {
+    const int dim = head_dim_, n = staged_;
+    for (int i = 0; i < n; ++i) {
+      const T* src = rows[i];
+      if (i + 4 < n) prefetch<3>(rows[i + 4]);
+      for (int d = 0; d < dim; d += kLanes) cpu::store(operand + i * stride + d, to_float(src + d));
+    }
+  }
+
+  void stage_query(const Panel& panel, int c, const T* src) const {
+    if constexpr (kDots) {
+      for (int d = 0; d < head_dim_; d += 2) {
+        float& pair = panel.queries[d / 2 * kColumns + c];
+        if (src)
+          std::memcpy(&pair, src + d, sizeof pair);
+        else
+          pair = 0;
+      }
+      return;
+    }
+    for (int d = 0; d < head_dim_; d += kLanes) {
+      const vec x = src ? to_float(src + d) * scale_ : vec{};
+      for (int j = 0; j < kLanes; ++j) panel.queries[(d + j) * kColumns + c] = x[j];
+    }
+  }
+
+  // Between micro-kernels, a few rows at a time: a CPU waits where many are asked for at once.
+  void fetch_some() { fetch(due_ += pace_); }
+  void fetch(float rows) {
+    for (; fetched_ < rows && fetched_ < loaded_; ++fetched_) {
+      prefetch<2>(key_rows_[fetched_]);
+      prefetch<2>(value_rows_[fetched_]);
+    }
+  }
+
+  template <int kLocality>  // 3: into the L1, 2: the L2
+  void prefetch(const T* row) const {
+    for (int byte = 0; byte < head_dim_ * int(sizeof(T)); byte += 64)
+      __builtin_prefetch(reinterpret_cast<const char*>(row) + byte, 0, kLocality);
+  }
+
+  float *keys_, *values_, *scores_, *columns_;
+  int head_dim_, loaded_ = 0, staged_ = 0, fetched_ = 0, places_[kKeys];
+  float due_ = 0, pace_ = 0, scale_ = 1;
+  const T *key_rows_[kKeys], *value_rows_[kKeys];
+  std::vector<Panel> panels_;
+};
+
+static_assert(AttentionTarget<Tile<float, int>, float, int>);
+
+// f(std::type_identity<Tile>) of the tile that suits this CPU.
+template <class T, class X, class F>
+void with_tile_type(F f) {
+#ifdef __AVX512F__
+  if constexpr (std::is_same_v<T, bf16>)
+    if (has_dots()) return f(std::type_identity<Tile<T, X, true>>());
+#endif
+  f(std::type_identity<Tile<T, X>>());
+}
+
+}  // namespace blockdraft::cpu

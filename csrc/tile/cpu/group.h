@@ -1,0 +1,49 @@
+// A group of a CPU: one thread, so that nothing needs a barrier.
+#pragma once
+
+#include <algorithm>
+
+#include "tile/cpu/vector.h"
+#include "tile/group.h"
+
+namespace blockdraft::cpu {
+
+class Group {
+  static constexpr int kBlock = 128;  // of a sum that stays in the L1
+
+ public:
+  template <class F>
+  void each(int n, F f) const {
+    for (int i = 0; i < n; ++i) f(i);
+  }
+  template <class F>
+  void each(int m, int n, F f) const {
+    for (int i = 0; i < m; ++i)
+      for (int j = 0; j < n; ++j) f(i, j);
+  }
+  template <class Weight, class Term, class F>
+  void combine(int n, int terms, Weight weight, Term term, F f) const {
+    float total[kBlock];
+    for (int first = 0; first < n; first += kBlock) {
+      const int count = least(n - first, kBlock);
+      std::fill(total, total + count, 0.0f);
+      for (int s = 0; s < terms; ++s) {
+        const float factor = weight(s);
+        const float* values = term(s) + first;
+        for (int i = 0; i < count; ++i) total[i] += factor * values[i];
+      }
+      for (int i = 0; i < count; ++i) f(first + i, total[i]);
+    }
+  }
+  static bool leader() { return true; }
+  static void barrier() {}
+  static int uniform(int x) { return x; }
+  template <class T>
+  static void store(T* p, float x) {
+    from_float(p, x);
+  }
+};
+
+static_assert(GroupTarget<Group>);
+
+}  // namespace blockdraft::cpu

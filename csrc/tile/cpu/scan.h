@@ -1,0 +1,208 @@
+// Scans of a CPU: one thread, a vector of ids at a time (16 with AVX-512, else 8), fp32 sums of
+// kSegment ids that are added in double.
+#pragma once
+
+#include <cmath>
+
+#include "tile/cpu/group.h"
+#include "tile/scan.h"
+
+namespace blockdraft::cpu {
+
+// What is common to whole and to ragged vectors of ids.
+struct Lanes {
+  using Float = wide;
+  using Int = iwide;
+  static wide all(float x) { return splat_wide(x); }
+  static iwide all(int x) { return iwide{} + x; }
+  static wide select(iwide mask, wide a, wide b) { return mask ? a : b; }
+  static wide maximum(wide a, wide b) { return maximum_wide(a, b); }
+  static wide fma(wide a, wide b, wide c) { return multiply_add(a, b, c); }
+  static wide exp2(wide x, double scale) { return cpu::exp2(x, scale); }
+#ifdef __AVX512F__
+  static wide exp2_product(wide x, float factor) { return cpu::exp2_product(x, factor); }
+#endif
+  static wide exp2(wide x) {
+#ifdef __AVX512F__
+    return cpu::exp2(x);
+#else
+    return cpu::exp2(minimum_wide(all(128.0f), x));
+#endif
+  }
+};
+
+inline iwide ids_from(int first) {
+  iwide out;
+  for (int j = 0; j < kWide; ++j) out[j] = first + j;
+  return out;
+}
+
+struct Whole : Lanes {
+  int first;
+  explicit Whole(int first) : first(first) {}
+  template <class T>
+  wide load(const T* p) const {
+    return to_wide(p + first);
+  }
+  template <class>
+  iwide id() const {
+    return ids_from(first);
+  }
+};
+
+// One of two halves of 2 * kWide ids. Of bf16 they are the even and the odd ones: a shift or a mask
+// makes floats of them.
+struct Half : Lanes {
+  int first;
+  bool upper;
+  Half(int first, bool upper) : first(first), upper(upper) {}
+  template <class T>
+  wide load(const T* p) const {
+    prefetch(p + first + upper * kWide);
+    if constexpr (!std::is_same_v<T, bf16>) return to_wide(p + first + upper * kWide);
+    uwide both;
+    std::memcpy(&both, p + first, sizeof both);
+    return (wide)(upper ? both & 0xffff0000u : both << 16);
+  }
+  template <class T>
+  iwide id() const {
+    if constexpr (!std::is_same_v<T, bf16>) return ids_from(first + upper * kWide);
+    return ids_from(0) * 2 + (first + upper);
+  }
+
+ private:
+  // The CPU's own prefetching ends with each page; a line of the next one lets it go on, and more
+  // lines would be in its way.
+  template <class T>
+  void prefetch(const T* p) const {
+    constexpr uintptr_t page = 4096;
+    if ((sizeof(T) * kWide >= 64 || !upper) && (reinterpret_cast<uintptr_t>(p) & (page - 1)) < 64)
+      __builtin_prefetch(reinterpret_cast<const char*>(p) + page);
+  }
+};
+
+struct Ragged : Lanes {
+  int first;
+  Span span;
+  Ragged(int first, Span span) : first(first), span(span) {}
+  template <class T>
+  __attribute__((noinline)) wide load(const T* p) const {
+    T part[kWide] = {};
+    for (int j = 0; j < kWide; ++j)
+      if (in(j)) part[j] = p[first + j];
+    wide out = to_wide(part);
+    for (int j = 0; j < kWide; ++j)
+      if (!in(j)) out[j] = -INFINITY;
+    return out;
+  }
+  template <class>
+  iwide id() const {
+    return ids_from(first);
+  }
+
+ private:
+  bool in(int j) const { return first + j < span.stop && first + j != span.hole; }
+};
+
+class Scan : public Group {
+  static constexpr int kSegment = 1024;
+
+ public:
+#ifdef __AVX512F__
+  static constexpr bool kProducts = true;
+#else
+  static constexpr bool kProducts = false;
+#endif
+
+  template <class F>
+  static Total sum(Span span, F f) {
+    wide peak = Lanes::all(-INFINITY);
+    double lanes[kWide] = {};
+    each_segment(span, [&](Span part) {
+      float sums[kWide];
+      const wide sum = segment(part, peak, f);
+      std::memcpy(sums, &sum, sizeof sums);
+      for (int j = 0; j < kWide; ++j) lanes[j] += sums[j];
+      return true;
+    });
+    Total total{0, -INFINITY};
+    for (int j = 0; j < kWide; ++j) {
+      total.sum += lanes[j];
+      total.peak = peak[j] > total.peak ? peak[j] : total.peak;
+    }
+    return total;
+  }
+
+  template <class F>
+  static int crossing(Span span, F f, double r) {
+    wide peak{};
+    Span last{0, 0, -1};  // segment with a positive sum
+    int found = -1;
+    each_segment(span, [&](Span part) {
+      const wide lanes = segment(part, peak, f);
+      double sum = 0;
+      for (int j = 0; j < kWide; ++j) sum += lanes[j];
+      if (sum > 0) last = part;
+      if (sum > r) found = walk(part, peak, f, r);
+      r -= sum;
+      return found < 0;
+    });
+    return found < 0 ? walk(last, peak, f, INFINITY) : found;
+  }
+
+  template <class T>
+  static float value(const T* p) {
+    const T one[kLanes] = {*p};
+    return to_float(one)[0];
+  }
+
+ private:
+  template <class F>
+  static void each_segment(Span span, F f) {
+    for (int first = span.first; first < span.stop; first += kSegment)
+      if (!f(Span{first, least(first + kSegment, span.stop), span.hole})) return;
+  }
+
+  static bool whole(Span part, int first, int count) {
+    return part.stop - first >= count && (part.hole < first || part.hole >= first + count);
+  }
+
+  template <class F>
+  static wide apply(Span part, int first, wide& peak, F f) {
+    return whole(part, first, kWide) ? f(Whole(first), peak) : f(Ragged(first, part), peak);
+  }
+
+  template <class F>
+  static wide segment(Span part, wide& peak, F f) {
+    wide sums[4] = {};  // shorter ones round less
+    if (whole(part, part.first, kSegment)) {
+      wide top = peak;
+      for (int i = part.first; i < part.first + kSegment; i += 4 * kWide)
+#pragma GCC unroll 4
+        for (int j = 0; j < 4; ++j) sums[j] += f(Half(i + j / 2 * 2 * kWide, j % 2), top);
+      peak = top;
+    } else {
+      for (int i = part.first, j = 0; i < part.stop; i += kWide, j = (j + 1) % 4)
+        sums[j] += apply(part, i, peak, f);
+    }
+    return (sums[0] + sums[1]) + (sums[2] + sums[3]);
+  }
+
+  template <class F>
+  static int walk(Span part, wide& peak, F f, double r) {
+    int last = -1;
+    for (int i = part.first; i < part.stop; i += kWide) {
+      const wide mass = apply(part, i, peak, f);
+      for (int j = 0; j < kWide; ++j) {
+        if (!(mass[j] > 0)) continue;
+        last = i + j;
+        if ((r -= mass[j]) < 0) return last;
+      }
+    }
+    return last;
+  }
+};
+
+static_assert(ScanTarget<Scan>);
+
+}  // namespace blockdraft::cpu

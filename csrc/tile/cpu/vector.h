@@ -1,0 +1,246 @@
+// Vectors of a CPU: 8 floats (with AVX-512 also 16, `wide`), conversions, exponentials. Without
+// AVX2 the compiler splits them.
+#pragma once
+
+#include <cstring>
+#include <type_traits>
+
+#ifdef __AVX2__
+#include <immintrin.h>
+#endif
+
+#include "base/numbers.h"
+
+#if defined(__AVX512F__) && !defined(__clang__)
+#pragma GCC diagnostic ignored "-Wuninitialized"  // gcc 12 warns of its own header
+#pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
+#endif
+
+namespace blockdraft::cpu {
+
+constexpr int kLanes = 8;
+
+typedef float vec __attribute__((vector_size(32)));
+typedef int32_t ivec __attribute__((vector_size(32)));
+typedef uint16_t hvec __attribute__((vector_size(16)));
+typedef uint32_t uvec __attribute__((vector_size(32)));
+
+inline vec load(const float* p) {
+  vec v;
+  std::memcpy(&v, p, sizeof v);
+  return v;
+}
+inline void store(float* p, vec v) { std::memcpy(p, &v, sizeof v); }
+inline vec splat(float x) {
+  return vec{x, x, x, x, x, x, x, x};
+}  // not vec{} + x: that is an addition, for the sign of zero
+
+inline uvec widen(const uint16_t* p) {
+#ifdef __AVX2__
+  return (uvec)_mm256_cvtepu16_epi32(
+      _mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));  // gcc makes five of convertvector
+#else
+  hvec h;
+  std::memcpy(&h, p, sizeof h);
+  return __builtin_convertvector(h, uvec);
+#endif
+}
+
+inline vec to_float(const float* p) { return load(p); }
+inline vec to_float(const bf16* p) { return (vec)(widen(&p->bits) << 16); }
+inline vec to_float(const fp16* p) {
+#ifdef __F16C__
+  return (vec)_mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
+#else
+  uvec h = widen(&p->bits), magnitude = (h & 0x7fff) << 13, sign = (h & 0x8000) << 16;
+  vec scaled = (vec)magnitude * 0x1p112f;  // exponent bias 15 -> 127, subnormals included
+  uvec infinite = (uvec)(magnitude >= (0x7c00u << 13)) &
+                  0x7f800000u;  // infinity and NaN keep an all-ones exponent
+  return (vec)((uvec)scaled | infinite | sign);
+#endif
+}
+
+inline void from_float(float* p, float x) { *p = x; }
+inline void from_float(bf16* p, float x) {
+  uint32_t u;
+  std::memcpy(&u, &x, 4);
+  p->bits =
+      x != x ? 0x7fc0 : uint16_t((u + 0x7fff + ((u >> 16) & 1)) >> 16);  // nearest, ties to even
+}
+inline void from_float(fp16* p, float x) {
+  uint32_t u;
+  std::memcpy(&u, &x, 4);
+  const uint32_t sign = (u >> 16) & 0x8000;
+  u &= 0x7fffffff;
+  if (u >= 0x7f800000)
+    p->bits = uint16_t(sign | (u > 0x7f800000 ? 0x7e00 : 0x7c00));
+  else if (u >= 0x477ff000)
+    p->bits = uint16_t(sign | 0x7c00);  // rounds to infinity
+  else if (u < 0x38800000) {            // subnormal: let the adder round
+    float magnitude, shifted;
+    std::memcpy(&magnitude, &u, 4);
+    shifted = magnitude + 0.5f;
+    std::memcpy(&u, &shifted, 4);
+    p->bits = uint16_t(sign | (u - 0x3f000000));
+  } else
+    p->bits = uint16_t(sign | ((u - 0x38000000 + 0xfff + ((u >> 13) & 1)) >> 13));
+}
+
+#ifdef __AVX512F__
+constexpr int kWide = 16;
+#else
+constexpr int kWide = kLanes;
+#endif
+typedef float wide __attribute__((vector_size(4 * kWide)));
+typedef int32_t iwide __attribute__((vector_size(4 * kWide)));
+typedef uint32_t uwide __attribute__((vector_size(4 * kWide)));
+
+inline wide load_wide(const float* p) {
+  wide v;
+  std::memcpy(&v, p, sizeof v);
+  return v;
+}
+inline void store_wide(float* p, wide v) { std::memcpy(p, &v, sizeof v); }
+inline wide splat_wide(float x) { return x - wide{}; }  // not a sum, for the sign of zero
+
+template <class T>
+wide to_wide(const T* p) {
+#ifdef __AVX512F__
+  if constexpr (sizeof(T) == 4) return load_wide(p);
+  const __m256i half = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p));
+  if constexpr (std::is_same_v<T, fp16>) return (wide)_mm512_cvtph_ps(half);
+  return (wide)_mm512_slli_epi32(_mm512_cvtepu16_epi32(half), 16);
+#else
+  return to_float(p);
+#endif
+}
+
+inline wide maximum_wide(wide a, wide b) {  // b where one is NaN
+#if defined(__AVX512F__)
+  return (wide)_mm512_max_ps((__m512)a, (__m512)b);
+#elif defined(__AVX__)
+  return _mm256_max_ps(a, b);  // gcc does not see it behind a constant
+#else
+  return a > b ? a : b;
+#endif
+}
+
+inline wide minimum_wide(wide a, wide b) {  // b where one is NaN
+#if defined(__AVX512F__)
+  return (wide)_mm512_min_ps((__m512)a, (__m512)b);
+#elif defined(__AVX__)
+  return _mm256_min_ps(a, b);
+#else
+  return a < b ? a : b;
+#endif
+}
+
+inline wide multiply_add(wide a, wide b, wide c) {
+#if defined(__AVX512F__)
+  return (wide)_mm512_fmadd_ps((__m512)a, (__m512)b, (__m512)c);
+#elif defined(__FMA__)
+  return _mm256_fmadd_ps(a, b, c);
+#else
+  wide out;
+  for (int j = 0; j < kWide; ++j) out[j] = __builtin_fmaf(a[j], b[j], c[j]);
+  return out;
+#endif
+}
+
+constexpr float kMagic =
+    12583039.0f;  // 1.5 * 2^23 + 127: adding it rounds, and leaves the exponent's bits lowest
+
+// 2^x to 3e-7, 1 of 0, for x < 128 (beyond, with AVX-512, infinity); below -126 at most 2^-126, 0
+// of -inf; NaN of NaN.
+inline wide exp2(wide x) {
+#ifdef __AVX512F__
+  const wide r = (wide)_mm512_reduce_ps(
+      (__m512)x, _MM_FROUND_TO_NEG_INF | _MM_FROUND_NO_EXC);  // x - floor(x); 0 of infinity
+  wide p = 1.86713005e-3f * r + 9.01703071e-3f;               // 2^r for 0 <= r < 1
+  p = p * r + 5.57999127e-2f;
+  p = p * r + 2.40164444e-1f;
+  p = p * r + 6.93151295e-1f;
+  p = p * r + 1.0f;
+  return (wide)_mm512_scalef_ps((__m512)p, (__m512)x);  // by 2^floor(x)
+#else
+  x = maximum_wide(splat_wide(-127.0f), x);  // in this order a NaN stays
+  const wide shifted = x + kMagic, r = x - (shifted - kMagic);
+  wide p = 1.32647273e-3f * r + 9.67151299e-3f;
+  p = p * r + 5.55073358e-2f;
+  p = p * r + 2.40222424e-1f;
+  p = p * r + 6.93147004e-1f;
+  p = p * r + 1.0f;
+  return p * (wide)((iwide)shifted << 23);
+#endif
+}
+
+#ifdef __AVX512F__
+constexpr float kRootMagic =
+    393216.0f;  // 1.5 * 2^18: adding it rounds to 1 / 32, whose bits are then lowest
+
+// 2^(i / 32).
+alignas(64) constexpr float kRoots[32] = {
+    1.00000000f, 1.02189715f, 1.04427378f, 1.06714040f, 1.09050773f, 1.11438674f, 1.13878863f,
+    1.16372486f, 1.18920712f, 1.21524736f, 1.24185781f, 1.26905096f, 1.29683955f, 1.32523664f,
+    1.35425555f, 1.38390988f, 1.41421356f, 1.44518081f, 1.47682615f, 1.50916443f, 1.54221083f,
+    1.57598085f, 1.61049033f, 1.64575548f, 1.68179283f, 1.71861930f, 1.75625216f, 1.79470907f,
+    1.83400809f, 1.87416763f, 1.91520656f, 1.95714412f};
+
+inline wide root_at(const float* roots, wide shifted) {
+  return (wide)_mm512_permutex2var_ps(_mm512_load_ps(roots), (__m512i)shifted,
+                                      _mm512_load_ps(roots + 16));
+}
+
+// 2^(x * (factor + rest)) to 1e-7; infinity from 128 on; 0 of -inf, but infinity or NaN of some
+// below -1e26.
+inline wide exp2_by_roots(wide x, float factor, float rest) {
+  const wide shifted = x * factor + kRootMagic, near = shifted - kRootMagic;
+  const wide r = x * rest + multiply_add(x, splat_wide(factor), -near);  // exact but for the rest
+  const wide root = root_at(kRoots, shifted);
+  const wide growth = (2.4022695e-1f * r + 6.9315734e-1f) * r;  // 2^r - 1 for |r| <= 1 / 64
+  return (wide)_mm512_scalef_ps((__m512)(root * growth + root),
+                                (__m512)near);  // by 2^floor(near); 0 for -inf, whatever r is
+}
+
+// 2^r is 0.2410994 * ((r + 1.4375)^2 + 2.0812600) to 1.3e-7 for |r| <= 1 / 64, in a multiply-add
+// less than above. These are the roots with that factor: 0.2410994 * 2^(i / 32 - floor((i - 46) /
+// 32)), where near + 1.4375 ends in i.
+alignas(64) constexpr float kSquareRoots[32] = {
+    0.96439766f, 0.98551522f, 1.00709519f, 1.02914771f, 1.05168311f, 1.07471197f, 1.09824510f,
+    1.12229353f, 1.14686856f, 1.17198171f, 1.19764477f, 1.22386977f, 1.25066903f, 1.27805512f,
+    0.65302044f, 0.66731973f, 0.68193213f, 0.69686449f, 0.71212384f, 0.72771732f, 0.74365226f,
+    0.75993612f, 0.77657655f, 0.79358137f, 0.81095854f, 0.82871622f, 0.84686274f, 0.86540662f,
+    0.88435655f, 0.90372144f, 0.92351036f, 0.94373261f};
+
+// 2^(x * factor) to 4e-7; infinity or NaN from 128 on; 0 of -inf, but infinity or NaN of some below
+// -1e26. The last product becomes one with the addition to a sum.
+inline wide exp2_product(wide x, float factor) {
+  const wide shifted = x * factor + kRootMagic,
+             near = shifted - (kRootMagic + 1.4375f);  // of t; the subtraction is exact
+  const wide t = multiply_add(x, splat_wide(factor), -near);
+  const wide root = root_at(kSquareRoots, shifted);
+  return root * (wide)_mm512_scalef_ps((__m512)(t * t + 2.0812600f), (__m512)near);
+}
+#endif
+
+// 2^(x * scale) to 1e-7, however large x or the scale; infinity from 128 on; as exp2 otherwise.
+inline wide exp2(wide x, double scale) {
+  const float factor = float(scale), rest = float(scale - factor);
+#ifdef __AVX512F__
+  return exp2_by_roots(maximum_wide(splat_wide(-300 / factor), x), factor, rest);
+#else
+  x = minimum_wide(splat_wide(128 / factor), maximum_wide(splat_wide(-127 / factor), x));
+  const wide shifted = multiply_add(x, splat_wide(factor), splat_wide(kMagic)),
+             whole = shifted - kMagic;
+  const wide r = multiply_add(x, splat_wide(rest), multiply_add(x, splat_wide(factor), -whole));
+  wide p = 1.534581200e-4f * r + 1.339993122e-3f;
+  p = p * r + 9.618488957e-3f;
+  p = p * r + 5.550328777e-2f;
+  p = p * r + 2.402264689e-1f;
+  p = p * r + 6.931472057e-1f;
+  p = p * r + 1.0f;
+  return p * (wide)((iwide)shifted << 23);
+#endif
+}
+
+}  // namespace blockdraft::cpu

@@ -1,0 +1,36 @@
+// A product, Gemm<T>, is a group (group.h) that multiplies a tile of weights by a tile of tokens:
+// Y^T[out, token] = W[out, k] X^T[k, token], the orientation of S^T = K Q^T. Weights are the
+// streamed operand, each read once by its group; tokens are columns, staged for all waves.
+//
+//   kRows, kGroupColumns   output channels and columns that a group should have at most
+//   multiply(rows, columns, depth, weight, column, epilogue)
+//     weight(i) -> const T*       output channel i < rows: `depth` elements, 16-byte aligned
+//     column(c) -> const T*       prologue of column c < columns (a gather): likewise; null: zeros
+//     epilogue(i, c, y)           y[0..3] are the sums of channels i .. i + 3 of column c, those
+//                                 beyond `rows` 0; i is a multiple of 4. Each (i, c) comes once,
+//                                 by one thread
+//
+// `depth` is a multiple of 16 bytes. Sums are fp32, over k in an order that depends on depth alone:
+// neither `rows` nor the other columns change a column's bits.
+#pragma once
+
+#include "tile/group.h"
+
+namespace blockdraft {
+
+constexpr int kEpilogueRows = 4;
+
+template <class T>
+struct GemmExample {
+  static const T* operand(int) { return nullptr; }
+  static void epilogue(int, int, const float (&)[kEpilogueRows]) {}
+};
+
+template <class Gemm, class T>
+concept GemmTarget = GroupTarget<Gemm> && requires(Gemm gemm, int n) {
+  Gemm::kRows + Gemm::kGroupColumns;
+  gemm.multiply(n, n, n, GemmExample<T>::operand, GemmExample<T>::operand,
+                GemmExample<T>::epilogue);
+};
+
+}  // namespace blockdraft

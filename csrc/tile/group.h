@@ -1,0 +1,51 @@
+// The tile layer: what a kernel body may use. A body is written once, as a template over a target,
+// and compiled for each: cpu/ (vector extensions, one thread), cdna/ (MFMA and LDS, gfx942 and
+// gfx950) and sim/ (several waves in shuffled order between barriers on poisoned memory, for
+// tests).
+//
+// A *group* (CPU: a thread; GPU: a workgroup) works on one item; every wave of it runs the body.
+//
+//   group.each(n, f)       f(i) for i < n, each by exactly one thread of the group
+//   group.each(m, n, f)    f(i, j) for i < m, j < n, likewise
+//   group.combine(n, m, weight, term, f)
+//                          f(i, sum over s < m of weight(s) * term(s)[i]) for i < n, in the order
+//                          of s
+//   Group::uniform(x)      x, which is the same in all threads of the group
+//   group.leader()         true for one thread of the group
+//   Group::store(p, x)     *p := x rounded to nearest
+//   group.barrier()        what the group's threads wrote before is visible to all of them after
+#pragma once
+
+#include "base/numbers.h"
+
+namespace blockdraft {
+
+// How examples of a callable's arguments are written in the concepts.
+struct Example {
+  static void item(int) {}
+  static void pair(int, int) {}
+  static float number(int) { return 0; }
+  static const float* numbers(int) { return nullptr; }
+  static void total(int, float) {}
+};
+
+template <class G>
+concept GroupTarget = requires(const G group, int n, float* p) {
+  group.each(n, Example::item);
+  group.each(n, n, Example::pair);
+  group.combine(n, n, Example::number, Example::numbers, Example::total);
+  n = G::uniform(n);
+  group.leader() ? 1 : 0;
+  group.barrier();
+  G::store(p, 0.0f);
+};
+
+// Element i of combine's sum, where a thread does whole elements.
+template <class Weight, class Term>
+float weighted_sum(int i, int terms, Weight weight, Term term) {
+  float total = 0;
+  for (int s = 0; s < terms; ++s) total += weight(s) * term(s)[i];
+  return total;
+}
+
+}  // namespace blockdraft

@@ -1,0 +1,56 @@
+// A group of the simulated target: kWaves waves of one lane each.
+#pragma once
+
+#include <bit>
+
+#include "tile/cpu/vector.h"
+#include "tile/group.h"
+#include "tile/sim/scheduler.h"
+
+namespace blockdraft::sim {
+
+class Group {
+ public:
+  explicit Group(const Wave& wave) : turn_(wave), wave_(wave.index) {}
+
+  template <class F>
+  void each(int n, F f) const {
+    for (int i = wave_; i < n; i += kWaves) f(i);
+  }
+  template <class F>
+  void each(int m, int n, F f) const {
+    each(m * n, [&](int i) { f(i / n, i % n); });
+  }
+  template <class Weight, class Term, class F>
+  void combine(int n, int terms, Weight weight, Term term, F f) const {
+    each(n, [&](int i) { f(i, weighted_sum(i, terms, weight, term)); });
+  }
+  bool leader() const { return wave_ == 0; }
+  void barrier() const { turn_.barrier(); }
+  static int uniform(int x) { return x; }
+  template <class T>
+  static void store(T* p, float x) {
+    cpu::from_float(p, x);
+  }
+
+ protected:
+  Wave turn_;
+  int wave_;
+};
+
+inline float value(float x) { return x; }
+inline float value(bf16 x) { return std::bit_cast<float>(uint32_t(x.bits) << 16); }
+inline float value(fp16 x) {
+  fp16 eight[cpu::kLanes] = {x};
+  return cpu::to_float(eight)[0];
+}
+template <class T>
+float rounded(float x) {
+  T t;
+  cpu::from_float(&t, x);
+  return value(t);
+}
+
+static_assert(GroupTarget<Group>);
+
+}  // namespace blockdraft::sim

@@ -1,0 +1,95 @@
+// Scans of the simulated target: a wave of one lane, in plain loops; and a crew of waves in
+// shuffled order between barriers.
+#pragma once
+
+#include <cmath>
+
+#include "tile/scan.h"
+#include "tile/sim/group.h"
+
+namespace blockdraft::sim {
+
+struct At {
+  using Float = float;
+  int first;
+  Span span;
+
+  static float all(float x) { return x; }
+  static int all(int x) { return x; }
+  template <class>
+  int id() const {
+    return first;
+  }
+  static float select(bool mask, float a, float b) { return mask ? a : b; }
+  static float maximum(float a, float b) { return a > b ? a : b; }  // b where one is NaN
+  static float fma(float a, float b, float c) { return std::fma(a, b, c); }
+  static float exp2(float x) { return x < -126 ? 0.0f : std::exp2(x); }
+  static float exp2(float x, double scale) {
+    const double product = x * scale;
+    return product < -126 ? 0.0f : float(std::exp2(product));
+  }
+  template <class T>
+  float load(const T* p) const {
+    return first == span.hole ? -INFINITY : value(p[first]);
+  }
+};
+
+class Scan {
+ public:
+  static constexpr bool kProducts = false;
+  static bool leader() { return true; }
+
+  template <class F>
+  static Total sum(Span span, F f) {
+    Total total{0, -INFINITY};
+    for (int id = span.first; id < span.stop; ++id) total.sum += f(At{id, span}, total.peak);
+    return total;
+  }
+
+  template <class F>
+  static int crossing(Span span, F f, double r) {
+    int last = -1;
+    float peak;
+    for (int id = span.first; id < span.stop; ++id) {
+      const float mass = f(At{id, span}, peak);
+      if (!(mass > 0)) continue;
+      last = id;
+      if ((r -= mass) < 0) break;
+    }
+    return last;
+  }
+
+  template <class T>
+  static float value(const T* p) {
+    return sim::value(*p);
+  }
+};
+
+class Crew {
+ public:
+  using Scan = sim::Scan;
+  static constexpr bool kStaged = true;
+
+  explicit Crew(const Wave& wave) : group_(wave), wave_(wave.index) {}
+
+  template <class Vocabulary, class F>
+  void each_block(const Vocabulary& vocabulary, F f) const {
+    barrier();
+    for (int i = wave_; i < vocabulary.blocks; i += kWaves) f(Scan(), i, vocabulary.span(i));
+    barrier();
+  }
+  template <class Vocabulary, class F>
+  static int within(const Vocabulary& vocabulary, int block, F f) {
+    return f(Scan(), vocabulary.span(block));
+  }
+  bool leader() const { return group_.leader(); }
+  void barrier() const { group_.barrier(); }
+
+ private:
+  Group group_;
+  int wave_;
+};
+
+static_assert(CrewTarget<Crew>);
+
+}  // namespace blockdraft::sim

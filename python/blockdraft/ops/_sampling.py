@@ -1,0 +1,33 @@
+"""What both samplers share: vocab_blocks, and the workspace of a row."""
+
+import torch
+
+from . import _native, _triton
+
+# Ids of a vocab_block, but more where there would be too many of them: sums over one are fp32.
+VOCAB_BLOCK, MAX_VOCAB_BLOCKS, VOCAB_BLOCK_UNIT = 4096, 256, 512
+
+# Doubles of a row's workspace: its distribution and its request's verdict, then a partial, a sum
+# and a surplus of each vocab_block.
+HEADER_DOUBLES, VOCAB_BLOCK_DOUBLES = 10, 4
+
+if _native.EXTENSION is not None:
+    _native.agree("a row's header", _native.EXTENSION.header_doubles, HEADER_DOUBLES)
+    _native.agree(
+        "a vocab_block's part", _native.EXTENSION.vocab_block_doubles, VOCAB_BLOCK_DOUBLES
+    )
+
+
+def vocab_block(vocab: int) -> int:
+    """Ids of a vocab_block, by the logits' width alone."""
+    least = -(-vocab // MAX_VOCAB_BLOCKS)
+    return max(VOCAB_BLOCK, -(-least // VOCAB_BLOCK_UNIT) * VOCAB_BLOCK_UNIT)
+
+
+def workspace_shape(logits: torch.Tensor, rows: int) -> tuple[int, int, int]:
+    """Of `rows` rows a request; empty on a CPU, whose kernels keep theirs on their own."""
+    batch, _, vocab = logits.shape
+    if not _triton.on_gpu(logits):
+        return 0, 0, 0
+    blocks = -(-vocab // vocab_block(vocab))
+    return batch, rows, HEADER_DOUBLES + VOCAB_BLOCK_DOUBLES * blocks

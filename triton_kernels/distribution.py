@@ -1,0 +1,413 @@
+"""From a row of logits to the distribution that a token is drawn from, and the draw: what both
+samplers share.
+
+Vocabularies are cut into vocab_blocks (`ops.accept_drafts` knows of how many ids). Weights are
+fp32, sums over lanes and blocks fp64; their order follows from the vocabulary alone.
+"""
+
+from typing import NamedTuple
+
+import triton
+import triton.language as tl
+
+NOT_NUMBERS, EMPTY = tl.constexpr(1), tl.constexpr(2)  # statuses of a row
+# in place of the id that has all mass: a distribution by weights; no id has any
+SPREAD, NOWHERE = tl.constexpr(-2), tl.constexpr(-1)
+LAST = tl.constexpr(2**31 - 1)
+LOG2_E = tl.constexpr(1.4426950408889634)
+FIELDS = tl.constexpr(8)  # doubles that a stored distribution takes
+MANY = tl.constexpr(1e9)
+
+
+class Vocabulary(NamedTuple):
+    """Ids from `valid` on and `mask` (-1: none) have no probability."""
+
+    valid: tl.tensor
+    mask: tl.tensor
+
+
+class Row(NamedTuple):
+    """A row of logits."""
+
+    at: tl.tensor
+
+
+class Blend(NamedTuple):
+    """weight * at + (1 - weight) * other, of two rows of logits. (A field may not be None where a
+    function returns it.)"""
+
+    at: tl.tensor
+    other: tl.tensor
+    weight: tl.tensor
+
+
+class Distribution(NamedTuple):
+    """Weights 2^((x - top) * scale) of kept ids over `total`; kept are logits above `cut`, and
+    those at it up to id `tie`. Or all mass on the id `point`."""
+
+    scale: tl.tensor
+    total: tl.tensor
+    top: tl.tensor
+    cut: tl.tensor
+    tie: tl.tensor
+    point: tl.tensor
+    status: tl.tensor
+
+
+def tile_ids(block: int, vocab: int) -> int:
+    """Ids that a program takes at a time: a power of two that divides the block."""
+    return min(4096, block & -block, max(16, triton.next_power_of_2(vocab)))
+
+
+@triton.jit
+def uniform(given, index, seed, position, row, PURPOSE: tl.constexpr):
+    """In [0,1), a multiple of 2^-53, as blockdraft.rng's; or `given`[index]."""
+    if given is not None:
+        return tl.load(given + index)
+    else:
+        purpose = tl.full([], PURPOSE, tl.int32)
+        word0, word1, _, _ = tl.philox(seed, position, row, purpose, tl.zeros([], tl.int32))
+        return ((word0 >> 5).to(tl.int64) * 67108864 + (word1 >> 6).to(tl.int64)).to(
+            tl.float64
+        ) * 1.1102230246251565e-16
+
+
+@triton.jit
+def has(vocabulary, token):
+    return (token >= 0) & (token < vocabulary.valid) & (token != vocabulary.mask)
+
+
+@triton.jit
+def mixed(x, y, weight):
+    return tl.where(weight == 1, x, tl.where(weight == 0, y, tl.fma(weight, x, (1 - weight) * y)))
+
+
+@triton.jit
+def _read(at, vocabulary, start, ids, TILE: tl.constexpr):
+    if (start + TILE <= vocabulary.valid) & (
+        (vocabulary.mask < start) | (vocabulary.mask >= start + TILE)
+    ):
+        x = tl.load(at + ids).to(tl.float32)
+    else:
+        x = tl.load(
+            at + ids, mask=(ids < vocabulary.valid) & (ids != vocabulary.mask), other=float("-inf")
+        ).to(tl.float32)
+    return x
+
+
+@triton.jit
+def logits(row, vocabulary, start, ids, TILE: tl.constexpr):
+    """fp32, of the tile of ids from `start` on; -inf for ids without probability, whatever stands
+    there."""
+    x = _read(row.at, vocabulary, start, ids, TILE)
+    if len(row) > 1:
+        if row.weight != 1:
+            x = mixed(x, _read(row.other, vocabulary, start, ids, TILE), row.weight)
+    return x
+
+
+@triton.jit
+def exponent(temperature):
+    """The scale of logits in exponents of 2."""
+    return tl.minimum(
+        tl.maximum(LOG2_E / tl.where(temperature > 0, temperature, 1).to(tl.float64), 1e-30), 1e30
+    )
+
+
+@triton.jit
+def _ids(start, TILE: tl.constexpr):
+    """Eight consecutive ones to a lane, whose sum stays in it."""
+    return start + tl.arange(0, TILE // 8)[:, None] * 8 + tl.arange(0, 8)[None, :]
+
+
+@triton.jit
+def _sum(x):
+    return tl.sum(tl.sum(x, 1).to(tl.float64), 0)
+
+
+@triton.jit
+def measure(row, vocabulary, scale, first, stop, TILE: tl.constexpr):
+    """The greatest logit of a span, and the sum of 2^((x - greatest) * scale): NaN if NaN or +inf
+    is among them."""
+    greatest = tl.full([], float("-inf"), tl.float32)
+    total = tl.full([], 0, tl.float64)
+    for start in range(first, stop, TILE):
+        x = logits(row, vocabulary, start, _ids(start, TILE), TILE)
+        after = tl.maximum(greatest, tl.max(tl.max(x, 1), 0))
+        anchor = tl.where(after == float("-inf"), 0.0, after)
+        total = total * tl.exp2((greatest.to(tl.float64) - anchor) * scale) + _sum(
+            tl.exp2((x - anchor) * scale.to(tl.float32))
+        )
+        greatest = after
+    return total, greatest
+
+
+@triton.jit
+def conclude(sums, greatest, temperature, row, vocabulary, block, TILE: tl.constexpr):
+    """The untruncated distribution of a row whose blocks were measured."""
+    top = tl.max(greatest, 0)
+    spoilt = tl.max((sums != sums).to(tl.int32), 0) > 0
+    status = tl.where(spoilt, NOT_NUMBERS, tl.where(top == float("-inf"), EMPTY, 0))
+    scale = exponent(temperature)
+    total = tl.sum(
+        tl.where(sums > 0, sums * tl.exp2((greatest.to(tl.float64) - top) * scale), 0), 0
+    )
+    point = tl.full([], SPREAD, tl.int32)
+    nothing = tl.full([], float("-inf"), tl.float32)
+    if (temperature <= 0) & (status == 0):
+        point = lowest(sums, greatest, top, row, vocabulary, block, TILE)
+    return Distribution(scale, total, top, nothing, tl.full([], LAST, tl.int32), point, status)
+
+
+@triton.jit
+def lowest(sums, greatest, top, row, vocabulary, block, TILE: tl.constexpr):
+    """The lowest id whose logit is `top`, the greatest of measured blocks."""
+    index = tl.arange(0, sums.shape[0])
+    first = tl.min(tl.where(greatest == top, index, LAST), 0) * block
+    zero = tl.zeros([], tl.float64)
+    at_top = Distribution(zero, zero, top, top, tl.full([], LAST, tl.int32), zero, zero)
+    return walk(at_top, row, None, None, zero, vocabulary, first, first + block, zero, True, TILE)
+
+
+@triton.jit
+def weights(distribution, x, ids):
+    """fp32, of exponents that are finer than it; NaN of NaN."""
+    kept = (x > distribution.cut) | ((x == distribution.cut) & (ids <= distribution.tie)) | (x != x)
+    factor = distribution.scale.to(tl.float32)
+    below = x - distribution.top
+    floor = (-1e4 / distribution.scale).to(tl.float32)  # far below what 2^x can hold
+    below = tl.where(below < floor, floor, below)
+    product = below * factor
+    power = tl.exp2(product)
+    rest = tl.fma(
+        below, (distribution.scale - factor).to(tl.float32), tl.fma(below, factor, -product)
+    )
+    return tl.where(kept, tl.fma(power, rest * 0.6931471805599453, power), 0.0)
+
+
+@triton.jit
+def probability(distribution, x, token, vocabulary):
+    """Of tokens with the logits x, in fp64."""
+    kept = (x > distribution.cut) | ((x == distribution.cut) & (token <= distribution.tie))
+    spread = tl.where(
+        kept,
+        tl.exp2((x.to(tl.float64) - distribution.top) * distribution.scale) / distribution.total,
+        0,
+    )
+    return tl.where(
+        has(vocabulary, token),
+        tl.where(
+            distribution.point == SPREAD, spread, (token == distribution.point).to(tl.float64)
+        ),
+        0,
+    )
+
+
+@triton.jit
+def masses(distribution, row, q, q_row, ratio, vocabulary, start, ids, TILE: tl.constexpr):
+    """Weights of a distribution or, with q, of the residual (p - ratio * q)+; or p but for q's
+    point. NaN stays NaN."""
+    mass = weights(distribution, logits(row, vocabulary, start, ids, TILE), ids)
+    if q is not None:
+        if q_row is not None:
+            if q.point == SPREAD:
+                of_q = weights(q, logits(q_row, vocabulary, start, ids, TILE), ids)
+                # where of_q is 0 an infinite ratio must not count
+                rest = mass - of_q * ratio.to(tl.float32)
+                mass = tl.where(of_q == 0, mass, tl.where(rest <= 0, 0.0, rest))
+        mass = tl.where(ids == q.point, 0.0, mass)
+    return mass
+
+
+@triton.jit
+def mass_of(distribution, row, q, q_row, ratio, vocabulary, first, stop, TILE: tl.constexpr):
+    """Sum of masses over a span."""
+    total = tl.full([], 0, tl.float64)
+    for start in range(first, stop, TILE):
+        total += _sum(
+            masses(distribution, row, q, q_row, ratio, vocabulary, start, _ids(start, TILE), TILE)
+        )
+    return total
+
+
+@triton.jit
+def walk(
+    distribution,
+    row,
+    q,
+    q_row,
+    ratio,
+    vocabulary,
+    first,
+    stop,
+    r,
+    AT_CUT: tl.constexpr,
+    TILE: tl.constexpr,
+):
+    """The first id of a span at which the running sum of masses exceeds r; if none does, by
+    rounding, the last that has any (-1: none has). AT_CUT: the mass is 1 for logits at the cut, up
+    to id tie, else 0."""
+    found = tl.full([], -1, tl.int32)
+    last = found
+    start = first
+    while (start < stop) & (found < 0):
+        ids = start + tl.arange(0, TILE)
+        if AT_CUT:
+            mass = (
+                (logits(row, vocabulary, start, ids, TILE) == distribution.cut)
+                & (ids <= distribution.tie)
+            ).to(tl.float32)
+        else:
+            mass = masses(distribution, row, q, q_row, ratio, vocabulary, start, ids, TILE)
+        upto = tl.cumsum(mass.to(tl.float64), 0)
+        first_over = tl.min(tl.where((mass > 0) & (upto > r), ids, LAST), 0)
+        found = tl.where(first_over == LAST, -1, first_over)
+        last = tl.maximum(last, tl.max(tl.where(mass > 0, ids, -1), 0))
+        r -= tl.sum(mass.to(tl.float64), 0)
+        start += TILE
+    return tl.where(found < 0, last, found)
+
+
+@triton.jit
+def find(sums, r):
+    """(block in which the running sum exceeds r, what is left of r before it): of the last that has
+    any mass if none does."""
+    index = tl.arange(0, sums.shape[0])
+    upto = tl.cumsum(sums, 0)
+    over = tl.min(tl.where((sums > 0) & (upto > r), index, LAST), 0)
+    block = tl.where(over == LAST, tl.max(tl.where(sums > 0, index, 0), 0), over)
+    before = tl.sum(tl.where(index < block, sums, 0), 0)
+    return block, tl.where(over == LAST, float("inf"), r - before)
+
+
+@triton.jit
+def _image(x):
+    """Integers in the order of the floats; -0 counts as 0."""
+    bits = tl.where(x == 0, 0.0, x).to(tl.uint32, bitcast=True).to(tl.int64)
+    return tl.where(bits >= 0x80000000, 0xFFFFFFFF - bits, bits + 0x80000000)
+
+
+@triton.jit
+def _number(image):
+    bits = tl.where(image >= 0x80000000, image - 0x80000000, 0xFFFFFFFF - image)
+    return bits.to(tl.uint32).to(tl.float32, bitcast=True)
+
+
+@triton.jit
+def _above(distribution, row, vocabulary, x, BY_MASS: tl.constexpr, TILE: tl.constexpr):
+    """Of kept ids with a logit above x: their mass, or of all: how many."""
+    total = tl.full([], 0, tl.float64)
+    for start in range(0, vocabulary.valid, TILE):
+        ids = _ids(start, TILE)
+        logit = logits(row, vocabulary, start, ids, TILE)
+        each = weights(distribution, logit, ids) if BY_MASS else 1.0
+        total += _sum(tl.where(logit > x, each, 0.0))
+    return total
+
+
+@triton.jit
+def _keep(distribution, row, vocabulary, limit, BY_MASS: tl.constexpr, TILE: tl.constexpr):
+    """Keep ids in rank order (by logit, then by lower id) as long as the measure of those before is
+    below the limit."""
+    before = _above(distribution, row, vocabulary, distribution.cut, BY_MASS, TILE)
+    low = _image(distribution.cut)
+    high = tl.where(before < limit, low, _image(tl.full([], float("inf"), tl.float32)))
+    while high - low > 1:  # above(low) is at least the limit, above(high) is not
+        middle = low + (high - low) // 2
+        mass = _above(distribution, row, vocabulary, _number(middle), BY_MASS, TILE)
+        below = mass < limit
+        high = tl.where(below, middle, high)
+        before = tl.where(below, mass, before)
+        low = tl.where(below, low, middle)
+    cut = tl.where(before < limit, _number(high), distribution.cut)
+    each = tl.exp2((cut.to(tl.float64) - distribution.top) * distribution.scale)
+    if BY_MASS:
+        fit = tl.where(each > 0, (limit - before) / each, MANY)
+    else:
+        fit = limit - before
+    tie = tl.where(cut == distribution.cut, distribution.tie, LAST)
+    same = tl.full([], 0, tl.float64)
+    for start in range(0, vocabulary.valid, TILE):
+        ids = _ids(start, TILE)
+        same += _sum(
+            ((logits(row, vocabulary, start, ids, TILE) == cut) & (ids <= tie)).to(tl.float32)
+        )
+    ties = tl.minimum(same, tl.ceil(tl.minimum(fit, MANY)))
+    if ties < same:
+        at_cut = Distribution(
+            distribution.scale,
+            distribution.total,
+            distribution.top,
+            cut,
+            tie,
+            distribution.point,
+            distribution.status,
+        )
+        tie = walk(
+            at_cut,
+            row,
+            None,
+            None,
+            distribution.total,
+            vocabulary,
+            0,
+            vocabulary.valid,
+            ties - 0.5,
+            True,
+            TILE,
+        )
+    total = _above(distribution, row, vocabulary, cut, True, TILE) + ties * each
+    if cut == float("-inf"):  # everything fits
+        tie = distribution.tie
+        total = distribution.total
+    return Distribution(
+        distribution.scale,
+        total,
+        distribution.top,
+        cut,
+        tie,
+        distribution.point,
+        distribution.status,
+    )
+
+
+@triton.jit
+def truncated(distribution, row, vocabulary, top_k, top_p, request, TILE: tl.constexpr):
+    """Top-k, then top-p of what it kept; pointers to every request's, or None. Of a distribution by
+    weights."""
+    spread = (distribution.point == SPREAD) & (distribution.status == 0)
+    cut = distribution.cut
+    tie = distribution.tie
+    total = distribution.total
+    if top_k is not None:
+        k = tl.load(top_k + request)
+        if spread & (k > 0) & (k < vocabulary.valid):
+            kept = _keep(distribution, row, vocabulary, k.to(tl.float64), False, TILE)
+            cut = kept.cut
+            tie = kept.tie
+            total = kept.total
+    if top_p is not None:
+        share = tl.load(top_p + request)
+        if spread & (share < 1):
+            by_k = Distribution(
+                distribution.scale,
+                total,
+                distribution.top,
+                cut,
+                tie,
+                distribution.point,
+                distribution.status,
+            )
+            kept = _keep(by_k, row, vocabulary, share.to(tl.float64) * total, True, TILE)
+            cut = kept.cut
+            tie = kept.tie
+            total = kept.total
+    return Distribution(
+        distribution.scale,
+        total,
+        distribution.top,
+        cut,
+        tie,
+        distribution.point,
+        distribution.status,
+    )
