@@ -57,7 +57,8 @@ SHAPES = {
             dict(T=384),
         ],
     ),
-    # not the smallest: the fixed cost of a call, which the model lacks, is a fifth of 0.3 ms
+    # The smallest shapes are left out: they take 0.3 ms, a fifth of which is the fixed cost of a
+    # call, which the model does not have
     "accept_drafts": (
         [dict(B=b, rule="token", accepted=a) for b, a in ((1, 8), (2, 4), (4, 12))],
         [
@@ -72,24 +73,28 @@ SHAPES = {
             for b, k in ((1, 4), (1, 12), (1, 16), (2, 4), (2, 12), (2, 16), (4, 4), (4, 8))
         ],
     ),
-    # large batches only: a smaller state, of 16 bits too, stays in the last-level cache, where
-    # memory is no limit
+    # Only large batches: a smaller state stays in the last-level cache, even with 16 bits, so that
+    # memory does not limit it
     "commit": (
         [dict(B=b) for b in (64, 96, 128)],
         [dict(B=b) for b in (72, 80, 88, 104, 112, 120, 136, 144)],
     ),
 }
 
-# times that a shape is measured, far apart: what disturbs the machine for a second or two spoils
-# one of them
+# Each shape is measured so many times, far apart, so that what disturbs the machine for a second or
+# two spoils only one of them
 ROUNDS = 2
 
 
 @dataclass(frozen=True)
 class Checked:
-    """One shape: the limit by this machine's ceilings, the time of the fastest sample (the ceilings
-    are the best of a few tries as well, so that other work on the machine blurs neither) and, for
-    the op, the efficiency that was fitted."""
+    """One shape.
+
+    case           its parameters; held_out: whether it was predicted, or used to fit
+    limit_ms       by this machine's ceilings, each the best of a few tries
+    measured_ms    of the fastest sample, which other work on the machine disturbs as little
+    efficiency     of the op, as fitted
+    """
 
     op: str
     case: str
@@ -143,7 +148,8 @@ def run(
     from ..bench import limits
 
     torch.set_num_threads(threads)
-    ceilings, found = limits.of_cpu(threads), []
+    ceilings = limits.of_cpu(threads)
+    found = []
     with torch.inference_mode():
         for op in chosen:
             fitted, held = SHAPES[op]
