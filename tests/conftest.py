@@ -1,5 +1,4 @@
-"""Options of the slower checks; what tests of the Triton kernels need: a reason where they cannot
-run, a working interpreter."""
+"""Options of the slower checks; the reason where tests of the Triton kernels cannot run."""
 
 import importlib.util
 import shlex
@@ -11,19 +10,6 @@ import pytest
 import torch
 
 from blockdraft import env, ops  # noqa: F401  (ops registers)
-
-if env.triton_interpreter():
-    from triton.runtime import interpreter
-
-    original = interpreter._patch_lang_tensor
-
-    def patched(tensor, scope):
-        """Triton 3.6 calls int() on arrays of one element, which numpy >= 2.4 refuses (triton
-        #9171)."""
-        original(tensor, scope)
-        scope.set_attr(tensor, "__index__", lambda self: int(self.handle.data.item()))
-
-    interpreter._patch_lang_tensor = patched
 
 
 def pytest_runtest_setup(item):

@@ -38,6 +38,31 @@ def test_a_launch_states_its_costs():
     assert stated["bytes"] == counted.bytes and abs(stated["flops16"] / counted.flops - 1) < 0.03
 
 
+def test_the_interpreter_runs_outside_pytest():
+    """Triton's own crashes with newer numpy: the package mends it."""
+    program = """
+import torch
+from blockdraft import ops
+from blockdraft.types import Sampling
+tokens, _ = ops.sample_drafts(
+    torch.eye(4)[None, :3],
+    torch.tensor([2], dtype=torch.int32),
+    seed=torch.tensor([1]),
+    position=torch.tensor([0], dtype=torch.int32),
+    drafter_sampling=Sampling(torch.zeros(1)),
+    backend="triton",
+)
+assert tokens.tolist() == [[0, 1, -1]], tokens
+"""
+    run = subprocess.run(
+        [sys.executable, "-c", program],
+        env={**os.environ, "TRITON_INTERPRET": "1"},
+        capture_output=True,
+        text=True,
+    )
+    assert run.returncode == 0, run.stderr[-2000:]
+
+
 @pytest.mark.skipif(env.triton_interpreter(), reason="already under the interpreter")
 @pytest.mark.parametrize(
     "name",
