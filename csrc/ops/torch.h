@@ -10,6 +10,7 @@
 #include <optional>
 #include <string>
 
+#include "base/device.h"
 #include "base/parallel.h"
 #include "ops/rows.h"
 #include "ops/sampling/draw.h"
