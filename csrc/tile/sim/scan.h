@@ -1,5 +1,4 @@
-// Scans of the simulated target: a wave of one lane, in plain loops; and a crew of waves in
-// shuffled order between barriers.
+// Scans of the simulated target: plain loops by a wave of one lane; and a crew of such waves.
 #pragma once
 
 #include <cmath>
