@@ -152,8 +152,8 @@ class Tile : public Group {
   }
 
  private:
-  // Turns the scores of kWide columns from `part` on into softmax weights, and updates the columns'
-  // maxima, sums and outputs.
+  // Turns the scores of kWide columns from `part` on into softmax weights, updates the maxima and
+  // sums of the columns and rescales their outputs.
   void weigh(Panel& panel, int part) {
     const int n = staged_;
     float* const column = scores_ + part;
