@@ -166,8 +166,7 @@ def equal(a, b):
 
 
 def doubtful(args, options, u, want):
-    """bool [B]: the requests for which the reference leaves its decision `want` within the
-    margin."""
+    """bool [B]: whether the reference changes its decision `want` within the margin."""
     doubt = torch.zeros(len(u), dtype=torch.bool)
     for by in (-MARGIN, MARGIN):
         v = (u + by * torch.where(torch.arange(u.shape[1]) < u.shape[1] - 1, u, 1.0)).clamp(
