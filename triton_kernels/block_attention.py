@@ -268,7 +268,9 @@ def attend(
                 key = start + key_column
                 keys = _cached(k_cache, page, key % PAGE, d, d_mask, K_PAGE, K_SLOT)
                 values = _cached(v_cache, page, key % PAGE, d, d_mask, V_PAGE, V_SLOT)
-                page = tl.load(table + tl.minimum(key + KEYS, stop - 1) // PAGE)  # a tile ahead
+                page = tl.load(
+                    table + tl.minimum(key + KEYS, stop - 1) // PAGE
+                )  # for the next key tile
                 acc, top, total = _absorb(queries, keys, values, None, acc, top, total, scale)
         for start in tl.range(whole, stop, KEYS, num_stages=1):
             key = start + key_column

@@ -6,7 +6,7 @@
 #ifdef __AVX512F__
 #include <immintrin.h>
 #ifndef __clang__
-#pragma GCC diagnostic ignored "-Wuninitialized"  // gcc 12 warns of its own header
+#pragma GCC diagnostic ignored "-Wuninitialized"  // gcc 12 warns about its own header
 #pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
 #endif
 #endif

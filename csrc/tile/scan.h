@@ -25,7 +25,7 @@
 //                               for finite x below -1e26
 //
 // A crew works on one item (CPU: threads; GPU: a workgroup); all of its threads run the body. A
-// vocabulary is cut into `blocks` vocab_blocks.
+// vocabulary is divided into `blocks` vocab_blocks.
 //
 //   crew.each_block(vocabulary, f)   f(scan, i, vocabulary.span(i)) for i < vocabulary.blocks, each
 //                                    by one of its scans, between two barriers

@@ -39,7 +39,7 @@ struct At {
     return int8v{0, 1, 2, 3, 4, 5, 6, 7} + first;
   }
   static float8 select(int8v mask, float8 a, float8 b) { return mask ? a : b; }
-  static float8 maximum(float8 a, float8 b) { return a > b ? a : b; }  // b where one is NaN
+  static float8 maximum(float8 a, float8 b) { return a > b ? a : b; }  // b if either is NaN
   static float8 fma(float8 a, float8 b, float8 c) { return __builtin_elementwise_fma(a, b, c); }
   static float8 exp2(float8 x) {
     float8 out;

@@ -114,7 +114,7 @@ wide to_wide(const T* p) {
 #endif
 }
 
-inline wide maximum_wide(wide a, wide b) {  // b where one is NaN
+inline wide maximum_wide(wide a, wide b) {  // b if either is NaN
 #if defined(__AVX512F__)
   return (wide)_mm512_max_ps((__m512)a, (__m512)b);
 #elif defined(__AVX__)
@@ -124,7 +124,7 @@ inline wide maximum_wide(wide a, wide b) {  // b where one is NaN
 #endif
 }
 
-inline wide minimum_wide(wide a, wide b) {  // b where one is NaN
+inline wide minimum_wide(wide a, wide b) {  // b if either is NaN
 #if defined(__AVX512F__)
   return (wide)_mm512_min_ps((__m512)a, (__m512)b);
 #elif defined(__AVX__)
