@@ -1,6 +1,6 @@
 """Microbenchmarks, and the tool that trains the tiny model.
 
-case: what is measured. suite: the cases of every op, one module an op. measure: checks outputs,
-then times them with `timing`, against the ceilings of `limits`. results: the file. compare: two
-files.
+case: what is measured. suite: the cases of every op, from one module per op. measure: checks the
+outputs, then times the implementations with `timing` and relates them to the ceilings of `limits`.
+results: the result file. compare: compares two of them.
 """

@@ -1,7 +1,7 @@
-"""accept_drafts over ZAYA's vocabulary. The logits decide the outcome, so that random peers can be
-checked: accepted drafts have p = q, the rejected one p = 1e-43, and the draw has nearly all its
-mass on one id. All peers apply the token rule; under the block rule they are what its users would
-otherwise run."""
+"""accept_drafts over ZAYA's vocabulary. The logits determine the outcome, so that peers with other
+random numbers can be checked: accepted drafts have p = q, the rejected one has p = 1e-43, and the
+distribution of the draw has nearly all its mass on one id. All peers apply the token rule, also
+where blockdraft applies the block rule."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -46,9 +46,9 @@ class Inputs:
     tokens: torch.Tensor
     draft: torch.Tensor
     draft_lse: torch.Tensor
-    normaliser: torch.Tensor  # the same in one number, at temperature 1
-    kept_draft: torch.Tensor  # the draft's logits after truncation, which a peer's drafter keeps
-    winner: torch.Tensor  # the id that is drawn
+    normaliser: torch.Tensor  # draft_lse as one number, at temperature 1
+    kept_draft: torch.Tensor  # the draft logits after truncation, which peers are given
+    winner: torch.Tensor  # the id that the draw yields
     sampling: Sampling
     lengths: torch.Tensor
     seed: torch.Tensor
@@ -56,7 +56,7 @@ class Inputs:
 
 
 def inputs(parameters: dict[str, Any], dtype: torch.dtype, device: str) -> Inputs:
-    B, a = parameters["B"], parameters["accepted"]
+    B, accepted = parameters["B"], parameters["accepted"]
     generator = torch.Generator().manual_seed(0)
     target = (2 * torch.randn(B, K + 1, VOCAB, generator=generator)).to(dtype).to(device)
     draft = target[:, :K].clone()
@@ -66,11 +66,11 @@ def inputs(parameters: dict[str, Any], dtype: torch.dtype, device: str) -> Input
         tokens = draft.argmax(-1).int()  # a draft that truncation keeps
     winner = VOCAB // 2 + torch.randint(VOCAB // 2, (B,), generator=generator).to(device)
     request = torch.arange(B, device=device)
-    # The target of the rejected row is all but certain of `winner`. The draft there has so small a
-    # probability that it is never accepted, but not 0, after which the block rule would not read
-    # on (truncation makes it 0).
-    target[request, a, winner] = 60.0
-    target[request, a, tokens[:, a].long()] = -40.0
+    # In the rejected row the target has nearly all mass on `winner`. The draft's probability there
+    # is so small that it is never accepted, but not 0 (unless truncated), since the block rule
+    # would then read no further row.
+    target[request, accepted, winner] = 60.0
+    target[request, accepted, tokens[:, accepted].long()] = -40.0
     lengths = torch.full((B,), K, dtype=torch.int32, device=device)
     position = torch.zeros(B, dtype=torch.int32, device=device)
     _, draft_lse = ops.sample_drafts(
@@ -93,7 +93,7 @@ def inputs(parameters: dict[str, Any], dtype: torch.dtype, device: str) -> Input
 
 
 def eager(target: torch.Tensor, tokens: torch.Tensor, draft: torch.Tensor):
-    """Softmax of all rows, one vectorised test, multinomial of the residual."""
+    """Softmax of all rows, vectorised tests, multinomial of the residual."""
     p = target.float().softmax(-1)
     q = draft.float().softmax(-1)
     index = tokens.long()[..., None]
@@ -106,7 +106,7 @@ def eager(target: torch.Tensor, tokens: torch.Tensor, draft: torch.Tensor):
 
 
 def inverse_cdf(target: torch.Tensor, tokens: torch.Tensor, draft: torch.Tensor, lse: torch.Tensor):
-    """No softmax of whole tensors: log-sum-exps, then the CDF of one row."""
+    """Only log-sum-exps of all rows, then the CDF of one row."""
     wide = target.float()
     normaliser = wide.logsumexp(-1)
     index = tokens.long()[..., None]
@@ -123,23 +123,23 @@ def inverse_cdf(target: torch.Tensor, tokens: torch.Tensor, draft: torch.Tensor,
     return count, (cdf <= u).sum(-1)
 
 
-def lazy(i: Inputs, parameters: dict[str, Any]):
-    """Row by row, and none after the first rejection."""
+def lazy(data: Inputs, parameters: dict[str, Any]):
+    """Row by row up to the first rejection."""
 
-    def q(b: int, row: int) -> torch.Tensor:
-        return (i.kept_draft[b, row].float() - i.normaliser[b, row]).exp()
+    def q(request: int, row: int) -> torch.Tensor:
+        return (data.kept_draft[request, row].float() - data.normaliser[request, row]).exp()
 
     counts, picks = [], []
-    for b in range(len(i.target)):
+    for request in range(len(data.target)):
         count = 0
         while True:
-            p = truncated(i.target[b, count], parameters).float().softmax(-1)
+            p = truncated(data.target[request, count], parameters).float().softmax(-1)
             if count == K:
                 break
-            x = i.tokens[b, count].long()
-            log_q = i.kept_draft[b, count, x].float() - i.normaliser[b, count]
+            x = data.tokens[request, count].long()
+            log_q = data.kept_draft[request, count, x].float() - data.normaliser[request, count]
             if torch.rand(()) >= p[x] / log_q.exp():
-                p = (p - q(b, count)).clamp(min=0)
+                p = (p - q(request, count)).clamp(min=0)
                 break
             count += 1
         cdf = p.cumsum(0)
@@ -148,16 +148,16 @@ def lazy(i: Inputs, parameters: dict[str, Any]):
     return torch.tensor(counts), torch.tensor(picks)
 
 
-def transformers(i: Inputs, parameters: dict[str, Any]):
+def transformers(data: Inputs, parameters: dict[str, Any]):
     from transformers.generation.utils import _speculative_sampling
 
     def run():
-        kept = truncated(i.target, parameters)
+        kept = truncated(data.target, parameters)
         counts, picks = [], []
-        for b in range(len(kept)):  # it takes one sequence
-            one = slice(b, b + 1)
+        for request in range(len(kept)):  # _speculative_sampling takes one sequence
+            one = slice(request, request + 1)
             ids, matches = _speculative_sampling(
-                i.tokens[one].long(), i.kept_draft[one].float(), K, kept[one].float()
+                data.tokens[one].long(), data.kept_draft[one].float(), K, kept[one].float()
             )
             counts.append(int(matches))
             picks.append(int(ids[0, -1]))
@@ -166,51 +166,52 @@ def transformers(i: Inputs, parameters: dict[str, Any]):
     return run
 
 
-def peers(i: Inputs, parameters: dict[str, Any]) -> list[Implementation]:
-    """A peer truncates the target's rows in its time. Its drafter truncated the draft's."""
+def peers(data: Inputs, parameters: dict[str, Any]) -> list[Implementation]:
+    """A peer's time includes the truncation of the target's rows, but not of the draft rows, which
+    its drafter has truncated."""
 
     def eager_all():
-        return eager(truncated(i.target, parameters), i.tokens, i.kept_draft)
+        return eager(truncated(data.target, parameters), data.tokens, data.kept_draft)
 
     def inverse_all(target, tokens, draft, lse):
         return inverse_cdf(truncated(target, parameters), tokens, draft, lse)
 
-    given = (i.target, i.tokens, i.kept_draft, i.normaliser)
+    given = (data.target, data.tokens, data.kept_draft, data.normaliser)
     return [
         Implementation("eager softmax", lambda: eager_all),
         compiled("compiled lse + cdf", inverse_all, *given),
-        Implementation("transformers", lambda: transformers(i, parameters)),
-        Implementation("lazy rows", lambda: lambda: lazy(i, parameters)),
+        Implementation("transformers", lambda: transformers(data, parameters)),
+        Implementation("lazy rows", lambda: lambda: lazy(data, parameters)),
     ]
 
 
 def build(parameters: dict[str, Any], dtype: torch.dtype, device: str) -> Prepared:
-    i = inputs(parameters, dtype, device)
+    data = inputs(parameters, dtype, device)
     branch = torch.ones(parameters["B"], 1, dtype=torch.int32, device=device)
 
     def ours(backend: str) -> tuple[torch.Tensor, torch.Tensor]:
         verdict = ops.accept_drafts(
-            i.target,
-            i.tokens,
-            i.lengths,
+            data.target,
+            data.tokens,
+            data.lengths,
             branch,
             K + 1,
-            seed=i.seed,
-            position=i.position,
+            seed=data.seed,
+            position=data.position,
             rule=parameters["rule"],
-            target_sampling=i.sampling,
-            draft_logits=i.draft,
-            draft_lse=i.draft_lse,
+            target_sampling=data.sampling,
+            draft_logits=data.draft,
+            draft_lse=data.draft_lse,
             backend=backend,
         )
         return verdict.accepted, verdict.next_token
 
     def check(result: tuple[torch.Tensor, torch.Tensor], slack: float) -> None:
         counts, picks = (t.cpu().long() for t in result)
-        expected, winner = parameters["accepted"], i.winner.cpu().long()
+        expected, winner = parameters["accepted"], data.winner.cpu().long()
         assert (counts == expected).all(), f"accepted: {counts.tolist()}, expected {expected} each"
         assert torch.equal(picks, winner), (
             f"next_token: {picks.tolist()}, expected {winner.tolist()}"
         )
 
-    return Prepared(backends("accept_drafts", ours) + peers(i, parameters), check)
+    return Prepared(backends("accept_drafts", ours) + peers(data, parameters), check)

@@ -1,5 +1,5 @@
-"""block_attention at decode: V = M = 16, heads 8 and 2, head dim 128. The peers get contiguous
-keys; shorter prefixes are padded for them to the longest."""
+"""block_attention at decode: V = M = 16, 8 query and 2 KV heads, head dim 128. The peers get
+contiguous keys, with all prefixes padded to the longest."""
 
 from dataclasses import dataclass
 from functools import cache
@@ -35,7 +35,7 @@ def cases(quick: bool) -> list[dict[str, Any]]:
 
 
 def lengths(parameters: dict[str, Any]) -> list[int]:
-    """Prefix of each request: `L` is one length, or one a request with commas between them."""
+    """The prefix of each request: `L` is one length for all, or a comma-separated list."""
     given = [int(length) for length in str(parameters["L"]).split(",")]
     return given if len(given) > 1 else given * parameters["B"]
 
@@ -112,7 +112,7 @@ def inputs(parameters: dict[str, Any], dtype: torch.dtype, device: str) -> Input
     v_cache = normal(sum(counts), PAGE, HK, DIM)
     pages = torch.randperm(sum(counts), generator=normal.generator).int().split(counts)
     table = torch.nn.utils.rnn.pad_sequence(list(pages), batch_first=True).to(device)
-    # requests of equal prefixes share one mask
+    # If all prefixes are equal, the requests share one mask.
     masks = [padded_mask(layout, n, branches, longest) for n in sorted({*prefixes})]
     if len(masks) > 1:
         masks = [padded_mask(layout, n, branches, longest) for n in prefixes]
@@ -123,7 +123,7 @@ def inputs(parameters: dict[str, Any], dtype: torch.dtype, device: str) -> Input
 def padded_mask(
     layout: BlockLayout, prefix: int, branches: list[int], longest: int
 ) -> torch.Tensor:
-    """The mask of one request, whose prefix is padded to the length of the longest."""
+    """The mask of one request, with its prefix padded to the longest."""
     past, own = layout.dense_mask(prefix, branches).split([prefix, layout.rows], 1)
     return torch.cat([F.pad(past, (0, longest - prefix)), own], 1)
 
@@ -132,27 +132,27 @@ def packed(result: torch.Tensor) -> torch.Tensor:
     return result.transpose(1, 2).flatten(0, 1)
 
 
-def sdpa(i: Inputs, additive: bool):
-    q, k, v = i.contiguous()
-    bias = i.additive() if additive else i.mask
+def sdpa(data: Inputs, additive: bool):
+    q, k, v = data.contiguous()
+    bias = data.additive() if additive else data.mask
     return lambda: packed(F.scaled_dot_product_attention(q, k, v, bias, enable_gqa=True))
 
 
-def folded(i: Inputs):
-    """Query heads of a group become rows of their KV head, so that K and V are read once for
-    them."""
-    q, k, v = i.contiguous()
+def folded(data: Inputs):
+    """The query heads of a group become rows of their KV head, so that K and V are read once for
+    all of them."""
+    q, k, v = data.contiguous()
     shape = q.shape
-    q = q.reshape(i.batch, HK, -1, DIM)
-    bias = i.additive().repeat(1, 1, GROUP, 1)
+    q = q.reshape(data.batch, HK, -1, DIM)
+    bias = data.additive().repeat(1, 1, GROUP, 1)
     return lambda: packed(F.scaled_dot_product_attention(q, k, v, bias).reshape(shape))
 
 
-def flex(i: Inputs):
+def flex(data: Inputs):
     from torch.nn.attention.flex_attention import create_block_mask, flex_attention
 
-    q, k, v = i.contiguous()
-    mask = i.mask[:, 0]
+    q, k, v = data.contiguous()
+    mask = data.mask[:, 0]
     if len(mask) == 1:
         mask = mask[0]
         block_mask = create_block_mask(
@@ -167,37 +167,37 @@ def flex(i: Inputs):
     return lambda: packed(run(q, k, v, block_mask=block_mask, enable_gqa=True))
 
 
-def eager(i: Inputs):
-    q, k, v = i.contiguous()
+def eager(data: Inputs):
+    q, k, v = data.contiguous()
 
     def run() -> torch.Tensor:
         keys = k.repeat_interleave(GROUP, 1)
         values = v.repeat_interleave(GROUP, 1)
         scores = (q @ keys.transpose(2, 3)) * DIM**-0.5
-        weights = scores.masked_fill(~i.mask, -torch.inf).softmax(-1, dtype=torch.float32)
+        weights = scores.masked_fill(~data.mask, -torch.inf).softmax(-1, dtype=torch.float32)
         return packed(weights.to(q.dtype) @ values)
 
     return run
 
 
 def build(parameters: dict[str, Any], dtype: torch.dtype, device: str) -> Prepared:
-    i = inputs(parameters, dtype, device)
-    out = torch.empty_like(i.q)
-    arguments = (i.q, i.k, i.v, i.k_cache, i.v_cache, i.table, i.rows)
+    data = inputs(parameters, dtype, device)
+    out = torch.empty_like(data.q)
+    arguments = (data.q, data.k, data.v, data.k_cache, data.v_cache, data.table, data.rows)
 
     def ours(backend: str) -> torch.Tensor:
         return ops.block_attention(*arguments, out=out, backend=backend)
 
     @cache
     def expected() -> torch.Tensor:
-        return ops.block_attention(*i.wide(), backend="reference")
+        return ops.block_attention(*data.wide(), backend="reference")
 
     peers = [
-        Implementation("sdpa bool mask", lambda: sdpa(i, additive=False)),
-        Implementation("sdpa additive mask", lambda: sdpa(i, additive=True)),
-        Implementation("sdpa heads folded", lambda: folded(i)),
-        Implementation("flex compiled", lambda: flex(i)),
-        Implementation("eager", lambda: eager(i)),
+        Implementation("sdpa bool mask", lambda: sdpa(data, additive=False)),
+        Implementation("sdpa additive mask", lambda: sdpa(data, additive=True)),
+        Implementation("sdpa heads folded", lambda: folded(data)),
+        Implementation("flex compiled", lambda: flex(data)),
+        Implementation("eager", lambda: eager(data)),
     ]
     return Prepared(
         backends("block_attention", ours, out) + peers,

@@ -1,4 +1,4 @@
-"""What is measured: a case of an op, and the implementations that run on its inputs."""
+"""A case of an op, and the implementations that are measured on its inputs."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -15,8 +15,8 @@ DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torch
 
 @dataclass(frozen=True)
 class Implementation:
-    """`prepare()` converts the inputs to what the implementation wants (timed apart) and returns
-    the call to time."""
+    """`prepare()` converts the inputs for the implementation (timed separately) and returns the
+    call to time."""
 
     name: str
     prepare: Callable[[], Callable[[], Any]]
@@ -25,8 +25,8 @@ class Implementation:
 
 @dataclass(frozen=True)
 class Prepared:
-    """A case with its inputs made. `check(output, slack)` raises AssertionError if an output is
-    wrong; slack widens the tolerance."""
+    """The implementations of a case, on its inputs. `check(output, slack)` raises AssertionError if
+    an output is wrong; slack multiplies the tolerance."""
 
     implementations: list[Implementation]
     check: Callable[[Any, float], None]
@@ -34,8 +34,8 @@ class Prepared:
 
 @dataclass(frozen=True)
 class Case:
-    """An op on inputs of one size and dtype. `cost` is the least work, `build()` makes the inputs:
-    nothing is allocated before."""
+    """An op on inputs of one size and dtype. `cost` is the least work; `build()` allocates the
+    inputs."""
 
     op: str
     parameters: dict[str, Any]
@@ -62,8 +62,8 @@ class Normal:
 
 
 def own(name: str, call: Callable[[], Any], out: torch.Tensor | None = None) -> Implementation:
-    """An implementation of blockdraft's: there is nothing to convert. `out`, which it writes, is
-    poisoned first: what an earlier implementation left there must not pass for its result."""
+    """One of blockdraft's implementations, which need no conversion. `out`, which it writes, is set
+    to NaN first, so that an earlier implementation's result does not count as its own."""
 
     def prepare() -> Callable[[], Any]:
         if out is not None:

@@ -1,5 +1,5 @@
-"""cca_qkv on fresh causal chunks, the case that transformers' modules cover, from already projected
-rows."""
+"""cca_qkv on causal chunks without a prefix, as transformers' modules support them. The rows are
+already projected."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -31,7 +31,7 @@ def cost(parameters: dict[str, Any], itemsize: int) -> Cost:
 
 
 class Columns(torch.nn.Module):
-    """Stands for a projection whose result is already there, as columns of the input."""
+    """Replaces a projection by columns of the input, which already hold its result."""
 
     def __init__(self, start: int, stop: int):
         super().__init__()
@@ -44,7 +44,7 @@ class Columns(torch.nn.Module):
 
 @dataclass(frozen=True)
 class Inputs:
-    x: torch.Tensor  # the projections of a row, side by side
+    x: torch.Tensor  # all projections of a row, concatenated
     weights: dict[str, torch.Tensor]
     cos_sin: torch.Tensor
     rows: Rows
@@ -102,13 +102,13 @@ def transformers_modules(weights: dict[str, torch.Tensor], dtype: torch.dtype) -
     return run
 
 
-def transformers(i: Inputs, compiled: bool) -> Callable[[], tuple[torch.Tensor, ...]]:
-    dtype, batch = i.x.dtype, len(i.rows.prefix_lens)
-    run = transformers_modules(i.weights, dtype)
+def transformers(data: Inputs, compiled: bool) -> Callable[[], tuple[torch.Tensor, ...]]:
+    dtype, batch = data.x.dtype, len(data.rows.prefix_lens)
+    run = transformers_modules(data.weights, dtype)
     if compiled:
         run = torch.compile(run, dynamic=False)
-    cos, sin = (t.to(dtype).repeat(1, 2)[None] for t in i.cos_sin.chunk(2, 1))
-    hidden = i.x.unflatten(0, (batch, -1))
+    cos, sin = (t.to(dtype).repeat(1, 2)[None] for t in data.cos_sin.chunk(2, 1))
+    hidden = data.x.unflatten(0, (batch, -1))
 
     def call() -> tuple[torch.Tensor, ...]:
         with torch.no_grad():
@@ -119,18 +119,18 @@ def transformers(i: Inputs, compiled: bool) -> Callable[[], tuple[torch.Tensor, 
 
 
 def build(parameters: dict[str, Any], dtype: torch.dtype, device: str) -> Prepared:
-    i = inputs(parameters, dtype, device)
+    data = inputs(parameters, dtype, device)
 
     @cache
     def expected() -> tuple[torch.Tensor, ...]:
-        return i.run("reference", torch.float32)
+        return data.run("reference", torch.float32)
 
     def check(result: tuple[torch.Tensor, ...], slack: float) -> None:
         for name, got, want in zip("qkv", result, expected()):
             assert_close(got, want, dtype, name, slack)
 
     peers = [
-        Implementation("transformers", lambda: transformers(i, compiled=False)),
-        Implementation("transformers compiled", lambda: transformers(i, compiled=True)),
+        Implementation("transformers", lambda: transformers(data, compiled=False)),
+        Implementation("transformers compiled", lambda: transformers(data, compiled=True)),
     ]
-    return Prepared(backends("cca_qkv", lambda name: i.run(name, dtype)) + peers, check)
+    return Prepared(backends("cca_qkv", lambda name: data.run(name, dtype)) + peers, check)

@@ -147,8 +147,8 @@ def _run(
 
 @contextmanager
 def _progress(cases: list, ceilings, seconds: float):
-    """Says how long the run will take, then each case as it begins: a bar on a terminal, otherwise
-    a line a case."""
+    """Prints how long the run will take, then the progress: a bar on a terminal, otherwise a line
+    for each case."""
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 

@@ -1,5 +1,5 @@
-"""commit of all layers after a decode pass: ZAYA1-8B's 40 blocks, 16 verify rows and no proposals,
-every request its own slot."""
+"""commit of all layers after a decode pass of ZAYA1-8B: 40 layers, 16 verify rows, no proposals,
+and a slot for every request."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -35,7 +35,7 @@ class Inputs:
     state: State
 
     def last_rows(self) -> torch.Tensor:
-        """The packed row that each request accepted last."""
+        """The last accepted packed row of each request."""
         first = torch.arange(len(self.slots), device=self.slots.device) * LAYOUT.rows
         return first + self.accepted.long()
 
@@ -51,46 +51,49 @@ def inputs(parameters: dict[str, Any], dtype: torch.dtype, device: str) -> Input
     return Inputs(qk, late, accepted, slots, state)
 
 
-def eager(i: Inputs):
-    """With a >= 1 the state is two rows of the pass: gather them, scatter them to the slots."""
-    last = i.last_rows()
-    slots = i.slots.long()
+def eager(data: Inputs):
+    """At least one draft is accepted, so the state is two rows of the pass: gathers these and
+    scatters them to the slots."""
+    last = data.last_rows()
+    slots = data.slots.long()
 
     def run() -> State:
         rows = torch.stack([last - 1, last], 1)
-        i.state[0][:, slots] = i.qk[:, rows.flatten()].unflatten(1, rows.shape)
-        i.state[1][:, slots] = i.late[:, last]
-        return i.state
+        data.state[0][:, slots] = data.qk[:, rows.flatten()].unflatten(1, rows.shape)
+        data.state[1][:, slots] = data.late[:, last]
+        return data.state
 
     return run
 
 
-def by_request(i: Inputs):
-    last = i.last_rows()
+def by_request(data: Inputs):
+    last = data.last_rows()
 
     def run() -> State:
-        for row, slot in zip(last.tolist(), i.slots.tolist()):
-            i.state[0][:, slot] = i.qk[:, row - 1 : row + 1]
-            i.state[1][:, slot] = i.late[:, row]
-        return i.state
+        for row, slot in zip(last.tolist(), data.slots.tolist()):
+            data.state[0][:, slot] = data.qk[:, row - 1 : row + 1]
+            data.state[1][:, slot] = data.late[:, row]
+        return data.state
 
     return run
 
 
 def build(parameters: dict[str, Any], dtype: torch.dtype, device: str) -> Prepared:
-    i = inputs(parameters, dtype, device)
+    data = inputs(parameters, dtype, device)
     i32 = dict(dtype=torch.int32, device=device)
     lengths = torch.full((parameters["B"],), LAYOUT.K, **i32)
     branch = torch.empty(parameters["B"], 0, **i32)
 
     def ours(backend: str) -> State:
-        prefix_lens = torch.zeros(parameters["B"], **i32)  # the op lets them grow
+        prefix_lens = torch.zeros(parameters["B"], **i32)  # the op changes them
         rows = LAYOUT.pack(prefix_lens, lengths, branch, LAYOUT.V)
-        ops.commit(i.qk, i.late, i.accepted, rows, *i.state, i.slots, backend=backend)
-        return i.state
+        ops.commit(
+            data.qk, data.late, data.accepted, rows, *data.state, data.slots, backend=backend
+        )
+        return data.state
 
-    expected = [t.clone() for t in eager(i)()]
-    for t in i.state:
+    expected = [t.clone() for t in eager(data)()]
+    for t in data.state:
         t.fill_(torch.nan)
 
     def check(result: State, slack: float) -> None:
@@ -98,7 +101,7 @@ def build(parameters: dict[str, Any], dtype: torch.dtype, device: str) -> Prepar
             assert_close(got, want, got.dtype, name, slack)
 
     peers = [
-        Implementation("gather, scatter", lambda: eager(i)),
-        Implementation("request by request", lambda: by_request(i)),
+        Implementation("gather, scatter", lambda: eager(data)),
+        Implementation("request by request", lambda: by_request(data)),
     ]
-    return Prepared(backends("commit", ours, i.state[0]) + peers, check)
+    return Prepared(backends("commit", ours, data.state[0]) + peers, check)

@@ -1,8 +1,8 @@
-"""Did HEAD become slower than BASE? The policy, result by result.
+"""Decides for each result whether HEAD is slower than BASE.
 
-Both files' results of one (op, case, dtype, threads, impl) are compared. Machines drift between
-runs, so HEAD's times are first divided by the drift of the peers, code that did not change: the
-median of their HEAD/BASE ratios, within 0.8 .. 1.25. A result has regressed if
+Results of the same (op, case, dtype, threads, impl) are compared. The speed of a machine drifts
+between runs, so HEAD's times are first divided by the drift of the peers, whose code did not
+change: the median of their HEAD/BASE ratios, within 0.8 .. 1.25. A result has regressed if
 
     head > base * (1 + RELATIVE) + ABSOLUTE + NOISE * (mad_base + mad_head)
 
@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 from .results import key
 
-RELATIVE, ABSOLUTE, NOISE = 0.10, 0.02, 2.0  # share; milliseconds; median absolute deviations
+RELATIVE, ABSOLUTE, NOISE = 0.10, 0.02, 2.0  # fraction; milliseconds; median absolute deviations
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,7 @@ class Verdict:
 
 
 def drift(base: dict, head: dict) -> float:
-    """Median HEAD/BASE ratio of the peers' times; 1 without any."""
+    """The median HEAD/BASE ratio of the peers' times, within bounds; 1 without peers."""
     before, after = (_peers(data) for data in (base, head))
     ratios = [after[k] / before[k] for k in before.keys() & after.keys()]
     return min(max(statistics.median(ratios), 0.8), 1.25) if ratios else 1.0

@@ -1,5 +1,5 @@
-"""Whole greedy decodes of the shipped model: block diffusion against autoregressive decoding in the
-same process."""
+"""Whole greedy decodes of the shipped model: block diffusion compared with autoregressive decoding
+in the same process."""
 
 import sysconfig
 from collections.abc import Callable
@@ -25,7 +25,7 @@ def cases(quick: bool) -> list[dict[str, Any]]:
 
 
 def cost(parameters: dict[str, Any], itemsize: int) -> Cost:
-    """That of autoregressive decoding: the active weights are read once a token."""
+    """The cost of autoregressive decoding, which reads the active weights once per token."""
     active = costs.active_weights(ZayaConfig.load(TINY))
     return TOKENS * Cost(2 * active * parameters["batch"], 0, active * itemsize)
 
@@ -70,7 +70,8 @@ def build(parameters: dict[str, Any], dtype: torch.dtype, device: str) -> Prepar
         return decode(model, BlockLayout.tidar(16, P=proposals), texts)
 
     expected = autoregressive()()
-    # In half precision another order of sums may flip a near tie; the beginning must still agree.
+    # In half precision another order of sums may decide a near tie differently, but the first
+    # tokens must agree.
     compared = TOKENS if dtype == torch.float32 else 4
 
     def check(tokens: Tokens, slack: float) -> None:

@@ -1,5 +1,5 @@
-"""How long a run takes: guessed from the sizes of its cases, and corrected by what the first ones
-took."""
+"""Estimates how long a run takes: from the sizes of its cases, corrected by the times of those that
+are done."""
 
 import time
 from collections.abc import Callable
@@ -7,15 +7,15 @@ from collections.abc import Callable
 from .case import Case
 from .limits import Limits
 
-# What a case has, as a rule. The guess is corrected anyway.
+# Typical values of a case. They may be rough, since the estimate is corrected.
 IMPLEMENTATIONS = 5
-TIMES_LIMIT = 4  # an implementation's time over the machine's limit
-LEAST_CALLS = 9  # of an implementation: one is checked, two warm up, and two a sample follow
-PREPARATION = 6.0  # seconds of making inputs, compiling peers and checking
+TIMES_LIMIT = 4  # an implementation's time divided by the machine's limit
+LEAST_CALLS = 9  # of an implementation: one is checked, two warm up, two for each of three samples
+PREPARATION = 6.0  # seconds to make inputs, compile peers and check outputs
 
 
 class Estimate:
-    """Seconds of a run, by case."""
+    """The seconds that remain of a run."""
 
     def __init__(
         self,
@@ -30,7 +30,7 @@ class Estimate:
         self.began = clock()
 
     def next(self) -> float:
-        """A case begins: the seconds until all are done."""
+        """To call when a case begins: the seconds until all cases are done."""
         past = sum(self.guesses[: self.done])
         ahead = sum(self.guesses[self.done :])
         self.done += 1

@@ -54,75 +54,79 @@ def inputs(parameters: dict[str, Any], dtype: torch.dtype, device: str) -> Input
     )
 
 
-def by_expert(i: Inputs) -> tuple[torch.Tensor, torch.Tensor]:
-    """Rows sorted by expert, and where each expert's begin."""
-    experts = i.experts[:, 0].long()
+def by_expert(data: Inputs) -> tuple[torch.Tensor, torch.Tensor]:
+    """The rows sorted by expert, and where the rows of each expert begin."""
+    experts = data.experts[:, 0].long()
     counts = torch.bincount(experts, minlength=EXPERTS)
     offsets = torch.cat([experts.new_zeros(1), counts.cumsum(0)])
     return experts.argsort(stable=True), offsets.int()
 
 
-def loop(i: Inputs, first: Callable, second: Callable) -> Run:
-    """Rows of each expert through `first(e, rows)` and `second(e, rows)`, gathered and scattered by
-    index."""
+def loop(data: Inputs, first: Callable, second: Callable) -> Run:
+    """Expert by expert: gathers its rows, applies `first(e, rows)` and `second(e, rows)`, and
+    scatters the results."""
 
     def run() -> torch.Tensor:
-        order, offsets = by_expert(i)
+        order, offsets = by_expert(data)
         bounds = offsets.tolist()
-        y = torch.zeros_like(i.x)
+        y = torch.zeros_like(data.x)
         for e in range(EXPERTS):
             token = order[bounds[e] : bounds[e + 1]]
             if len(token):
-                gate, up = first(e, i.x.index_select(0, token)).chunk(2, -1)
-                out = second(e, F.silu(gate) * up) * i.weights[token]
-                y.index_copy_(0, token, out.to(i.x.dtype))
+                gate, up = first(e, data.x.index_select(0, token)).chunk(2, -1)
+                out = second(e, F.silu(gate) * up) * data.weights[token]
+                y.index_copy_(0, token, out.to(data.x.dtype))
         return y
 
     return run
 
 
-def select(i: Inputs) -> Run:
+def select(data: Inputs) -> Run:
     return loop(
-        i, lambda e, rows: F.linear(rows, i.gate_up[e]), lambda e, rows: F.linear(rows, i.down[e])
+        data,
+        lambda e, rows: F.linear(rows, data.gate_up[e]),
+        lambda e, rows: F.linear(rows, data.down[e]),
     )
 
 
-def upcast(i: Inputs) -> Run:
+def upcast(data: Inputs) -> Run:
     return loop(
-        i,
-        lambda e, rows: F.linear(rows.float(), i.gate_up[e].float()),
-        lambda e, rows: F.linear(rows.float(), i.down[e].float()),
+        data,
+        lambda e, rows: F.linear(rows.float(), data.gate_up[e].float()),
+        lambda e, rows: F.linear(rows.float(), data.down[e].float()),
     )
 
 
-def prepacked(i: Inputs) -> Run:
+def prepacked(data: Inputs) -> Run:
     pack = torch.ops.mkldnn._reorder_linear_weight
     product = torch.ops.mkldnn._linear_pointwise
-    rows_each = max(len(i.x) // EXPERTS, 1)
-    first = [pack(weight, rows_each) for weight in i.gate_up]
-    second = [pack(weight, rows_each) for weight in i.down]
+    rows_each = max(len(data.x) // EXPERTS, 1)
+    first = [pack(weight, rows_each) for weight in data.gate_up]
+    second = [pack(weight, rows_each) for weight in data.down]
     return loop(
-        i,
+        data,
         lambda e, rows: product(rows, first[e], None, "none", [], ""),
         lambda e, rows: product(rows.contiguous(), second[e], None, "none", [], ""),
     )
 
 
-def grouped(i: Inputs) -> Run:
-    first = i.gate_up.transpose(1, 2)
-    second = i.down.transpose(1, 2)
+def grouped(data: Inputs) -> Run:
+    first = data.gate_up.transpose(1, 2)
+    second = data.down.transpose(1, 2)
 
     def run() -> torch.Tensor:
-        order, offsets = by_expert(i)
-        rows = i.x.index_select(0, order)
+        order, offsets = by_expert(data)
+        rows = data.x.index_select(0, order)
         gate, up = torch._grouped_mm(rows, first, offs=offsets[1:]).chunk(2, -1)
-        result = torch._grouped_mm(F.silu(gate) * up, second, offs=offsets[1:]) * i.weights[order]
-        return torch.empty_like(i.x).index_copy_(0, order, result.to(i.x.dtype))
+        result = (
+            torch._grouped_mm(F.silu(gate) * up, second, offs=offsets[1:]) * data.weights[order]
+        )
+        return torch.empty_like(data.x).index_copy_(0, order, result.to(data.x.dtype))
 
     return run
 
 
-def transformers(i: Inputs, name: str) -> Run:
+def transformers(data: Inputs, name: str) -> Run:
     from transformers import ZayaConfig
     from transformers.models.zaya.modeling_zaya import ZayaExperts
 
@@ -135,53 +139,55 @@ def transformers(i: Inputs, name: str) -> Run:
     config._experts_implementation = name
     with torch.device("meta"):
         module = ZayaExperts(config)
-    module.gate_up_proj = torch.nn.Parameter(i.gate_up, requires_grad=False)
-    module.down_proj = torch.nn.Parameter(i.down, requires_grad=False)
-    index = i.experts.long()
-    scale = i.weights.to(i.x.dtype)
+    module.gate_up_proj = torch.nn.Parameter(data.gate_up, requires_grad=False)
+    module.down_proj = torch.nn.Parameter(data.down, requires_grad=False)
+    index = data.experts.long()
+    scale = data.weights.to(data.x.dtype)
 
     def run() -> torch.Tensor:
         with torch.no_grad():
-            return module(i.x, index, scale)
+            return module(data.x, index, scale)
 
     return run
 
 
-def peers(i: Inputs) -> list[Implementation]:
+def peers(data: Inputs) -> list[Implementation]:
     names = ["eager", "grouped_mm"]
-    if len(i.x) <= 16:
+    if len(data.x) <= 16:
         names.append("batched_mm")  # it copies the weights for every token
     found = [
-        Implementation(f"transformers {name}", lambda name=name: transformers(i, name))
+        Implementation(f"transformers {name}", lambda name=name: transformers(data, name))
         for name in names
     ] + [
-        Implementation("torch._grouped_mm", lambda: grouped(i)),
-        Implementation("index_select loop", lambda: select(i)),
-        Implementation("loop upcast to fp32", lambda: upcast(i)),
+        Implementation("torch._grouped_mm", lambda: grouped(data)),
+        Implementation("index_select loop", lambda: select(data)),
+        Implementation("loop upcast to fp32", lambda: upcast(data)),
     ]
-    if i.x.device.type == "cpu":
-        found.append(Implementation("oneDNN prepacked loop", lambda: prepacked(i)))
+    if data.x.device.type == "cpu":
+        found.append(Implementation("oneDNN prepacked loop", lambda: prepacked(data)))
     return found
 
 
 def build(parameters: dict[str, Any], dtype: torch.dtype, device: str) -> Prepared:
-    i = inputs(parameters, dtype, device)
-    out = torch.empty_like(i.x)
+    data = inputs(parameters, dtype, device)
+    out = torch.empty_like(data.x)
 
     def ours(backend: str) -> torch.Tensor:
-        return ops.fused_moe(i.x, i.experts, i.weights, i.gate_up, i.down, out=out, backend=backend)
+        return ops.fused_moe(
+            data.x, data.experts, data.weights, data.gate_up, data.down, out=out, backend=backend
+        )
 
     @cache
     def expected() -> torch.Tensor:
-        result = torch.zeros(i.x.shape, device=device)
+        result = torch.zeros(data.x.shape, device=device)
         for e in range(EXPERTS):
-            token = (i.experts[:, 0] == e).nonzero()[:, 0]
-            gate, up = F.linear(i.x[token].float(), i.gate_up[e].float()).chunk(2, -1)
-            y = F.linear(F.silu(gate) * up, i.down[e].float())
-            result[token] = y * i.weights[token]
+            token = (data.experts[:, 0] == e).nonzero()[:, 0]
+            gate, up = F.linear(data.x[token].float(), data.gate_up[e].float()).chunk(2, -1)
+            y = F.linear(F.silu(gate) * up, data.down[e].float())
+            result[token] = y * data.weights[token]
         return result
 
     return Prepared(
-        backends("fused_moe", ours, out) + peers(i),
+        backends("fused_moe", ours, out) + peers(data),
         lambda y, slack: assert_close(y, expected(), dtype, slack=slack),
     )

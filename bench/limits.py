@@ -1,4 +1,4 @@
-"""Ceilings of the machine, measured in the same run as the times that they judge."""
+"""Ceilings of the machine, measured in the same run as the times that are compared with them."""
 
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
@@ -12,8 +12,8 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Limits:
-    """Rates: bytes per second of reading main memory, flops per second of fp32 multiply-adds and of
-    products of bf16, exponentials per second (0: they and other vector arithmetic are free)."""
+    """Rates: bytes per second read from main memory, flops per second of fp32 multiply-adds and of
+    bf16 products, exponentials per second (0: these and other vector arithmetic do not count)."""
 
     threads: int
     read_bytes_per_s: float
@@ -22,8 +22,8 @@ class Limits:
     exps_per_s: float
 
     def milliseconds(self, cost: Cost, dtype: str) -> float:
-        """The time that no implementation can beat: memory and arithmetic overlap perfectly; on a
-        CPU products, exponentials and the rest share the vector units."""
+        """A lower bound of the time: memory accesses and arithmetic overlap perfectly; on a CPU
+        products, exponentials and other arithmetic share the vector units."""
         arithmetic = cost.flops / (
             self.bf16_flops_per_s if dtype == "bfloat16" else self.flops_per_s
         )
@@ -36,7 +36,7 @@ class Limits:
 
 
 def of_cpu(threads: int, seconds: float = 0.3, tries: int = 5) -> Limits:
-    """The best of a few tries of each probe: a ceiling is not an average."""
+    """The best of a few tries of each probe, since a ceiling is not an average."""
     try:
         probes = load("_probe")
     except ImportError as error:

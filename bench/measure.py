@@ -1,5 +1,5 @@
-"""Check, then time: an implementation whose output disagrees with the reference is reported as
-failed and not timed."""
+"""Checks, then times implementations. One whose output disagrees with the reference is reported as
+failed and is not timed."""
 
 import time
 from collections.abc import Callable, Iterable
@@ -12,17 +12,16 @@ from .limits import Limits
 from .timing import interleaved, median_and_mad, on_gpu
 
 # Peers written in torch round every intermediate to the storage type (four or five times in an
-# expert, where ours keep fp32), so their RMS error may be twice what is allowed to blockdraft's own
-# implementations.
+# expert), where blockdraft's implementations keep fp32, so their RMS error may be twice as large.
 PEER_SLACK = 2.0
-LAST_LEVEL_CACHE = 512 << 20  # rotate over more than this on a GPU (MI300X and MI355X have 256 MiB)
+LAST_LEVEL_CACHE = 512 << 20  # larger than any GPU has (MI300X and MI355X: 256 MiB)
 
 
 @dataclass(frozen=True)
 class Options:
-    """only: of blockdraft's implementations only this one, and all peers. reference: time the
-    reference implementation, too; otherwise it is timed only where it is the only one that runs.
-    seconds: spent on each implementation of a case."""
+    """only: the only one of blockdraft's implementations to time (peers always are). reference:
+    time the reference too; otherwise it is timed only if no other backend runs. seconds: to spend
+    on each implementation of a case."""
 
     only: str | None = None
     reference: bool = False
@@ -76,7 +75,7 @@ def _wanted(implementation: Implementation, earlier: list[dict], options: Option
         return True
     if options.only is not None:
         return implementation.name == options.only
-    # the backends come in their order of preference, the reference last
+    # The reference is the last backend, so it is wanted if none ran before it.
     return implementation.name != "reference" or options.reference or not earlier
 
 
@@ -104,8 +103,8 @@ def _empty(case: Case, implementation: Implementation, limits: Limits) -> dict:
 def _checked_call(
     implementation: Implementation, prepared: Prepared, result: dict
 ) -> Callable[[], Any] | None:
-    """The call to time; None, and the error in the result, if it cannot run or is wrong.
-    Unsupported is raised."""
+    """The call to time. If it cannot run or is wrong: None, and the error in `result`. Raises
+    Unsupported."""
     try:
         began = time.perf_counter()
         call = implementation.prepare()
@@ -114,7 +113,7 @@ def _checked_call(
         prepared.check(call(), slack(implementation))
     except Unsupported:
         raise
-    # a peer that is not installed, an implementation that is wrong: say it, time the others
+    # A peer that is not installed or a wrong implementation must not stop the others.
     except Exception as error:
         first_line = str(error).splitlines()[0] if str(error) else ""
         result["error"] = f"{type(error).__name__}: {first_line}"
@@ -130,15 +129,18 @@ def _time(ready: list[tuple], case: Case, options: Options) -> None:
         samples = interleaved([call for _, _, call in ready], options.seconds)
     else:
         copies = max(1, min(16, int(LAST_LEVEL_CACHE // max(case.cost.bytes, 1)) + 1))
-        others = [{i.name: i for i in case.build().implementations} for _ in range(copies - 1)]
+        others = [
+            {implementation.name: implementation for implementation in case.build().implementations}
+            for _ in range(copies - 1)
+        ]
         samples = [
-            on_gpu([call] + [other[i.name].prepare() for other in others]) for _, i, call in ready
+            on_gpu([call] + [other[implementation.name].prepare() for other in others])
+            for _, implementation, call in ready
         ]
     for (result, _, _), own in zip(ready, samples):
         result["ms"], result["mad"] = median_and_mad(own)
 
 
 def failures(results: Iterable[dict]) -> list[dict]:
-    """Those of blockdraft's own implementations that failed their check; a peer that cannot run is
-    not a failure."""
+    """The results of blockdraft's implementations that failed their check. A peer may fail."""
     return [result for result in results if not result["checked"] and not result["is_peer"]]

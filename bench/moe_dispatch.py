@@ -30,8 +30,7 @@ def sort_and_search(experts: torch.Tensor) -> Output:
 
 
 def one_hot(experts: torch.Tensor) -> Output:
-    """Of a mask of experts by tokens, the places that are set: how transformers' experts find their
-    tokens."""
+    """The indices that are set in a mask of experts by tokens, as in transformers' experts."""
     mask = experts.flatten() == torch.arange(EXPERTS, device=experts.device)[:, None]
     order = mask.nonzero()[:, 1]
     offsets = torch.cat([order.new_zeros(1), mask.sum(1).cumsum(0)])
@@ -40,7 +39,7 @@ def one_hot(experts: torch.Tensor) -> Output:
 
 
 def build(parameters: dict[str, Any], dtype: torch.dtype, device: str) -> Prepared:
-    """The op is of integers; the dtype changes nothing."""
+    """`dtype` has no effect, since the op works on integers."""
     generator = torch.Generator().manual_seed(0)
     experts = torch.randint(-1, EXPERTS, (parameters["T"], 1), generator=generator)
     experts = experts.int().to(device)

@@ -1,7 +1,7 @@
 """The names of what is measured: the ops, by their stem, and whole decodes. Imports nothing, so
 that the command line knows them without torch."""
 
-# what is measured: its short name on the command line, and in result files of schema 1
+# stem: the short name on the command line and in result files of schema 1
 OPS: dict[str, str | None] = {
     "block_attention": "attention",
     "cca_qkv": "cca",

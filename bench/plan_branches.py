@@ -1,5 +1,5 @@
 """plan_branches for 15 drafts and 16 mask rows. Several sets of branches may be equally good, so
-what is checked is the value of the set: the drafts that it makes the next pass expect."""
+the check compares the value of the set: the expected number of drafts accepted in the next pass."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -14,9 +14,8 @@ from ..roofline.costs import Cost
 from .case import Implementation, Prepared, backends
 
 K, MASKS = 15, 16
-LEVELS = (
-    K + 1
-)  # a pass that accepts a drafts ends on level a + 1; branch c serves levels c, c+1, ...
+# A pass that accepts a drafts ends on level a + 1; branch c serves levels c, c+1, ...
+LEVELS = K + 1
 
 
 def cases(quick: bool) -> list[dict[str, Any]]:
@@ -24,8 +23,8 @@ def cases(quick: bool) -> list[dict[str, Any]]:
 
 
 def cost(parameters: dict[str, Any], itemsize: int) -> Cost:
-    """Probabilities in, branches out; a sum and a maximum for each span of levels and each
-    branch."""
+    """Reads probabilities and writes branches; a sum and a maximum for each interval of levels and
+    each branch."""
     B, P = parameters["B"], parameters["P"]
     moved = itemsize * (B * K + MASKS) + 4 * B * (1 + P)
     return Cost(0, 0, moved, 2 * B * P * LEVELS * (LEVELS + 1) / 2)
@@ -39,18 +38,19 @@ class Inputs:
     proposals: int
 
     def weights(self) -> torch.Tensor:
-        """[B,LEVELS]: how probable it is that the pass ends on each level."""
+        """[B,LEVELS]: the probability that the pass ends on each level."""
         accept = self.accept.double()
         reach = torch.cat([torch.ones_like(accept[:, :1]), accept.cumprod(1)], 1)
         return reach * (1 - torch.cat([accept, torch.zeros_like(accept[:, :1])], 1))
 
     def gains(self) -> torch.Tensor:
-        """[LEVELS]: drafts that a branch so many levels below makes the next pass expect."""
+        """[LEVELS]: the expected drafts accepted in the next pass, by how many levels the branch is
+        below the level on which this pass ends."""
         offset = self.offset_accept.double()
         return torch.stack([offset[s + 1 :][:K].cumprod(0).sum() for s in range(LEVELS)])
 
     def value(self, branch: torch.Tensor) -> torch.Tensor:
-        """[B] of branches [B,P]."""
+        """[B]: the value of branches [B,P]."""
         return (self.weights() * served(branch, self.gains())).sum(-1)
 
     @cached_property
@@ -61,7 +61,7 @@ class Inputs:
 
 
 def served(branch: torch.Tensor, gains: torch.Tensor) -> torch.Tensor:
-    """Gain at each level from the nearest branch at or below it; 0 where there is none."""
+    """The gain at each level from the largest branch that is not above it; 0 without one."""
     level = torch.arange(1, LEVELS + 1, device=branch.device)
     below = (branch[..., None] >= 1) & (branch[..., None] <= level)
     nearest = torch.where(below, branch[..., None].long(), 0).amax(-2)
@@ -69,22 +69,22 @@ def served(branch: torch.Tensor, gains: torch.Tensor) -> torch.Tensor:
     return torch.where(nearest > 0, gains[shift], 0.0)
 
 
-def exhaustive(i: Inputs) -> Callable[[], torch.Tensor]:
-    """The best of all sets, as one matrix product; the sets are listed beforehand."""
-    sets = i.sets
+def exhaustive(data: Inputs) -> Callable[[], torch.Tensor]:
+    """The best of all sets, by one matrix product; the sets are listed beforehand."""
+    sets = data.sets
 
     def run() -> torch.Tensor:
-        return sets[(i.weights() @ served(sets, i.gains()).T).argmax(1)]
+        return sets[(data.weights() @ served(sets, data.gains()).T).argmax(1)]
 
     return run
 
 
-def in_python(i: Inputs) -> Callable[[], torch.Tensor]:
+def in_python(data: Inputs) -> Callable[[], torch.Tensor]:
     """Dynamic programming on lists, request by request."""
 
     def best(weight: list[float], gain: list[float]) -> list[int]:
-        tail = [(0.0, ())] * (LEVELS + 1)  # value and branches of the levels from one on
-        for _ in range(i.proposals):
+        tail = [(0.0, ())] * (LEVELS + 1)  # by level: value and branches of the levels from it on
+        for _ in range(data.proposals):
             longer = []
             for first in range(LEVELS):
                 value = 0.0
@@ -97,11 +97,11 @@ def in_python(i: Inputs) -> Callable[[], torch.Tensor]:
                 longer.append(found)
             tail = longer + [(0.0, ())]
         chosen = list(max(tail)[1])
-        return chosen + [-1] * (i.proposals - len(chosen))
+        return chosen + [-1] * (data.proposals - len(chosen))
 
     def run() -> torch.Tensor:
-        gain = i.gains().tolist()
-        return torch.tensor([best(weight, gain) for weight in i.weights().tolist()])
+        gain = data.gains().tolist()
+        return torch.tensor([best(weight, gain) for weight in data.weights().tolist()])
 
     return run
 
@@ -112,8 +112,8 @@ def build(parameters: dict[str, Any], dtype: torch.dtype, device: str) -> Prepar
     accept = (0.5 + 0.5 * torch.rand(B, K, generator=generator)).to(dtype).to(device)
     offset_accept = torch.linspace(1, 0.5, MASKS).to(dtype).to(device)
     draft_len = torch.full((B,), K, dtype=torch.int32, device=device)
-    i = Inputs(accept, offset_accept, draft_len, P)
-    expected = i.value(exhaustive(i)())
+    data = Inputs(accept, offset_accept, draft_len, P)
+    expected = data.value(exhaustive(data)())
 
     def ours(backend: str) -> torch.Tensor:
         return ops.plan_branches(accept, offset_accept, P, draft_len, backend=backend)
@@ -121,10 +121,10 @@ def build(parameters: dict[str, Any], dtype: torch.dtype, device: str) -> Prepar
     def check(branch: torch.Tensor, slack: float) -> None:
         branch = branch.to(device)
         assert (branch[:, 1:] > branch[:, :-1]).all(), f"branch: not ascending: {branch.tolist()}"
-        torch.testing.assert_close(i.value(branch), expected, rtol=1e-12, atol=0)
+        torch.testing.assert_close(data.value(branch), expected, rtol=1e-12, atol=0)
 
     peers = [
-        Implementation("exhaustive", lambda: exhaustive(i)),
-        Implementation("Python lists", lambda: in_python(i)),
+        Implementation("exhaustive", lambda: exhaustive(data)),
+        Implementation("Python lists", lambda: in_python(data)),
     ]
     return Prepared(backends("plan_branches", ours) + peers, check)

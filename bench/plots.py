@@ -7,7 +7,7 @@ from .results import case_name
 
 
 def plot(data: dict, folder: Path) -> list[Path]:
-    """Draw both; their files."""
+    """Draws both plots and returns their files."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -20,7 +20,7 @@ def plot(data: dict, folder: Path) -> list[Path]:
 
 
 def _ratios(timed: list[dict], data: dict, path: Path) -> Path:
-    """One group a case: each implementation's speed as a share of the best peer's."""
+    """A group of bars for each case: the speed of each implementation relative to the best peer."""
     import matplotlib.pyplot as plt
 
     groups: dict[str, list[dict]] = {}
@@ -65,7 +65,7 @@ def _bar(axes, y: float, result: dict) -> None:
 
 
 def _roofline(timed: list[dict], data: dict, path: Path) -> Path:
-    """Achieved flop rate against arithmetic intensity, fastest implementation of each case."""
+    """The flop rate of the fastest implementation of each case against arithmetic intensity."""
     import matplotlib.pyplot as plt
 
     best: dict[str, dict] = {}
@@ -74,7 +74,7 @@ def _roofline(timed: list[dict], data: dict, path: Path) -> Path:
         if result["flops"] and (name not in best or result["ms"] < best[name]["ms"]):
             best[name] = result
     intensity = [result["flops"] / result["bytes"] for result in best.values()]
-    # the legend stands beside the axes, a line a case
+    # The legend is beside the axes and has a line for each case.
     height = max(5.5, 0.19 * len(best) + 1.5)
     figure, axes = plt.subplots(figsize=(12, height), layout="constrained")
     _roofs(axes, data["limits"], intensity)

@@ -7,11 +7,11 @@
     "dtype":  bfloat16 | float16 | float32
     "threads": of the CPU, 0 on a GPU
     "ms":     median, "mad": median absolute deviation; both null if nothing was timed
-    "flops", "bytes", "exps" (exponentials): what the case at least needs
+    "flops", "bytes", "exps" (exponentials): the least that the case needs
     "of_limit": limit time / ms
     "vs_best_peer": ms of the fastest peer / ms (above 1: faster than every peer), null without a
               timed peer
-    "checked": the output agreed with the reference; an implementation that failed is never timed
+    "checked": whether the output agreed with the reference; otherwise nothing was timed
     optional: "prepare_ms", conversion of the inputs to the implementation's layout, not part of
               ms; "error", why nothing was timed}]}
 
@@ -75,7 +75,7 @@ def _need(ok: Any, where: str, expected: str, got: Any) -> None:
 
 
 def validate(data: Any) -> dict:
-    """The data itself, or a ValueError that says where it is off."""
+    """Returns the data, or raises a ValueError that says what is wrong."""
     _need(isinstance(data, dict), "file", "an object", data)
     _need(data.get("schema") == SCHEMA, "schema", str(SCHEMA), data.get("schema"))
     for key in ("machine", "limits"):
@@ -111,7 +111,7 @@ def _validate_result(result: Any, where: str) -> None:
 
 
 def _upgraded(data: Any) -> Any:
-    """Data of schema 1 as schema 2; any other as it is."""
+    """Converts data of schema 1 to schema 2; returns other data unchanged."""
     if not isinstance(data, dict) or data.get("schema") != 1:
         return data
     rows = data.get("rows")

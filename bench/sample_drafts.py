@@ -1,6 +1,6 @@
-"""sample_drafts over ZAYA's vocabulary. One logit of each row has all but no rest of the mass, so
-that random peers can be checked: the token is known. A case with truncation has rows without such a
-logit; there the token must be one that is kept."""
+"""sample_drafts over ZAYA's vocabulary. One id of each row has nearly all mass, so that the token
+is known and peers with other random numbers can be checked. In cases with truncation no id has;
+there the token must be one that truncation keeps."""
 
 from collections.abc import Callable
 from typing import Any
@@ -49,7 +49,7 @@ def inverse_cdf(logits: torch.Tensor) -> Output:
 
 
 def gumbel(logits: torch.Tensor) -> Output:
-    """No cumulative sum: the largest logit with Gumbel noise."""
+    """Without a cumulative sum: the argmax of the logits plus Gumbel noise."""
     wide = logits.float()
     noise = torch.empty_like(wide).exponential_().log()
     return (wide - noise).argmax(-1), wide.logsumexp(-1)
@@ -69,8 +69,8 @@ def peers(logits: torch.Tensor, parameters: dict[str, Any]) -> list[Implementati
 def checker(
     logits: torch.Tensor, winner: torch.Tensor | None, parameters: dict[str, Any]
 ) -> Callable[[Output, float], None]:
-    """The token is the winner or, without one, at least as likely as the least likely that is kept
-    (which of equal logits are kept is each implementation's choice)."""
+    """The token must be the winner or, without one, at least as likely as the least likely kept id.
+    (Implementations may keep any of equal logits.)"""
     kept = truncated(logits.double(), parameters)
     least = kept.masked_fill(kept == -torch.inf, torch.inf).amin(-1).cpu()
     expected = kept.logsumexp(-1).cpu()

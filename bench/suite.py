@@ -1,4 +1,4 @@
-"""The cases of every op. The module that bears an op's stem has
+"""The cases of every op. The module with the name of an op has
 
 cases(quick)                        the parameters of each case; quick: one small case
 cost(parameters, itemsize)          the least work of a case
@@ -21,7 +21,7 @@ def module(op: str) -> ModuleType:
 
 
 def case(op: str, parameters: dict[str, Any], dtype: str, device: str = "cpu") -> Case:
-    """The case of these parameters, one of `cases` or not."""
+    """The case of these parameters, which need not be one of `cases`."""
     measured = module(op)
     return Case(
         op,

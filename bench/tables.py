@@ -15,7 +15,7 @@ _WIDTHS = (26, 9, 9, 8, 12, 10)
 
 
 def show_results(data: dict) -> None:
-    """Every result, under its case; then what went wrong, and what is not to be trusted."""
+    """Prints every result under its case, then unsteady times and errors."""
     console = Console(highlight=False)
     console.print(f"{data['machine']['device']}, {_ceilings(data['limits'])}", soft_wrap=True)
     console.print(_table([_HEADINGS]))
@@ -37,7 +37,7 @@ def show_results(data: dict) -> None:
 
 
 def _table(lines: list[tuple[str, ...]]) -> Table:
-    """Columns as wide as in every other table, so that they stand below each other."""
+    """Columns have fixed widths, so that all tables are aligned."""
     table = Table(box=None, padding=(0, 1, 0, 0), pad_edge=False, show_header=False)
     for i, width in enumerate(_WIDTHS):
         table.add_column(width=width, justify="right" if i else "left")

@@ -6,9 +6,8 @@ from collections.abc import Callable
 
 import torch
 
-UNSTEADY = (
-    0.15  # samples whose median absolute deviation is a larger share of their median disagree
-)
+# Samples disagree if their median absolute deviation is a larger fraction of their median.
+UNSTEADY = 0.15
 
 
 def median_and_mad(samples: list[float]) -> tuple[float, float]:
@@ -17,20 +16,20 @@ def median_and_mad(samples: list[float]) -> tuple[float, float]:
 
 
 def disagree(median: float, mad: float) -> bool:
-    """Are the samples too far apart for their median to be trusted?"""
+    """Whether the samples are too far apart for their median to be trusted."""
     return mad > UNSTEADY * median
 
 
 def interleaved(
     calls: list[Callable], seconds: float, rounds: tuple[int, int] = (3, 50)
 ) -> list[list[float]]:
-    """Milliseconds of each call, taken in turn (A B C A B C ...), so that a drift of the machine's
-    speed meets all alike.
+    """Milliseconds of each call, sampled in turn (A B C A B C ...), so that a drift of the
+    machine's speed affects all alike.
 
-    One warm-up each. About `seconds` are spent on each call, within `rounds` samples; a sample of a
-    short call is the mean of enough repetitions to last a few milliseconds. An untimed call goes
-    before each sample, so that no sample pays for what another call left in the caches, such as
-    lines that have yet to be written to memory.
+    Each call is warmed up once. About `seconds` are spent on each call, within `rounds` samples; a
+    sample of a short call is the mean of enough repetitions to last a few milliseconds. An untimed
+    call precedes each sample, so that no sample includes the cost of what another call left in the
+    caches, such as lines that have to be written back.
     """
     repeats, expected = [], []
     for call in calls:
@@ -54,8 +53,8 @@ def interleaved(
 
 def on_gpu(copies: list[Callable], rounds: int = 30) -> list[float]:
     """Milliseconds of one call on a GPU. `copies` are the same call on different buffers, together
-    larger than the last-level cache, so that no call finds its inputs there. Graph replay where the
-    call can be captured, else plain launches."""
+    larger than the last-level cache, so that no call finds its inputs there. Replays graphs if the
+    call can be captured, else launches it."""
     for call in copies:
         call()
     torch.cuda.synchronize()
@@ -76,7 +75,7 @@ def _captured(call: Callable) -> Callable:
     try:
         with torch.cuda.graph(graph):
             call()
-    except RuntimeError:  # synchronises or allocates: launch it as it is
+    except RuntimeError:  # a call that synchronises or allocates cannot be captured
         torch.cuda.synchronize()
         return call
     return graph.replay

@@ -1,11 +1,11 @@
-"""Train the byte-level ZAYA that ships in `blockdraft/data`: TiDAR's objective on the running
-Python's standard library.
+"""Train the byte-level ZAYA that ships in `blockdraft/data`, with TiDAR's objective, on the
+standard library of the running Python.
 
     python -m blockdraft.bench.tiny_model OUT_FOLDER
 
-One training sequence is one BlockLayout with an empty prefix: S clean tokens as verify rows
-(autoregressive loss) and proposals at random branches (loss on the tokens that the masks stand on),
-all in one pass under the structured mask.
+A training sequence is one BlockLayout with an empty prefix: S clean tokens as verify rows
+(autoregressive loss) and proposals at random branches (loss on the tokens that the mask rows
+replace), all in one pass under the structured mask.
 """
 
 import json
@@ -55,11 +55,11 @@ CONFIG = dict(
     mask_token_id=BYTE_MASK,
     num_valid_vocab=BYTE_MASK,
 )
-BLOCK = 16
+MASK_ROWS = 16
 
 
 def corpus() -> list[bytes]:
-    """Every module of the standard library but its tests, the installed packages and the held-out
+    """Every module of the standard library except its tests, installed packages and the held-out
     modules."""
     root = Path(sysconfig.get_paths()["stdlib"])
     skip = {
@@ -80,11 +80,11 @@ def corpus() -> list[bytes]:
 
 
 def initial(config: ZayaConfig, generator) -> dict[str, torch.Tensor]:
-    """Scaled normal matrices, unit scales and temperatures."""
+    """Random normal matrices; scales and temperatures of 1."""
     tensors = {}
     for name, shape in shapes(config).items():
         if name.endswith("balancing_biases"):
-            # skip as free to choose as the others; transformers resets it to -1
+            # All classes are equal. -1, since transformers resets that of skip to it.
             tensors[name] = torch.full(shape, -1.0)
         elif name.endswith("bias"):
             tensors[name] = torch.zeros(shape)
@@ -100,8 +100,8 @@ def initial(config: ZayaConfig, generator) -> dict[str, torch.Tensor]:
 
 
 class TrainingOps(SimpleNamespace):
-    """The reference ops, differentiable, with attention over one dense mask that all sequences of
-    the batch share."""
+    """The reference ops in differentiable form. Attention uses one dense mask, which all sequences
+    of the batch share."""
 
     def __init__(self, rows):
         batch = len(rows.prefix_lens)
@@ -133,7 +133,7 @@ class TrainingOps(SimpleNamespace):
 
 
 def batch_of(data, layout, size, generator):
-    """Token rows, rows, and the target of each row."""
+    """The token of each row, the rows, and the target of each row."""
     clean_len = layout.V
     starts = torch.randint(len(data) - clean_len - 1, (size,), generator=generator)
     clean = data[starts[:, None] + torch.arange(clean_len + 1)].long()
@@ -165,8 +165,8 @@ def loss_of(tensors, config, tokens, rows, targets, clean_len):
 
 
 def balance(tensors, loads, config, rate):
-    """Nudge each layer's biases towards equal expert load (auxiliary-loss-free balancing); skip is
-    left alone."""
+    """Moves the biases of each layer towards equal expert load (auxiliary-loss-free balancing);
+    that of skip is not changed."""
     for i, experts in enumerate(loads):
         bias = tensors[f"model.layers.{i}.mlp.gate.balancing_biases"]
         share = torch.bincount(experts[experts >= 0].long(), minlength=config.num_experts) / len(
@@ -210,12 +210,12 @@ def train(steps, batch, length, ar_share, seed, peak_lr, report=print):
     with Progress(*columns) as progress:
         task = progress.add_task("training", total=steps)
         for step in range(steps):
-            blocks = 0 if step < ar_share * steps else length // BLOCK
-            layout = BlockLayout(length - 1, BLOCK, blocks)
+            proposals = 0 if step < ar_share * steps else length // MASK_ROWS
+            layout = BlockLayout(length - 1, MASK_ROWS, proposals)
             ar, masked, loads = loss_of(
                 tensors,
                 config,
-                *batch_of(data, layout, batch * (1 if blocks else 2), generator),
+                *batch_of(data, layout, batch * (1 if proposals else 2), generator),
                 length,
             )
             loss = ar if masked is None else ar + masked

@@ -1,4 +1,4 @@
-"""Truncated logits as peers are given them: what top-k and top-p leave out is -inf."""
+"""Truncated logits for the peers: ids that top-k or top-p leaves out are -inf."""
 
 from typing import Any
 
@@ -20,8 +20,8 @@ def sampling(parameters: dict[str, Any], device: str) -> Sampling:
 
 
 def truncated(logits: torch.Tensor, parameters: dict[str, Any]) -> torch.Tensor:
-    """Top-k, then top-p of what top-k kept, along the last dimension; the logits themselves if the
-    case has neither."""
+    """Top-k, then top-p of what top-k kept, along the last dimension; the same logits if the case
+    has neither."""
     if "top_k" in parameters:
         values, indices = logits.topk(parameters["top_k"], -1)
         logits = torch.full_like(logits, -torch.inf).scatter_(-1, indices, values)

@@ -1,5 +1,5 @@
-"""zaya_router of ZAYA1-8B: hidden 2048, router 256, 16 experts and the skip. Only rows whose choice
-is clear are routed, so that an implementation that rounds more cannot choose otherwise."""
+"""zaya_router of ZAYA1-8B: hidden 2048, router 256, 16 experts and skip. Only rows with a clear
+choice are routed, so that an implementation with more rounding makes the same choice."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -49,7 +49,7 @@ def weights_of(normal: Normal) -> dict[str, torch.Tensor]:
 
 
 def inputs(parameters: dict[str, Any], dtype: torch.dtype, device: str) -> Inputs:
-    """Of four times as many rows the ones whose choice is clearest."""
+    """The rows with the clearest choice, out of four times as many."""
     T = parameters["T"]
     normal = Normal(dtype, device)
     weights = weights_of(normal)
@@ -59,11 +59,11 @@ def inputs(parameters: dict[str, Any], dtype: torch.dtype, device: str) -> Input
     return Inputs(every.hidden[clear], every.prev_state[clear], weights)
 
 
-def biased(i: Inputs) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """In fp32: the probabilities with their biases, without them, and the state."""
-    w = {name: t.float() for name, t in i.weights.items()}
-    state = F.linear(i.hidden.float(), w["down_weight"], w["down_bias"])
-    state = state + i.prev_state.float() * w["eda_scale"]
+def biased(data: Inputs) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """In fp32: the probabilities with biases, those without, and the state."""
+    w = {name: t.float() for name, t in data.weights.items()}
+    state = F.linear(data.hidden.float(), w["down_weight"], w["down_bias"])
+    state = state + data.prev_state.float() * w["eda_scale"]
     x = F.rms_norm(state, (INNER,), w["norm_weight"], EPS)
     x = F.gelu(F.linear(x, w["fc1_weight"], w["fc1_bias"]))
     x = F.gelu(F.linear(x, w["fc2_weight"], w["fc2_bias"]))
@@ -71,15 +71,15 @@ def biased(i: Inputs) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     return p + w["balancing_bias"], p, state
 
 
-def expected_of(i: Inputs) -> Output:
-    scores, p, state = biased(i)
+def expected_of(data: Inputs) -> Output:
+    scores, p, state = biased(data)
     choice = scores.argmax(-1)
     weight = p.gather(1, choice[:, None])[:, 0]
     skipped = choice == EXPERTS
     return weight.masked_fill(skipped, 0), choice.masked_fill(skipped, -1), state
 
 
-def transformers_router(i: Inputs) -> Callable:
+def transformers_router(data: Inputs) -> Callable:
     from transformers import ZayaConfig
     from transformers.models.zaya.modeling_zaya import ZayaRouter
 
@@ -90,8 +90,8 @@ def transformers_router(i: Inputs) -> Callable:
         router_hidden_size=INNER,
         rms_norm_eps=EPS,
     )
-    module = ZayaRouter(config, layer_idx=1).to(i.hidden).eval()
-    w = i.weights
+    module = ZayaRouter(config, layer_idx=1).to(data.hidden).eval()
+    w = data.weights
     loaded = {
         "down_proj.weight": w["down_weight"],
         "down_proj.bias": w["down_bias"],
@@ -109,16 +109,16 @@ def transformers_router(i: Inputs) -> Callable:
     return module
 
 
-def transformers(i: Inputs, compiled: bool) -> Callable[[], Output]:
-    module = transformers_router(i)
+def transformers(data: Inputs, compiled: bool) -> Callable[[], Output]:
+    module = transformers_router(data)
     if compiled:
         module = torch.compile(module, dynamic=False)
-    hidden, prev_state = i.hidden[None], i.prev_state[None]
+    hidden, prev_state = data.hidden[None], data.prev_state[None]
 
     def run() -> Output:
         with torch.no_grad():
             _, weights, experts, state = module(hidden, prev_state)
-            # its skip is expert 0 of weight 0
+            # transformers represents skip as expert 0 with weight 0
             return weights[:, 0], experts[:, 0].masked_fill(weights[:, 0] == 0, -1), state[0]
 
     run()
@@ -126,12 +126,12 @@ def transformers(i: Inputs, compiled: bool) -> Callable[[], Output]:
 
 
 def build(parameters: dict[str, Any], dtype: torch.dtype, device: str) -> Prepared:
-    i = inputs(parameters, dtype, device)
-    expected = expected_of(i)
+    data = inputs(parameters, dtype, device)
+    expected = expected_of(data)
 
     def ours(backend: str) -> Output:
         weights, experts, _, state = ops.zaya_router(
-            i.hidden, i.prev_state, **i.weights, eps=EPS, backend=backend
+            data.hidden, data.prev_state, **data.weights, eps=EPS, backend=backend
         )
         return weights, experts, state
 
@@ -142,7 +142,7 @@ def build(parameters: dict[str, Any], dtype: torch.dtype, device: str) -> Prepar
         assert_close(state, expected[2], dtype, "state", slack)
 
     peers = [
-        Implementation("transformers", lambda: transformers(i, compiled=False)),
-        Implementation("transformers compiled", lambda: transformers(i, compiled=True)),
+        Implementation("transformers", lambda: transformers(data, compiled=False)),
+        Implementation("transformers compiled", lambda: transformers(data, compiled=True)),
     ]
     return Prepared(backends("zaya_router", ours) + peers, check)

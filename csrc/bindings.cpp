@@ -1,5 +1,5 @@
-// Registers the C++ kernels under the schemas that blockdraft.registry defines. The module itself
-// says what blockdraft.ops has to agree with: devices, signatures, sizes; importing it registers.
+// Importing this module registers the C++ kernels under the schemas of blockdraft.registry. Its
+// attributes (devices, signatures, sizes) let blockdraft.ops check that both sides agree.
 #include <Python.h>
 
 #include "ops/sampling/workspace.h"
@@ -23,22 +23,22 @@ static void register_ops(Library& library) {
 
 static std::string recorded;
 
-// record(True): launches keep their parameters and do nothing; record(False): they run again.
+// record(True): launches store their parameters instead of running; record(False): they run.
 static PyObject* record(PyObject*, PyObject* on) {
   recorder = PyObject_IsTrue(on) ? &recorded : nullptr;
   if (recorder) recorded.clear();
   Py_RETURN_NONE;
 }
 
-// The parameters of the last launch that was kept.
+// The parameters of the last recorded launch.
 static PyObject* last_recorded(PyObject*, PyObject*) {
   return PyBytes_FromStringAndSize(recorded.data(), Py_ssize_t(recorded.size()));
 }
 
 static PyMethodDef methods[] = {
-    {"record", record, METH_O, "Whether launches keep their parameters instead of running."},
+    {"record", record, METH_O, "Set whether launches store their parameters instead of running."},
     {"recorded", last_recorded, METH_NOARGS,
-     "The parameters of the last launch that was kept; empty: there was none."},
+     "The parameters of the last recorded launch; empty if there was none."},
     {nullptr, nullptr, 0, nullptr}};
 
 static void describe(PyObject* module) {
@@ -60,7 +60,7 @@ static void describe(PyObject* module) {
 
 }  // namespace blockdraft
 
-// A macro's arguments are expanded only one call further in.
+// The additional level of macros expands the arguments before # and ## apply.
 #define BLOCKDRAFT_IMPL(name, device) STABLE_TORCH_LIBRARY_IMPL(name, device, library)
 #define BLOCKDRAFT_JOIN(a, b) a##b
 #define BLOCKDRAFT_INIT(module) BLOCKDRAFT_JOIN(PyInit_, module)

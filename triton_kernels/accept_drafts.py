@@ -1,15 +1,15 @@
-"""Speculative acceptance, straight from logits. All rows are measured at once, since a GPU has
-nothing better to do; a step is a launch of its own where it needs the whole of what another left.
+"""Speculative acceptance from logits. All rows are measured at once, because a GPU would otherwise
+idle. Each step is a launch, because it needs all results of the step before.
 
-    MEASURE    a block of a row: what it adds to the row's normaliser
+    MEASURE    a vocab_block of a row: what it adds to the row's normaliser
     NORMALISE  a row: its distribution
-    SURPLUS    a block of a row, block rule: what it adds to the sum of (scale * p - q)+
+    SURPLUS    a vocab_block of a row, block rule: what it adds to the sum of (scale * p - q)+
     DECIDE     a request: how many drafts are kept
-    WEIGH      a block: its mass in the distribution that the token is drawn from
-    FINISH     a request: the draw, and what follows for the next pass
+    WEIGH      a vocab_block: its mass in the distribution that the token is drawn from
+    FINISH     a request: the draw, and the proposal for the next pass
     LOGPROB    a row: log-probability of its committed token, if wanted
 
-Rows 0..K of a request are the target's, then come the draft's.
+Rows 0..K of a request are the target's; the drafter's follow.
 """
 
 import triton
@@ -108,7 +108,7 @@ def accept(
     mask_token,
     mask_rows,
     proposals,
-    block,
+    vocab_block,
     blocks,
     RULE: tl.constexpr,
     GREEDY: tl.constexpr,
@@ -135,14 +135,14 @@ def accept(
         else 1
     )
     request = (item // step_rows).to(tl.int64)
-    r = item % step_rows
+    row = item % step_rows
     live = tl.load(draft_len + request)
     request_temperature = tl.load(target_temperature + request)
     sampling = Sampling(tl.where(GREEDY, 0.0, request_temperature), target_top_k, target_top_p)
     drafter = Sampling(tl.load(drafter_temperature + request), drafter_top_k, drafter_top_p)
     sampled = tl.where(DIRAC, False, drafter.temperature > 0)
     vocabulary = Vocabulary(valid, mask_token)
-    b = Request(
+    own = Request(
         request,
         K,
         live,
@@ -158,15 +158,15 @@ def accept(
     partials = base + rows * FIELDS
     surplus = partials + rows * 2 * blocks
     memory = Memory(base, partials, surplus, surplus + K * blocks, surplus + (K + 1) * blocks)
-    first = index * block
-    stop = tl.minimum(first + block, valid)
+    first = index * vocab_block
+    stop = tl.minimum(first + vocab_block, valid)
 
     if STEP == MEASURE:
-        at = partials + r * 2 * blocks + index
-        if r <= K:
-            if r <= live:
+        at = partials + row * 2 * blocks + index
+        if row <= K:
+            if row <= live:
                 total, greatest = measure(
-                    row_of_target(b, r),
+                    row_of_target(own, row),
                     vocabulary,
                     exponent(sampling.temperature),
                     first,
@@ -176,89 +176,96 @@ def accept(
                 tl.store(at, total)
                 tl.store(at + blocks, greatest.to(tl.float64))
         elif draft is not None and not DIRAC:
-            i = r - K - 1
+            i = row - K - 1
             unknown = sampled & (i < live)
             if draft_lse is not None:
                 if unknown:
-                    known, _, _ = given(b, i, draft_lse, lse_row, drafter, vocabulary)
+                    known, _, _ = given(own, i, draft_lse, lse_row, drafter, vocabulary)
                     unknown = not known
             if unknown:
                 total, greatest = measure(
-                    row_of_draft(b, i), vocabulary, exponent(drafter.temperature), first, stop, TILE
+                    row_of_draft(own, i),
+                    vocabulary,
+                    exponent(drafter.temperature),
+                    first,
+                    stop,
+                    TILE,
                 )
                 tl.store(at, total)
                 tl.store(at + blocks, greatest.to(tl.float64))
     elif STEP == NORMALISE:
-        if r <= K:
-            if r <= live:
-                normalise_target(b, memory, r, sampling, vocabulary, block, blocks, BLOCKS, TILE)
-        elif r - K - 1 < live:
+        if row <= K:
+            if row <= live:
+                normalise_target(
+                    own, memory, row, sampling, vocabulary, vocab_block, blocks, BLOCKS, TILE
+                )
+        elif row - K - 1 < live:
             normalise_draft(
-                b,
+                own,
                 memory,
-                r - K - 1,
+                row - K - 1,
                 drafter,
                 draft_lse,
                 lse_row,
                 vocabulary,
-                block,
+                vocab_block,
                 blocks,
                 BLOCKS,
                 TILE,
             )
     elif STEP == SURPLUS:
-        if (r > 0) & (r < live):
-            p = load_distribution(memory, r, True)
-            q = load_distribution(memory, K + 1 + r, True)
+        if (row > 0) & (row < live):
+            p = load_distribution(memory, row, True)
+            q = load_distribution(memory, K + 1 + row, True)
             if (p.point == SPREAD) & (q.point == SPREAD):
-                _, _, _, carry = chances(b, memory, vocabulary, ROWS)
-                scale = shifted(carry, r)
+                _, _, _, carry = chances(own, memory, vocabulary, ROWS)
+                scale = shifted(carry, row)
                 mass = tl.zeros([], tl.float64)
                 u = uniform(
                     uniforms,
-                    request * uniforms_row + r - 1,
+                    request * uniforms_row + row - 1,
                     tl.load(seed + request),
                     tl.load(position + request),
-                    r - 1,
+                    row - 1,
                     ACCEPT,
                 )
-                if u < scale:  # the probability that it is compared with is at most `scale`
+                if u < scale:  # otherwise the test of draft row - 1 fails, whatever the sum
                     mass = mass_of(
                         p,
-                        row_of_target(b, r),
+                        row_of_target(own, row),
                         q,
-                        row_of_draft(b, r),
+                        row_of_draft(own, row),
                         p.total / q.total / scale,
                         vocabulary,
                         first,
                         stop,
                         TILE,
                     )
-                tl.store(surplus + r * blocks + index, mass)
+                tl.store(surplus + row * blocks + index, mass)
     elif STEP == DECIDE:
         if live >= 0:
-            a, found, scale = decide(
-                b, memory, seed, position, uniforms, uniforms_row, vocabulary, blocks, RULE, ROWS
+            count, found, scale = decide(
+                own, memory, seed, position, uniforms, uniforms_row, vocabulary, blocks, RULE, ROWS
             )
-            tl.store(accepted + request, a)
+            tl.store(accepted + request, count)
             tl.store(status + request, found)
             tl.store(memory.scale, scale)
     elif STEP == WEIGH:
         if live >= 0:
             if tl.load(status + request) == 0:
                 weigh(
-                    b,
+                    own,
                     memory,
                     tl.load(accepted + request),
                     tl.load(memory.scale),
                     index,
-                    block,
+                    vocab_block,
                     blocks,
                     vocabulary,
                     TILE,
                 )
     elif STEP == FINISH:
-        a = tl.full([], -1, tl.int32)
+        count = tl.full([], -1, tl.int32)
         token = tl.full([], -1, tl.int32)
         found = tl.zeros([], tl.int32)
         if live >= 0:
@@ -273,15 +280,17 @@ def accept(
                     DRAW,
                 )
                 kept = tl.load(accepted + request)
-                token, found = draw(b, memory, kept, u, block, blocks, vocabulary, BLOCKS, TILE)
-                a = tl.where(token < 0, -1, kept)
-        tl.debug_barrier()  # every wave has read what DECIDE left there
-        tl.store(accepted + request, a)
+                token, found = draw(
+                    own, memory, kept, u, vocab_block, blocks, vocabulary, BLOCKS, TILE
+                )
+                count = tl.where(token < 0, -1, kept)
+        tl.debug_barrier()  # all waves have read DECIDE's results, which are overwritten now
+        tl.store(accepted + request, count)
         tl.store(next_token + request, token)
         tl.store(status + request, found)
         next_pass(
-            b,
-            a,
+            own,
+            count,
             branch + request * branch_row,
             proposals,
             mask_rows,
@@ -292,17 +301,17 @@ def accept(
             PROPOSALS,
         )
     else:
-        a = tl.load(accepted + request)
+        count = tl.load(accepted + request)
         value = tl.zeros([], tl.float32)
-        if r <= a:
-            token = tl.load(b.tokens + r, mask=r < a, other=0)
-            token = tl.where(r < a, token, tl.load(next_token + request))
-            value = log_probability(b, memory, r, token, sampling, vocabulary, TILE)
-        tl.store(logprob + request * logprob_row + r, value)
+        if row <= count:
+            token = tl.load(own.tokens + row, mask=row < count, other=0)
+            token = tl.where(row < count, token, tl.load(next_token + request))
+            value = log_probability(own, memory, row, token, sampling, vocabulary, TILE)
+        tl.store(logprob + request * logprob_row + row, value)
 
 
 def _steps(K: int, blocks: int, surplus: bool, with_logprob: bool):
-    """(STEP, programs of a request) of the launches, in order."""
+    """(STEP, programs of each request) of the launches, in order."""
     yield MEASURE.value, (2 * K + 1) * blocks
     yield NORMALISE.value, 2 * K + 1
     if surplus and K > 1:
@@ -314,26 +323,28 @@ def _steps(K: int, blocks: int, surplus: bool, with_logprob: bool):
         yield LOGPROB.value, K + 1
 
 
-def _constants(K: int, proposals: int, valid: int, block: int, rule: int, dirac: bool) -> dict:
+def _constants(
+    K: int, proposals: int, valid: int, vocab_block: int, rule: int, dirac: bool
+) -> dict:
     return dict(
         RULE=int(rule == BLOCK.value),
         GREEDY=rule == GREEDY.value,
         DIRAC=dirac,
-        BLOCKS=max(2, triton.next_power_of_2(triton.cdiv(valid, block))),
+        BLOCKS=max(2, triton.next_power_of_2(triton.cdiv(valid, vocab_block))),
         ROWS=max(2, triton.next_power_of_2(K + 1)),
         PROPOSALS=max(2, triton.next_power_of_2(proposals)),
-        TILE=tile_ids(block, valid),
+        TILE=tile_ids(vocab_block, valid),
     )
 
 
 def launch(args) -> None:
-    """As `ops.accept_drafts.Args`."""
+    """Runs the kernels on `ops.accept_drafts.Args`."""
     batch, K = args.draft_tokens.shape
     if batch == 0:
         return
     target, draft, proposals = args.target_logits, args.draft_logits, args.branch.shape[1]
-    valid, block = args.num_valid_vocab, args.vocab_block
-    blocks = triton.cdiv(valid, block)
+    valid, vocab_block = args.num_valid_vocab, args.vocab_block
+    blocks = triton.cdiv(valid, vocab_block)
     given = args.draft_tokens, args.draft_lse, args.branch, args.uniforms, args.target_logprob
     strides = [
         *target.stride()[:2],
@@ -341,7 +352,7 @@ def launch(args) -> None:
         *(t.stride(0) if t is not None else 0 for t in given),
         args.workspace.stride(0),
     ]
-    constants = _constants(K, proposals, valid, block, args.rule, args.dirac)
+    constants = _constants(K, proposals, valid, vocab_block, args.rule, args.dirac)
     surplus = args.rule == BLOCK.value and draft is not None and not args.dirac
     for step, programs in _steps(K, blocks, surplus, args.target_logprob is not None):
         accept[(batch * programs,)](
@@ -372,7 +383,7 @@ def launch(args) -> None:
             args.mask_token,
             args.mask_rows,
             proposals,
-            block,
+            vocab_block,
             blocks,
             **constants,
             STEP=step,
@@ -393,14 +404,14 @@ def compilations(target: str):
         "*fp32",
     )
     types |= dict.fromkeys(
-        "target_request target_row draft_request draft_row block".split(), "i32:16"
+        "target_request target_row draft_request draft_row vocab_block".split(), "i32:16"
     )
     types |= {"seed": "*i64"} | dict.fromkeys("uniforms draft_lse workspace".split(), "*fp64")
     bare = dict.fromkeys(
         "uniforms target_top_k target_top_p drafter_top_k drafter_top_p mix remaining".split()
     )
     greedy = bare | dict.fromkeys(("draft", "draft_lse"))
-    K, valid, block, blocks = 16, 262147, 4096, 65
+    K, valid, vocab_block, blocks = 16, 262147, 4096, 65
     for dtype in ("bf16", "fp16", "fp32"):
         typed = types | {"target": f"*{dtype}", "draft": f"*{dtype}"}
         for name, rule, absent in (
@@ -409,7 +420,7 @@ def compilations(target: str):
             ("greedy", GREEDY, greedy),
             ("full", BLOCK, {}),
         ):
-            constants = _constants(K, 3, valid, block, rule.value, rule is GREEDY)
+            constants = _constants(K, 3, valid, vocab_block, rule.value, rule is GREEDY)
             for step, _ in _steps(K, blocks, rule is BLOCK, name == "full"):
                 yield (
                     f"accept {name} step={step} {dtype}",

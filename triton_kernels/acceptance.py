@@ -1,5 +1,5 @@
-"""What the steps of accept_drafts do for one request; rows 0..K are the target's, then come the
-draft's."""
+"""What the steps of accept_drafts do for one request. Rows 0..K are the target's; the drafter's
+follow."""
 
 from typing import NamedTuple
 
@@ -47,82 +47,82 @@ class Memory(NamedTuple):
     """A request's part of the workspace."""
 
     distributions: tl.tensor  # [2 K + 1][FIELDS]
-    partials: tl.tensor  # [2 K + 1][2][blocks]: sums, greatest
+    partials: tl.tensor  # [2 K + 1][2][blocks]: sums, then greatest logits
     surplus: tl.tensor  # [K][blocks]
     sums: tl.tensor  # [blocks]
     scale: tl.tensor  # of p in the residual distribution
 
 
 class Request(NamedTuple):
-    """A request: drafts that there may be (K) and are under test (live), and its rows."""
+    """A request: its rows, how many drafts a request may have (K) and how many it has (live)."""
 
-    request: tl.tensor
+    index: tl.tensor
     K: tl.tensor
     live: tl.tensor
-    target: tl.tensor  # its row 0
-    target_row: tl.tensor
+    target: tl.tensor  # pointer to its row 0
+    target_row: tl.tensor  # stride of rows
     draft: tl.tensor
     draft_row: tl.tensor
     tokens: tl.tensor
-    weight: tl.tensor  # of the target in mixed rows
-    sampled: tl.tensor  # whether drafts have distributions of their own; else they are points
+    weight: tl.tensor  # of the target's logits in a mixed row
+    sampled: tl.tensor  # whether q has the distribution of the draft logits; else it is a point
 
 
 @triton.jit
-def row_of_target(b, i):
-    if b.weight is None:
-        return Row(b.target + i.to(tl.int64) * b.target_row)
+def row_of_target(request, i):
+    if request.weight is None:
+        return Row(request.target + i.to(tl.int64) * request.target_row)
     else:
         return Blend(
-            b.target + i.to(tl.int64) * b.target_row,
-            b.draft + i.to(tl.int64) * b.draft_row,
-            tl.where(i < b.live, b.weight, 1.0),
+            request.target + i.to(tl.int64) * request.target_row,
+            request.draft + i.to(tl.int64) * request.draft_row,
+            tl.where(i < request.live, request.weight, 1.0),
         )
 
 
 @triton.jit
-def row_of_draft(b, i):
-    return Row(b.draft + i.to(tl.int64) * b.draft_row)
+def row_of_draft(request, i):
+    return Row(request.draft + i.to(tl.int64) * request.draft_row)
 
 
 @triton.jit
-def target_logit(b, i, token, vocabulary):
-    """Of tokens in rows i; 0 where there is none."""
-    known = has(vocabulary, token) & (i <= b.live)
-    x = tl.load(b.target + i.to(tl.int64) * b.target_row + token, mask=known, other=0).to(
-        tl.float32
-    )
-    if b.weight is not None:
-        known &= i < b.live
-        y = tl.load(b.draft + i.to(tl.int64) * b.draft_row + token, mask=known, other=0).to(
-            tl.float32
-        )
-        x = mixed(x, y, tl.where(i < b.live, b.weight, 1.0))
+def target_logit(request, i, token, vocabulary):
+    """The logits of tokens in target rows i; 0 where there is none."""
+    known = has(vocabulary, token) & (i <= request.live)
+    x = tl.load(
+        request.target + i.to(tl.int64) * request.target_row + token, mask=known, other=0
+    ).to(tl.float32)
+    if request.weight is not None:
+        known &= i < request.live
+        y = tl.load(
+            request.draft + i.to(tl.int64) * request.draft_row + token, mask=known, other=0
+        ).to(tl.float32)
+        x = mixed(x, y, tl.where(i < request.live, request.weight, 1.0))
     return x
 
 
 @triton.jit
-def draft_logit(b, i, token, vocabulary):
+def draft_logit(request, i, token, vocabulary):
     return tl.load(
-        b.draft + i.to(tl.int64) * b.draft_row + token,
-        mask=has(vocabulary, token) & (i < b.live),
+        request.draft + i.to(tl.int64) * request.draft_row + token,
+        mask=has(vocabulary, token) & (i < request.live),
         other=0,
     ).to(tl.float32)
 
 
 @triton.jit
-def given(b, i, draft_lse, lse_row, drafter, vocabulary):
-    """(whether the caller knows a draft's normaliser, its two numbers). No draw leaves one for a
-    row without a distribution; a cut must be found again."""
-    at = draft_lse + b.request * lse_row + i * 2
+def given(request, i, draft_lse, lse_row, drafter, vocabulary):
+    """(whether draft_lse holds the normaliser of draft i, its two numbers). sample_drafts writes
+    none for a row without a distribution, and does not write the truncation's cut."""
+    at = draft_lse + request.index * lse_row + i * 2
     top = tl.load(at)
     log_sum = tl.load(at + 1)
     finite = (top - top == 0) & (log_sum - log_sum == 0)
-    known = finite & has(vocabulary, tl.load(b.tokens + i))
+    known = finite & has(vocabulary, tl.load(request.tokens + i))
     if drafter.top_k is not None:
-        known &= tl.load(drafter.top_k + b.request) <= 0
+        known &= tl.load(drafter.top_k + request.index) <= 0
     if drafter.top_p is not None:
-        known &= tl.load(drafter.top_p + b.request) >= 1
+        known &= tl.load(drafter.top_p + request.index) >= 1
     return known, top, log_sum
 
 
@@ -140,7 +140,7 @@ def store_distribution(memory, row, distribution):
 
 @triton.jit
 def load_distribution(memory, row, used):
-    """Of one row, or of several."""
+    """The distribution of one row, or of several."""
     at = memory.distributions + row * FIELDS
     return Distribution(
         tl.load(at, mask=used, other=1),
@@ -170,26 +170,35 @@ def row_status(row, vocabulary, TILE: tl.constexpr):
 
 @triton.jit
 def normalise_target(
-    b, memory, i, sampling, vocabulary, block, blocks, BLOCKS: tl.constexpr, TILE: tl.constexpr
+    request,
+    memory,
+    i,
+    sampling,
+    vocabulary,
+    vocab_block,
+    blocks,
+    BLOCKS: tl.constexpr,
+    TILE: tl.constexpr,
 ):
-    row = row_of_target(b, i)
+    row = row_of_target(request, i)
     sums, greatest = partials(memory, i, blocks, BLOCKS)
     distribution = truncated(
-        conclude(sums, greatest, sampling.temperature, row, vocabulary, block, TILE),
+        conclude(sums, greatest, sampling.temperature, row, vocabulary, vocab_block, TILE),
         row,
         vocabulary,
         sampling.top_k,
         sampling.top_p,
-        b.request,
+        request.index,
         TILE,
     )
     status = distribution.status
-    if b.weight is not None:
-        # a blend cannot tell which of its rows is at fault
-        if (i < b.live) & (b.weight != 1) & ((status != 0) | (b.weight == 0)):
+    if request.weight is not None:
+        # the status of a blend does not show which of its two rows is invalid
+        if (i < request.live) & (request.weight != 1) & ((status != 0) | (request.weight == 0)):
             own = row_status(Row(row.at), vocabulary, TILE)
             status = tl.maximum(
-                tl.where(own != 0, own, status), row_status(row_of_draft(b, i), vocabulary, TILE)
+                tl.where(own != 0, own, status),
+                row_status(row_of_draft(request, i), vocabulary, TILE),
             )
     store_distribution(
         memory,
@@ -208,31 +217,31 @@ def normalise_target(
 
 @triton.jit
 def normalise_draft(
-    b,
+    request,
     memory,
     i,
     drafter,
     draft_lse,
     lse_row,
     vocabulary,
-    block,
+    vocab_block,
     blocks,
     BLOCKS: tl.constexpr,
     TILE: tl.constexpr,
 ):
-    row = b.K + 1 + i
-    token = tl.load(b.tokens + i)
+    row = request.K + 1 + i
+    token = tl.load(request.tokens + i)
     zero = tl.zeros([], tl.int32)
     nothing = tl.full([], float("-inf"), tl.float32)
-    if b.draft is not None:
-        if b.sampled:
+    if request.draft is not None:
+        if request.sampled:
             known = False
             if draft_lse is not None:
-                known, top, log_sum = given(b, i, draft_lse, lse_row, drafter, vocabulary)
+                known, top, log_sum = given(request, i, draft_lse, lse_row, drafter, vocabulary)
                 if known:
                     scale = exponent(drafter.temperature)
                     status = tl.where(
-                        draft_logit(b, i, token, vocabulary) < float("inf"), 0, NOT_NUMBERS
+                        draft_logit(request, i, token, vocabulary) < float("inf"), 0, NOT_NUMBERS
                     )
                     store_distribution(
                         memory,
@@ -250,22 +259,28 @@ def normalise_draft(
             if not known:
                 sums, greatest = partials(memory, row, blocks, BLOCKS)
                 distribution = conclude(
-                    sums, greatest, drafter.temperature, row_of_draft(b, i), vocabulary, block, TILE
+                    sums,
+                    greatest,
+                    drafter.temperature,
+                    row_of_draft(request, i),
+                    vocabulary,
+                    vocab_block,
+                    TILE,
                 )
                 store_distribution(
                     memory,
                     row,
                     truncated(
                         distribution,
-                        row_of_draft(b, i),
+                        row_of_draft(request, i),
                         vocabulary,
                         drafter.top_k,
                         drafter.top_p,
-                        b.request,
+                        request.index,
                         TILE,
                     ),
                 )
-    if not b.sampled:
+    if not request.sampled:
         one = tl.full([], 1, tl.float64)
         point = tl.where(has(vocabulary, token), token, NOWHERE)
         store_distribution(memory, row, Distribution(one, one, nothing, nothing, zero, point, zero))
@@ -273,26 +288,28 @@ def normalise_draft(
 
 @triton.jit
 def smaller(slope, bound, next_slope, next_bound):
-    """Of c -> min(c * slope, bound), one after the other. Slopes stay finite, so that 0 times one
-    is 0."""
+    """Composition of two functions c -> min(c * slope, bound). Slopes stay finite, so that 0 times
+    a slope is 0."""
     return tl.minimum(slope * next_slope, 1e300), tl.minimum(bound * next_slope, next_bound)
 
 
 @triton.jit
-def chances(b, memory, vocabulary, ROWS: tl.constexpr):
-    """For all drafts: p(x), q(x), whether they are drafts, and the block rule's p_i."""
+def chances(request, memory, vocabulary, ROWS: tl.constexpr):
+    """For all entries: p(x), q(x), whether they are live drafts, and the block rule's p_i."""
     i = tl.arange(0, ROWS)
-    draft = i < b.live
-    token = tl.load(b.tokens + i, mask=draft, other=-1)
+    draft = i < request.live
+    token = tl.load(request.tokens + i, mask=draft, other=-1)
     p = probability(
         load_distribution(memory, i, draft),
-        target_logit(b, i, token, vocabulary),
+        target_logit(request, i, token, vocabulary),
         token,
         vocabulary,
     )
-    q_distribution = load_distribution(memory, b.K + 1 + i, draft)
-    if b.draft is not None:
-        q = probability(q_distribution, draft_logit(b, i, token, vocabulary), token, vocabulary)
+    q_distribution = load_distribution(memory, request.K + 1 + i, draft)
+    if request.draft is not None:
+        q = probability(
+            q_distribution, draft_logit(request, i, token, vocabulary), token, vocabulary
+        )
     else:
         q = ((token == q_distribution.point) & has(vocabulary, token)).to(tl.float64)
     slope = tl.where(draft & (p > 0), tl.minimum(p / tl.where(q > 0, q, 1e-300), 1e300), 0)
@@ -302,32 +319,35 @@ def chances(b, memory, vocabulary, ROWS: tl.constexpr):
 
 @triton.jit
 def shifted(x, i):
-    """x[i - 1]; of row 0, 1."""
+    """x[i - 1], or 1 for i = 0."""
     index = tl.arange(0, x.shape[0])
     return tl.where(i > 0, tl.sum(tl.where(index == i - 1, x, 0), 0), 1)
 
 
 @triton.jit
-def surplus_after(b, memory, carry, vocabulary, blocks, ROWS: tl.constexpr):
-    """Sum of (carry[i] * p - q)+ of row i + 1, for each draft i but the last."""
+def surplus_after(request, memory, carry, vocabulary, blocks, ROWS: tl.constexpr):
+    """The sum of (carry[i] * p - q)+ in row i + 1, for each draft i except the last."""
     i = tl.arange(0, ROWS) + 1
-    inside = i < b.live
+    inside = i < request.live
     p = load_distribution(memory, i, inside)
-    q = load_distribution(memory, b.K + 1 + i, inside)
+    q = load_distribution(memory, request.K + 1 + i, inside)
     spread = tl.zeros([ROWS], tl.float64)
     for first in range(0, blocks, 16):
         block = first + tl.arange(0, 16)
         at = memory.surplus + i[:, None] * blocks + block[None, :]
         spread += tl.sum(tl.load(at, mask=inside[:, None] & (block < blocks)[None, :], other=0), 1)
     spread *= carry / p.total
-    if b.draft is not None:
+    if request.draft is not None:
         of_q = probability(
-            q, draft_logit(b, i, tl.where(inside, p.point, -1), vocabulary), p.point, vocabulary
+            q,
+            draft_logit(request, i, tl.where(inside, p.point, -1), vocabulary),
+            p.point,
+            vocabulary,
         )
     else:
         of_q = ((p.point == q.point) & has(vocabulary, p.point)).to(tl.float64)
-    token = tl.load(b.tokens + i, mask=inside, other=-1)
-    of_p = probability(p, target_logit(b, i, token, vocabulary), token, vocabulary)
+    token = tl.load(request.tokens + i, mask=inside, other=-1)
+    of_p = probability(p, target_logit(request, i, token, vocabulary), token, vocabulary)
     outside = tl.where(p.point == SPREAD, carry * (1 - of_p), tl.maximum(carry - of_q, 0))
     return tl.where(
         inside & (carry > 0),
@@ -338,7 +358,7 @@ def surplus_after(b, memory, carry, vocabulary, blocks, ROWS: tl.constexpr):
 
 @triton.jit
 def decide(
-    b,
+    request,
     memory,
     seed,
     position,
@@ -349,57 +369,61 @@ def decide(
     RULE: tl.constexpr,
     ROWS: tl.constexpr,
 ):
-    """(drafts kept, status, factor of p in the residual distribution)."""
+    """(drafts kept, status, factor of p in the residual)."""
     i = tl.arange(0, ROWS)
-    p, q, draft, carry = chances(b, memory, vocabulary, ROWS)
+    p, q, draft, carry = chances(request, memory, vocabulary, ROWS)
     u = uniform(
         uniforms,
-        b.request * uniforms_row + tl.where(draft, i, 0),
-        tl.load(seed + b.request),
-        tl.load(position + b.request),
+        request.index * uniforms_row + tl.where(draft, i, 0),
+        tl.load(seed + request.index),
+        tl.load(position + request.index),
         i,
         ACCEPT,
     )
-    status = load_distribution(memory, i, i <= b.live).status
-    status = tl.maximum(status, load_distribution(memory, b.K + 1 + i, draft).status)
+    status = load_distribution(memory, i, i <= request.live).status
+    status = tl.maximum(status, load_distribution(memory, request.K + 1 + i, draft).status)
     scale = tl.full([], 1, tl.float64)
-    # no early break, a later draft may be kept where an earlier one was not, unless the target
-    # cannot have it
+    # The block rule keeps all drafts up to the last one whose test succeeds, even if earlier tests
+    # fail. It reads no row after a draft with p = 0.
     if RULE == BLOCK:
-        surplus = surplus_after(b, memory, carry, vocabulary, blocks, ROWS)
-        spoilt = tl.max((surplus != surplus).to(tl.int32), 0)  # in a row whose normaliser was given
+        surplus = surplus_after(request, memory, carry, vocabulary, blocks, ROWS)
+        spoilt = tl.max((surplus != surplus).to(tl.int32), 0)  # the caller gave q's normaliser
         h = tl.where(
-            i + 1 == b.live, carry, tl.where(surplus > 0, surplus / (surplus + 1 - carry), 0)
+            i + 1 == request.live, carry, tl.where(surplus > 0, surplus / (surplus + 1 - carry), 0)
         )
         accepted = tl.max(tl.where(draft & (u < h), i + 1, 0), 0)
-        impossible = tl.min(tl.where(draft & ~(p > 0), i, b.live - 1), 0)
-        status = tl.where(i <= tl.where(accepted == b.live, b.live, impossible), status, 0)
+        impossible = tl.min(tl.where(draft & ~(p > 0), i, request.live - 1), 0)
+        status = tl.where(
+            i <= tl.where(accepted == request.live, request.live, impossible), status, 0
+        )
         return accepted, tl.maximum(tl.max(status, 0), spoilt), shifted(carry, accepted)
     else:
-        stops = (i == b.live) | (status != 0) | ~(u * q < p)
+        stops = (i == request.live) | (status != 0) | ~(u * q < p)
         accepted = tl.min(tl.where(stops, i, ROWS), 0)
         return accepted, tl.sum(tl.where(i == accepted, status, 0), 0), scale
 
 
 @triton.jit
-def weigh(b, memory, a, scale, index, block, blocks, vocabulary, TILE: tl.constexpr):
-    """The block's mass in p and, if a draft was rejected, in the residual."""
-    p = load_distribution(memory, a, True)
+def weigh(
+    request, memory, accepted, scale, index, vocab_block, blocks, vocabulary, TILE: tl.constexpr
+):
+    """The mass of a vocab_block in p and, if a draft was rejected, in the residual."""
+    p = load_distribution(memory, accepted, True)
     if p.point == SPREAD:
-        first = index * block
-        stop = tl.minimum(first + block, vocabulary.valid)
-        row = row_of_target(b, a)
-        partial = memory.partials + a * 2 * blocks + index
+        first = index * vocab_block
+        stop = tl.minimum(first + vocab_block, vocabulary.valid)
+        row = row_of_target(request, accepted)
+        partial = memory.partials + accepted * 2 * blocks + index
         if p.cut == float("-inf"):
             mass = tl.load(partial) * tl.exp2((tl.load(partial + blocks) - p.top) * p.scale)
             mass = tl.where(mass > 0, mass, 0)
         else:
             mass = mass_of(p, row, None, None, scale, vocabulary, first, stop, TILE)
         tl.store(partial, mass)
-        if a < b.live:
-            q = load_distribution(memory, b.K + 1 + a, True)
+        if accepted < request.live:
+            q = load_distribution(memory, request.K + 1 + accepted, True)
             ratio = p.total / q.total / scale
-            if b.draft is None:
+            if request.draft is None:
                 tl.store(
                     memory.sums + index,
                     mass_of(p, row, q, None, ratio, vocabulary, first, stop, TILE),
@@ -407,21 +431,43 @@ def weigh(b, memory, a, scale, index, block, blocks, vocabulary, TILE: tl.conste
             else:
                 tl.store(
                     memory.sums + index,
-                    mass_of(p, row, q, row_of_draft(b, a), ratio, vocabulary, first, stop, TILE),
+                    mass_of(
+                        p,
+                        row,
+                        q,
+                        row_of_draft(request, accepted),
+                        ratio,
+                        vocabulary,
+                        first,
+                        stop,
+                        TILE,
+                    ),
                 )
 
 
 @triton.jit
-def draw(b, memory, a, u, block, blocks, vocabulary, BLOCKS: tl.constexpr, TILE: tl.constexpr):
-    """(token, status): by inverse CDF, from the residual if a draft was rejected and there is one,
-    else from p."""
-    p = load_distribution(memory, a, True)
+def draw(
+    request,
+    memory,
+    accepted,
+    u,
+    vocab_block,
+    blocks,
+    vocabulary,
+    BLOCKS: tl.constexpr,
+    TILE: tl.constexpr,
+):
+    """(token, status): a draw by inverse CDF, from the residual if a draft was rejected and the
+    residual has mass, else from p."""
+    p = load_distribution(memory, accepted, True)
     token = p.point
     status = tl.zeros([], tl.int32)
     if p.point == SPREAD:
         index = tl.arange(0, BLOCKS)
-        own, _ = partials(memory, a, blocks, BLOCKS)
-        residual = tl.load(memory.sums + index, mask=(index < blocks) & (a < b.live), other=0)
+        own, _ = partials(memory, accepted, blocks, BLOCKS)
+        residual = tl.load(
+            memory.sums + index, mask=(index < blocks) & (accepted < request.live), other=0
+        )
         remaining = tl.sum(residual, 0)
         if remaining != remaining:
             status = tl.full([], NOT_NUMBERS, tl.int32)
@@ -430,20 +476,20 @@ def draw(b, memory, a, u, block, blocks, vocabulary, BLOCKS: tl.constexpr, TILE:
             of_residual = remaining > 0
             sums = tl.where(of_residual, residual, own)
             chosen, r = find(sums, u * tl.sum(sums, 0))
-            first = chosen * block
-            stop = tl.minimum(first + block, vocabulary.valid)
-            row = row_of_target(b, a)
+            first = chosen * vocab_block
+            stop = tl.minimum(first + vocab_block, vocabulary.valid)
+            row = row_of_target(request, accepted)
             if of_residual:
-                q = load_distribution(memory, b.K + 1 + a, True)
+                q = load_distribution(memory, request.K + 1 + accepted, True)
                 ratio = p.total / q.total / tl.load(memory.scale)
-                if b.draft is None:
+                if request.draft is None:
                     token = walk(p, row, q, None, ratio, vocabulary, first, stop, r, False, TILE)
                 else:
                     token = walk(
                         p,
                         row,
                         q,
-                        row_of_draft(b, a),
+                        row_of_draft(request, accepted),
                         ratio,
                         vocabulary,
                         first,
@@ -458,8 +504,8 @@ def draw(b, memory, a, u, block, blocks, vocabulary, BLOCKS: tl.constexpr, TILE:
 
 
 @triton.jit
-def log_probability(b, memory, i, token, sampling, vocabulary, TILE: tl.constexpr):
-    """Under the unmixed target distribution, of temperature 1 where it is 0."""
+def log_probability(request, memory, i, token, sampling, vocabulary, TILE: tl.constexpr):
+    """Log-probability of a token in the unmixed target distribution; temperature 0 counts as 1."""
     distribution = load_distribution(memory, i, True)
     cut = distribution.cut
     tie = distribution.tie
@@ -467,11 +513,11 @@ def log_probability(b, memory, i, token, sampling, vocabulary, TILE: tl.constexp
     total = distribution.total
     scale = distribution.scale
     again = sampling.temperature <= 0
-    if b.weight is not None:
-        again |= (i < b.live) & (b.weight != 1)
-    row = Row(b.target + i.to(tl.int64) * b.target_row)
+    if request.weight is not None:
+        again |= (i < request.live) & (request.weight != 1)
+    row = Row(request.target + i.to(tl.int64) * request.target_row)
     if again:
-        scale = exponent(sampling.temperature)  # of 1 where it is 0
+        scale = exponent(sampling.temperature)
         total, top = measure(row, vocabulary, scale, 0, vocabulary.valid, TILE)
         plain = Distribution(
             scale,
@@ -482,7 +528,9 @@ def log_probability(b, memory, i, token, sampling, vocabulary, TILE: tl.constexp
             tl.full([], SPREAD, tl.int32),
             tl.zeros([], tl.int32),
         )
-        kept = truncated(plain, row, vocabulary, sampling.top_k, sampling.top_p, b.request, TILE)
+        kept = truncated(
+            plain, row, vocabulary, sampling.top_k, sampling.top_p, request.index, TILE
+        )
         cut = kept.cut
         tie = kept.tie
         total = kept.total
@@ -495,8 +543,8 @@ def log_probability(b, memory, i, token, sampling, vocabulary, TILE: tl.constexp
 
 @triton.jit
 def next_pass(
-    b,
-    a,
+    request,
+    accepted,
     branch,
     proposals,
     mask_rows,
@@ -506,17 +554,19 @@ def next_pass(
     draft_len_out,
     PROPOSALS: tl.constexpr,
 ):
-    """The proposal of the largest live branch <= a + 1 (ties: the lowest), and how many drafts it
-    supplies."""
+    """Stores the proposal of the largest live branch <= accepted + 1 (ties: the lowest index), and
+    how many drafts it supplies."""
     j = tl.arange(0, PROPOSALS)
-    c = tl.load(branch + j, mask=j < proposals, other=0)
-    c = tl.where((c >= 1) & (c <= a + 1), c, 0)
-    best = tl.max(c, 0)
-    proposal = tl.where(best > 0, tl.min(tl.where(c == best, j, PROPOSALS), 0), -1)
-    shift = tl.where(best > 0, a + 1 - best, 0)
-    length = tl.where(best > 0, tl.minimum(tl.maximum(mask_rows - 1 - shift, 0), b.K), 0)
+    branches = tl.load(branch + j, mask=j < proposals, other=0)
+    branches = tl.where((branches >= 1) & (branches <= accepted + 1), branches, 0)
+    best = tl.max(branches, 0)
+    proposal = tl.where(best > 0, tl.min(tl.where(branches == best, j, PROPOSALS), 0), -1)
+    shift = tl.where(best > 0, accepted + 1 - best, 0)
+    length = tl.where(best > 0, tl.minimum(tl.maximum(mask_rows - 1 - shift, 0), request.K), 0)
     if remaining is not None:
-        length = tl.minimum(length, tl.maximum(tl.load(remaining + b.request) - a - 2, 0))
-    tl.store(proposal_out + b.request, proposal)
-    tl.store(shift_out + b.request, shift)
-    tl.store(draft_len_out + b.request, tl.where(a < 0, -1, length))
+        length = tl.minimum(
+            length, tl.maximum(tl.load(remaining + request.index) - accepted - 2, 0)
+        )
+    tl.store(proposal_out + request.index, proposal)
+    tl.store(shift_out + request.index, shift)
+    tl.store(draft_len_out + request.index, tl.where(accepted < 0, -1, length))

@@ -1,8 +1,8 @@
 """Attention of verify rows and proposals over a paged prefix and each other.
 
 A program is one (request, KV head, split of the prefix, row tile). The query heads of the KV head
-are columns side by side, so that a key is read once for all of them. What a row sums, and in which
-order, follows from its own request alone.
+are adjacent columns, so that a key is read once for all of them. The order in which a row is summed
+depends on its own request alone.
 """
 
 from dataclasses import dataclass
@@ -13,65 +13,68 @@ import triton.language as tl
 from .target import arch, dies
 
 LOG2_E = 1.4426950408889634
-MERGED = 16  # rows x heads of a program that merges
+MERGED = 16  # rows x heads of a program of `merge`
 NOWHERE = tl.constexpr(1 << 30)
 
 
 @dataclass(frozen=True)
 class Config:
     columns: int  # of a row tile: rows x query heads of a KV head
-    # of a key tile; the same for every number of rows, as the order of sums depends on it
-    keys: int
-    xcds: int  # consecutive workgroups go to as many dies in turn
+    keys: int  # of a key tile; must not depend on the rows, since the order of sums depends on it
+    xcds: int  # the dies to which the hardware assigns workgroups in turn
     options: dict  # of the compiler
 
 
 def config(target: str, head_dim: int, itemsize: int, rows: int, group: int) -> Config:
     """For a target ("gfx942", "gfx950", "sm_90", "interpreter") and requests of up to `rows` rows,
-    `group` heads a KV head."""
-    # A tile costs its columns, and about 32 more for the staging of keys that every tile repeats.
+    with `group` query heads for each KV head."""
+    # The cost of a tile: its columns, and about 32 more because every tile stages the keys.
     sizes = (64,) if itemsize == 4 else (128, 64)
     columns = min(sizes, key=lambda size: triton.cdiv(rows, size // group) * (size + 32))
     if target == "interpreter":
         return Config(columns, 16, dies(target), {})
-    # waves side by side in columns: a row's sums stay in its wave
+    # The waves divide the columns, so that a row's sums stay within a wave.
     options = dict(num_warps=4, num_stages=2)
-    if target.startswith("gfx"):  # two waves a SIMD have 256 registers each
+    if target.startswith("gfx"):  # with two waves on a SIMD each has 256 registers
         options |= dict(matrix_instr_nonkdim=16, waves_per_eu=1 if itemsize == 4 else 2)
     return Config(columns, 32, dies(target), options)
 
 
 @triton.jit
 def _row(row, rows, verify, draft_len, branch, MASK_ROWS: tl.constexpr):
-    """Of a row of the request: how many verify keys it sees (0: it is dead), the first row of its
+    """For a row of the request: how many verify keys it sees (0: it is dead), the first row of its
     proposal (NOWHERE: it is in none), and its position after the prefix."""
     is_mask = row >= verify
     proposal = (row - verify) // MASK_ROWS
-    c = tl.load(branch + proposal, mask=is_mask & (row < rows), other=0)
-    limit = tl.where(is_mask, c, row + 1)
+    branch_of_row = tl.load(branch + proposal, mask=is_mask & (row < rows), other=0)
+    limit = tl.where(is_mask, branch_of_row, row + 1)
     live = (limit >= 1) & (limit <= draft_len + 1) & (row < rows)
-    block = tl.where(is_mask & live, verify + proposal * MASK_ROWS, NOWHERE)
-    return tl.where(live, limit, 0), block, tl.where(is_mask, c + (row - verify) % MASK_ROWS, row)
+    first = tl.where(is_mask & live, verify + proposal * MASK_ROWS, NOWHERE)
+    return (
+        tl.where(live, limit, 0),
+        first,
+        tl.where(is_mask, branch_of_row + (row - verify) % MASK_ROWS, row),
+    )
 
 
 @triton.jit
-def _splits(prefix, split, MOST_SPLITS: tl.constexpr):
+def _splits(prefix, split_keys, MOST_SPLITS: tl.constexpr):
     """How many splits a prefix has, and their length."""
-    units = tl.cdiv(prefix, split)
-    length = tl.maximum(tl.cdiv(units, MOST_SPLITS), 1) * split
+    units = tl.cdiv(prefix, split_keys)
+    length = tl.maximum(tl.cdiv(units, MOST_SPLITS), 1) * split_keys
     return tl.maximum(tl.cdiv(prefix, length), 1), length
 
 
 @triton.jit
 def _finite_or_zero(top):
-    """What scores are measured from: their maximum, or 0 where all are -inf, since (-inf) - (-inf)
-    is not a number."""
+    """What is subtracted from scores: their maximum, or 0 if that is -inf, because (-inf) - (-inf)
+    is NaN."""
     return tl.where(top == float("-inf"), 0.0, top)
 
 
 @triton.jit
 def _absorb(q, k, v, bias, acc, top, total, scale):
-    """One tile of keys into the running output, maximum (of unscaled scores) and sum; bias: -inf
+    """Adds a tile of keys to the running output, maximum (of unscaled scores) and sum. bias: -inf
     where a key is not seen."""
     scores = tl.dot(q, tl.trans(k), bias, input_precision="ieee")
     new_top = tl.maximum(top, tl.max(scores, 1))
@@ -85,7 +88,7 @@ def _absorb(q, k, v, bias, acc, top, total, scale):
 
 @triton.jit
 def _cached(cache, page, slot, d, d_mask, PAGE_STRIDE: tl.constexpr, SLOT: tl.constexpr):
-    """[keys, dim] of a paged cache. Pages times their stride may pass 2^31."""
+    """[keys, dim] of a paged cache. The page offset may exceed 2^31."""
     return tl.load(
         cache + (page.to(tl.int64) * PAGE_STRIDE + slot * SLOT)[:, None] + d[None, :],
         mask=d_mask[None, :],
@@ -95,7 +98,7 @@ def _cached(cache, page, slot, d, d_mask, PAGE_STRIDE: tl.constexpr, SLOT: tl.co
 
 @triton.jit
 def _finish(acc, top, total, live, used, at_out, at_lse, d, d_mask, out, lse):
-    """Normalise and store; `top` is in powers of two. A row that sees nothing gets 0."""
+    """Normalises and stores; `top` is an exponent of 2. A row that sees nothing gets 0."""
     live &= total != 0
     result = tl.where(live[:, None], acc * (1 / tl.where(live, total, 1))[:, None], 0)
     tl.store(
@@ -109,7 +112,7 @@ def _finish(acc, top, total, live, used, at_out, at_lse, d, d_mask, out, lse):
 
 
 def launch_metadata(grid, kernel, args):
-    """Operations and bytes if every request had max_prefix cached tokens, for profilers."""
+    """For profilers: operations and bytes if every request had max_prefix cached tokens."""
     rows, prefix, dim, heads = (
         args["total_rows"],
         args["max_prefix"],
@@ -130,7 +133,7 @@ _RUNTIME = [
     "total_rows",
     "max_rows",
     "max_prefix",
-    "split",
+    "split_keys",
     "table_row",
     "branch_row",
     "proposals",
@@ -157,13 +160,14 @@ def attend(
     total_rows,
     max_rows,
     max_prefix,
-    split,
+    split_keys,
     table_row,
     branch_row,
     proposals,
     window,
     scale,
-    # strides are the model's: constants let the addresses fold
+    # Strides are constants, because they are the same for all calls of a model and addresses can
+    # then be folded.
     Q_ROW: tl.constexpr,
     Q_HEAD: tl.constexpr,
     K_ROW: tl.constexpr,
@@ -193,15 +197,16 @@ def attend(
     PADDED: tl.constexpr,
     XCDS: tl.constexpr,
 ):
-    # The row tiles that read the same keys go to one die, the groups of tiles to the dies in turn.
+    # The row tiles that read the same keys run on one die; such groups of tiles go to the dies in
+    # turn.
     TILE_ROWS: tl.constexpr = COLUMNS // GROUP
     program = tl.program_id(0)
     tiles = tl.cdiv(max_rows, TILE_ROWS)
-    most = tl.maximum(tl.minimum(tl.cdiv(max_prefix, split), MOST_SPLITS), 1)
+    most = tl.maximum(tl.minimum(tl.cdiv(max_prefix, split_keys), MOST_SPLITS), 1)
     place = program // XCDS
     chunk = place // tiles * XCDS + program % XCDS
     tile = place % tiles
-    part = chunk % most
+    split = chunk % most
     kv_head = chunk // most % KV_HEADS
     request = chunk // most // KV_HEADS
     if request >= batch:
@@ -210,14 +215,14 @@ def attend(
     rows = tl.load(cu_rows + request + 1) - base
     prefix = tl.load(prefix_lens + request)
     drafts = tl.load(draft_len + request)
-    parts, length = _splits(prefix, split, MOST_SPLITS)
+    splits, length = _splits(prefix, split_keys, MOST_SPLITS)
     own_tiles = tl.cdiv(rows, TILE_ROWS)
-    if (part >= parts) | (tile >= own_tiles):
+    if (split >= splits) | (tile >= own_tiles):
         return
     verify = rows - proposals * MASK_ROWS
     branch += request * branch_row
 
-    # rows first .. first + count, as even as can be
+    # rows first .. first + count - 1: the rows of the request are divided evenly
     share = rows // own_tiles
     extra = rows % own_tiles
     first = tile * share + tl.minimum(tile, extra)
@@ -226,10 +231,10 @@ def attend(
     row = first + column // GROUP
     head = kv_head * GROUP + column % GROUP
     used = column < count * GROUP
-    limit, block, position = _row(row, first + count, verify, drafts, branch, MASK_ROWS)
+    limit, proposal_first, position = _row(row, first + count, verify, drafts, branch, MASK_ROWS)
     live = limit > 0
     most_limit = tl.max(limit)
-    floor = position - window  # a key is seen iff its position, after the prefix, is above it
+    floor = position - window  # a key is seen iff its position after the prefix exceeds this
     lowest = tl.min(tl.where(live, floor, NOWHERE))
 
     d = tl.arange(0, PADDED)
@@ -246,7 +251,7 @@ def attend(
     key_column = tl.arange(0, KEYS)
 
     if k_cache is not None:
-        begin = part * length
+        begin = split * length
         stop = tl.where(most_limit > 0, tl.minimum(begin + length, prefix), begin)
         table = block_table + request.to(tl.int64) * table_row
         k_cache += kv_head * K_CACHE_HEAD
@@ -263,15 +268,17 @@ def attend(
                 key = start + key_column
                 keys = _cached(k_cache, page, key % PAGE, d, d_mask, K_PAGE, K_SLOT)
                 values = _cached(v_cache, page, key % PAGE, d, d_mask, V_PAGE, V_SLOT)
-                page = tl.load(table + tl.minimum(key + KEYS, stop - 1) // PAGE)  # a tile ahead
+                page = tl.load(
+                    table + tl.minimum(key + KEYS, stop - 1) // PAGE
+                )  # for the next key tile
                 acc, top, total = _absorb(queries, keys, values, None, acc, top, total, scale)
         for start in tl.range(whole, stop, KEYS, num_stages=1):
             key = start + key_column
-            # seen if not negative
+            # A key is seen if its margin is not negative.
             margin = tl.broadcast_to((stop - 1 - key)[None, :], [COLUMNS, KEYS])
             if WINDOWED:
                 margin = tl.minimum(margin, key[None, :] - (prefix + floor + 1)[:, None])
-            # what lies beyond may hold anything, and pages beyond are no pages
+            # Beyond `stop`, slots may hold anything and table entries may be no pages.
             key = tl.minimum(key, stop - 1)
             page = tl.load(table + key // PAGE)
             keys = _cached(k_cache, page, key % PAGE, d, d_mask, K_PAGE, K_SLOT)
@@ -287,31 +294,38 @@ def attend(
                 scale,
             )
 
-    # The last split also takes the request's own rows: the tiles of verify keys below the highest
-    # limit, and those of the proposals that this row tile touches. Tiles count from the request's
-    # first row whatever the row tile.
-    block_stop = tl.where(block == NOWHERE, 0, block + MASK_ROWS if BIDIRECTIONAL else row + 1)
-    masks_first = tl.min(block) // KEYS
-    masks_stop = tl.cdiv(tl.max(block_stop), KEYS)
-    trunk_stop = tl.cdiv(most_limit, KEYS)
-    trunk_first = trunk_stop * 0
+    # The last split also reads the keys of this pass: the key tiles of verify rows below the
+    # highest limit, and those of the proposals that this row tile touches. Key tiles are counted
+    # from the request's first row, independently of the row tile.
+    proposal_stop = tl.where(
+        proposal_first == NOWHERE, 0, proposal_first + MASK_ROWS if BIDIRECTIONAL else row + 1
+    )
+    masks_first = tl.min(proposal_first) // KEYS
+    masks_stop = tl.cdiv(tl.max(proposal_stop), KEYS)
+    verify_stop = tl.cdiv(most_limit, KEYS)
+    verify_first = verify_stop * 0
     if WINDOWED:
-        trunk_first = tl.minimum(tl.maximum(lowest + 1, 0) // KEYS, trunk_stop)
-    trunk = trunk_stop - trunk_first
-    masks_first = tl.where(trunk > 0, tl.maximum(masks_first, trunk_stop), masks_first)
-    visits = tl.where(part == parts - 1, trunk + tl.maximum(masks_stop - masks_first, 0), 0)
+        verify_first = tl.minimum(tl.maximum(lowest + 1, 0) // KEYS, verify_stop)
+    verify_tiles = verify_stop - verify_first
+    masks_first = tl.where(verify_tiles > 0, tl.maximum(masks_first, verify_stop), masks_first)
+    visits = tl.where(
+        split == splits - 1, verify_tiles + tl.maximum(masks_stop - masks_first, 0), 0
+    )
     for visit in tl.range(0, visits, num_stages=1):
-        start = tl.where(visit < trunk, trunk_first + visit, masks_first + visit - trunk) * KEYS
-        key = start + key_column
-        trunk_margin = (limit - 1)[:, None] - key[None, :]
-        if WINDOWED:
-            trunk_margin = tl.minimum(trunk_margin, key[None, :] - (floor + 1)[:, None])
-        block_margin = tl.minimum(
-            key[None, :] - block[:, None], (block_stop - 1)[:, None] - key[None, :]
+        start = (
+            tl.where(visit < verify_tiles, verify_first + visit, masks_first + visit - verify_tiles)
+            * KEYS
         )
-        bias = tl.where(tl.maximum(trunk_margin, block_margin) >= 0, 0.0, float("-inf"))
+        key = start + key_column
+        verify_margin = (limit - 1)[:, None] - key[None, :]
+        if WINDOWED:
+            verify_margin = tl.minimum(verify_margin, key[None, :] - (floor + 1)[:, None])
+        proposal_margin = tl.minimum(
+            key[None, :] - proposal_first[:, None], (proposal_stop - 1)[:, None] - key[None, :]
+        )
+        bias = tl.where(tl.maximum(verify_margin, proposal_margin) >= 0, 0.0, float("-inf"))
         key_limit, _, _ = _row(key, rows, verify, drafts, branch, MASK_ROWS)
-        readable = (key_limit > 0)[:, None] & d_mask[None, :]  # a dead row may hold anything
+        readable = (key_limit > 0)[:, None] & d_mask[None, :]  # dead rows may hold anything
         offset = key_column[:, None]
         keys = tl.load(
             k + (base64 + start) * K_ROW + kv_head * K_HEAD + (offset * K_ROW + d[None, :]),
@@ -345,14 +359,14 @@ def attend(
             lse,
         )
     else:
-        partial = workspace + (part * total_rows + base64 + first) * (KV_HEADS * GROUP * (DIM + 2))
+        partial = workspace + (split * total_rows + base64 + first) * (KV_HEADS * GROUP * (DIM + 2))
         partial += (column // GROUP * (KV_HEADS * GROUP) + head) * (DIM + 2)
         tl.store(partial[:, None] + d[None, :], acc, mask=used[:, None] & d_mask[None, :])
         tl.store(partial + DIM, top, mask=used)
         tl.store(partial + DIM + 1, total, mask=used)
 
 
-@triton.jit(do_not_specialize=["total_rows", "max_rows", "split", "branch_row", "proposals"])
+@triton.jit(do_not_specialize=["total_rows", "max_rows", "split_keys", "branch_row", "proposals"])
 def merge(
     cu_rows,
     prefix_lens,
@@ -363,7 +377,7 @@ def merge(
     workspace,
     total_rows,
     max_rows,
-    split,
+    split_keys,
     branch_row,
     proposals,
     OUT_ROW: tl.constexpr,
@@ -377,12 +391,12 @@ def merge(
     ENTRIES: tl.constexpr,
     PADDED: tl.constexpr,
 ):
-    """The splits of a request, in order; ENTRIES rows x heads a program."""
+    """Merges the splits of a request in order. A program has ENTRIES rows x heads."""
     chunks = tl.cdiv(max_rows * HEADS, ENTRIES)
     request = tl.program_id(0) // chunks
     base = tl.load(cu_rows + request)
     rows = tl.load(cu_rows + request + 1) - base
-    parts, _ = _splits(tl.load(prefix_lens + request), split, MOST_SPLITS)
+    splits, _ = _splits(tl.load(prefix_lens + request), split_keys, MOST_SPLITS)
     entry = tl.program_id(0) % chunks * ENTRIES + tl.arange(0, ENTRIES)
     if tl.program_id(0) % chunks * ENTRIES >= rows * HEADS:
         return
@@ -402,12 +416,12 @@ def merge(
     acc = tl.zeros([ENTRIES, PADDED], tl.float32)
     top = tl.full([ENTRIES], float("-inf"), tl.float32)
     total = tl.zeros([ENTRIES], tl.float32)
-    for part in range(0, parts):
-        partial = workspace + ((part * total_rows + row64) * HEADS + head) * (DIM + 2)
-        part_top = tl.load(partial + DIM, mask=used, other=float("-inf"))
-        new_top = tl.maximum(top, part_top)
+    for split in range(0, splits):
+        partial = workspace + ((split * total_rows + row64) * HEADS + head) * (DIM + 2)
+        split_top = tl.load(partial + DIM, mask=used, other=float("-inf"))
+        new_top = tl.maximum(top, split_top)
         anchor = _finite_or_zero(new_top)
-        old, new = tl.exp2(top - anchor), tl.exp2(part_top - anchor)
+        old, new = tl.exp2(top - anchor), tl.exp2(split_top - anchor)
         acc = acc * old[:, None] + new[:, None] * tl.load(
             partial[:, None] + d[None, :], mask=used[:, None] & (d < DIM)[None, :], other=0
         )
@@ -457,7 +471,7 @@ def _constants(
 
 
 def _output_constants(q, out, lse, mask_rows, most_splits) -> dict:
-    """Those that both kernels take."""
+    """The constexpr arguments that both kernels have."""
     lse_row, lse_head = lse.stride() if lse is not None else (0, 0)
     return dict(
         OUT_ROW=out.stride(0),
@@ -472,9 +486,9 @@ def _output_constants(q, out, lse, mask_rows, most_splits) -> dict:
 
 
 def launch(args) -> None:
-    """As `ops.block_attention.Args`."""
+    """Runs the kernels on `ops.block_attention.Args`."""
     q, k, v, k_cache, v_cache, block_table, rows = args[:7]
-    scale, window, split, most_splits, out, lse, workspace = args[7:]
+    scale, window, split_keys, most_splits, out, lse, workspace = args[7:]
     cu_rows, prefix_lens, draft_len, branch = (
         rows.cu_rows,
         rows.prefix_lens,
@@ -500,7 +514,7 @@ def launch(args) -> None:
         most_splits,
     )
     tiles = triton.cdiv(max_rows, settings.columns // constants["GROUP"])
-    splits = max(1, min(triton.cdiv(max_prefix, split), most_splits))
+    splits = max(1, min(triton.cdiv(max_prefix, split_keys), most_splits))
     chunks = triton.cdiv(batch * kv_heads * splits, settings.xcds) * settings.xcds
     table_row = block_table.stride(0) if block_table is not None else 0
     attend[(chunks * tiles,)](
@@ -521,7 +535,7 @@ def launch(args) -> None:
         len(q),
         max_rows,
         max_prefix,
-        split,
+        split_keys,
         table_row,
         branch.stride(0),
         proposals,
@@ -541,7 +555,7 @@ def launch(args) -> None:
             workspace,
             len(q),
             max_rows,
-            split,
+            split_keys,
             branch.stride(0),
             proposals,
             **_output_constants(q, out, lse, mask_rows, most_splits),

@@ -1,10 +1,11 @@
-"""Keep what was accepted: convolution state, delayed value and prefix length after verify row a."""
+"""Stores the state after the last accepted verify row: convolution state, delayed value and prefix
+length."""
 
 import triton
 import triton.language as tl
 
-CHANNELS = 512  # of a program; one wave
-REQUESTS = 128  # of a program that only adds to prefix lengths
+CHANNELS = 512  # of a program of `keep`, which is one wave
+REQUESTS = 128  # of a program of `advance`
 
 
 def launch_metadata(grid, kernel, args):
@@ -40,7 +41,7 @@ def keep(
     DEPTH: tl.constexpr,
     CHANNELS: tl.constexpr,
 ):
-    """Program (request, layer, channels of the convolution's state or of the delayed value)."""
+    """Programs: (request, layer, channels of the convolution state, then of the delayed value)."""
     request = tl.program_id(0)
     layer = tl.program_id(1).to(tl.int64)
     a = tl.load(accepted + request)
@@ -63,10 +64,10 @@ def keep(
     channel = tl.program_id(2) * CHANNELS + tl.arange(0, CHANNELS)
     used = channel < C
     state = conv_state + layer * conv_layer + slot * conv_slot + channel
-    empty = tl.load(prefix_lens + request) == 0  # whatever is stored then, NaN too, counts as 0
-    # Step i of the new state is row a - (DEPTH-1-i) or, if that is before row 0, old step i + a +
-    # 1: always one that is not yet overwritten, as the same thread goes through a channel's steps
-    # upwards.
+    empty = tl.load(prefix_lens + request) == 0  # then the slot may hold anything and counts as 0
+    # Step i of the new state is row a - (DEPTH-1-i) or, if that is negative, step i + a + 1 of the
+    # old state. That step is not overwritten yet, because one thread updates all steps of a channel
+    # in ascending order.
     for i in tl.static_range(DEPTH):
         row = a - (DEPTH - 1 - i)
         old = tl.load(state + (i + a + 1) * conv_step, mask=used & (row < 0), other=0)
@@ -91,8 +92,8 @@ def advance(accepted, prefix_lens, batch, REQUESTS: tl.constexpr):
 
 
 def launch(args) -> None:
-    """All layers in one launch; prefix lengths in a second, since every program of the first asks
-    whether they are 0."""
+    """One launch for all layers; a second one for the prefix lengths, since every program of the
+    first reads them."""
     qk, v_late, accepted, cu_rows, prefix_lens, conv_state, late_state, slots = args
     layers, _, channels = qk.shape
     depth, half, batch = conv_state.shape[2], v_late.shape[2], len(accepted)

@@ -1,8 +1,8 @@
 """From a row of logits to the distribution that a token is drawn from, and the draw: what both
 samplers share.
 
-Vocabularies are cut into vocab_blocks (`ops.accept_drafts` knows of how many ids). Weights are
-fp32, sums over lanes and blocks fp64; their order follows from the vocabulary alone.
+The vocabulary is divided into vocab_blocks (`ops._sampling` defines their size). Weights are fp32,
+sums over lanes and vocab_blocks fp64. The order of sums depends on the vocabulary alone.
 """
 
 from typing import NamedTuple
@@ -11,7 +11,7 @@ import triton
 import triton.language as tl
 
 NOT_NUMBERS, EMPTY = tl.constexpr(1), tl.constexpr(2)  # statuses of a row
-# in place of the id that has all mass: a distribution by weights; no id has any
+# values of Distribution.point that are no id: mass by weights; no id has mass
 SPREAD, NOWHERE = tl.constexpr(-2), tl.constexpr(-1)
 LAST = tl.constexpr(2**31 - 1)
 LOG2_E = tl.constexpr(1.4426950408889634)
@@ -33,8 +33,8 @@ class Row(NamedTuple):
 
 
 class Blend(NamedTuple):
-    """weight * at + (1 - weight) * other, of two rows of logits. (A field may not be None where a
-    function returns it.)"""
+    """weight * at + (1 - weight) * other, of two rows of logits. It is a type apart from Row
+    because Triton functions cannot return tuples with None."""
 
     at: tl.tensor
     other: tl.tensor
@@ -42,8 +42,9 @@ class Blend(NamedTuple):
 
 
 class Distribution(NamedTuple):
-    """Weights 2^((x - top) * scale) of kept ids over `total`; kept are logits above `cut`, and
-    those at it up to id `tie`. Or all mass on the id `point`."""
+    """Kept ids have the weights 2^((x - top) * scale), divided by `total`; an id is kept if its
+    logit is above `cut`, or at `cut` and the id is at most `tie`. Or all mass is on the id
+    `point`."""
 
     scale: tl.tensor
     total: tl.tensor
@@ -54,14 +55,15 @@ class Distribution(NamedTuple):
     status: tl.tensor
 
 
-def tile_ids(block: int, vocab: int) -> int:
-    """Ids that a program takes at a time: a power of two that divides the block."""
-    return min(4096, block & -block, max(16, triton.next_power_of_2(vocab)))
+def tile_ids(vocab_block: int, vocab: int) -> int:
+    """Ids that a program handles at a time: a power of two that divides the vocab_block."""
+    return min(4096, vocab_block & -vocab_block, max(16, triton.next_power_of_2(vocab)))
 
 
 @triton.jit
 def uniform(given, index, seed, position, row, PURPOSE: tl.constexpr):
-    """In [0,1), a multiple of 2^-53, as blockdraft.rng's; or `given`[index]."""
+    """given[index] or, if that is None, the number of blockdraft.rng: a multiple of 2^-53 in
+    [0,1)."""
     if given is not None:
         return tl.load(given + index)
     else:
@@ -97,8 +99,8 @@ def _read(at, vocabulary, start, ids, TILE: tl.constexpr):
 
 @triton.jit
 def logits(row, vocabulary, start, ids, TILE: tl.constexpr):
-    """fp32, of the tile of ids from `start` on; -inf for ids without probability, whatever stands
-    there."""
+    """The logits of a tile of ids from `start` on, in fp32; -inf for ids that are excluded,
+    whatever is stored there."""
     x = _read(row.at, vocabulary, start, ids, TILE)
     if len(row) > 1:
         if row.weight != 1:
@@ -108,7 +110,7 @@ def logits(row, vocabulary, start, ids, TILE: tl.constexpr):
 
 @triton.jit
 def exponent(temperature):
-    """The scale of logits in exponents of 2."""
+    """The factor from logits to exponents of 2."""
     return tl.minimum(
         tl.maximum(LOG2_E / tl.where(temperature > 0, temperature, 1).to(tl.float64), 1e-30), 1e30
     )
@@ -116,7 +118,7 @@ def exponent(temperature):
 
 @triton.jit
 def _ids(start, TILE: tl.constexpr):
-    """Eight consecutive ones to a lane, whose sum stays in it."""
+    """The ids of a tile, eight consecutive ones for each lane, which sums them without shuffles."""
     return start + tl.arange(0, TILE // 8)[:, None] * 8 + tl.arange(0, 8)[None, :]
 
 
@@ -127,8 +129,8 @@ def _sum(x):
 
 @triton.jit
 def measure(row, vocabulary, scale, first, stop, TILE: tl.constexpr):
-    """The greatest logit of a span, and the sum of 2^((x - greatest) * scale): NaN if NaN or +inf
-    is among them."""
+    """The sum of 2^((x - greatest) * scale) over a span, NaN if any logit is NaN or +inf; and the
+    greatest logit."""
     greatest = tl.full([], float("-inf"), tl.float32)
     total = tl.full([], 0, tl.float64)
     for start in range(first, stop, TILE):
@@ -143,8 +145,8 @@ def measure(row, vocabulary, scale, first, stop, TILE: tl.constexpr):
 
 
 @triton.jit
-def conclude(sums, greatest, temperature, row, vocabulary, block, TILE: tl.constexpr):
-    """The untruncated distribution of a row whose blocks were measured."""
+def conclude(sums, greatest, temperature, row, vocabulary, vocab_block, TILE: tl.constexpr):
+    """The untruncated distribution of a row whose vocab_blocks were measured."""
     top = tl.max(greatest, 0)
     spoilt = tl.max((sums != sums).to(tl.int32), 0) > 0
     status = tl.where(spoilt, NOT_NUMBERS, tl.where(top == float("-inf"), EMPTY, 0))
@@ -155,23 +157,25 @@ def conclude(sums, greatest, temperature, row, vocabulary, block, TILE: tl.const
     point = tl.full([], SPREAD, tl.int32)
     nothing = tl.full([], float("-inf"), tl.float32)
     if (temperature <= 0) & (status == 0):
-        point = lowest(sums, greatest, top, row, vocabulary, block, TILE)
+        point = lowest(sums, greatest, top, row, vocabulary, vocab_block, TILE)
     return Distribution(scale, total, top, nothing, tl.full([], LAST, tl.int32), point, status)
 
 
 @triton.jit
-def lowest(sums, greatest, top, row, vocabulary, block, TILE: tl.constexpr):
-    """The lowest id whose logit is `top`, the greatest of measured blocks."""
+def lowest(sums, greatest, top, row, vocabulary, vocab_block, TILE: tl.constexpr):
+    """The lowest id whose logit is `top`, the greatest of the measured vocab_blocks."""
     index = tl.arange(0, sums.shape[0])
-    first = tl.min(tl.where(greatest == top, index, LAST), 0) * block
+    first = tl.min(tl.where(greatest == top, index, LAST), 0) * vocab_block
     zero = tl.zeros([], tl.float64)
     at_top = Distribution(zero, zero, top, top, tl.full([], LAST, tl.int32), zero, zero)
-    return walk(at_top, row, None, None, zero, vocabulary, first, first + block, zero, True, TILE)
+    return walk(
+        at_top, row, None, None, zero, vocabulary, first, first + vocab_block, zero, True, TILE
+    )
 
 
 @triton.jit
 def weights(distribution, x, ids):
-    """fp32, of exponents that are finer than it; NaN of NaN."""
+    """Weights in fp32, from exponents of higher precision; NaN for NaN."""
     kept = (x > distribution.cut) | ((x == distribution.cut) & (ids <= distribution.tie)) | (x != x)
     factor = distribution.scale.to(tl.float32)
     below = x - distribution.top
@@ -187,7 +191,7 @@ def weights(distribution, x, ids):
 
 @triton.jit
 def probability(distribution, x, token, vocabulary):
-    """Of tokens with the logits x, in fp64."""
+    """The probability of tokens with the logits x, in fp64."""
     kept = (x > distribution.cut) | ((x == distribution.cut) & (token <= distribution.tie))
     spread = tl.where(
         kept,
@@ -205,8 +209,8 @@ def probability(distribution, x, token, vocabulary):
 
 @triton.jit
 def masses(distribution, row, q, q_row, ratio, vocabulary, start, ids, TILE: tl.constexpr):
-    """Weights of a distribution or, with q, of the residual (p - ratio * q)+; or p but for q's
-    point. NaN stays NaN."""
+    """Weights of a distribution p or, with q, of the residual (p - ratio * q)+; if q is a point,
+    those of p without that id. NaN stays NaN."""
     mass = weights(distribution, logits(row, vocabulary, start, ids, TILE), ids)
     if q is not None:
         if q_row is not None:
@@ -221,7 +225,7 @@ def masses(distribution, row, q, q_row, ratio, vocabulary, start, ids, TILE: tl.
 
 @triton.jit
 def mass_of(distribution, row, q, q_row, ratio, vocabulary, first, stop, TILE: tl.constexpr):
-    """Sum of masses over a span."""
+    """The sum of `masses` over a span."""
     total = tl.full([], 0, tl.float64)
     for start in range(first, stop, TILE):
         total += _sum(
@@ -244,9 +248,9 @@ def walk(
     AT_CUT: tl.constexpr,
     TILE: tl.constexpr,
 ):
-    """The first id of a span at which the running sum of masses exceeds r; if none does, by
-    rounding, the last that has any (-1: none has). AT_CUT: the mass is 1 for logits at the cut, up
-    to id tie, else 0."""
+    """The first id of a span at which the running sum of masses exceeds r. If rounding keeps it
+    below r, the last id with mass (-1: none). AT_CUT: the mass is 1 for logits at the cut, up to
+    the id `tie`, else 0."""
     found = tl.full([], -1, tl.int32)
     last = found
     start = first
@@ -270,8 +274,8 @@ def walk(
 
 @triton.jit
 def find(sums, r):
-    """(block in which the running sum exceeds r, what is left of r before it): of the last that has
-    any mass if none does."""
+    """(vocab_block in which the running sum exceeds r, r minus the sums before it). If rounding
+    keeps the sum below r: the last vocab_block with mass, and infinity."""
     index = tl.arange(0, sums.shape[0])
     upto = tl.cumsum(sums, 0)
     over = tl.min(tl.where((sums > 0) & (upto > r), index, LAST), 0)
@@ -282,7 +286,7 @@ def find(sums, r):
 
 @triton.jit
 def _image(x):
-    """Integers in the order of the floats; -0 counts as 0."""
+    """Maps floats to integers of the same order; -0 counts as 0."""
     bits = tl.where(x == 0, 0.0, x).to(tl.uint32, bitcast=True).to(tl.int64)
     return tl.where(bits >= 0x80000000, 0xFFFFFFFF - bits, bits + 0x80000000)
 
@@ -295,7 +299,7 @@ def _number(image):
 
 @triton.jit
 def _above(distribution, row, vocabulary, x, BY_MASS: tl.constexpr, TILE: tl.constexpr):
-    """Of kept ids with a logit above x: their mass, or of all: how many."""
+    """The mass of the kept ids with a logit above x, or the number of all such ids."""
     total = tl.full([], 0, tl.float64)
     for start in range(0, vocabulary.valid, TILE):
         ids = _ids(start, TILE)
@@ -307,12 +311,12 @@ def _above(distribution, row, vocabulary, x, BY_MASS: tl.constexpr, TILE: tl.con
 
 @triton.jit
 def _keep(distribution, row, vocabulary, limit, BY_MASS: tl.constexpr, TILE: tl.constexpr):
-    """Keep ids in rank order (by logit, then by lower id) as long as the measure of those before is
-    below the limit."""
+    """Keeps an id if the mass (or the number) of the ids that rank before it is below the limit.
+    Ids rank by logit; of equal logits the lower id ranks first."""
     before = _above(distribution, row, vocabulary, distribution.cut, BY_MASS, TILE)
     low = _image(distribution.cut)
     high = tl.where(before < limit, low, _image(tl.full([], float("inf"), tl.float32)))
-    while high - low > 1:  # above(low) is at least the limit, above(high) is not
+    while high - low > 1:  # above(low) >= limit > above(high)
         middle = low + (high - low) // 2
         mass = _above(distribution, row, vocabulary, _number(middle), BY_MASS, TILE)
         below = mass < limit
@@ -373,8 +377,8 @@ def _keep(distribution, row, vocabulary, limit, BY_MASS: tl.constexpr, TILE: tl.
 
 @triton.jit
 def truncated(distribution, row, vocabulary, top_k, top_p, request, TILE: tl.constexpr):
-    """Top-k, then top-p of what it kept; pointers to every request's, or None. Of a distribution by
-    weights."""
+    """Top-k, then top-p of what top-k kept. top_k and top_p point to the values of all requests, or
+    are None. Changes only distributions by weights."""
     spread = (distribution.point == SPREAD) & (distribution.status == 0)
     cut = distribution.cut
     tie = distribution.tie

@@ -1,5 +1,5 @@
-"""Mends Triton's interpreter: Triton 3.6 calls int() on arrays of one element, which numpy >= 2.4
-refuses (triton #9171)."""
+"""Patches Triton's interpreter: Triton 3.6 calls int() on arrays of one element, which raises an
+error with numpy >= 2.4 (triton #9171)."""
 
 from triton.runtime import interpreter
 

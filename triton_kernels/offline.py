@@ -1,4 +1,4 @@
-"""Compile kernels for a GPU that is not there."""
+"""Compiles kernels for a GPU on a machine without one."""
 
 import triton
 from triton.backends.compiler import GPUTarget
@@ -6,9 +6,9 @@ from triton.compiler import ASTSource
 
 
 def build(target: str, kernel, types: dict, constants: dict, options: dict):
-    """The compiled kernel for "gfx942" or "gfx950". types: of the parameters that are neither
-    constants nor "i32". Pointers are aligned to 16 bytes, as torch's are; of type "i32:16" are
-    multiples of 16."""
+    """The compiled kernel for "gfx942" or "gfx950". types: by name, for parameters that are neither
+    constants nor "i32". Pointers are assumed to be aligned to 16 bytes, as torch's are; values of
+    type "i32:16" are assumed to be multiples of 16."""
     kinds = {
         p.name: "constexpr" if p.is_constexpr or p.name in constants else types.get(p.name, "i32")
         for p in kernel.params

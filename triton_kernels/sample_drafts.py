@@ -1,5 +1,5 @@
-"""The next drafts from the drafter's logits: every block of every row is measured, then every row
-is finished."""
+"""Draws the next drafts from the drafter's logits: one launch measures every vocab_block of every
+row, a second one draws from every row."""
 
 import triton
 import triton.language as tl
@@ -55,14 +55,15 @@ def sample(
     drafts,
     valid,
     mask_token,
-    block,
+    vocab_block,
     blocks,
     PEAK: tl.constexpr,
     BLOCKS: tl.constexpr,
     TILE: tl.constexpr,
     FINISH: tl.constexpr,
 ):
-    """Program (row, block), or row. An argmax leaves the normaliser of the raw logits."""
+    """A program measures a vocab_block of a row or, with FINISH, draws from a row. Where the draft
+    is the argmax, the normaliser is that of the raw logits."""
     item = tl.program_id(0)
     at = item if FINISH else item // blocks
     request = at // drafts
@@ -81,8 +82,8 @@ def sample(
                 row,
                 vocabulary,
                 exponent(request_temperature),
-                index * block,
-                tl.minimum((index + 1) * block, valid),
+                index * vocab_block,
+                tl.minimum((index + 1) * vocab_block, valid),
                 TILE,
             )
             tl.store(partials + index, total)
@@ -98,11 +99,13 @@ def sample(
                 partials + blocks + index, mask=index < blocks, other=float("-inf")
             ).to(tl.float32)
             distribution = conclude(
-                sums, greatest, request_temperature, row, vocabulary, block, TILE
+                sums, greatest, request_temperature, row, vocabulary, vocab_block, TILE
             )
             if distribution.status == 0:
                 if peak:
-                    token = lowest(sums, greatest, distribution.top, row, vocabulary, block, TILE)
+                    token = lowest(
+                        sums, greatest, distribution.top, row, vocabulary, vocab_block, TILE
+                    )
                     total = distribution.total
                 else:
                     kept = truncated(distribution, row, vocabulary, top_k, top_p, request, TILE)
@@ -128,8 +131,8 @@ def sample(
                             0,
                         )
                         chosen, r = find(whole, r)
-                        first = chosen * block
-                        stop = tl.minimum(first + block, valid)
+                        first = chosen * vocab_block
+                        stop = tl.minimum(first + vocab_block, valid)
                     token = walk(
                         kept, row, None, None, total, vocabulary, first, stop, r, False, TILE
                     )
@@ -140,20 +143,20 @@ def sample(
         tl.store(lse + at * 2 + 1, log_sum)
 
 
-def _constants(valid: int, block: int) -> dict:
+def _constants(valid: int, vocab_block: int) -> dict:
     return dict(
-        BLOCKS=max(2, triton.next_power_of_2(triton.cdiv(valid, block))),
-        TILE=tile_ids(block, valid),
+        BLOCKS=max(2, triton.next_power_of_2(triton.cdiv(valid, vocab_block))),
+        TILE=tile_ids(vocab_block, valid),
     )
 
 
 def launch(args) -> None:
-    """As `ops.sample_drafts.Args`."""
+    """Runs the kernels on `ops.sample_drafts.Args`."""
     logits, uniforms = args.logits, args.uniforms
     if logits.numel() == 0:
         return
-    valid, block = args.num_valid_vocab, args.vocab_block
-    blocks, rows = triton.cdiv(valid, block), logits.shape[0] * logits.shape[1]
+    valid, vocab_block = args.num_valid_vocab, args.vocab_block
+    blocks, rows = triton.cdiv(valid, vocab_block), logits.shape[0] * logits.shape[1]
     for programs, finish in ((rows * blocks, False), (rows, True)):
         sample[(programs,)](
             logits,
@@ -171,11 +174,11 @@ def launch(args) -> None:
             logits.shape[1],
             valid,
             args.mask_token,
-            block,
+            vocab_block,
             blocks,
             PEAK=args.greedy,
             FINISH=finish,
-            **_constants(valid, block),
+            **_constants(valid, vocab_block),
             **scan_options(arch()),
         )
 
@@ -186,14 +189,16 @@ def compilations(target: str):
     types = dict.fromkeys("draft_len position top_k tokens".split(), "*i32") | dict.fromkeys(
         "temperature top_p".split(), "*fp32"
     )
-    types |= dict.fromkeys("logits_request logits_row block".split(), "i32:16")
+    types |= dict.fromkeys("logits_request logits_row vocab_block".split(), "i32:16")
     types |= {"seed": "*i64"} | dict.fromkeys("uniforms lse workspace".split(), "*fp64")
-    valid, block = 262147, 4096
+    valid, vocab_block = 262147, 4096
     for dtype in ("bf16", "fp16", "fp32"):
         typed = types | {"logits": f"*{dtype}"}
         for name, absent in (("plain", dict(uniforms=None, top_k=None, top_p=None)), ("full", {})):
             for finish in (False, True):
-                constants = _constants(valid, block) | absent | dict(PEAK=False, FINISH=finish)
+                constants = (
+                    _constants(valid, vocab_block) | absent | dict(PEAK=False, FINISH=finish)
+                )
                 yield (
                     f"sample {name} {'finish' if finish else 'measure'} {dtype}",
                     sample,

@@ -17,14 +17,14 @@ def arch() -> str:
 
 
 def dies(name: str) -> int:
-    """Dies with a cache of their own, to which workgroups go in turn: the XCDs of an MI300X or
+    """How many dies have a cache of their own and get workgroups in turn: the XCDs of an MI300X or
     MI355X."""
     return 8 if name in ("gfx942", "gfx950", "interpreter") else 1
 
 
 def scan_options(name: str) -> dict:
-    """The compiler's, for kernels that scan long rows with 256 threads: exponentials below 2^-126
-    are 0."""
+    """Compiler options for kernels that scan long rows with 256 threads. Exponentials below 2^-126
+    may be 0."""
     return (
         dict(num_warps=4, allow_flush_denorm=True) if name.startswith("gfx") else dict(num_warps=8)
     )

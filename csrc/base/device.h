@@ -5,7 +5,7 @@ namespace blockdraft {
 
 struct Parallel;  // threads of a CPU, parallel.h
 
-// A GPU's queue of work.
+// A HIP stream.
 struct Stream {
   void* handle;
 };

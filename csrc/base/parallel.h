@@ -1,4 +1,4 @@
-// How a launcher gets threads without knowing whose they are.
+// A parallel loop that the caller provides, so that launchers depend on no thread pool.
 #pragma once
 
 #include <stdint.h>
@@ -10,8 +10,7 @@ namespace blockdraft {
 struct Parallel {
   using Part = std::function<void(int64_t begin, int64_t end)>;
 
-  // body(begin, end) over parts of 0..n that together cover it, on as many threads as the caller
-  // wants to lend.
+  // Calls body(begin, end) on ranges that together cover 0..n, on the caller's threads.
   std::function<void(int64_t n, int64_t grain, const Part& body)> run;
   int threads = 1;  // at most
 

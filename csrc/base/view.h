@@ -5,7 +5,7 @@
 
 namespace blockdraft {
 
-// `kStrides` leading dimensions have strides; elements of the last dimension lie side by side.
+// The `kStrides` leading dimensions have strides; the last dimension is contiguous.
 template <class T, int kStrides>
 struct View {
   T* data;                   // null for a tensor that was not given
@@ -13,7 +13,7 @@ struct View {
 
   explicit operator bool() const { return data != nullptr; }
 
-  // The elements at leading indices; those that are left out are 0.
+  // Pointer to the elements at these leading indices; omitted indices are 0.
   template <class... Index>
   T* at(Index... index) const {
     static_assert(sizeof...(Index) <= kStrides);
@@ -24,7 +24,7 @@ struct View {
   }
 };
 
-// f(pointer) for the pointer that a member of a parameter struct is, or holds.
+// Calls f on every pointer in a member of a parameter struct.
 template <class F, class T>
 void visit_pointers(F f, T*& pointer) {
   f(pointer);
@@ -38,7 +38,7 @@ void visit_pointers(F f, Struct& members) {
   members.each_pointer(f);
 }
 
-// Within a parameter struct: which of its members are, or hold, pointers.
+// In a parameter struct: lists the members that are or contain pointers.
 #define BLOCKDRAFT_POINTERS(...)                                             \
   template <class F>                                                         \
   void each_pointer(F f) {                                                   \

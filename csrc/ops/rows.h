@@ -20,7 +20,7 @@ struct Rows {
   int count(int request) const { return cu_rows[request + 1] - cu_rows[request]; }
   int verify_rows(int request) const { return count(request) - mask_rows * proposals; }
 
-  // The branch of a live proposal, 0 of a dead one.
+  // The branch of a proposal; 0 if it is dead.
   int live_branch(int request, int proposal) const {
     const int branch = this->branch.at(request)[proposal];
     return branch >= 1 && branch <= draft_len[request] + 1 ? branch : 0;

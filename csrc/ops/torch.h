@@ -1,5 +1,5 @@
-// What the torch side of every op shares: tensors as views, dispatch by element type and by device,
-// and the registration. A torch.cpp turns arguments into the op's parameters, and nothing else.
+// What all torch.cpp share: views of tensors, dispatch by element type and by device, and
+// registration.
 #pragma once
 
 #include <torch/csrc/stable/library.h>
@@ -18,7 +18,7 @@
 #ifdef BLOCKDRAFT_HIP
 #include <torch/csrc/inductor/aoti_torch/c/shim.h>
 #include <torch/csrc/stable/accelerator.h>
-// ROCm's libtorch has it, but shim.h declares it only for CUDA.
+// ROCm's libtorch defines this function, but shim.h declares it only for CUDA.
 extern "C" AOTITorchError aoti_torch_get_current_cuda_stream(int32_t device, void** stream);
 #endif
 
@@ -71,7 +71,7 @@ inline int64_t item_size(const Tensor& t) {
   return t.scalar_type() == torch::headeronly::ScalarType::Float ? 4 : 2;
 }
 
-// f(float{} | bf16{} | fp16{}) by t's element type.
+// Calls f with a float, bf16 or fp16, by t's element type.
 template <class F>
 void for_float_type(const Tensor& t, F f) {
   switch (t.scalar_type()) {
@@ -86,8 +86,8 @@ void for_float_type(const Tensor& t, F f) {
   }
 }
 
-// Where the next launches' parameters go instead of to a device; null: launches run. So tests get
-// the parameters as torch.cpp fills them.
+// If not null, launches store their parameters here instead of running, so that tests get the
+// parameters as torch.cpp fills them.
 inline std::string* recorder = nullptr;
 
 inline void on_torch_threads(int64_t n, int64_t grain, const Parallel::Part& body) {
@@ -113,7 +113,7 @@ void launch_on_device_of(const Tensor& t, const Params& p) {
   launch(p, Parallel{on_torch_threads, int(torch::stable::get_num_threads())});
 }
 
-// A C++ function's arguments in the words of a torch schema.
+// The torch schema's name for a C++ argument type.
 template <class T>
 constexpr const char* kSchemaType = nullptr;
 template <>
@@ -134,8 +134,8 @@ std::string signature(void (*)(Arguments...)) {
   return out;
 }
 
-// The ops that this extension implements, with their signatures: the stable ABI does not compare
-// these with the schemas, so blockdraft.ops does, at import.
+// The signatures of the ops that this extension implements. The stable ABI does not compare them
+// with the schemas, so blockdraft.ops does at import.
 inline std::map<std::string, std::string>& signatures() {
   static std::map<std::string, std::string> all;
   return all;

@@ -1,12 +1,12 @@
-// Ceilings of this CPU: DRAM read bandwidth, fp32 multiply-add rate, bf16 dot product rate, fp32
-// exponential rate, over 1..n threads. Each probe runs all threads for about `seconds` and divides
-// the work done between the common start and the last stop.
+// Measures the ceilings of this CPU with 1..n threads: DRAM read bandwidth and the rates of fp32
+// multiply-adds, bf16 dot products and fp32 exponentials. Each probe runs all threads for about
+// `seconds` and divides their work by the time from the first start to the last stop.
 #include <pybind11/pybind11.h>
 
 #ifdef __AVX512F__
 #include <immintrin.h>
 #ifndef __clang__
-#pragma GCC diagnostic ignored "-Wuninitialized"  // gcc 12 warns of its own header
+#pragma GCC diagnostic ignored "-Wuninitialized"  // gcc 12 warns about its own header
 #pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
 #endif
 #endif
@@ -41,8 +41,8 @@ void check_threads(int threads) {
     throw std::invalid_argument("threads: expected 1 .. 1024, got " + std::to_string(threads));
 }
 
-// Runs body(thread) -> units done, repeatedly until `seconds` have passed; returns units per second
-// over all threads.
+// Each thread calls body(thread), which returns the units of work done, until `seconds` have
+// passed. Returns the units per second of all threads together.
 template <class Body>
 double rate(int threads, double seconds, Body body) {
   check_threads(threads);
@@ -54,7 +54,7 @@ double rate(int threads, double seconds, Body body) {
   std::vector<std::thread> pool;
   for (int t = 0; t < threads; ++t)
     pool.emplace_back([&, t] {
-      body(t);  // warm up: page in, raise the clock
+      body(t);  // warm up: maps pages, raises the clock
       for (++ready; ready < threads;) std::this_thread::yield();
       start[t] = now();
       do units[t] += body(t);
@@ -77,14 +77,14 @@ double read_bandwidth(int threads, double seconds, int64_t mebibytes) {
   const int64_t count = (mebibytes << 20) / threads / int64_t(sizeof(vec)) / 16 * 16;
   std::vector<std::unique_ptr<vec[]>> memory(threads);
   return rate(threads, seconds, [&](int t) {
-    if (!memory[t]) {  // written by the thread that reads it, so that it lies in its memory node
+    if (!memory[t]) {  // first written by the thread that reads it, hence on its NUMA node
       memory[t].reset(new vec[count]);
       std::memset(memory[t].get(), 1, count * sizeof(vec));
     }
     const vec* p = memory[t].get();
     vec sum[16] = {};
-    constexpr int64_t page =
-        4096 / sizeof(vec);  // where a CPU's own prefetching ends, unless a line ahead is asked for
+    // Hardware prefetching stops at the end of a page unless a line of a later one is prefetched.
+    constexpr int64_t page = 4096 / sizeof(vec);
     for (int64_t i = 0; i < count; i += 16) {
       if (i % page == 0) __builtin_prefetch(p + i + 2 * page);
       for (int j = 0; j < 16; ++j) sum[j] += p[i + j];
@@ -113,7 +113,7 @@ __attribute__((target("avx512bf16"))) double dot_steps() {
   __m512 acc[12];
   for (auto& x : acc) {
     x = _mm512_set1_ps(1.0f);
-    asm volatile("" : "+v"(x));  // or the compiler would see that they are equal
+    asm volatile("" : "+v"(x));  // hides from the compiler that all are equal
   }
   __m512i a = _mm512_set1_epi32(0x3f803f80), b = _mm512_set1_epi32(0x3c003c00);
   asm volatile("" : "+v"(a), "+v"(b));
@@ -132,16 +132,16 @@ double dot_peak(int threads, double seconds) {
   return 0;
 }
 
-// 2^x to 3e-7 for -126 <= x <= 127 by the shortest polynomial; other bases are a factor of x away,
-// and tables may be faster.
+// 2^x to 3e-7 for -126 <= x <= 127, by the shortest polynomial that is this exact. Other bases need
+// one more product; tables may be faster.
 inline vec exponential(vec x) {
 #ifdef __AVX512F__
   const __m512 whole = _mm512_roundscale_ps((__m512)x, _MM_FROUND_TO_NEAREST_INT);
   const vec r = x - (vec)whole;
 #else
-  const vec magic =
-      vec{} +
-      12583039.0f;  // 1.5 * 2^23 + 127: adding it rounds, and leaves the exponent's bits lowest
+  // 1.5 * 2^23 + 127: adding it rounds to an integer and leaves the biased exponent in the low
+  // bits.
+  const vec magic = vec{} + 12583039.0f;
   const vec shifted = x + magic, r = x - (shifted - magic);
 #endif
   vec p = 1.3276803e-3f * r + 9.6755586e-3f;
@@ -173,7 +173,7 @@ double exp_peak(int threads, double seconds) {
 
 float exp_one(float x) { return exponential(vec{} + x)[0]; }
 
-bool has_avx512() {  // of x86-64-v4
+bool has_avx512() {  // all that x86-64-v4 has
 #if defined(__x86_64__)
   return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
          __builtin_cpu_supports("avx512cd") && __builtin_cpu_supports("avx512dq") &&

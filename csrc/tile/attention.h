@@ -1,25 +1,26 @@
-// An attention tile, Tile<T, X>, is a group (group.h) that holds query columns and walks over tiles
-// of at most kKeys keys and values. Queries are columns throughout, S^T = K Q^T and O^T += V^T P^T:
-// the softmax of a query stays within a lane, neither product needs a transposed operand in
-// registers, and the scores of one product are the operand of the next. T is the type of the
-// operands; X is the body's own description of a column. A wave has panels of kColumns columns
-// (GPU: one panel).
+// An attention tile, Tile<T, X>, is a group (group.h) that holds query columns and iterates over
+// tiles of at most kKeys keys and values. Queries are columns throughout, S^T = K Q^T and
+// O^T += V^T P^T: the softmax of a query stays within a lane, neither product needs a transposed
+// operand in registers, and the scores of one product are the operand of the next. T is the type of
+// the operands; X is the kernel body's description of a column. A wave has panels of kColumns
+// columns (GPU: one panel).
 //
-//   kKeys, kBuffers        rows of a key tile; staged tiles at a time: with one buffer, a barrier
-//                          stands before deposit as well
-//   kGroupColumns          columns that a group should have at most
+//   kKeys, kBuffers        rows of a key tile; how many tiles are staged at once. With one buffer
+//                          the body needs a barrier before deposit, too
+//   kGroupColumns          the most columns that a group should have
 //
-//   open(n, x, query, scale)   n columns; column c is described by x(c); its query is
+//   open(n, x, query, scale)   starts with n columns; column c is described by x(c); its query is
 //                          query(X) -> const T*, or null for zeros. Outputs, sums := 0, maxima :=
 //                          -inf
-//   locate(place, n)       place(i) -> int begins to look up where row i of a tile of n > 0 rows is
+//   locate(place, n)       begins to look up where row i of a tile of n > 0 rows is, by
+//                          place(i) -> int
 //   load(key, value, n)    begins to read the located tile: key(place, i), value(place, i) ->
 //                          const T*
 //   deposit(n)             the loaded tile becomes the staged one
 //   each_panel(f)          f(panel) for every panel of this wave
-//     panel.any(f)         whether f(X) holds for a column of the panel
+//     panel.any(f)         whether f(X) holds for any column of the panel
 //     scores(panel)        S^T := K Q^T, -inf beyond the staged tile's n rows
-//     mask(panel, visible) S^T[i][c] := -inf but for visible(X).from <= i < visible(X).to
+//     mask(panel, visible) S^T[i][c] := -inf unless visible(X).from <= i < visible(X).to
 //     absorb(panel)        running maximum, rescale, P := exp2(S^T - maximum), rounded to T on a
 //                          GPU, sum, O^T += V^T P^T. A column whose scores are all -inf keeps its
 //                          zeros
@@ -33,8 +34,8 @@
 
 namespace blockdraft {
 
-// What a column's scores are measured from: its maximum, or 0 where there is none, since
-// (-inf) - (-inf) is not a number.
+// What is subtracted from a column's scores: its maximum, or 0 if that is -inf, because
+// (-inf) - (-inf) is NaN.
 inline float finite_or_zero(float maximum) { return maximum == -__builtin_inff() ? 0.0f : maximum; }
 
 template <class T>

@@ -2,16 +2,17 @@
 // Y^T[out, token] = W[out, k] X^T[k, token], the orientation of S^T = K Q^T. Weights are the
 // streamed operand, each read once by its group; tokens are columns, staged for all waves.
 //
-//   kRows, kGroupColumns   output channels and columns that a group should have at most
+//   kRows, kGroupColumns   the most output channels and columns that a group should have
 //   multiply(rows, columns, depth, weight, column, epilogue)
 //     weight(i) -> const T*       output channel i < rows: `depth` elements, 16-byte aligned
-//     column(c) -> const T*       prologue of column c < columns (a gather): likewise; null: zeros
-//     epilogue(i, c, y)           y[0..3] are the sums of channels i .. i + 3 of column c, those
-//                                 beyond `rows` 0; i is a multiple of 4. Each (i, c) comes once,
-//                                 by one thread
+//     column(c) -> const T*       column c < columns, likewise (the body may gather here); null:
+//                                 zeros
+//     epilogue(i, c, y)           y[0..3] are the sums of channels i .. i + 3 of column c, 0 for
+//                                 channels beyond `rows`; i is a multiple of 4. One thread calls it
+//                                 once for each (i, c)
 //
-// `depth` is a multiple of 16 bytes. Sums are fp32, over k in an order that depends on depth alone:
-// neither `rows` nor the other columns change a column's bits.
+// `depth` elements are a multiple of 16 bytes. Sums are fp32, over k in an order that depends on
+// depth alone, so that neither `rows` nor the other columns change a column's bits.
 #pragma once
 
 #include "tile/group.h"

@@ -1,26 +1,26 @@
 // The tile layer: what a kernel body may use. A body is written once, as a template over a target,
 // and compiled for each: cpu/ (vector extensions, one thread), cdna/ (MFMA and LDS, gfx942 and
-// gfx950) and sim/ (several waves in shuffled order between barriers on poisoned memory, for
-// tests).
+// gfx950) and sim/ (for tests: several waves, in random order between barriers, on memory that
+// starts as NaN).
 //
-// A *group* (CPU: a thread; GPU: a workgroup) works on one item; every wave of it runs the body.
+// A *group* (CPU: a thread; GPU: a workgroup) works on one item; all of its waves run the body.
 //
 //   group.each(n, f)       f(i) for i < n, each by exactly one thread of the group
 //   group.each(m, n, f)    f(i, j) for i < m, j < n, likewise
 //   group.combine(n, m, weight, term, f)
 //                          f(i, sum over s < m of weight(s) * term(s)[i]) for i < n, in the order
 //                          of s
-//   Group::uniform(x)      x, which is the same in all threads of the group
+//   Group::uniform(x)      x, which must be the same in all threads of the group
 //   group.leader()         true for one thread of the group
 //   Group::store(p, x)     *p := x rounded to nearest
-//   group.barrier()        what the group's threads wrote before is visible to all of them after
+//   group.barrier()        makes what the group's threads wrote visible to all of them
 #pragma once
 
 #include "base/numbers.h"
 
 namespace blockdraft {
 
-// How examples of a callable's arguments are written in the concepts.
+// Example arguments for the concepts.
 struct Example {
   static void item(int) {}
   static void pair(int, int) {}
@@ -40,7 +40,7 @@ concept GroupTarget = requires(const G group, int n, float* p) {
   G::store(p, 0.0f);
 };
 
-// Element i of combine's sum, where a thread does whole elements.
+// Element i of combine's sum, for targets where one thread sums a whole element.
 template <class Weight, class Term>
 float weighted_sum(int i, int terms, Weight weight, Term term) {
   float total = 0;

@@ -1,44 +1,43 @@
-// Scans walk over long rows of numbers. Each target has a Scan, which works on a span of ids (CPU:
-// a thread; CDNA: a wave; sim: a wave of one lane), and a crew of them. All threads of a scan call
-// a primitive with the same arguments and get the same result, which the span and f alone
-// determine.
+// Scans over long rows of numbers. Each target has a Scan, which works on a span of ids (CPU: a
+// thread; CDNA: a wave; sim: a wave of one lane), and a Crew of scans. All threads of a scan call a
+// primitive with the same arguments and get the same result, which depends on the span and f alone.
 //
 //   scan.sum(span, f)           f(at, peak) summed over the ids of the span; f may raise `peak`,
 //                               which starts at -inf
-//   scan.crossing(span, f, r)   the first id at which the running sum of f exceeds r. If none does,
-//                               by rounding, the last id where f is positive; -1 if f is nowhere so
+//   scan.crossing(span, f, r)   the first id at which the running sum of f exceeds r. If rounding
+//                               keeps it below r, the last id where f is positive (-1: none)
 //   Scan::value(p)              *p as a float
 //   scan.leader()               true for one thread of the scan
 //
-// f sees several ids at a time: `at` is a type of the target that stands for them, and computes
-// with its Float and Int as with float and int (sums, products and comparisons of equals).
+// f handles several ids at a time: `at`, of a type of the target, stands for them. Its Float and
+// Int support the operators of float and int between operands of the same type.
 //
 //   at.load(p)                  p[id], -inf for ids that the span leaves out: f must be 0 there
-//   at.id<T>()                  the ids, in the order in which load(const T*) has them
-//   at.all(x)                   the same number for each
+//   at.id<T>()                  the ids, in the order in which load(const T*) returns their values
+//   at.all(x)                   x for every id
 //   at.select(mask, a, b), at.maximum(a, b), at.fma(a, b, c)
 //   at.exp2(x)                  2^x to 3e-7; below -126 at most 2^-126, 0 of -inf; infinity from
 //                               128 on; NaN of NaN
-//   at.exp2(x, scale)           2^(x * scale) for a double scale, to 1e-7 whatever its parts;
-//                               infinity or NaN from 128 on
-//   at.exp2_product(x, factor)  2^(x * factor) to 4e-7, where Scan::kProducts says that it is
-//                               cheaper than 2^(x * factor + a); infinity or NaN from 128 on, and
-//                               possibly of other large factors than -inf
+//   at.exp2(x, scale)           2^(x * scale) for a double scale, to 1e-7 however large x or the
+//                               scale; infinity or NaN from 128 on
+//   at.exp2_product(x, factor)  2^(x * factor) to 4e-7, if Scan::kProducts says that it is cheaper
+//                               than 2^(x * factor + a); infinity or NaN from 128 on, and possibly
+//                               for finite x below -1e26
 //
 // A crew works on one item (CPU: threads; GPU: a workgroup); all of its threads run the body. A
-// vocabulary is cut into `blocks` vocab_blocks.
+// vocabulary is divided into `blocks` vocab_blocks.
 //
 //   crew.each_block(vocabulary, f)   f(scan, i, vocabulary.span(i)) for i < vocabulary.blocks, each
 //                                    by one of its scans, between two barriers
-//   crew.within(vocabulary, i, f)    f(scan, vocabulary.span(i)) -> int, the same for all
+//   crew.within(vocabulary, i, f)    f(scan, vocabulary.span(i)) -> int, the same for all threads
 //   crew.leader(), crew.barrier()    as a group's
-//   Crew::kStaged                    whether the body's steps are launches of their own
+//   Crew::kStaged                    whether each step of the body is a launch
 #pragma once
 
 #include "tile/group.h"
 
-// A body's innermost scans: one copy of each on a CPU, where several callers would otherwise round
-// in their own ways; GPUs have no cheap calls.
+// For the innermost scans of a kernel body. On a CPU all callers share one copy, because inlined
+// copies could be contracted differently and then round differently. Calls are expensive on a GPU.
 #ifdef __AMDGCN__
 #define BLOCKDRAFT_SCAN __attribute__((always_inline))
 #else
@@ -48,7 +47,7 @@
 namespace blockdraft {
 
 struct Span {
-  int first, stop, hole;  // ids first <= id < stop but for the hole (-1: none)
+  int first, stop, hole;  // ids first <= id < stop except the hole (-1: none)
 };
 
 struct Total {

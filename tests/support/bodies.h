@@ -1,5 +1,4 @@
-// Small kernel bodies that use one or a few primitives of the tile layer each, for comparison with
-// numpy.
+// Small kernel bodies that each use a few primitives of the tile layer, for comparison with numpy.
 #pragma once
 
 #include "tile/attention.h"
@@ -33,9 +32,8 @@ void walk(Tile& tile, const T* k, const T* v, int m, int depth, Absorb absorb) {
   }
 }
 
-// y[tokens[c]][channel] = gate * (up + bias[i]) for a SwiGLU-like pair of rows 2i, 2i + 1 of w, of
-// the tokens that `tokens` gathers from x; -1: zeros. At most Gemm::kRows rows, kGroupColumns
-// columns.
+// y[c][i] = gate * (up + bias[i]), where gate and up are the products of rows 2i and 2i + 1 of w
+// with token tokens[c] of x (-1: zeros). At most Gemm::kRows rows and kGroupColumns columns.
 template <class Gemm, class T>
 void gated_product(Gemm& gemm, const T* w, const T* x, const int* tokens, const float* bias,
                    float* y, int rows, int columns, int depth) {
@@ -48,7 +46,7 @@ void gated_product(Gemm& gemm, const T* w, const T* x, const int* tokens, const 
       });
 }
 
-// Softmax attention of n columns, each over rows from[c] .. to[c] of m keys: unnormalised output
+// Softmax attention of n columns, column c over keys from[c] .. to[c] - 1 of m: unnormalised output
 // [n][depth], maximum and sum.
 template <class Tile, class T>
 void attend(Tile& tile, const T* q, const T* k, const T* v, const int* from, const int* to,
@@ -76,8 +74,8 @@ void attend(Tile& tile, const T* q, const T* k, const T* v, const int* from, con
   });
 }
 
-// out[i] = T(x[i]); then, behind a barrier, the leader counts the elements of x that are not 0 in
-// `count`.
+// out[i] = T(x[i]); after a barrier the leader sets *count to the number of elements that are not
+// 0.
 template <class Group, class T>
 void copy_and_count(Group& group, const float* x, T* out, int n, int* count) {
   group.each(n, [&](int i) { Group::store(out + i, x[i]); });

@@ -1,6 +1,6 @@
-// The tile layer's targets and the kernels on them, with a C interface for ctypes. Targets: 0 cpu,
+// A C interface for ctypes to the tile layer's targets and the kernels on them. Targets: 0 cpu,
 // 1 sim, 2 sim with one buffer. Element types: 0 float, 1 bf16, 2 fp16. `dropped` is the barrier
-// that sim leaves out (-1: none). Parameters are those that the extension recorded.
+// that sim skips (-1: none). `params` are those that the extension recorded.
 #include "bodies.h"
 #include "ops/block_attention/body.h"
 #include "ops/commit/body.h"
@@ -13,7 +13,7 @@
 namespace blockdraft {
 namespace {
 
-// body(tile, group) by every wave of `groups` groups of sim.
+// Every wave of `groups` groups of sim calls body(tile, group).
 template <class Tile, class Body>
 void on_sim(int64_t groups, int head_dim, uint64_t seed, int dropped, Body body) {
   sim::Scheduler scheduler(seed, dropped);
@@ -25,7 +25,7 @@ void on_sim(int64_t groups, int head_dim, uint64_t seed, int dropped, Body body)
       });
 }
 
-// body(tile) by every wave of a group of the target.
+// Every wave of a group of the target calls body(tile).
 template <class T, class X, class Body>
 void with_tile(int target, int columns, int head_dim, uint64_t seed, int dropped, Body body) {
   auto run = [&](auto& tile, int64_t) { body(tile); };
@@ -119,7 +119,8 @@ int schedule_block_attention(const void* params, int group_columns, int64_t* out
   return launches.count;
 }
 
-// First rows of request 0's row tiles, and the row after the last; returns how many there are.
+// Stores the first rows of request 0's row tiles and the row after the last one; returns the number
+// of tiles.
 int check_row_tiles(const void* params, int group_columns, int* first) {
   const auto& p = *static_cast<const AttentionParams<float>*>(params);
   const AttentionGrid<float> grid(p, group_columns);
@@ -133,7 +134,8 @@ int check_row_tiles(const void* params, int group_columns, int* first) {
   return tiles;
 }
 
-void check_commit(int target, const void* params, uint64_t seed, int dropped) {  // of 32-bit units
+// For units of 32 bits.
+void check_commit(int target, const void* params, uint64_t seed, int dropped) {
   const auto& p = *static_cast<const CommitParams<uint32_t>*>(params);
   if (target == 0) return launch(p, two_threads());
   schedule(p, [&]<CommitStep>(int64_t requests) {

@@ -1,5 +1,5 @@
-"""Headless Chromium driven over its debugging pipe, with nothing but the standard library: open a
-page, use mouse and keys, read."""
+"""Drives headless Chromium over its debugging pipe, with the standard library only: opens a page,
+sends mouse and key events, reads values."""
 
 import fcntl
 import json
@@ -26,7 +26,7 @@ FLAGS = [
     "--window-size=1100,1400",
     "--remote-debugging-pipe",
 ]
-# Chromium reads commands from file descriptor 3 and answers on 4
+# Chromium reads commands from file descriptor 3 and answers on 4.
 _START = """
 import os, sys
 os.dup2(int(sys.argv[1]), 3)
@@ -36,7 +36,7 @@ os.execv(sys.argv[3], sys.argv[3:])
 
 
 class Page:
-    """A page of a browser of its own. As a context manager it ends the browser."""
+    """A page in its own browser, which the context manager ends."""
 
     def __init__(self, profile: Path, seconds: float = 60) -> None:
         self.seconds = seconds
@@ -77,7 +77,7 @@ class Page:
         os.close(self.answers)
 
     def call(self, method: str, **parameters: object) -> dict:
-        """A command of the DevTools protocol, and its answer."""
+        """Sends a command of the DevTools protocol and returns its result."""
         self.count += 1
         message = {"id": self.count, "method": method, "params": parameters}
         if self.session:
@@ -85,13 +85,13 @@ class Page:
         os.write(self.commands, json.dumps(message).encode() + b"\0")
         while True:
             answer = self._receive(method)
-            # other messages tell of events, which nobody waits for
+            # Messages without this id are events.
             if answer.get("id") == self.count:
                 assert "error" not in answer, (method, answer["error"])
                 return answer["result"]
 
     def _receive(self, method: str) -> dict:
-        """The next message; messages end with a zero byte."""
+        """The next message. Messages end with a zero byte."""
         while b"\0" not in self.buffer:
             if not select.select([self.answers], [], [], self.seconds)[0]:
                 raise TimeoutError(f"Chromium did not answer {method} in {self.seconds} s")
@@ -110,13 +110,13 @@ class Page:
             time.sleep(0.05)
 
     def value(self, expression: str) -> object:
-        """Of a JavaScript expression."""
+        """The value of a JavaScript expression."""
         answer = self.call("Runtime.evaluate", expression=expression, returnByValue=True)
         assert "exceptionDetails" not in answer, answer["exceptionDetails"]
         return answer["result"].get("value")
 
     def drag(self, element: str, to: int) -> None:
-        """Pull a range input's thumb (16 pixels wide) from where it is to position `to`."""
+        """Drags the thumb of a range input (16 pixels wide) to position `to`."""
         left, width, y, now, most = self.value(f"""(e => {{
             e.scrollIntoView({{block: "center"}});
             const box = e.getBoundingClientRect();
@@ -140,8 +140,7 @@ class Page:
             )
 
     def press(self, element: str, text: str) -> None:
-        """Give an element the focus and type: a list chooses the entry that begins with the
-        text."""
+        """Focuses an element and types. A list selects the entry that begins with the text."""
         self.value(f"document.getElementById('{element}').focus()")
         for character in text:
             self.call("Input.dispatchKeyEvent", type="keyDown", text=character, key=character)
@@ -149,7 +148,7 @@ class Page:
 
 
 def _pipe() -> list[int]:
-    """Both ends, with numbers above those that Chromium wants."""
+    """Both ends of a pipe, with numbers above those that Chromium needs."""
     ends = os.pipe()
     high = [fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, 10) for fd in ends]
     for fd in ends:

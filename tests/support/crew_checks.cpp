@@ -1,5 +1,6 @@
-// Four threads on rows of few and many blocks, each adding to what the round before left: sums that
-// a lost or doubled block, or one read too early, changes. For ThreadSanitizer.
+// Four threads on items of few and many vocab_blocks. Every round updates each vocab_block's
+// number, so that a vocab_block which is lost, done twice or read too early changes the result. For
+// ThreadSanitizer.
 #include <cstdio>
 
 #include "ops/sampling/distribution.h"

@@ -1,6 +1,6 @@
 """Runs AMD code objects in tinygrad's instruction-level CDNA emulator (a checkout of
-github.com/tinygrad/tinygrad of August 2026, given by `pytest --emulator PATH`). It says nothing
-about speed."""
+github.com/tinygrad/tinygrad of August 2026, given by `pytest --emulator PATH`). It does not model
+speed."""
 
 import ctypes
 import os
@@ -12,7 +12,7 @@ import sys
 import types
 from pathlib import Path
 
-# The checkout computes the row of a 32x32 MFMA result register wrongly, and the source lanes of
+# Corrections of the checkout: the row of a 32x32 MFMA result register, and the source lanes of
 # row_bcast:15 and :31.
 BASE = "m_base = c_grp * UOp.const({}, dtypes.int) + "
 WRONG = BASE.format(16) + "UOp.const((out_reg // 4) * 4 + out_reg % 4, dtypes.int)"
@@ -23,7 +23,7 @@ RIGHT_BROADCAST = (
     "(row_base - _c(1, dtypes.int), row > _c(0, dtypes.int)) if arg == 15 "
     "else (_c(31, dtypes.int), row > _c(1, dtypes.int))"
 )
-# It lacks ds_swizzle_b32; Triton's reductions use it for one exchange, of each lane with lane ^ 16.
+# It lacks ds_swizzle_b32, which Triton's reductions use only to exchange each lane with lane ^ 16.
 PERMUTES = "if is_lds and 'PERMUTE' in op_name:"
 SWIZZLES = "if is_lds and ('PERMUTE' in op_name or 'SWIZZLE' in op_name):"
 SWIZZLE = """declare tmp : 32'B[64];
@@ -42,7 +42,8 @@ endfor"""
 
 class Emulator:
     def __init__(self, checkout: Path, scratch: Path):
-        """`scratch`: a folder for a `clang` that the emulator calls, if there is none."""
+        """`scratch`: a folder for a `clang` script, which the emulator needs if none is
+        installed."""
         if not shutil.which("clang"):
             clang = scratch / "clang"
             clang.write_text(f'#!/bin/sh\nexec {sys.executable} -m ziglang clang "$@"\n')
@@ -68,7 +69,7 @@ class Emulator:
         self.emu.PCODE_CDNA[swizzle] = SWIZZLE
         permute = next(op for op in self.emu.PCODE_CDNA if op.name == "DS_BPERMUTE_B32")
         text = self.emu.PCODE_CDNA[permute]
-        assert "/ 4U % 64U" in text  # lanes past 63 must wrap; the checkout does not wrap them
+        assert "/ 4U % 64U" in text  # the checkout does not wrap lanes beyond 63
         self.emu.PCODE_CDNA[permute] = text.replace("/ 4U % 64U", "/ 4U & 63U")
         self.load = elf_loader
 
@@ -81,7 +82,7 @@ class Emulator:
         arguments: bytes,
         dynamic_lds: int = 0,
     ) -> None:
-        """Launch the kernel whose mangled name contains `kernel`; pointers in the arguments are
+        """Launches the kernel whose mangled name contains `kernel`. Pointers in the arguments are
         host addresses."""
         data = code_object.read_bytes()
         image, sections, _ = self.load(data)
@@ -112,7 +113,7 @@ class Emulator:
 
 
 def code_object(source: Path, arch: str, folder: Path, name: str) -> Path:
-    """A .hip file compiled, assembled and linked by ziglang's clang."""
+    """The code object of a .hip file, by ziglang's clang."""
     from blockdraft.roofline.isa import hip_assembly
 
     return assembled(
@@ -122,14 +123,14 @@ def code_object(source: Path, arch: str, folder: Path, name: str) -> Path:
     )
 
 
-# The emulator goes through the lanes one by one, and so overwrites what a later lane is yet to read
-# where a DPP operation writes the register that it reads from other lanes: let it read a copy.
+# The emulator executes lanes one by one. If a DPP operation writes the register that it reads from
+# other lanes, later lanes would read new values, so it is made to read a copy.
 IN_PLACE = re.compile(r"^(\s+v_\w+_dpp) (v\d+), \2\b(.*)$", re.M)
 COPY = r"\tv_mov_b32_e32 v255, \2\n\1 \2, v255\3"
 
 
 def assembled(text: str, arch: str, stem: Path) -> Path:
-    """A code object of assembly."""
+    """The code object of assembly text."""
     assembly, object_file, linked = (stem.with_suffix(end) for end in (".s", ".o", ".co"))
     assembly.write_text(IN_PLACE.sub(COPY, text))
     zig = [sys.executable, "-m", "ziglang"]
@@ -140,7 +141,7 @@ def assembled(text: str, arch: str, stem: Path) -> Path:
 
 
 def symbol(sections, name: str) -> int:
-    """Address of the kernel descriptor `*name*.kd`."""
+    """The address of the kernel descriptor whose symbol contains `name`."""
     table = next(s for s in sections if s.name == ".dynsym").content
     names = next(s for s in sections if s.name == ".dynstr").content
     for at in range(0, len(table), 24):

@@ -1,5 +1,5 @@
-"""Builds the checks of csrc (tests/support/checks.cpp) and calls them from tests, with the
-parameters that the extension itself would launch."""
+"""Builds the checks of csrc (tests/support/*checks.cpp), which tests call with the parameters that
+the extension itself would launch."""
 
 import ctypes
 import fcntl
@@ -20,11 +20,11 @@ Params = ctypes.Array  # of bytes
 
 
 class Captured(Exception):
-    """Carries an op and its arguments away from a public call."""
+    """Carries an op and its Args out of a public call."""
 
 
 def captured(call, *args, **options):
-    """(op, Args) that a public op's call would hand to its backend."""
+    """(op, Args) that the call of a public op would pass to its backend."""
 
     def carry(self, backend, args):
         raise Captured(self, args)
@@ -40,7 +40,7 @@ def captured(call, *args, **options):
 
 
 def recorded(op, args) -> Params | None:
-    """The parameters that the extension's torch.cpp makes of an op's Args; None where it launches
+    """The parameters that the extension's torch.cpp makes of an op's Args; None if it launches
     nothing."""
     _native.EXTENSION.record(True)
     try:
@@ -58,7 +58,7 @@ def schedule(op: str, params: Params, group_columns: int = 0) -> list[tuple[int,
     return [(out[2 * i], out[2 * i + 1]) for i in range(count)]
 
 
-FLAGS: list[str] = []  # further ones for the compiler: pytest --native-flags
+FLAGS: list[str] = []  # additional compiler flags, from pytest --native-flags
 
 
 def built(sources, csrc: Path) -> ctypes.CDLL:
@@ -83,7 +83,7 @@ def built(sources, csrc: Path) -> ctypes.CDLL:
     folder = ROOT / "build" / "checks" / key
     folder.mkdir(parents=True, exist_ok=True)
     library = folder / "checks.so"
-    with open(folder / "lock", "w") as lock:  # of several test processes one compiles
+    with open(folder / "lock", "w") as lock:  # only one test process compiles
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not library.exists():
             objects = [folder / f"{i}.o" for i in range(len(sources))]

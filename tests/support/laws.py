@@ -1,5 +1,5 @@
-"""Laws of acceptance by exact enumeration: thresholds are found by bisecting explicit uniforms, not
-assumed."""
+"""The exact distribution of accepted tokens by enumeration. Thresholds of acceptance are found by
+bisection of explicit uniforms, not assumed."""
 
 import itertools
 import math
@@ -13,8 +13,8 @@ EPS = 2.0**-40
 
 
 class Case:
-    """Random conditional laws: target p(. | prefix) and draft q(. | prefix) for every prefix of up
-    to K tokens."""
+    """Random conditional distributions: the target's p(. | prefix) and the drafter's q(. | prefix)
+    for every prefix of up to K tokens."""
 
     def __init__(self, vocab, K, seed, sharp=1.5):
         generator = torch.Generator().manual_seed(seed)
@@ -29,7 +29,7 @@ class Case:
         )
 
     def drafts(self, draws=True):
-        """All draft tuples, their probability under q, and the logits rows they see."""
+        """All draft tuples, their probabilities under q, and their target and draft logits."""
         tuples = list(itertools.product(range(self.vocab), repeat=self.K))
         target = torch.stack(
             [torch.stack([self.p[x[:i]] for i in range(self.K + 1)]) for x in tuples]
@@ -57,7 +57,7 @@ def accept(
     run=run_by,
     **kwargs,
 ):
-    """By a backend of the op, or by `run`, called as run_by is."""
+    """Calls accept_drafts by a backend, through `run`, which has the signature of run_by."""
     n = len(x)
     ones = torch.ones(n)
     return run(
@@ -81,8 +81,8 @@ def accept(
 
 
 def bisect(predicate, n):
-    """Per row, the measure of {u : predicate(u)} for a predicate that holds below a threshold and
-    fails above."""
+    """For each row, the threshold of a predicate of u in [0,1) that holds below it and fails
+    above."""
     low, high = torch.zeros(n, dtype=torch.float64), torch.ones(n, dtype=torch.float64)
     high = torch.where(predicate(high - EPS), torch.full_like(high, 2.0), high)
     low = torch.where(predicate(low), low, torch.full_like(low, -1.0))
@@ -96,8 +96,8 @@ def bisect(predicate, n):
 
 
 def thresholds(x, target, draft, D, **how):
-    """For every draft tuple and draft, the uniform below which it is accepted, those before it
-    being so."""
+    """For every draft tuple and draft, the uniform below which the draft is accepted if those
+    before it are."""
     base, found = torch.full((len(x), x.shape[1] + 1), 1 - EPS, dtype=torch.float64), []
     for i in range(D):
 
@@ -111,8 +111,8 @@ def thresholds(x, target, draft, D, **how):
 
 
 def patterns(n, K, limits):
-    """(uniforms [n,K+1], their probability [n]) of every combination of accepting and rejecting
-    tests; the last uniform is free."""
+    """(uniforms [n,K+1], their probability [n]) for every combination of accepting and rejecting
+    tests; the caller sets the last uniform."""
     for flags in itertools.product((True, False), repeat=len(limits)):
         uniforms, weight = (
             torch.full((n, K + 1), 1 - EPS, dtype=torch.float64),
@@ -125,7 +125,7 @@ def patterns(n, K, limits):
 
 
 def cdf(x, target, draft, uniforms, D, **how):
-    """[n,vocab]: the probability that the drawn token is at most y."""
+    """[n,vocab]: the probability that the drawn token is at most y, for every y."""
     uniforms, columns = uniforms.clone(), []
     for y in range(target.shape[-1]):
 
@@ -138,7 +138,7 @@ def cdf(x, target, draft, uniforms, D, **how):
 
 
 def outcomes(x, target, draft, D, **how):
-    """For every draft tuple: (index, a, y, probability), exactly."""
+    """(index of the draft tuple, a, y, exact probability) of every possible outcome."""
     for uniforms, weight in patterns(*x.shape, thresholds(x, target, draft, D, **how)):
         a = accept(x, target, draft, uniforms, D, **how).accepted
         chance = weight[:, None] * cdf(x, target, draft, uniforms, D, **how).diff(
@@ -149,8 +149,8 @@ def outcomes(x, target, draft, D, **how):
 
 
 def breakpoints(x, target, draft, D, margin, **how):
-    """(rows of the arguments, uniforms [N,K+1]): every combination of tests, each uniform beside
-    its threshold, and the last beside each step of the drawn token's law."""
+    """(rows of the arguments, uniforms [N,K+1]) for every combination of tests: each uniform is
+    next to its threshold, and the last one next to each step of the drawn token's CDF."""
     n, rows, uniforms = len(x), [], []
     limits = thresholds(x, target, draft, D, **how)
     for pattern, (middle, _) in zip(
@@ -169,8 +169,8 @@ def breakpoints(x, target, draft, D, margin, **how):
 
 
 def law_of(case, D=None, rows=None, **how):
-    """Law of the first D+1 tokens: what acceptance emits, completed by the target; and
-    E[accepted]."""
+    """The distribution of the first D+1 tokens, which acceptance emits and the target completes;
+    and the expected number of accepted drafts."""
     D = case.K if D is None else D
     x, chance, target, draft = case.drafts()
     if how.get("drafter") == "greedy":

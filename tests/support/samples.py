@@ -1,4 +1,4 @@
-"""A small call of each public op."""
+"""Small calls of the public ops."""
 
 from functools import partial
 

@@ -1,5 +1,5 @@
-"""Calls of the samplers with the parameters that a GPU's kernels get: outputs that start as
-nonsense, a workspace of NaN."""
+"""The parameters that GPU kernels of the samplers would get, with outputs of invalid values and a
+workspace of NaN."""
 
 import torch
 from harness import captured, recorded
@@ -16,7 +16,7 @@ def _workspace(logits: torch.Tensor, rows: int) -> torch.Tensor:
 
 
 def accept_params(*args, with_logprob: bool = False, **options):
-    """The parameters, the outputs that they point to, and all that must be kept alive meanwhile."""
+    """The parameters, the outputs to which they point, and the Args, which must be kept alive."""
     batch, V, _ = args[0].shape
     outputs = Accepted(
         *(torch.full((batch,), -77, dtype=torch.int32) for _ in range(6)),
@@ -28,7 +28,7 @@ def accept_params(*args, with_logprob: bool = False, **options):
 
 
 def sample_params(logits, draft_len, **options):
-    """Likewise of sample_drafts."""
+    """Likewise for sample_drafts."""
     batch, K, _ = logits.shape
     outputs = (
         torch.full((batch, K), -77, dtype=torch.int32),

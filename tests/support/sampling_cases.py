@@ -1,4 +1,4 @@
-"""Random batches for both samplers, and when a decision of the reference is in doubt."""
+"""Random batches for both samplers, and which decisions of the reference are in doubt."""
 
 import torch
 from hypothesis import strategies as st
@@ -6,16 +6,17 @@ from torch.utils._pytree import tree_map
 
 from blockdraft import Sampling, env, ops
 
-# A decision is in doubt if the reference itself changes it when uniforms and top_p move so far:
-# fp32 exponentials (3e-7), sums and a float32 normaliser (1e-6 at lse 16) stay below it.
+# A decision is in doubt if the reference itself changes it when uniforms and top_p change by this
+# fraction. The errors of fp32 exponentials (3e-7), sums and a float32 normaliser (1e-6 at lse 16)
+# are smaller.
 MARGIN = 1e-5
 TINY = (1e-3, 1e-9)  # temperatures
 FLOATS = [torch.float32, torch.bfloat16, torch.float16]
 
 
 def run_by(op, backend, *args, **options):
-    """An op's result by a backend; the Triton kernels, unless interpreted, run on a GPU, and what
-    they return comes back."""
+    """An op's result by a backend. The Triton kernels, unless interpreted, run on a GPU; their
+    results are copied back."""
     if backend != "triton" or env.triton_interpreter():
         return op(*args, backend=backend, **options)
 
@@ -48,51 +49,53 @@ def cases(draw, vocabularies=(1, 2, 7, 16, 64, 100, 700)):
         pads=draw(st.booleans()),
         gap=draw(st.sampled_from([0, 0, 30, 100])),
     )
-    if case["temperature"] in TINY:  # float32 holds neither a blend nor a normaliser finely enough
+    if case["temperature"] in TINY:  # float32 is too coarse for a blend and for a normaliser
         case |= dict(mix=None, given_lse=False)
     return case
 
 
-def inputs(c):
-    """Random arguments: drafts near the target, sometimes rounded logits (ties), -inf, NaN, dead
-    rows, idle requests."""
-    g = torch.Generator().manual_seed(c["seed"])
-    B, K, vocab = c["B"], c["K"], c["vocab"]
+def inputs(case):
+    """Random arguments: draft logits near the target's; sometimes rounded logits (ties), -inf, NaN,
+    dead rows, idle requests."""
+    generator = torch.Generator().manual_seed(case["seed"])
+    B, K, vocab = case["B"], case["K"], case["vocab"]
 
     def rand(*shape):
-        return torch.rand(shape, generator=g)
+        return torch.rand(shape, generator=generator)
 
     def shaping():
         t = (
             rand(B) + 0.5
-            if c["temperature"] is None
-            else torch.where(rand(B) < 0.7, c["temperature"], 1.0)
+            if case["temperature"] is None
+            else torch.where(rand(B) < 0.7, case["temperature"], 1.0)
         )
-        if not c["truncated"]:
+        if not case["truncated"]:
             return Sampling(t)
-        k = torch.randint(0, vocab + 2, (B,), generator=g, dtype=torch.int32)
+        k = torch.randint(0, vocab + 2, (B,), generator=generator, dtype=torch.int32)
         return Sampling(
             t, k * (rand(B) < 0.7), torch.where(rand(B) < 0.7, rand(B) * 0.99 + 0.01, 1.0)
         )
 
-    target = 3 * torch.randn(B, K + 1, vocab, generator=g)
-    draft = target[:, :K] + rand(B, 1, 1) * torch.randn(B, K, vocab, generator=g)
-    if c["coarse"]:
+    target = 3 * torch.randn(B, K + 1, vocab, generator=generator)
+    draft = target[:, :K] + rand(B, 1, 1) * torch.randn(B, K, vocab, generator=generator)
+    if case["coarse"]:
         target, draft = target.round(), draft.round()
-    if c["spoiled"] is not None:
+    if case["spoiled"] is not None:
         for t in (target, draft):
-            t[rand(*t.shape) < (0.2 if c["spoiled"] == -torch.inf else 0.3 / vocab)] = c["spoiled"]
+            t[rand(*t.shape) < (0.2 if case["spoiled"] == -torch.inf else 0.3 / vocab)] = case[
+                "spoiled"
+            ]
             t[rand(*t.shape[:2]) < 0.05] = -torch.inf
-    if c["pads"]:
-        target[..., c["valid"] :], draft[..., c["valid"] :] = torch.nan, torch.inf
-    target, draft = target.to(c["dtype"]), draft.to(c["dtype"])
+    if case["pads"]:
+        target[..., case["valid"] :], draft[..., case["valid"] :] = torch.nan, torch.inf
+    target, draft = target.to(case["dtype"]), draft.to(case["dtype"])
     target_sampling, drafter_sampling = shaping(), shaping()
-    length = torch.randint(-1, K + 1, (B,), generator=g, dtype=torch.int32)
+    length = torch.randint(-1, K + 1, (B,), generator=generator, dtype=torch.int32)
     seed, position = (
-        torch.randint(2**62, (B,), generator=g),
-        torch.randint(2**30, (B,), generator=g, dtype=torch.int32),
+        torch.randint(2**62, (B,), generator=generator),
+        torch.randint(2**30, (B,), generator=generator, dtype=torch.int32),
     )
-    common = dict(num_valid_vocab=c["valid"], mask_token=c["mask"])
+    common = dict(num_valid_vocab=case["valid"], mask_token=case["mask"])
     x, lse = ops.sample_drafts(
         draft,
         length.clamp(min=0),
@@ -102,40 +105,40 @@ def inputs(c):
         backend="reference",
         **common,
     )
-    # no draw of q; it may leave a residual of 1e-100
-    foreign = (rand(B, K) < 0.2) & (c["temperature"] not in TINY)
+    # Drafts that are no draw from q. The residual may then have a mass of only 1e-100.
+    foreign = (rand(B, K) < 0.2) & (case["temperature"] not in TINY)
     x = torch.where(
-        foreign & (not c["given_lse"]),
-        torch.randint(-1, vocab, (B, K), generator=g, dtype=torch.int32),
+        foreign & (not case["given_lse"]),
+        torch.randint(-1, vocab, (B, K), generator=generator, dtype=torch.int32),
         x,
     )
-    rare = (rand(B, K) < 0.3) & (x >= 0)  # for the target, not for the drafter
+    rare = (rand(B, K) < 0.3) & (x >= 0)  # improbable for the target, not for the drafter
     target[:, :K].scatter_add_(
         2,
         x.clamp(min=0).long()[..., None],
-        (rare * -float(c.get("gap", 0)))[..., None].to(target.dtype),
+        (rare * -float(case.get("gap", 0)))[..., None].to(target.dtype),
     )
-    branch = torch.randint(-1, K + 1, (B, 3), generator=g, dtype=torch.int32)
+    branch = torch.randint(-1, K + 1, (B, 3), generator=generator, dtype=torch.int32)
     branch[branch == 0] = -1
-    mix = None if c["mix"] is None else rand(B).where(rand(B) < 0.5, (rand(B) < 0.5).float())
+    mix = None if case["mix"] is None else rand(B).where(rand(B) < 0.5, (rand(B) < 0.5).float())
     options = dict(
         seed=seed,
         position=position,
         target_sampling=target_sampling,
         drafter_sampling=drafter_sampling,
         draft_logits=draft,
-        drafter=c["drafter"],
-        draft_lse=lse if c["given_lse"] else None,
+        drafter=case["drafter"],
+        draft_lse=lse if case["given_lse"] else None,
         mix=mix,
-        rule=c["rule"],
-        with_logprob=c["logprob"],
-        remaining=torch.randint(1, 2 * K + 3, (B,), generator=g, dtype=torch.int32),
+        rule=case["rule"],
+        with_logprob=case["logprob"],
+        remaining=torch.randint(1, 2 * K + 3, (B,), generator=generator, dtype=torch.int32),
         **common,
     )
     return (
         (target, x, length, branch, K + 1),
         options,
-        torch.rand(B, K + 1, generator=g, dtype=torch.float64),
+        torch.rand(B, K + 1, generator=generator, dtype=torch.float64),
     )
 
 
@@ -157,13 +160,13 @@ def moved(options, by):
 
 
 def equal(a, b):
-    """bool [B]: the same decisions. With two spoilt rows either may be the one that is reported."""
+    """bool [B]: whether the decisions are the same. Of two invalid rows either may be reported."""
     status = (a.status == b.status) | ((a.status > 0) & (b.status > 0))
     return torch.stack([x == y for x, y in zip(a[:5], b[:5])] + [status]).all(0)
 
 
 def doubtful(args, options, u, want):
-    """bool [B]: requests that the reference decides otherwise, or nearly so."""
+    """bool [B]: whether the reference changes its decision `want` within the margin."""
     doubt = torch.zeros(len(u), dtype=torch.bool)
     for by in (-MARGIN, MARGIN):
         v = (u + by * torch.where(torch.arange(u.shape[1]) < u.shape[1] - 1, u, 1.0)).clamp(
@@ -174,30 +177,31 @@ def doubtful(args, options, u, want):
     return doubt
 
 
-def compare(c, run):
-    """run(args, options, uniforms) -> Accepted, against the reference. bool [B] twice: the same, in
-    doubt."""
-    args, options, u = inputs(c)
+def compare(case, run):
+    """Compares run(args, options, uniforms) -> Accepted with the reference. Returns two bool [B]:
+    which requests are the same, and which are in doubt."""
+    args, options, u = inputs(case)
     got = run(args, options, u)
     want = ops.accept_drafts(*args, uniforms=u, backend="reference", **options)
     same = equal(got, want)
     doubt = torch.zeros_like(same) if same.all() else doubtful(args, options, u, want)
-    if c["logprob"] and same.any():
+    if case["logprob"] and same.any():
         a, b = got.target_logprob[same].double(), want.target_logprob[same].double()
         assert torch.allclose(a.clamp(min=-300), b.clamp(min=-300), rtol=3e-6, atol=3e-6), (a, b)
     return same, doubt
 
 
 def natural(lse, how):
-    """float64 [B,K]: the log-normalisers that draft_lse's two numbers stand for."""
+    """float64 [B,K]: the logarithms of the normalisers that draft_lse represents."""
     temperature = how["drafter_sampling"].temperature.double()[:, None]
     drawn = temperature if how["drafter"] == "sampled" else torch.zeros_like(temperature)
     return lse[..., 0] / drawn.where(drawn > 0, 1.0) + lse[..., 1]
 
 
-def compare_samples(c, run):
-    """run(logits, draft_len, how, uniforms) -> tokens, lse; asserts."""
-    (_, _, length, _, _), options, _ = inputs(c)
+def compare_samples(case, run):
+    """Asserts that run(logits, draft_len, how, uniforms) -> tokens, lse agrees with the
+    reference."""
+    (_, _, length, _, _), options, _ = inputs(case)
     logits = options["draft_logits"]
     how = {
         name: options[name]
@@ -211,7 +215,7 @@ def compare_samples(c, run):
         )
     }
     u = torch.rand(
-        logits.shape[:2], generator=torch.Generator().manual_seed(c["seed"]), dtype=torch.float64
+        logits.shape[:2], generator=torch.Generator().manual_seed(case["seed"]), dtype=torch.float64
     )
     tokens, lse = run(logits, length, how, u)
     want, want_lse = ops.sample_drafts(logits, length, uniforms=u, backend="reference", **how)

@@ -1,5 +1,5 @@
-// accept_drafts and sample_drafts on the CPU and, step by step as on a GPU, on sim; and the random
-// numbers. See checks.cpp.
+// Checks of accept_drafts and sample_drafts on the CPU and, by the launches of a GPU, on sim; and
+// of the random numbers. See checks.cpp.
 #include "base/philox.h"
 #include "ops/accept_drafts/body.h"
 #include "ops/sample_drafts/body.h"
@@ -10,7 +10,7 @@
 namespace blockdraft {
 namespace {
 
-// body(crew, group) by every wave of `groups` groups of sim.
+// Every wave of `groups` groups of sim calls body(crew, group).
 template <class Body>
 void with_crews(int64_t groups, uint64_t seed, int dropped, Body body) {
   sim::Scheduler scheduler(seed, dropped);
@@ -99,8 +99,8 @@ double check_uniform(int64_t seed, int32_t position, int row, int purpose) {
   return uniform(seed, position, row, Purpose(purpose));
 }
 
-// The CPU's exponentials: 2^x, 2^(x * scale), and 2^(x * scale) of a scale that is a float. n: a
-// multiple of 16.
+// The CPU's exponentials, by `kind`: 2^x, 2^(x * scale), and 2^(x * scale) for a scale that is a
+// float. n is a multiple of 16.
 void check_exp2(int kind, double scale, const float* x, float* out, int n) {
   auto of = [&](auto at, cpu::wide in) {
     if constexpr (cpu::Scan::kProducts)

@@ -10,7 +10,7 @@
 namespace blockdraft {
 namespace {
 
-// f(T{}) by the code of an element type.
+// Calls f(T{}) for the code of an element type.
 template <class F>
 void with_type(int type, F f) {
   if (type == 0) f(float{});
@@ -18,7 +18,7 @@ void with_type(int type, F f) {
   if (type == 2) f(fp16{});
 }
 
-// body(group) by every wave of a group of the target.
+// Every wave of a group of the target calls body(group).
 template <class Body>
 void with_group(int target, uint64_t seed, int dropped, Body body) {
   if (target == 0) {

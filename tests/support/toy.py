@@ -1,5 +1,5 @@
-"""A model so small that whole decodes of it can be counted: a second-order Markov chain over two
-tokens, whose drafter is a disturbed copy."""
+"""A model so small that all its decodes can be enumerated: a second-order Markov chain over two
+tokens. Its drafter is a copy with noise."""
 
 from types import SimpleNamespace
 
@@ -9,8 +9,8 @@ MASK = 2
 
 
 class ToyModel:
-    """`hidden` is the row of a table of logits: context (two tokens), and mask offset for a
-    proposal's rows."""
+    """`hidden` is an index into a table of logits: by context (two tokens) and, for mask rows, by
+    mask offset."""
 
     config = SimpleNamespace(vocab_size=3, num_valid_vocab=2, mask_token_id=MASK)
     device, dtype = torch.device("cpu"), torch.float32
@@ -38,7 +38,7 @@ class ToyModel:
         tokens = tokens.unflatten(0, (len(rows.branch), -1)).long()
         verify = cache.tokens = tokens[:, : tokens.shape[1] - masks]
         context = torch.cat([cache.last[:, None], verify[:, :-1]], 1) * 2 + verify.clamp(max=1)
-        # a proposal of branch c continues verify row c-1, whatever stands in the rows between
+        # A proposal of branch c follows verify row c-1, although other rows are between them.
         root = context.gather(1, rows.branch.clamp(min=1).long() - 1)
         drafted = 4 + root[..., None] * self.mask_rows + torch.arange(self.mask_rows)
         return torch.cat([context, drafted.flatten(1)], 1).flatten()[:, None].float()

@@ -1,6 +1,6 @@
-// Speculative acceptance, straight from logits: the kernel body, written against the tile layer's
-// scans. On a CPU a request goes row by row and stops at the first rejection; on a GPU the rows'
-// vocab_blocks are measured at once (Crew::kStaged), and the steps of schedule.h are launches.
+// Kernel body of accept_drafts: speculative acceptance from logits, on the tile layer's scans. A
+// CPU reads the rows of a request in order and no more of them than the rule needs. A GPU measures
+// all rows at once (Crew::kStaged): each step of schedule.h is a launch.
 #pragma once
 
 #include "ops/accept_drafts/residual.h"
@@ -15,7 +15,7 @@ class Acceptance {
   static constexpr int kSpread = Distribution<T>::kSpread;
 
  public:
-  // `row`: the one that a step is about; 0 where it is about the request.
+  // `row`: the row of a step that has one, else 0.
   Acceptance(Crew& crew, const AcceptParams<T>& params, int request, const RowsMemory<T>& memory,
              int row = 0)
       : crew_(crew),
@@ -57,20 +57,20 @@ class Acceptance {
       log_probability(row, params_.accepted[request_], params_.next_token[request_]);
   }
 
-  // What rules.h asks.
+  // The Evidence of rules.h.
   int live() const { return live_; }
   double p(int i) const { return probability(target(i), i); }
   double q(int i) const { return probability(draft(i), i); }
 
-  double uniform_of(int i) const {  // a draft's, or at `drafts` that of the draw
+  double uniform_of(int i) const {  // of draft i; at i == drafts, of the draw
     if (params_.uniforms) return params_.uniforms.at(request_)[i];
     const bool drafted = i < params_.drafts;
     return uniform(params_.seed[request_], params_.position[request_], drafted ? i : 0,
                    drafted ? kAccept : kDraw);
   }
 
-  // Where launches before have not made the distributions of row i. The target comes last: its
-  // partials stay.
+  // Makes the distributions of row i, unless earlier launches did. The target's comes last, because
+  // its partials are read again for the draw.
   int prepare(int i) {
     if constexpr (!Crew::kStaged) {
       const int rows[] = {params_.drafts + 1 + i, i};
@@ -123,7 +123,7 @@ class Acceptance {
     Distribution<T> made;
     if (measured(row)) {
       made = sampler_.distribution(logits(row), sampling(row), memory_.partials(row));
-      // A blend cannot tell which of its rows is at fault.
+      // The status of a blend does not show which of its two rows is invalid.
       if (i < 0 && mixes(row) && (made.status != kFine || mix_ == 0))
         made.status = most(blend_status(row), made.status);
     } else if (sampled_) {
@@ -153,7 +153,7 @@ class Acceptance {
     if (scan.leader()) memory_.surplus(row)[block] = sum;
   }
 
-  // Mass, in a vocab_block, of the distribution that the token is drawn from.
+  // Mass of a vocab_block in the distribution that the token is drawn from.
   template <class AnyScan>
   double mass_of_draw(const AnyScan& scan, const Verdict& verdict, int block, Span span) const {
     const int row = verdict.accepted;
@@ -194,7 +194,7 @@ class Acceptance {
         return residual_crossing(scan, p, q, verdict.scale, span, r);
       });
     }
-    if (rejected)  // no residual
+    if (rejected)  // the residual has no mass
       total = sampler_.weigh(
           [&](const auto& scan, int, Span span) { return sampler_.mass_in(scan, p, span); });
     return sampler_.find(u * total, [&](const auto& scan, Span span, double r) {
@@ -211,7 +211,8 @@ class Acceptance {
       for (int i = 0; i <= params_.drafts; ++i) log_probability(i, verdict.accepted, token);
   }
 
-  // Of the committed tokens in the target's unmixed distribution, of temperature 1 where it is 0.
+  // Log-probability of the token committed at row i, in the target's unmixed distribution.
+  // Temperature 0 counts as 1.
   void log_probability(int i, int accepted, int next_token) {
     const int token = i < accepted ? this->token(i) : next_token;
     float value = 0;
@@ -228,8 +229,8 @@ class Acceptance {
     if (crew_.leader()) params_.target_logprob.at(request_)[i] = value;
   }
 
-  // The proposal of the largest live branch <= accepted + 1 (ties: the lowest), and how many drafts
-  // it supplies.
+  // Chooses the proposal of the largest live branch <= accepted + 1 (ties: the lowest index), and
+  // how many drafts it supplies.
   void next_pass(const Verdict& verdict, int token) const {
     if (!crew_.leader()) return;
     int proposal = -1;
@@ -272,8 +273,8 @@ class Acceptance {
     return {target_row(row), draft_row(row), mix_};
   }
 
-  // sample_drafts leaves no normaliser of a row that has no distribution, nor a token; and a cut
-  // must be found again.
+  // sample_drafts writes neither a normaliser nor a token for a row without a distribution. It does
+  // not write the truncation's cut, so a truncated row has to be measured again.
   bool normaliser_given(int i) const {
     if (!params_.draft_lse || drafter_.truncates() || !vocabulary_.has(token(i))) return false;
     const double* lse = params_.draft_lse.at(request_, i);
@@ -290,7 +291,7 @@ class Acceptance {
   Sampling target_, drafter_;
   float mix_;
   bool sampled_;      // q is a distribution of the draft's logits, not a point
-  int weighed_ = -1;  // the row whose residual, of the verdict's scale, the sums already hold
+  int weighed_ = -1;  // the row whose residual masses the sums already hold; -1: none
 };
 
 }  // namespace blockdraft

@@ -1,5 +1,5 @@
-// CPU launcher of accept_drafts: a request is an item, and idle threads help with others'
-// vocab_blocks.
+// CPU launcher of accept_drafts: a request is an item. A thread without an item helps with the
+// vocab_blocks of the other threads' items.
 #include <vector>
 
 #include "ops/accept_drafts/body.h"

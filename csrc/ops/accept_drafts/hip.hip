@@ -1,5 +1,5 @@
-// GPU launcher of accept_drafts: a wave measures a vocab_block, a workgroup concludes on a row or a
-// request.
+// GPU launcher of accept_drafts: one wave scans a vocab_block or decides on a request; a workgroup
+// normalises a row or finishes a request.
 #include "tile/cdna/launch.h"
 
 #pragma clang force_cuda_host_device begin

@@ -27,7 +27,7 @@ struct AcceptParams {
   const int32_t* remaining;  // or null
   int32_t *accepted, *next_token, *proposal, *shift, *next_draft_len, *status;
   View<float, 1> target_logprob;  // [batch][drafts + 1], or none
-  View<double, 2> workspace;      // [batch][2 * drafts + 1][doubles of a row]; of a GPU
+  View<double, 2> workspace;      // [batch][2 * drafts + 1][doubles of a row], on a GPU
 
   int batch, drafts, proposals;
 

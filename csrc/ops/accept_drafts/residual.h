@@ -1,13 +1,13 @@
-// The residual (scale * p - q)+ of a rejected draft's row, as weights: 1 / p.sum is left out of
-// them.
+// The residual (scale * p - q)+ of a rejected draft's row, as weights without the factor
+// scale / p.sum.
 #pragma once
 
 #include "ops/sampling/distribution.h"
 
 namespace blockdraft {
 
-// Weights (p - ratio * q)+, or p where q is a point. Where p equals q nothing must remain: a fused
-// multiply-add may not see two different roundings.
+// Weights (p - ratio * q)+; if q is a point, the weights of p without that id. Where p equals q the
+// weight must be exactly 0, whether or not the compiler fuses the product with the difference.
 template <bool kPlain, class T>
 auto residual(const Distribution<T>& p, const Distribution<T>& q, double scale) {
   const float ratio = float(p.sum / q.sum / scale);
@@ -18,7 +18,7 @@ auto residual(const Distribution<T>& p, const Distribution<T>& q, double scale) 
         return at.select(at.template id<T>() == at.all(q.point), at.all(0.0f), of_p);
     const auto of_q = q.template weight<kPlain>(at);
     const auto rest = at.maximum(at.all(0.0f), of_p - of_q * at.all(ratio));
-    return infinite ? at.select(of_q == at.all(0.0f), of_p, rest) : rest;  // 0 times infinity
+    return infinite ? at.select(of_q == at.all(0.0f), of_p, rest) : rest;  // 0 * infinity is NaN
   };
 }
 

@@ -1,10 +1,10 @@
-// How many drafts are kept. A rule asks an `Evidence` (body.h's Acceptance) of the drafts under
-// test:
+// How many drafts are kept. A rule reads the drafts under test through an `Evidence` (Acceptance of
+// body.h):
 //
 //   live()            how many there are
-//   prepare(i)        makes the distributions of row i, if need be; its status
-//   uniform_of(i)     the number that decides draft i
-//   p(i), q(i)        probability of draft i in the target's and in the draft's distribution of
+//   prepare(i)        makes the distributions of row i if they are missing; returns its status
+//   uniform_of(i)     the uniform random number that decides draft i
+//   p(i), q(i)        probability of draft i in the target's and in the drafter's distribution of
 //                     row i
 //   surplus(i, s)     the sum over ids of (s * p - q)+ in row i
 #pragma once
@@ -36,8 +36,8 @@ double block_carry(const Evidence& evidence, int i) {
   return carry;
 }
 
-// The last of drafts 0..end - 1 whose own test succeeds decides how many are kept, whatever came of
-// the tests before it. So they are tried from the last on, and the first success ends the search.
+// The block rule keeps all drafts up to the last one of 0..end - 1 whose test succeeds, even if
+// earlier tests fail. So the tests run from the last draft backwards and stop at the first success.
 template <class Evidence>
 Verdict last_kept(Evidence& evidence, int end) {
   Verdict verdict{0, kFine, 1};
@@ -48,7 +48,7 @@ Verdict last_kept(Evidence& evidence, int end) {
     double h = carry;
     if (i + 1 < evidence.live()) {
       const double surplus = evidence.surplus(i + 1, carry);
-      if (surplus != surplus) verdict.status = kNotNumbers;  // in a row whose normaliser was given
+      if (surplus != surplus) verdict.status = kNotNumbers;  // the caller gave q's normaliser
       h = surplus > 0 ? surplus / (surplus + 1 - carry) : 0;
     }
     if (u < h) return {i + 1, verdict.status, carry};
@@ -56,8 +56,7 @@ Verdict last_kept(Evidence& evidence, int end) {
   return verdict;
 }
 
-// Nothing after a draft that the target cannot have is looked at, nor the bonus row unless all are
-// kept.
+// Reads no row after a draft with p = 0, and the bonus row only if all drafts are kept.
 template <class Evidence>
 Verdict decide_block(Evidence& evidence) {
   int end = 0;

@@ -1,5 +1,5 @@
-// The launches of accept_drafts where its steps are launches of their own. Rows: 0..drafts are the
-// target's, then come the draft's.
+// The launches of accept_drafts on a GPU, one for each step. Rows 0..drafts are the target's; the
+// drafter's follow.
 #pragma once
 
 #include "ops/accept_drafts/params.h"
@@ -9,20 +9,20 @@ namespace blockdraft {
 enum class AcceptStep {
   kMeasure,    // a vocab_block of a row: what it adds to the row's normaliser
   kNormalise,  // a row: its distribution
-  kSurplus,    // a vocab_block of a draft's row: what it adds to the sum of (scale * p - q)+
+  kSurplus,    // a vocab_block of a row: what it adds to the sum of (scale * p - q)+
   kDecide,     // a request: how many drafts are kept
   kWeigh,      // a vocab_block: its mass in the distribution that the token is drawn from
-  kFinish,     // a request: the draw, and all outputs but
-  kLogprob,    // a row: log-probability of its committed token
+  kFinish,     // a request: the draw, and all outputs except
+  kLogprob,    // a row: the log-probability of its committed token
 };
 
-// A step by scans does with one wave a group; a crew's waves share a row or a request.
+// Whether one wave does a group of the step; otherwise the waves of a crew share it.
 constexpr bool by_scans(AcceptStep step) {
   return step == AcceptStep::kMeasure || step == AcceptStep::kSurplus ||
          step == AcceptStep::kDecide || step == AcceptStep::kWeigh;
 }
 
-// Groups of a step are numbered request, row, vocab_block, the last the fastest.
+// The groups of a step are numbered by request, row and vocab_block, the last one fastest.
 struct AcceptGrid {
   int rows, blocks;
 
@@ -52,7 +52,7 @@ constexpr AcceptGrid accept_grid(const AcceptParams<T>& p, AcceptStep step) {
   __builtin_unreachable();
 }
 
-// run<step>(groups) for each launch.
+// Calls run<step>(groups) for each launch.
 template <class T, class Run>
 void schedule(const AcceptParams<T>& p, Run run) {
   auto launch = [&]<AcceptStep kStep>() {

@@ -1,5 +1,5 @@
-// Attention of verify rows and proposals over a paged prefix and each other: the kernel body,
-// written against the tile layer (tile/attention.h). schedule.h says what its items are.
+// Kernel body of block_attention: attention of verify rows and proposals over a paged prefix and
+// each other, on the tile layer (tile/attention.h). schedule.h defines its items.
 #pragma once
 
 #include "ops/block_attention/schedule.h"
@@ -7,8 +7,8 @@
 
 namespace blockdraft {
 
-// A query: what it sees of its own pass is verify keys below `limit` and its proposal. A dead row
-// has limit 0.
+// A query, that is a row and a head. Of the keys of this pass it sees the verify keys below `limit`
+// and its own proposal (-1: none). A dead row has limit 0.
 struct AttentionColumn {
   int row, head, limit, proposal, index, position;
 };
@@ -71,7 +71,7 @@ class Attention {
       for (bool more = true; more;) {
         const KeyTile after = next(ahead);
         if constexpr (Tile::kBuffers == 1)
-          tile_.barrier();  // everyone is done with the tile before
+          tile_.barrier();  // all waves have read the previous tile
         tile_.deposit(now.count);
         tile_.barrier();
         load(ahead);
@@ -88,17 +88,18 @@ class Attention {
   }
 
  private:
-  static constexpr int kPrefix = -2, kVerify = -1;  // segments of the keys; j >= 0 is proposal j
+  static constexpr int kPrefix = -2, kVerify = -1;  // key segments; segment j >= 0 is proposal j
 
   struct KeyTile {
     int segment, start, count;
   };
 
-  // What the rows of the item see as a whole: verify keys below limit_, prefix keys from start_.
+  // Which keys any row of the item sees: verify keys verify_start_ .. limit_ and prefix keys from
+  // start_ on.
   void survey() {
     const int last = item_.first_row + item_.rows;
     const int masks = (item_.first_row - verify_) / p_.rows.mask_rows;
-    int lowest = INT32_MAX;  // position of a row, from the prefix on
+    int lowest = INT32_MAX;  // the lowest position of a live row, counted from the prefix's end
     limit_ = least(least(last, verify_), draft_len_ + 1);
     if (limit_ > item_.first_row)
       lowest = item_.first_row;
@@ -116,11 +117,11 @@ class Attention {
     verify_start_ = most(reach, 0);
   }
 
-  // The end of a segment's keys, as far as the item's rows reach.
+  // The end of the keys of a segment that some row of the item may see.
   int stop(int segment) const {
     if (segment == kPrefix) return item_.stop_key;
     if (segment == kVerify) return limit_;
-    // Rows from the start of the segment's proposal to the end of the item.
+    // The number of rows from the start of the segment's proposal to the end of the item.
     const int before = item_.first_row + item_.rows - verify_ - segment * p_.rows.mask_rows;
     if (before <= 0 || before >= item_.rows + p_.rows.mask_rows ||
         Tile::uniform(p_.rows.live_branch(item_.request, segment)) == 0)
@@ -128,7 +129,7 @@ class Attention {
     return p_.rows.bidirectional ? p_.rows.mask_rows : least(p_.rows.mask_rows, before);
   }
 
-  // The key tile after t that some row of the item may see; t itself if it is the last.
+  // The next key tile after t that some row of the item may see; t itself if it is the last.
   KeyTile next(const KeyTile& t) const {
     int segment = t.segment, start = t.start + t.count;
     while (start >= stop(segment)) {
@@ -146,7 +147,8 @@ class Attention {
         t.count);
   }
 
-  // One path for cached keys and those of this pass: loads are large, and code has its cache too.
+  // Cached keys and those of this pass share one code path: inlined loads are long, and two copies
+  // would take more of the instruction cache.
   void load(const KeyTile& t) {
     const bool cached = t.segment == kPrefix;
     const int before = t.segment < 0 ? 0 : verify_ + t.segment * p_.rows.mask_rows;
@@ -166,7 +168,7 @@ class Attention {
         t.count);
   }
 
-  // The keys of a segment that a column sees: always an interval.
+  // The keys of a segment that a column sees, which are always an interval.
   KeySpan span(const AttentionColumn& x, int segment) const {
     if (x.limit == 0) return {0, 0};
     if (segment >= 0)
@@ -221,7 +223,7 @@ class Attention {
   int prefix_, draft_len_, verify_, limit_, start_, verify_start_;
 };
 
-// One row and head of a request whose prefix has several splits, merged in their order.
+// Merges the splits of one row and head in their order. Does nothing if the prefix has one split.
 template <class Group, class T>
 void merge_attention(Group& group, const AttentionParams<T>& p, int64_t item) {
   const int head = item % p.query_heads;

@@ -1,5 +1,5 @@
-// CPU launcher of block_attention: each thread takes the next item that is left; then the splits
-// are merged.
+// CPU launcher of block_attention: each thread repeatedly takes the next item; then the splits are
+// merged.
 #include <atomic>
 #include <vector>
 
@@ -12,10 +12,10 @@ namespace blockdraft {
 namespace {
 
 float* aligned_memory(int64_t floats) {
-  thread_local std::vector<float> memory;  // kept between calls: its allocation is a system call
+  thread_local std::vector<float> memory;  // kept between calls, since allocation is a system call
   if (int64_t(memory.size()) < floats + 16) memory.resize(floats + 16);
   const uintptr_t at = reinterpret_cast<uintptr_t>(memory.data()) / sizeof(float);
-  return memory.data() + (-at & 15);  // to a cache line
+  return memory.data() + (-at & 15);  // aligned to a cache line
 }
 
 template <class Tile, class T>

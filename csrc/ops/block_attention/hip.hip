@@ -1,5 +1,5 @@
 // GPU launcher of block_attention for gfx942 and gfx950. The device code needs no HIP headers, so
-// that it also compiles where there is only clang.
+// it also compiles with a plain clang.
 #include "tile/cdna/launch.h"
 
 #pragma clang force_cuda_host_device begin
@@ -57,7 +57,7 @@ void launch(const AttentionParams<T>& p, Stream stream) {
   schedule(p, kGroupColumns, [&]<AttentionStep kStep>(int64_t groups) {
     if constexpr (kStep == AttentionStep::kMerge)
       return start(block_attention_kernel<T, kStep>, groups, cdna::kWave, stream, p);
-    const int64_t padded = ceil_div<int64_t>(groups, 8) * 8;  // as many for each XCD
+    const int64_t padded = ceil_div<int64_t>(groups, 8) * 8;  // equally many for each XCD
     if (p.head_dim == 64)
       start(block_attention_kernel<T, kStep, 64>, padded, cdna::kThreads, stream, p);
     else

@@ -13,10 +13,10 @@ struct AttentionParams {
   View<const T, 3> k_cache, v_cache;   // [pages][page][kv_heads][head_dim]
   View<const int32_t, 1> block_table;  // [batch][pages of a request]
   Rows rows;
-  float scale;     // of the logits, times log2(e): scores are powers of 2
+  float scale;     // of the logits, times log2(e): scores are exponents of 2
   int window;      // 0: none
-  int split_keys;  // least keys of a split
-  int max_splits;  // of a prefix; a longer one gets longer splits
+  int split_keys;  // the least keys of a split
+  int max_splits;  // of a prefix; longer prefixes get longer splits
   View<T, 2> out;
   View<float, 1> lse;  // [rows][query_heads]
   float* workspace;    // [splits][rows][query_heads][head_dim + 2]
@@ -27,7 +27,7 @@ struct AttentionParams {
   BLOCKDRAFT_POINTERS(q, k, v, k_cache, v_cache, block_table, rows, out, lse, workspace)
 
   int group() const { return query_heads / kv_heads; }
-  // Of a split: the unnormalised output, then its maximum and sum.
+  // The result of a split: the unnormalised output, then its maximum and sum.
   float* partial(int split, int64_t row, int head) const {
     return workspace + ((split * total_rows + row) * query_heads + head) * (head_dim + 2);
   }

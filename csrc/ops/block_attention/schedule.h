@@ -1,7 +1,7 @@
-// Which items block_attention's launches have. An item is a row tile of one request under one KV
-// head and one split of its prefix; the query heads of the GQA group are columns side by side, so
-// that a key is read once for all of them. Split lengths depend on the target and on the request's
-// own prefix alone: a request's bits do not depend on its batch, nor on the number of threads.
+// The items of block_attention's launches. An item is a row tile of one request with one KV head
+// and one split of its prefix. The query heads of the GQA group are adjacent columns, so that a key
+// is read once for all of them. Split lengths depend only on the target and on the request's own
+// prefix, so that a request's bits depend neither on its batch nor on the number of threads.
 #pragma once
 
 #include "ops/block_attention/params.h"
@@ -16,8 +16,8 @@ struct AttentionSplits {
       : length(most(ceil_div(ceil_div(prefix, split_keys), max_splits), 1) * split_keys),
         count(most(ceil_div(prefix, length), 1)) {}
 
-  // Over all prefixes up to the longest. Not the longest one's own: 33 units in splits of two are
-  // 17 splits, fewer than the 32 of a prefix of 32 units.
+  // The most splits of any prefix up to the longest. The longest one itself may have fewer: with at
+  // most 32 splits, 33 units give 17 splits of two, but 32 units give 32 splits.
   static int at_most(int longest, int split_keys, int max_splits) {
     return most(least(ceil_div(longest, split_keys), max_splits), 1);
   }
@@ -29,14 +29,14 @@ struct AttentionItem {
   int split, splits, first_key, stop_key;  // the last split has the keys of this pass too
 };
 
-// Items by host-known maxima; those that a request does not have are empty. Row tiles are
-// neighbours, then splits, for the sake of shared caches.
+// Numbers the items by host-known maxima, so some do not exist. Row tiles are numbered fastest,
+// then splits, so that items which read the same keys run at the same time and share a cache.
 template <class T>
 struct AttentionGrid {
   int group_columns, tiles, splits;
   int64_t items;
 
-  // `group_columns`: query columns of a group of the target.
+  // `group_columns`: query columns that the target's groups hold.
   AttentionGrid(const AttentionParams<T>& p, int group_columns)
       : group_columns(group_columns),
         tiles(row_tiles(p, p.rows.max_rows)),
@@ -47,7 +47,8 @@ struct AttentionGrid {
     return ceil_div(rows, group_columns / p.group());
   }
 
-  // Splits rows evenly: 272 rows in two tiles are 136 + 136. False: the request has no such item.
+  // Returns false if the request has no such item. Rows are divided evenly: two tiles of 272 rows
+  // have 136 each.
   bool item(const AttentionParams<T>& p, int64_t id, AttentionItem& out) const {
     const int tile = id % tiles;
     const int split = id / tiles % splits;
@@ -66,7 +67,7 @@ struct AttentionGrid {
   }
 };
 
-// run(step, groups) for each launch, `step` a std::integral_constant or its like: launch<kStep>().
+// Calls run<step>(groups) for each launch.
 template <class T, class Run>
 void schedule(const AttentionParams<T>& p, int group_columns, Run run) {
   const AttentionGrid<T> grid(p, group_columns);

@@ -1,5 +1,5 @@
-// State after the accepted verify row, for all layers of a request: the kernel body, written
-// against the tile layer. It only moves bits.
+// Kernel body of commit, on the tile layer: stores the state after the last accepted verify row,
+// for all layers of a request. It copies bits without arithmetic.
 #pragma once
 
 #include "ops/commit/params.h"
@@ -9,20 +9,21 @@ namespace blockdraft {
 
 enum class CommitStep { kCommit };
 
-// run<step>(groups) for each launch.
+// Calls run<step>(groups) for each launch.
 template <class U, class Run>
 void schedule(const CommitParams<U>& p, Run run) {
   run.template operator()<CommitStep::kCommit>(p.batch);
 }
 
-// One group does a request, since all of it depends on the prefix length that it then changes.
+// One group does a whole request, because every element depends on the prefix length, which is
+// changed at the end.
 template <class Group, class U>
 void commit(Group& group, const CommitParams<U>& p, int request) {
   const int accepted = p.accepted[request];
   const int slot = p.slots[request];
   const int first = p.cu_rows[request];
   if (accepted < 0) return;
-  const bool fresh = p.prefix_lens[request] == 0;  // what its slot holds is another request's
+  const bool fresh = p.prefix_lens[request] == 0;  // the slot still holds another request's state
   if (slot >= 0) {
     group.each(p.layers, p.channels, [&](int layer, int channel) {
       const U* rows = p.qk.at(layer, first) + channel;

@@ -1,4 +1,4 @@
-// GPU launcher of commit: a workgroup is a request.
+// GPU launcher of commit: a workgroup for each request.
 #include "tile/cdna/launch.h"
 
 #pragma clang force_cuda_host_device begin

@@ -9,7 +9,7 @@ namespace blockdraft {
 
 typedef uint64_t Bits128 __attribute__((vector_size(16)));
 
-// Elements are units of type U: 16 bytes where everything is aligned to them.
+// Data is copied in units of type U: 16 bytes if all tensors are aligned to that, else one element.
 template <class U>
 struct CommitParams {
   View<const U, 2> qk, v_late;  // [layers][rows][channels], [layers][rows][half]

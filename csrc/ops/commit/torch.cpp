@@ -7,7 +7,7 @@
 
 namespace blockdraft {
 
-// Whether every row of these tensors starts at, and consists of, multiples of 16 bytes.
+// Whether every row of these tensors is aligned to 16 bytes and a multiple of 16 bytes long.
 static bool aligned(std::initializer_list<Tensor> tensors) {
   for (const Tensor& t : tensors) {
     const int64_t unit = 16 / item_size(t);
@@ -19,7 +19,7 @@ static bool aligned(std::initializer_list<Tensor> tensors) {
   return true;
 }
 
-// A unit is so many elements.
+// `unit`: elements of a unit.
 template <class U, int kStrides>
 static View<U, kStrides> view_in_units(const Tensor& t, int64_t unit) {
   View<U, kStrides> out = view<U, kStrides>(t);

@@ -1,5 +1,5 @@
-// The next drafts from the drafter's logits: the kernel body. On a GPU the steps of schedule.h are
-// launches of their own.
+// Kernel body of sample_drafts: draws the next drafts from the drafter's logits. On a GPU each step
+// of schedule.h is a launch.
 #pragma once
 
 #include "ops/sample_drafts/schedule.h"
@@ -20,7 +20,7 @@ class DraftRow {
         sampling_(params.drafter_sampling.of(request_)),
         logits_{params.logits.at(request_, i_), nullptr, 1} {
     peak_ = params.greedy || sampling_.temperature == 0;
-    if (peak_) sampling_ = {1, 0, 1};  // an argmax leaves the normaliser of the raw logits
+    if (peak_) sampling_ = {1, 0, 1};  // draft_lse is then the raw logits' normaliser
   }
 
   void run() {

@@ -1,4 +1,5 @@
-// CPU launcher of sample_drafts: a row is an item, and idle threads help with others' vocab_blocks.
+// CPU launcher of sample_drafts: a row is an item. A thread without an item helps with the
+// vocab_blocks of the other threads' items.
 #include <vector>
 
 #include "ops/sample_drafts/body.h"

@@ -18,7 +18,7 @@ struct SampleParams {
   int num_valid_vocab, vocab_block, mask_token;
   View<int32_t, 1> draft_tokens;  // [batch][drafts]
   View<double, 2> draft_lse;      // [batch][drafts][2]
-  View<double, 2> workspace;      // [batch][drafts][doubles of a row]; of a GPU
+  View<double, 2> workspace;      // [batch][drafts][doubles of a row], on a GPU
 
   int batch, drafts;
 

@@ -1,4 +1,4 @@
-// The launches of sample_drafts where its steps are launches of their own.
+// The launches of sample_drafts on a GPU, one for each step.
 #pragma once
 
 #include "ops/sample_drafts/params.h"
@@ -10,7 +10,8 @@ enum class SampleStep {
   kFinish,   // a row: its distribution and the draw
 };
 
-// run<step>(groups) for each launch. Groups are numbered row, vocab_block, the last the fastest.
+// Calls run<step>(groups) for each launch. Groups are numbered by row and vocab_block, the latter
+// fastest.
 template <class T, class Run>
 void schedule(const SampleParams<T>& p, Run run) {
   const int64_t rows = int64_t(p.batch) * p.drafts;

@@ -1,6 +1,6 @@
-// From a row of logits to the law that a token is drawn from: exclusion, temperature, top-k, top-p,
-// in this order. Vocabularies are cut into blocks of ids; sums over a block are fp32 (see
-// tile/scan.h), everything across blocks is double.
+// From a row of logits to the distribution that a token is drawn from: exclusion, temperature,
+// top-k, top-p, in this order. The vocabulary is divided into vocab_blocks. Sums within one are
+// fp32 (see tile/scan.h), those over several are double.
 #pragma once
 
 #include "tile/scan.h"
@@ -9,7 +9,7 @@ namespace blockdraft {
 
 constexpr double kLog2e = 1.4426950408889634;
 
-// 2^x in double, for sums of block sums and for single tokens; 0 below -1022.
+// 2^x in double, for sums over vocab_blocks and for single tokens; 0 below -1022.
 inline double exp2_double(double x) {
   if (!(x >= -1022)) return x < -1022 ? 0.0 : x;
   if (x > 1023) return __builtin_inf();
@@ -20,14 +20,15 @@ inline double exp2_double(double x) {
   return p * __builtin_bit_cast(double, (__builtin_bit_cast(int64_t, shifted) + 1023) << 52);
 }
 
-// log2(x) for x in fp32's range, to 1e-13: one Newton step on fp32's.
+// log2(x) to 1e-13 for x in the range of fp32, by one Newton step from the fp32 logarithm.
 inline double log2_double(double x) {
   const double y = __builtin_log2f(float(x));
   if (!(x > 0) || !(x < __builtin_inf())) return y;
   return y + (x * exp2_double(-y) - 1) * kLog2e;
 }
 
-// The ids that may have probability, in vocab_blocks.
+// The ids that may have probability (all below `size` but `mask`), in `blocks` vocab_blocks of
+// `block` ids.
 struct Vocabulary {
   int size, mask, block, blocks;
 
@@ -38,7 +39,7 @@ struct Vocabulary {
   Span span(int i) const { return {i * block, least(size, (i + 1) * block), mask}; }
 };
 
-// A row of logits, or weight * row + (1 - weight) * other of two.
+// A row of logits, or the blend weight * row + (1 - weight) * other of two rows.
 template <class T>
 struct Logits {
   const T *row, *other;  // other: null for one row
@@ -56,7 +57,7 @@ struct Logits {
   }
 
  private:
-  // The same bits wherever it is inlined.
+  // An explicit fma, so that the bits do not depend on how the compiler contracts each copy.
   template <class At, class Float>
   static Float blend(Float x, Float y, Float w, Float v) {
     return At::fma(w, x, v * y);
@@ -70,23 +71,24 @@ struct Sampling {
   double top_p;        // 1: off
 
   bool truncates() const { return top_k > 0 || top_p < 1; }
-  // Of exponents of 2. Temperatures below 1.5e-37 act as that one, so that it fits into a float.
+  // The factor from logits to exponents of 2. It is bounded so that it fits into a float: lower
+  // temperatures than 1.5e-37 act as 1.5e-37.
   double scale() const { return most(least(kLog2e / temperature, 1e37), 1e-30); }
 };
 
 enum Status { kFine = 0, kNotNumbers = 1, kEmpty = 2 };
 
-// Weights 2^((x - top) * scale) of kept ids over their sum; or all mass on one id.
+// Kept ids have the weights 2^((x - top) * scale), divided by their sum; or all mass is on one id.
 template <class T>
 struct Distribution {
   Logits<T> logits;
   double scale, sum;
-  float top, cut;  // kept are logits above the cut,
-  int tie;         // and those at it up to this id
-  int point;       // the id that has all mass, or one of
+  float top, cut;  // an id is kept if its logit is above the cut,
+  int tie;         // or at the cut and the id is at most `tie`
+  int point;       // the id that has all mass, or one of these:
   int status;
 
-  static constexpr int kSpread = -2, kNowhere = -1;  // by weights; no id has any
+  static constexpr int kSpread = -2, kNowhere = -1;  // mass by weights; no id has mass
 
   bool truncated() const { return cut != -__builtin_inff(); }
   bool plain() const { return !logits.other && !truncated(); }
@@ -109,15 +111,15 @@ struct Distribution {
     return exp2_double((double(x) - top) * scale) / sum;
   }
   template <class Scan>
-  float log_probability(int id) const {  // of a distribution by weights
+  float log_probability(int id) const {  // if point is kSpread
     const float x = logits.template at<Scan>(id);
     if (!(x > cut) && !(x == cut && id <= tie)) return -__builtin_inff();
     return least(float(((double(x) - top) * scale - log2_double(sum)) / kLog2e), 0.0f);
   }
 };
 
-// What a block adds to its row's normaliser: the sum of 2^((x - anchor) * scale). Of a survey the
-// anchor is the greatest logit.
+// What a vocab_block adds to its row's normaliser: the sum of 2^((x - anchor) * scale). `survey`
+// computes no sum; its anchor is the greatest logit.
 struct Partial {
   double sum;
   float anchor;
@@ -138,21 +140,21 @@ BLOCKDRAFT_SCAN Partial survey(const Scan& scan, const Logits<T>& logits, Span s
                                             : kFine};
 }
 
-// The first few ids of a row: the greatest of their logits is where the sums of its blocks begin to
-// count.
-inline Span head(const Vocabulary& vocabulary) {
+// The first few ids of a row. The greatest of their logits is the anchor of all its vocab_blocks.
+inline Span first_ids(const Vocabulary& vocabulary) {
   return {0, least(64, vocabulary.size), vocabulary.mask};
 }
 
-// One pass, with the anchor of the row's head, unless a logit of the block is too far above it.
-// `drawn`: the token is found by these sums, whose terms must be as exact as those of the walk to
-// it; for a token's probability 4e-7 will do.
+// The partial of a vocab_block, in one pass unless a logit is too far above the anchor of `start`,
+// the survey of the row's first ids. `drawn`: a token is drawn by these sums, so their terms must
+// be as exact as those of the search within the vocab_block; otherwise a relative error of 4e-7 is
+// enough.
 template <class Scan, class T>
 BLOCKDRAFT_SCAN Partial measure(const Scan& scan, const Logits<T>& logits, double scale,
-                                const Partial& head, Span span, bool drawn) {
+                                const Partial& start, Span span, bool drawn) {
   const float factor = float(scale);
-  // One multiply-add an exponent, and what rounding its constant shifts is put back; but not where
-  // that is too much.
+  // One multiply-add for each exponent. The rounding error of its constant is a common factor,
+  // which is corrected afterwards, unless the constant is so large that the error matters.
   auto anchored = [&](float anchor) {
     const float constant = anchor * factor;
     if (drawn || !(constant < 0x1p24f && constant > -0x1p24f))
@@ -175,7 +177,7 @@ BLOCKDRAFT_SCAN Partial measure(const Scan& scan, const Logits<T>& logits, doubl
                     })
                .sum;
   };
-  if constexpr (Scan::kProducts) {  // no anchor is cheaper still, where the sum allows it
+  if constexpr (Scan::kProducts) {  // cheaper without an anchor, if the sum is in fp32's range
     if (!drawn && !logits.other) {
       const double sum =
           scan.sum(span, [row = logits.row, factor](
@@ -184,11 +186,10 @@ BLOCKDRAFT_SCAN Partial measure(const Scan& scan, const Logits<T>& logits, doubl
       if (sum > 0x1p-60 && sum < 0x1p100) return {sum, 0, kFine};
     }
   }
-  if (head.status == kFine) {
-    const double sum = anchored(head.anchor);
-    if (sum < 0x1p100)
-      return {sum, head.anchor,
-              kFine};  // neither NaN, nor so large that a ratio of sums could overflow
+  if (start.status == kFine) {
+    const double sum = anchored(start.anchor);
+    // Neither NaN nor so large that a ratio of sums could overflow.
+    if (sum < 0x1p100) return {sum, start.anchor, kFine};
   }
   Partial out = survey(scan, logits, span);
   if (out.status == kFine) out.sum = anchored(out.anchor);

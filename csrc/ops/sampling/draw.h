@@ -1,5 +1,5 @@
-// What a crew (tile/scan.h) does with a row of logits, for both samplers: its distribution, and a
-// draw by inverse CDF over ascending ids.
+// What both samplers do with a row of logits, by a crew (tile/scan.h): its distribution, and a draw
+// by inverse CDF over ascending ids.
 #pragma once
 
 #include "base/philox.h"
@@ -9,7 +9,7 @@
 
 namespace blockdraft {
 
-// blockdraft.types.Sampling: one entry a request.
+// blockdraft.types.Sampling: one entry for each request.
 struct SamplingParams {
   const float* temperature;
   const int32_t* top_k;  // null: off
@@ -26,27 +26,26 @@ struct SamplingParams {
 template <class Crew, class T>
 class Sampler {
  public:
-  // `sums`: memory for a double a vocab_block, which no other row uses meanwhile.
+  // `sums`: memory for one double per vocab_block, which no other row uses at the same time.
   Sampler(Crew& crew, const Vocabulary& vocabulary, double* sums)
       : crew_(crew), vocabulary_(vocabulary), sums_(sums) {}
 
   const Vocabulary& vocabulary() const { return vocabulary_; }
 
-  // What the vocab_blocks of a row add to its distribution. With temperature 0, the greatest
-  // logits. `drawn`: see measure.
+  // The partials of a row's vocab_blocks; at temperature 0, their surveys. `drawn`: see `measure`.
   void measure_row(const Logits<T>& logits, const Sampling& sampling, bool drawn,
                    Partial* partials) {
-    const Partial head = survey(typename Crew::Scan(), logits, blockdraft::head(vocabulary_));
+    const Partial start = survey(typename Crew::Scan(), logits, first_ids(vocabulary_));
     crew_.each_block(vocabulary_, [&](const auto& scan, int block, Span span) {
-      const Partial partial = measure_block(scan, logits, sampling, drawn, head, span);
+      const Partial partial = measure_block(scan, logits, sampling, drawn, start, span);
       if (scan.leader()) partials[block] = partial;
     });
   }
 
   Partial measure_block(const typename Crew::Scan& scan, const Logits<T>& logits,
                         const Sampling& sampling, bool drawn, int block) const {
-    return measure_block(scan, logits, sampling, drawn, survey(scan, logits, head(vocabulary_)),
-                         vocabulary_.span(block));
+    const Partial start = survey(scan, logits, first_ids(vocabulary_));
+    return measure_block(scan, logits, sampling, drawn, start, vocabulary_.span(block));
   }
 
   Distribution<T> distribution(const Logits<T>& logits, const Sampling& sampling,
@@ -70,8 +69,8 @@ class Sampler {
     return p;
   }
 
-  // The distribution of a row whose normaliser is known: its greatest logit, and the natural log of
-  // the sum relative to that; untruncated.
+  // The untruncated distribution of a row whose normaliser is known: its greatest logit, and the
+  // natural logarithm of the sum relative to that.
   static Distribution<T> known_distribution(const Logits<T>& logits, const Sampling& sampling,
                                             double top, double log_sum) {
     const double sum = exp2_double(log_sum * kLog2e);
@@ -92,7 +91,7 @@ class Sampler {
     return status;
   }
 
-  // sums_[block] = f(scan, block, span); returns their sum.
+  // Sets sums_[block] = f(scan, block, span) for all vocab_blocks and returns their sum.
   template <class F>
   double weigh(F f) {
     crew_.each_block(vocabulary_, [&](const auto& scan, int block, Span span) {
@@ -108,8 +107,8 @@ class Sampler {
     return total;
   }
 
-  // The first id at which the running sum over weighed blocks exceeds r; crossing(scan, span, r)
-  // finds it in one.
+  // The first id at which the running sum of the masses exceeds r. `sums_` gives the vocab_block;
+  // crossing(scan, span, r) searches within it.
   template <class F>
   int find(double r, F crossing) const {
     int block = 0, last = -1;
@@ -118,13 +117,13 @@ class Sampler {
       if (sums_[block] > r) break;
       r -= sums_[block];
     }
-    if (block == vocabulary_.blocks) r = __builtin_inf();  // by rounding
+    if (block == vocabulary_.blocks) r = __builtin_inf();  // rounding: take the last id with mass
     if (last < 0) return -1;
     return crew_.within(vocabulary_, last,
                         [&](const auto& scan, Span span) { return crossing(scan, span, r); });
   }
 
-  // What a measured block weighs in its row's distribution, which is not truncated.
+  // The mass of a measured vocab_block in its row's distribution, if that is not truncated.
   static double mass(const Distribution<T>& p, const Partial& partial) {
     if (!(partial.sum > 0)) return 0;
     return partial.anchor == p.top
@@ -146,12 +145,12 @@ class Sampler {
  private:
   template <class Scan>
   static Partial measure_block(const Scan& scan, const Logits<T>& logits, const Sampling& sampling,
-                               bool drawn, const Partial& head, Span span) {
-    return sampling.temperature > 0 ? measure(scan, logits, sampling.scale(), head, span, drawn)
+                               bool drawn, const Partial& start, Span span) {
+    return sampling.temperature > 0 ? measure(scan, logits, sampling.scale(), start, span, drawn)
                                     : survey(scan, logits, span);
   }
 
-  // The lowest id with the greatest logit, of surveyed blocks.
+  // The lowest id with the greatest logit, from the surveys of the vocab_blocks.
   int lowest(const Distribution<T>& p, const Partial* partials) const {
     int block = 0;
     while (partials[block].anchor != p.top) ++block;
@@ -169,7 +168,8 @@ class Sampler {
   }
 
   Crew& crew_;
-  // By value: a pointer within the body's own object would keep a GPU from holding it in registers.
+  // A copy, since a pointer into the kernel body's object would keep that object out of registers
+  // on a GPU.
   Vocabulary vocabulary_;
   double* sums_;
 };

@@ -1,11 +1,12 @@
-// Top-k, then top-p of what it kept. Ids rank by logit, then by lower id.
+// Top-k, then top-p of what top-k kept. Ids rank by logit; of equal logits the lower id ranks
+// first.
 #pragma once
 
 #include "ops/sampling/distribution.h"
 
 namespace blockdraft {
 
-// Integers in the order of the floats; -0 counts as 0.
+// Maps floats to integers of the same order; -0 counts as 0.
 inline uint32_t image(float x) {
   const uint32_t bits = __builtin_bit_cast(uint32_t, x == 0 ? 0.0f : x);
   return bits >> 31 ? ~bits : bits | 0x80000000u;
@@ -14,19 +15,19 @@ inline float number(uint32_t image) {
   return __builtin_bit_cast(float, image >> 31 ? image & 0x7fffffffu : ~image);
 }
 
-// The distribution p, whose row the sampler's crew reads, is cut where it stands.
+// Truncates the distribution p in place.
 template <class Sampler, class T>
 class Truncation {
  public:
   Truncation(Sampler& sampler, Distribution<T>& p) : sampler_(sampler), p_(p) {}
 
-  // Keeps ids in rank order as long as the measure (mass, or their number) of those before is below
-  // `limit`.
+  // Keeps an id if the mass (or the number) of the ids that rank before it is below `limit`. The
+  // logit of the last kept id is found by bisection.
   void keep(double limit, bool by_mass) {
     double before = above(p_.cut, by_mass);
     uint32_t low = image(p_.cut);
     uint32_t high = before < limit ? low : image(__builtin_inff());
-    while (high - low > 1) {  // above(low) is at least the limit, above(high) is not
+    while (high - low > 1) {  // above(low) >= limit > above(high)
       const uint32_t middle = low + (high - low) / 2;
       const double mass = above(number(middle), by_mass);
       if (mass < limit) {
@@ -43,7 +44,7 @@ class Truncation {
     const double same = sampler_.weigh(
         [&](const auto& scan, int, Span span) { return count_equal(scan, p_, cut, span); });
     const double ties = least(same, __builtin_ceil(least(fit, kManyTies)));
-    if (cut != p_.cut) p_.tie = INT32_MAX;  // of the cut before
+    if (cut != p_.cut) p_.tie = INT32_MAX;  // `tie` belonged to the previous cut
     p_.cut = cut;
     if (ties < same)
       p_.tie = sampler_.find(ties - 0.5, [&](const auto& scan, Span span, double r) {
@@ -55,7 +56,7 @@ class Truncation {
  private:
   static constexpr double kManyTies = 1e9;
 
-  // Of kept ids with a logit above x: their mass, or how many.
+  // The mass, or the number, of the kept ids with a logit above x.
   double above(float x, bool by_mass) {
     return sampler_.weigh([&](const auto& scan, int, Span span) {
       return by_mass ? mass_above(scan, p_, x, span) : count_above(scan, p_, x, span);

@@ -1,6 +1,6 @@
-// What a row of logits leaves between the steps of a sampler. On a GPU the steps are launches of
-// their own and every row has memory of its own, in doubles: a header, then so many for each
-// vocab_block. blockdraft.ops.sampling knows both counts, and asks for them at import.
+// What the steps of a sampler store for each row of logits. On a GPU, where each step is a launch,
+// every row has its own part of the workspace, in doubles: a header, then a fixed number for each
+// vocab_block. blockdraft.ops._sampling has both counts too, and compares them at import.
 #pragma once
 
 #include "base/view.h"
@@ -8,7 +8,8 @@
 
 namespace blockdraft {
 
-// What is decided before the draw: drafts kept, and the factor of p in the residual distribution.
+// What is decided before the draw: the number of accepted drafts, and the factor of p in the
+// residual.
 struct Verdict {
   int accepted, status;
   double scale;
@@ -22,7 +23,7 @@ static_assert(sizeof(Distribution<float>) == kDistributionDoubles * sizeof(doubl
 static_assert(sizeof(Verdict) == kVerdictDoubles * sizeof(double));
 static_assert(sizeof(Partial) == 2 * sizeof(double));
 
-// The rows of a request.
+// The memory of a request's rows.
 template <class T>
 struct RowsMemory {
   Distribution<T>* distributions;
@@ -31,7 +32,7 @@ struct RowsMemory {
   double* first_surplus;
   Verdict* verdict;
   int64_t header_stride;  // doubles from a row's distribution to that of the next
-  int64_t block_stride;   // likewise of the rest; 0 on a CPU, where rows come one after another
+  int64_t block_stride;   // likewise for the rest; 0 on a CPU, where all rows share one memory
 
   static RowsMemory staged(double* memory, int64_t row_stride, int blocks) {
     double* const partials = memory + kHeaderDoubles;

@@ -1,10 +1,10 @@
 // The attention tile of CDNA 3 and 4 (gfx942, gfx950).
 //
-// A group is a workgroup of eight waves, two on each SIMD, so that one's softmax hides behind the
-// other's MFMA. A wave has one panel of 32 columns: column l % 32 belongs to lanes l and l ^ 32.
-// S^T = K Q^T by 32x32 MFMA leaves in the register i of lane l key 8 (i / 4) + 4 (l / 32) + i % 4
-// of column l % 32, which is already the B operand of O^T += V^T P^T if V^T's keys stand in that
-// order: V is transposed and permuted on its way through LDS, and P never leaves registers.
+// A group is a workgroup of eight waves, two on each SIMD, so that one's softmax overlaps with the
+// other's MFMAs. A wave has one panel of 32 columns: column l % 32 belongs to lanes l and l ^ 32.
+// After S^T = K Q^T by 32x32 MFMA, register i of lane l holds key 8 (i / 4) + 4 (l / 32) + i % 4 of
+// column l % 32. That is already the B operand of O^T += V^T P^T if the keys of V^T have the same
+// order, so V is transposed and permuted on its way through LDS, and P never leaves registers.
 #pragma once
 
 #include "tile/attention.h"
@@ -22,23 +22,21 @@ template <class T, class X, int kDim>
 class Tile : public Group<kThreads> {
   typedef typename Mma<T>::Fragment Fragment;
   static constexpr int kFragment = 16 / sizeof(T);  // elements
-  static constexpr int kKeyStride = kDim + kFragment,
-                       kValueStride = 32 + kFragment;  // padded: rows begin in other banks
-  static constexpr int kUnits =
-      16 * kDim / kFragment;  // staging: two keys' fragments, of K or of V
+  // Padded, so that rows begin in different banks.
+  static constexpr int kKeyStride = kDim + kFragment, kValueStride = 32 + kFragment;
+  // A unit of staging is a fragment of two rows of K or of V.
+  static constexpr int kUnits = 16 * kDim / kFragment;
   static constexpr int kUnitsOfThread = (2 * kUnits + kThreads - 1) / kThreads;
 
  public:
-  static constexpr int kKeys = 32,
-                       kBuffers = sizeof(T) == 2
-                                      ? 2
-                                      : 1;  // 64 KiB of LDS hold one fp32 tile of head dim 128
+  // 64 KiB of LDS hold only one fp32 tile of head dim 128.
+  static constexpr int kKeys = 32, kBuffers = sizeof(T) == 2 ? 2 : 1;
   static constexpr int kGroupColumns = kWaves * kColumns;
 
   struct Memory {                                       // in LDS
     alignas(16) T keys[kBuffers * kKeys * kKeyStride];  // [buffer][key][dim]
-    alignas(16) T values[kBuffers * kDim *
-                         kValueStride];  // [buffer][dim][key, in the order of a score register]
+    // [buffer][dim][key, in the order of the score registers]
+    alignas(16) T values[kBuffers * kDim * kValueStride];
   };
 
   struct Panel {
@@ -86,9 +84,9 @@ class Tile : public Group<kThreads> {
   template <class Key, class Value>
   void load(Key key, Value value, int n) {
     each_unit([&](int u, bool of_values, int row, int dim) {
+    // Rows beyond n repeat the last row: they are masked, but must not add NaN of their own.
 #pragma unroll
-      for (int i = 0; i < 2;
-           ++i) {  // rows beyond n repeat the last: they are masked, and must be finite where it is
+      for (int i = 0; i < 2; ++i) {
         const int at = least(row + i, n - 1);
         data_[u][i] =
             read(of_values ? value(places_[u][i], at) + dim : key(places_[u][i], at) + dim);
@@ -164,7 +162,7 @@ class Tile : public Group<kThreads> {
     }
     const auto eight = p.lo + p.hi;
     const auto four = eight.lo + eight.hi;
-    // Of this lane's keys; close adds the other half's.
+    // The sum over this lane's keys; close adds that of the other half.
     panel.sum += four.x + four.y + (four.z + four.w);
     const T* column = memory_.values + value_buffer() + lane() % 32 * kValueStride + half() * 16;
 #pragma unroll
@@ -208,8 +206,9 @@ class Tile : public Group<kThreads> {
   int key_buffer() const { return uniform(buffer_ ? kKeys * kKeyStride : 0); }
   int value_buffer() const { return uniform(buffer_ ? kDim * kValueStride : 0); }
 
-  // f(unit of this thread, whether it stages values or keys, row, dim): two rows from `row`, a
-  // fragment from `dim`. A wave stages either keys or values.
+  // f(u, of_values, row, dim) for every unit u of this thread: rows `row` and row + 1 of the values
+  // or of the keys, one fragment from `dim` on. In a unit, all lanes of a wave stage the same of
+  // the two.
   template <class F>
   static void each_unit(F f) {
 #pragma unroll
@@ -220,16 +219,14 @@ class Tile : public Group<kThreads> {
     }
   }
 
-  static Fragment read(const T* p) {
-    return *(const __attribute__((address_space(1))) Fragment*)p;
-  }  // of global memory
+  // From global memory.
+  static Fragment read(const T* p) { return *(const __attribute__((address_space(1))) Fragment*)p; }
 
   static int wave() { return __builtin_amdgcn_readfirstlane(thread_index() / kWave); }
   static int lane() { return thread_index() & (kWave - 1); }
   static int half() { return lane() >> 5; }
-  static int key_of(int i) {
-    return 8 * (i / 4) + 4 * half() + i % 4;
-  }  // row of a score or output register
+  // The row that register i of the scores or of an output holds.
+  static int key_of(int i) { return 8 * (i / 4) + 4 * half() + i % 4; }
 
   Memory& memory_;
   Panel panel_;

@@ -1,8 +1,8 @@
 // The product of CDNA 3 and 4. A group is a workgroup of eight waves; a wave multiplies 32 output
-// channels by all columns. Its weights go from memory straight to registers, where they are the A
-// operand of 32x32 MFMAs, since no other wave reads them; the columns' tokens are the B operand and
-// are staged in LDS, in two buffers with one barrier a part of the depth. The weights of the next
-// part are on their way while this one is multiplied, and are asked for before the tokens.
+// channels by all columns. The weights are the A operand of 32x32 MFMAs and are loaded directly
+// into registers, since no other wave reads them. The tokens of the columns are the B operand and
+// are staged in LDS, in two buffers, with one barrier for each part of the depth. The weights and
+// tokens of the next part are loaded while this one is multiplied.
 #pragma once
 
 #include "tile/cdna/group.h"
@@ -11,15 +11,15 @@
 
 namespace blockdraft::cdna {
 
-// `kPanels`: 32 columns each.
+// A panel has 32 columns.
 template <class T, int kPanels>
 class Gemm : public Group<kThreads> {
   typedef typename Mma<T>::Fragment Fragment;
   static constexpr int kFragment = 16 / sizeof(T);  // elements
-  static constexpr int kFragments = 4;              // of a lane and part
+  static constexpr int kFragments = 4;              // of a lane in a part of the depth
   static constexpr int kDepth = kFragments * 2 * kFragment;
-  static constexpr int kStride = kDepth + kFragment;  // padded: columns begin in other banks
-  static constexpr int kUnits = kPanels * kColumns * (kDepth / kFragment);  // staging: a fragment
+  static constexpr int kStride = kDepth + kFragment;  // padded: columns begin in different banks
+  static constexpr int kUnits = kPanels * kColumns * (kDepth / kFragment);  // fragments to stage
   static constexpr int kUnitsOfThread = (kUnits + kThreads - 1) / kThreads;
 
  public:
@@ -60,7 +60,7 @@ class Gemm : public Group<kThreads> {
   static int half() { return lane() >> 5; }
   static Fragment read(const T* p) { return *(const __attribute__((address_space(1))) Fragment*)p; }
 
-  // Fragments beyond the depth are 0; their address is one that may be read.
+  // Fragments beyond the depth are 0; the loads for them read the first fragment instead.
   static void load_weights(const T* own, int start, int depth, Fragment (&out)[kFragments]) {
 #pragma unroll
     for (int f = 0; f < kFragments; ++f) {

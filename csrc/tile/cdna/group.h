@@ -1,4 +1,4 @@
-// A group of CDNA: a workgroup. Freestanding: compiler builtins only.
+// A group of CDNA is a workgroup. Uses compiler builtins only, so that it compiles without HIP.
 #pragma once
 
 #include "tile/group.h"
@@ -11,7 +11,7 @@ inline void from_float(float* p, float x) { *p = x; }
 inline void from_float(bf16* p, float x) { p->bits = __builtin_bit_cast(uint16_t, __bf16(x)); }
 inline void from_float(fp16* p, float x) { p->bits = __builtin_bit_cast(uint16_t, _Float16(x)); }
 
-// The same pointer, known to be one to global memory: spares the look at which memory it is.
+// The same pointer, which the compiler then knows to be to global memory: flat loads are slower.
 template <class P>
 P* global(P* p) {
   return (P*)(__attribute__((address_space(1))) P*)p;
@@ -25,13 +25,13 @@ void use_global_pointers(Params& p) {
 inline int group_index() { return __builtin_amdgcn_workgroup_id_x(); }
 inline int thread_index() { return __builtin_amdgcn_workitem_id_x(); }
 
-// A kernel of workgroups of so many threads, so many waves of which share a SIMD.
+// A kernel with `threads` threads in a workgroup and `waves` waves on a SIMD.
 #define BLOCKDRAFT_KERNEL(threads, waves)                                                \
   __attribute__((global)) __attribute__((amdgpu_flat_work_group_size(threads, threads))) \
   __attribute__((amdgpu_waves_per_eu(waves, waves))) void
 
-// Workgroups go to the 8 XCDs in turn; this numbering gives each XCD a contiguous part, so that
-// neighbours meet in its L2.
+// The hardware assigns workgroups to the 8 XCDs in turn. This numbering gives each XCD a contiguous
+// range, so that adjacent items share its L2.
 inline int64_t contiguous_per_xcd(int64_t groups) {
   const int64_t group = group_index();
   return group % 8 * ceil_div<int64_t>(groups, 8) + group / 8;

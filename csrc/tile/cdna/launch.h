@@ -1,5 +1,5 @@
-// How a .hip file starts its kernels. A freestanding build, by a clang without HIP, has only their
-// device code; it asks for itself by BLOCKDRAFT_FREESTANDING, since HIP's headers may lie on the
+// How a .hip file starts its kernels. A build by a clang without HIP has only the device code and
+// defines BLOCKDRAFT_FREESTANDING; testing for HIP's headers would not do, since they may be on the
 // include path of a compiler that cannot use them.
 #pragma once
 

@@ -1,5 +1,5 @@
-// Matrix instructions of CDNA. An operand fragment is 16 bytes: two (gfx942, 16 bit), one (gfx950,
-// 16 bit) or four (fp32) MFMAs.
+// Matrix instructions of CDNA. An operand fragment has 16 bytes, which one (16 bit on gfx950), two
+// (16 bit on gfx942) or four (fp32) MFMAs consume.
 #pragma once
 
 #include "base/numbers.h"
@@ -15,7 +15,7 @@ typedef _Float16 half8 __attribute__((ext_vector_type(8)));
 typedef __bf16 bfloat8 __attribute__((ext_vector_type(8)));
 typedef uint32_t word4 __attribute__((ext_vector_type(4)));
 
-// Element types: the fragment, and D += A B for one.
+// For an element type: its fragment, C + A B for one, and the packing of scores into one.
 template <class T>
 struct Mma;
 
@@ -46,7 +46,8 @@ struct Mma<bf16> {
     return __builtin_amdgcn_mfma_f32_32x32x8bf16_1k(a.hi, b.hi, c, 0, 0, 0);
 #endif
   }
-  // Of values >= 0, to nearest: ties go up, which on gfx942 saves three of four instructions.
+  // For values >= 0. Rounds to nearest; on gfx942 ties round up, which saves three of four
+  // instructions.
   static short8 pack(acc16 p, int first) {
     word4 out;
 #pragma unroll

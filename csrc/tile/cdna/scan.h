@@ -1,5 +1,5 @@
-// Scans for CDNA: a wave, 8 consecutive ids to a lane, so that loads are 16 bytes. A wave's sum
-// needs neither LDS nor barriers.
+// Scans for CDNA: by one wave, with 8 consecutive ids for each lane, so that loads are 16 bytes.
+// Sums within a wave need neither LDS nor barriers.
 #pragma once
 
 #include "tile/cdna/group.h"
@@ -39,7 +39,7 @@ struct At {
     return int8v{0, 1, 2, 3, 4, 5, 6, 7} + first;
   }
   static float8 select(int8v mask, float8 a, float8 b) { return mask ? a : b; }
-  static float8 maximum(float8 a, float8 b) { return a > b ? a : b; }  // b where one is NaN
+  static float8 maximum(float8 a, float8 b) { return a > b ? a : b; }  // b if either is NaN
   static float8 fma(float8 a, float8 b, float8 c) { return __builtin_elementwise_fma(a, b, c); }
   static float8 exp2(float8 x) {
     float8 out;
@@ -72,8 +72,7 @@ struct At {
     return out;
   }
 
-  // Of global memory: by plain types, since copying a struct would go through a pointer to any
-  // memory.
+  // Loads from global memory, by scalar types, since copying a struct would use a flat pointer.
   static float one(const float* p) { return *(const __attribute__((address_space(1))) float*)p; }
   static float one(const bf16* p) {
     return __builtin_bit_cast(float, uint32_t(*(const __attribute__((address_space(1))) uint16_t*)p)
@@ -140,7 +139,7 @@ class Scan {
       int own_last = -1;
 #pragma unroll
       for (int i = 0; i < kIds; ++i) own += mass[i], own_last = mass[i] > 0 ? i : own_last;
-      double upto = own;  // of the lanes before, and this
+      double upto = own;  // the sum over this lane and those before
 #pragma unroll
       for (int distance = 1; distance < kWave; distance *= 2) {
         const double before = from_lane(upto, (lane() - distance) & (kWave - 1));
@@ -150,13 +149,13 @@ class Scan {
       if (crossed) {
         double left = r - (upto - own);
         int found = own_last;
+        // The first id of this lane at which the lane's running sum exceeds what is left.
 #pragma unroll
-        for (int i = kIds - 1; i >= 0;
-             --i) {  // the first that exceeds what is left, by the sums before it
-          double before = 0;
+        for (int i = kIds - 1; i >= 0; --i) {
+          double running = 0;
 #pragma unroll
-          for (int j = 0; j <= i; ++j) before += mass[j];
-          found = mass[i] > 0 && before > left ? i : found;
+          for (int j = 0; j <= i; ++j) running += mass[j];
+          found = mass[i] > 0 && running > left ? i : found;
         }
         const int winner = __builtin_ctzll(crossed);
         return base + winner * kIds + from_lane(found, winner);
@@ -180,7 +179,7 @@ class Scan {
   static int lane() { return thread_index() & (kWave - 1); }
 };
 
-// A workgroup that shares a request, its waves taking blocks of the vocabulary in turn.
+// A workgroup; its waves take vocab_blocks in turn.
 template <int kThreadsOfCrew>
 class Crew {
  public:

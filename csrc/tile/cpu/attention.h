@@ -1,5 +1,5 @@
-// The attention tile of a CPU: one wave, whose staged operands are in the order the products read
-// them: fp32, or bf16 where the CPU has dot products of it.
+// The attention tile of a CPU: one wave. Its operands are staged in the order in which the products
+// read them, in fp32, or in bf16 if the CPU has bf16 dot products.
 #pragma once
 
 #include <cmath>
@@ -11,15 +11,15 @@
 
 namespace blockdraft::cpu {
 
-// kDots: operands are bf16, as the GPU's are; has_dots() says whether this CPU multiplies them.
+// kDots: bf16 operands, as on a GPU; requires has_dots().
 template <class T, class X, bool kDots = false>
 class Tile : public Group {
  public:
   static constexpr int kKeys = 192, kBuffers = 1;
-  static constexpr int kValuePad =
-      16;  // floats: with a power of two between rows, a column of values would fill few cache sets
-  static constexpr int kGroupColumns =
-      544;  // 136 rows of a group of 4, whose operands stay in the L2
+  // Floats. With a power of two between rows, a column of values would map to few cache sets.
+  static constexpr int kValuePad = 16;
+  // 136 rows in a GQA group of 4: their operands stay in the L2.
+  static constexpr int kGroupColumns = 544;
 
   struct Panel {
     float* queries;  // [head_dim][kColumns], scaled; or pairs [head_dim / 2][kColumns], not scaled
@@ -36,7 +36,7 @@ class Tile : public Group {
     }
   };
 
-  // `memory`: floats(columns, head_dim) of them, aligned to a cache line.
+  // The floats that `memory` of the constructor needs, aligned to a cache line.
   static int64_t floats(int columns, int head_dim) {
     return int64_t(kKeys) * (2 * head_dim + kValuePad + kColumns) +
            int64_t(ceil_div(columns, kColumns)) * (2 * head_dim + 2) * kColumns;
@@ -75,7 +75,7 @@ class Tile : public Group {
 
   template <class Key, class Value>
   void load(Key key, Value value, int n) {
-    // deposit reads them; until then the products have them prefetched
+    // deposit reads these rows; until then fetch_some prefetches them during the products.
     loaded_ = n;
     for (int i = 0; i < n; ++i) {
       key_rows_[i] = key(places_[i], i);
@@ -152,13 +152,14 @@ class Tile : public Group {
   }
 
  private:
-  // Scores of kWide columns from `part` on become probabilities; their maxima and sums go on.
+  // Turns the scores of kWide columns from `part` on into softmax weights, updates the maxima and
+  // sums of the columns and rescales their outputs.
   void weigh(Panel& panel, int part) {
     const int n = staged_;
     float* const column = scores_ + part;
     float* const running = panel.running + part;
     const wide before = load_wide(running);
-    wide top = before;  // two of each, top and sum: independent chains
+    wide top = before;  // two maxima and two sums, so that the dependency chains are shorter
     wide other = before;
     int i = 0;
     for (; i + 1 < n; i += 2) {
@@ -198,8 +199,8 @@ class Tile : public Group {
   static constexpr int kBlockRows = kDots ? 12 : 6;
   static const Pair* pairs(const float* p) { return reinterpret_cast<const Pair*>(p); }
 
-  // Probabilities of keys i and i + 1 take the place of their scores, or are rounded to a pair in
-  // row i / 2.
+  // Stores the weights of keys i and i + 1 in place of their scores or, with kDots, as a bf16 pair
+  // in row i / 2.
   static void keep(float* column, int i, wide p, wide q) {
     if constexpr (kDots) {
       const uwide pair = (((uwide)p + 0x8000u) >> 16) | (((uwide)q + 0x8000u) & 0xffff0000u);
@@ -216,8 +217,8 @@ class Tile : public Group {
       std::memcpy(keys_ + i * (head_dim_ / 2), key_rows_[i], head_dim_ * sizeof(T));
     }
   }
-  void stage_values()
-      const {  // a pair of keys side by side; with the last of an odd number stands zero
+  // Each Pair holds the values of two keys, or of the last key and zero.
+  void stage_values() const {
     for (int i = 0; i < staged_; i += 2) {
       if (i + 13 < staged_) prefetch<3>(value_rows_[i + 12]), prefetch<3>(value_rows_[i + 13]);
       for (int d = 0; d < head_dim_; d += kLanes) {
@@ -253,7 +254,7 @@ class Tile : public Group {
     }
   }
 
-  // Between micro-kernels, a few rows at a time: a CPU waits where many are asked for at once.
+  // Prefetches a few rows between micro-kernels, because a CPU stalls on many prefetches at once.
   void fetch_some() { fetch(due_ += pace_); }
   void fetch(float rows) {
     for (; fetched_ < rows && fetched_ < loaded_; ++fetched_) {
@@ -277,7 +278,7 @@ class Tile : public Group {
 
 static_assert(AttentionTarget<Tile<float, int>, float, int>);
 
-// f(std::type_identity<Tile>) of the tile that suits this CPU.
+// Calls f(std::type_identity<Tile>()) with the fastest tile of this CPU.
 template <class T, class X, class F>
 void with_tile_type(F f) {
 #ifdef __AVX512F__

@@ -1,6 +1,6 @@
 // A crew of a CPU: threads that work on rows of logits, vocab_block by vocab_block. A thread takes
-// items of its own; where none is left, it helps with the vocab_blocks of the others' rows. Who
-// computes a vocab_block does not change its bits.
+// items; when none is left, it helps with the vocab_blocks of the other threads' items. A
+// vocab_block's bits do not depend on the thread that computes it.
 #pragma once
 
 #include <atomic>
@@ -12,8 +12,8 @@
 
 namespace blockdraft::cpu {
 
-// Waiting for other threads: for their next vocab_blocks, some microseconds away unless they do not
-// run, in which case their core is left to them.
+// Waits for the next vocab_blocks of other threads. These come within microseconds, so it spins;
+// but if a thread is not running, yielding may give it this core.
 class Backoff {
  public:
   void wait() {
@@ -27,12 +27,12 @@ class Backoff {
   int waited_ = 0;
 };
 
-// The work that a thread shares out at present.
+// The work that a thread currently shares with others.
 class alignas(64) SharedWork {
  public:
   static constexpr int kMaxParts = 0xffff;
 
-  // f(i) for i < n, by this thread and those of `threads` that help.
+  // f(i) for i < n, by this thread and all that call help(). `threads`: how many there are.
   template <class F>
   void share(int n, int threads, const F& f) {
     const Call call{[](const void* f, int i) { (*static_cast<const F*>(f))(i); }, &f};
@@ -57,8 +57,8 @@ class alignas(64) SharedWork {
     const void* f;
   };
 
-  // Does some of the parts and returns how many: neighbours, as memory is best read, but fewer the
-  // fewer are left.
+  // Does some of the parts and returns how many. They are adjacent, for sequential reads, and fewer
+  // towards the end, for balance.
   int take(int threads) {
     uint64_t state = state_.load(std::memory_order_acquire);
     for (;;) {
@@ -66,15 +66,16 @@ class alignas(64) SharedWork {
       const int n = state >> 16 & kMaxParts;
       if (taken == n) return 0;
       const int count = most(1, (n - taken) / threads);
-      const Call* call =
-          call_.load(std::memory_order_relaxed);  // of this round, or the exchange fails
+      // Of this round, or else the exchange fails.
+      const Call* call = call_.load(std::memory_order_relaxed);
       if (!state_.compare_exchange_weak(state, state + count, std::memory_order_acq_rel)) continue;
       for (int i = taken; i < taken + count; ++i) call->function(call->f, i);
       return count;
     }
   }
 
-  std::atomic<uint64_t> state_{0};  // a round's number, how many parts it has, how many are taken
+  // The round's number (32 bits), its number of parts (16) and of parts taken (16).
+  std::atomic<uint64_t> state_{0};
   std::atomic<const Call*> call_{nullptr};
   std::atomic<int> helped_{0};
 };
@@ -109,7 +110,7 @@ class Crew {
 
 static_assert(CrewTarget<Crew>);
 
-// run(crew, item) for every item, of `blocks` vocab_blocks each.
+// Calls run(crew, item) for every item; an item has rows of `blocks` vocab_blocks.
 template <class Run>
 void with_crews(int64_t items, int blocks, const Parallel& parallel, Run run) {
   const int threads = int(least<int64_t>(parallel.threads, items * blocks));

@@ -1,5 +1,5 @@
-// The product of a CPU: operands are widened to fp32 panels of a part of the depth, so that the
-// micro-kernels run at FMA speed whatever the input type.
+// The product of a CPU. Each part of the depth is first converted to fp32 panels, so that the
+// micro-kernels run at FMA speed for every input type.
 #pragma once
 
 #include <algorithm>
@@ -13,8 +13,7 @@ namespace blockdraft::cpu {
 
 template <class T>
 class Gemm : public Group {
-  static constexpr int kDepth =
-      256;  // of a part: its panels of weights and of tokens stay in the L2
+  static constexpr int kDepth = 256;  // of a part, whose weights and tokens stay in the L2
   static constexpr int kPanels = 4;
 
  public:
@@ -53,7 +52,7 @@ class Gemm : public Group {
     }
   }
 
-  // Tokens stand side by side: [panel][k][column].
+  // Tokens are stored as [panel][k][column].
   void stage_token(const T* src, int start, int c, int part) {
     float* out = tokens_.data() + c / kColumns * kDepth * kColumns + c % kColumns;
     for (int k = 0; k < part; ++k) out[k * kColumns] = src ? number(src[start + k]) : 0.0f;

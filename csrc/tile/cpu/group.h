@@ -1,4 +1,4 @@
-// A group of a CPU: one thread, so that nothing needs a barrier.
+// A group of a CPU is one thread, so its barrier does nothing.
 #pragma once
 
 #include <algorithm>
@@ -9,7 +9,7 @@
 namespace blockdraft::cpu {
 
 class Group {
-  static constexpr int kBlock = 128;  // of a sum that stays in the L1
+  static constexpr int kBlock = 128;  // elements whose sums stay in the L1
 
  public:
   template <class F>

@@ -1,7 +1,7 @@
 // Micro-kernels of a CPU: products of a few rows by 16 columns. 6 x 16 keeps 12 accumulators, 2
 // operand vectors and a broadcast in the 16 registers of AVX2; without AVX2 the compiler splits the
-// vectors. Operands are fp32 in the order the products read them, so that they run at FMA speed
-// whatever the input type; or bf16, where the CPU has dot products of it, by 12 rows at a time.
+// vectors. Operands are fp32, in the order in which they are read; or bf16, 12 rows at a time, if
+// the CPU has bf16 dot products.
 #pragma once
 
 #include "tile/cpu/vector.h"
@@ -36,7 +36,8 @@ __attribute__((noinline)) void micro(const float* a, int64_t row, int64_t step, 
   }
 }
 
-// `rows` output rows: blocks of six, or four; before(), which costs little, before each of six.
+// `rows` output rows, in blocks of six or fewer. Calls before(), which must be cheap, between
+// blocks.
 template <bool kAccumulate, class Before>
 inline void product(const float* a, int64_t row, int64_t step, const float* b, float* c, int rows,
                     int depth, Before before) {
@@ -51,7 +52,7 @@ inline void product(const float* a, int64_t row, int64_t step, const float* b, f
     block.template operator()<6>();
   }
   before();
-  if (rows > 6) block.template operator()<4>();  // 4 + 3 rows wait less than 6 + 1
+  if (rows > 6) block.template operator()<4>();  // 4 + 3 rows stall less than 6 + 1
   switch (rows) {
     case 5:
       return micro<5, kAccumulate>(a, row, step, b, c, depth);
@@ -66,7 +67,7 @@ inline void product(const float* a, int64_t row, int64_t step, const float* b, f
   }
 }
 
-typedef uint32_t Pair __attribute__((may_alias));  // two bf16, in memory for floats
+typedef uint32_t Pair __attribute__((may_alias));  // two bf16, in memory declared as float
 
 #ifdef __AVX512F__
 inline bool has_dots() {
@@ -74,8 +75,8 @@ inline bool has_dots() {
   return found;
 }
 
-// As micro, times `factor`, of operands that are pairs of bf16 along the depth, low half first:
-// twice the multiply-adds a cycle.
+// As micro, times `factor`, for operands that are pairs of bf16 along the depth, low half first.
+// These have twice the multiply-adds per cycle.
 template <int R, bool kAccumulate>
 __attribute__((noinline, target("avx512bf16"))) void dot_micro(const Pair* a, int64_t row,
                                                                int64_t step, const Pair* b,

@@ -1,5 +1,5 @@
-// Scans of a CPU: one thread, a vector of ids at a time (16 with AVX-512, else 8), fp32 sums of
-// kSegment ids that are added in double.
+// Scans of a CPU: one thread, a vector of ids at a time (16 with AVX-512, else 8). Sums over
+// kSegment ids are fp32 and are added in double.
 #pragma once
 
 #include <cmath>
@@ -9,7 +9,7 @@
 
 namespace blockdraft::cpu {
 
-// What is common to whole and to ragged vectors of ids.
+// What all vectors of ids share.
 struct Lanes {
   using Float = wide;
   using Int = iwide;
@@ -50,8 +50,8 @@ struct Whole : Lanes {
   }
 };
 
-// One of two halves of 2 * kWide ids. Of bf16 they are the even and the odd ones: a shift or a mask
-// makes floats of them.
+// One of two halves of 2 * kWide ids. For bf16 these are the even and the odd ids, which a shift or
+// a mask converts to floats.
 struct Half : Lanes {
   int first;
   bool upper;
@@ -71,8 +71,8 @@ struct Half : Lanes {
   }
 
  private:
-  // The CPU's own prefetching ends with each page; a line of the next one lets it go on, and more
-  // lines would be in its way.
+  // Hardware prefetching stops at the end of each page. Prefetching one line of the next page keeps
+  // it going; more lines would disturb it.
   template <class T>
   void prefetch(const T* p) const {
     constexpr uintptr_t page = 4096;
@@ -174,7 +174,7 @@ class Scan : public Group {
 
   template <class F>
   static wide segment(Span part, wide& peak, F f) {
-    wide sums[4] = {};  // shorter ones round less
+    wide sums[4] = {};  // of fewer terms each, which round less
     if (whole(part, part.first, kSegment)) {
       wide top = peak;
       for (int i = part.first; i < part.first + kSegment; i += 4 * kWide)

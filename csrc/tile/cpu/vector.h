@@ -12,7 +12,7 @@
 #include "base/numbers.h"
 
 #if defined(__AVX512F__) && !defined(__clang__)
-#pragma GCC diagnostic ignored "-Wuninitialized"  // gcc 12 warns of its own header
+#pragma GCC diagnostic ignored "-Wuninitialized"  // gcc 12 warns about its own header
 #pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
 #endif
 
@@ -31,14 +31,13 @@ inline vec load(const float* p) {
   return v;
 }
 inline void store(float* p, vec v) { std::memcpy(p, &v, sizeof v); }
-inline vec splat(float x) {
-  return vec{x, x, x, x, x, x, x, x};
-}  // not vec{} + x: that is an addition, for the sign of zero
+// Not vec{} + x, which the compiler must keep as an addition because of -0.
+inline vec splat(float x) { return vec{x, x, x, x, x, x, x, x}; }
 
 inline uvec widen(const uint16_t* p) {
 #ifdef __AVX2__
-  return (uvec)_mm256_cvtepu16_epi32(
-      _mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));  // gcc makes five of convertvector
+  // gcc compiles __builtin_convertvector to five instructions here.
+  return (uvec)_mm256_cvtepu16_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
 #else
   hvec h;
   std::memcpy(&h, p, sizeof h);
@@ -54,8 +53,8 @@ inline vec to_float(const fp16* p) {
 #else
   uvec h = widen(&p->bits), magnitude = (h & 0x7fff) << 13, sign = (h & 0x8000) << 16;
   vec scaled = (vec)magnitude * 0x1p112f;  // exponent bias 15 -> 127, subnormals included
-  uvec infinite = (uvec)(magnitude >= (0x7c00u << 13)) &
-                  0x7f800000u;  // infinity and NaN keep an all-ones exponent
+  // Infinity and NaN keep an exponent of ones.
+  uvec infinite = (uvec)(magnitude >= (0x7c00u << 13)) & 0x7f800000u;
   return (vec)((uvec)scaled | infinite | sign);
 #endif
 }
@@ -64,8 +63,8 @@ inline void from_float(float* p, float x) { *p = x; }
 inline void from_float(bf16* p, float x) {
   uint32_t u;
   std::memcpy(&u, &x, 4);
-  p->bits =
-      x != x ? 0x7fc0 : uint16_t((u + 0x7fff + ((u >> 16) & 1)) >> 16);  // nearest, ties to even
+  // To nearest, ties to even.
+  p->bits = x != x ? 0x7fc0 : uint16_t((u + 0x7fff + ((u >> 16) & 1)) >> 16);
 }
 inline void from_float(fp16* p, float x) {
   uint32_t u;
@@ -101,7 +100,7 @@ inline wide load_wide(const float* p) {
   return v;
 }
 inline void store_wide(float* p, wide v) { std::memcpy(p, &v, sizeof v); }
-inline wide splat_wide(float x) { return x - wide{}; }  // not a sum, for the sign of zero
+inline wide splat_wide(float x) { return x - wide{}; }  // exact for -0 too, so it costs nothing
 
 template <class T>
 wide to_wide(const T* p) {
@@ -115,17 +114,17 @@ wide to_wide(const T* p) {
 #endif
 }
 
-inline wide maximum_wide(wide a, wide b) {  // b where one is NaN
+inline wide maximum_wide(wide a, wide b) {  // b if either is NaN
 #if defined(__AVX512F__)
   return (wide)_mm512_max_ps((__m512)a, (__m512)b);
 #elif defined(__AVX__)
-  return _mm256_max_ps(a, b);  // gcc does not see it behind a constant
+  return _mm256_max_ps(a, b);  // gcc does not recognise a > b ? a : b if one is a constant
 #else
   return a > b ? a : b;
 #endif
 }
 
-inline wide minimum_wide(wide a, wide b) {  // b where one is NaN
+inline wide minimum_wide(wide a, wide b) {  // b if either is NaN
 #if defined(__AVX512F__)
   return (wide)_mm512_min_ps((__m512)a, (__m512)b);
 #elif defined(__AVX__)
@@ -147,23 +146,23 @@ inline wide multiply_add(wide a, wide b, wide c) {
 #endif
 }
 
-constexpr float kMagic =
-    12583039.0f;  // 1.5 * 2^23 + 127: adding it rounds, and leaves the exponent's bits lowest
+// 1.5 * 2^23 + 127: adding it rounds to an integer and leaves the biased exponent in the low bits.
+constexpr float kMagic = 12583039.0f;
 
-// 2^x to 3e-7, 1 of 0, for x < 128 (beyond, with AVX-512, infinity); below -126 at most 2^-126, 0
-// of -inf; NaN of NaN.
+// 2^x to 3e-7 for x < 128, exactly 1 for 0. From 128 on infinity with AVX-512, else undefined.
+// Below -126 at most 2^-126; 0 for -inf; NaN for NaN.
 inline wide exp2(wide x) {
 #ifdef __AVX512F__
-  const wide r = (wide)_mm512_reduce_ps(
-      (__m512)x, _MM_FROUND_TO_NEG_INF | _MM_FROUND_NO_EXC);  // x - floor(x); 0 of infinity
-  wide p = 1.86713005e-3f * r + 9.01703071e-3f;               // 2^r for 0 <= r < 1
+  // x - floor(x), 0 for infinity.
+  const wide r = (wide)_mm512_reduce_ps((__m512)x, _MM_FROUND_TO_NEG_INF | _MM_FROUND_NO_EXC);
+  wide p = 1.86713005e-3f * r + 9.01703071e-3f;  // 2^r for 0 <= r < 1
   p = p * r + 5.57999127e-2f;
   p = p * r + 2.40164444e-1f;
   p = p * r + 6.93151295e-1f;
   p = p * r + 1.0f;
-  return (wide)_mm512_scalef_ps((__m512)p, (__m512)x);  // by 2^floor(x)
+  return (wide)_mm512_scalef_ps((__m512)p, (__m512)x);  // p * 2^floor(x)
 #else
-  x = maximum_wide(splat_wide(-127.0f), x);  // in this order a NaN stays
+  x = maximum_wide(splat_wide(-127.0f), x);  // this order of operands keeps NaN
   const wide shifted = x + kMagic, r = x - (shifted - kMagic);
   wide p = 1.32647273e-3f * r + 9.67151299e-3f;
   p = p * r + 5.55073358e-2f;
@@ -175,8 +174,9 @@ inline wide exp2(wide x) {
 }
 
 #ifdef __AVX512F__
-constexpr float kRootMagic =
-    393216.0f;  // 1.5 * 2^18: adding it rounds to 1 / 32, whose bits are then lowest
+// 1.5 * 2^18: adding it rounds to a multiple of 1 / 32 and leaves the number of 32nds in the low
+// bits.
+constexpr float kRootMagic = 393216.0f;
 
 // 2^(i / 32).
 alignas(64) constexpr float kRoots[32] = {
@@ -191,20 +191,20 @@ inline wide root_at(const float* roots, wide shifted) {
                                       _mm512_load_ps(roots + 16));
 }
 
-// 2^(x * (factor + rest)) to 1e-7; infinity from 128 on; 0 of -inf, but infinity or NaN of some
-// below -1e26.
+// 2^(x * (factor + rest)) to 1e-7; infinity from 128 on; 0 for -inf, but infinity or NaN for some
+// finite x below -1e26.
 inline wide exp2_by_roots(wide x, float factor, float rest) {
   const wide shifted = x * factor + kRootMagic, near = shifted - kRootMagic;
-  const wide r = x * rest + multiply_add(x, splat_wide(factor), -near);  // exact but for the rest
+  const wide r = x * rest + multiply_add(x, splat_wide(factor), -near);  // the fma is exact
   const wide root = root_at(kRoots, shifted);
   const wide growth = (2.4022695e-1f * r + 6.9315734e-1f) * r;  // 2^r - 1 for |r| <= 1 / 64
-  return (wide)_mm512_scalef_ps((__m512)(root * growth + root),
-                                (__m512)near);  // by 2^floor(near); 0 for -inf, whatever r is
+  // Times 2^floor(near); 0 for -inf, whatever r is.
+  return (wide)_mm512_scalef_ps((__m512)(root * growth + root), (__m512)near);
 }
 
-// 2^r is 0.2410994 * ((r + 1.4375)^2 + 2.0812600) to 1.3e-7 for |r| <= 1 / 64, in a multiply-add
-// less than above. These are the roots with that factor: 0.2410994 * 2^(i / 32 - floor((i - 46) /
-// 32)), where near + 1.4375 ends in i.
+// For |r| <= 1 / 64, 2^r is 0.2410994 * ((r + 1.4375)^2 + 2.0812600) to 1.3e-7, one multiply-add
+// less than above. This table contains that factor: 0.2410994 * 2^(i / 32 - floor((i - 46) / 32)),
+// where i is the number of 32nds in the fraction of near + 1.4375.
 alignas(64) constexpr float kSquareRoots[32] = {
     0.96439766f, 0.98551522f, 1.00709519f, 1.02914771f, 1.05168311f, 1.07471197f, 1.09824510f,
     1.12229353f, 1.14686856f, 1.17198171f, 1.19764477f, 1.22386977f, 1.25066903f, 1.27805512f,
@@ -212,18 +212,18 @@ alignas(64) constexpr float kSquareRoots[32] = {
     0.75993612f, 0.77657655f, 0.79358137f, 0.81095854f, 0.82871622f, 0.84686274f, 0.86540662f,
     0.88435655f, 0.90372144f, 0.92351036f, 0.94373261f};
 
-// 2^(x * factor) to 4e-7; infinity or NaN from 128 on; 0 of -inf, but infinity or NaN of some below
-// -1e26. The last product becomes one with the addition to a sum.
+// 2^(x * factor) to 4e-7; infinity or NaN from 128 on; 0 for -inf, but infinity or NaN for some
+// finite x below -1e26. The compiler fuses the last product with the addition to a sum.
 inline wide exp2_product(wide x, float factor) {
-  const wide shifted = x * factor + kRootMagic,
-             near = shifted - (kRootMagic + 1.4375f);  // of t; the subtraction is exact
+  const wide shifted = x * factor + kRootMagic;
+  const wide near = shifted - (kRootMagic + 1.4375f);  // exact
   const wide t = multiply_add(x, splat_wide(factor), -near);
   const wide root = root_at(kSquareRoots, shifted);
   return root * (wide)_mm512_scalef_ps((__m512)(t * t + 2.0812600f), (__m512)near);
 }
 #endif
 
-// 2^(x * scale) to 1e-7, however large x or the scale; infinity from 128 on; as exp2 otherwise.
+// 2^(x * scale) to 1e-7, however large x or the scale; infinity from 128 on; otherwise as exp2.
 inline wide exp2(wide x, double scale) {
   const float factor = float(scale), rest = float(scale - factor);
 #ifdef __AVX512F__

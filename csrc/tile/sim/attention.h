@@ -1,4 +1,4 @@
-// The attention tile for tests: plain loops on staged memory that starts as NaN. Operands and P are
+// The attention tile of sim: plain loops on staged memory that starts as NaN. Operands and P are
 // rounded to T, as on a GPU.
 #pragma once
 
@@ -64,8 +64,7 @@ class Tile : public Group {
   template <class Place>
   void locate(Place place, int n) {
     places_.assign(n, 0);
-    for (int i = wave_; i < n; i += kWaves)
-      places_[i] = place(i);  // a wave stages its share of the rows
+    for (int i = wave_; i < n; i += kWaves) places_[i] = place(i);
   }
 
   template <class Key, class Value>

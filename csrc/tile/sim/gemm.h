@@ -1,4 +1,4 @@
-// The product for tests: plain loops; tokens are staged by all waves in memory that starts as NaN.
+// The product of sim: plain loops. All waves stage the tokens, in memory that starts as NaN.
 #pragma once
 
 #include <cmath>
@@ -16,7 +16,7 @@ class Gemm : public Group {
  public:
   static constexpr int kRows = kWaves * kRowsOfWave, kGroupColumns = 8;
 
-  // In the memory that a group's waves share: two parts of the tokens' depth.
+  // Shared by the waves of a group: two buffers, each for a part of the tokens' depth.
   struct Memory {
     std::vector<float> tokens[2] = {std::vector<float>(kGroupColumns * kDepth, NAN),
                                     std::vector<float>(kGroupColumns * kDepth, NAN)};

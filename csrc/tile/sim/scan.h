@@ -1,5 +1,4 @@
-// Scans of the simulated target: a wave of one lane, in plain loops; and a crew of waves in
-// shuffled order between barriers.
+// Scans of the simulated target: plain loops by a wave of one lane; and a crew of such waves.
 #pragma once
 
 #include <cmath>
@@ -21,7 +20,7 @@ struct At {
     return first;
   }
   static float select(bool mask, float a, float b) { return mask ? a : b; }
-  static float maximum(float a, float b) { return a > b ? a : b; }  // b where one is NaN
+  static float maximum(float a, float b) { return a > b ? a : b; }  // b if either is NaN
   static float fma(float a, float b, float c) { return std::fma(a, b, c); }
   static float exp2(float x) { return x < -126 ? 0.0f : std::exp2(x); }
   static float exp2(float x, double scale) {

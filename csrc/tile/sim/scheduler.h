@@ -1,7 +1,6 @@
-// The simulated target runs the waves of several workgroups one at a time, in another random order
-// at every barrier, and goes from one workgroup to another there. A wave that reads what another
-// has not yet written, or already overwritten, computes a wrong result under some seed; so does a
-// workgroup that shares memory with another.
+// The simulated target runs the waves of several workgroups one at a time and continues at every
+// barrier with a random wave of any of them. If a wave reads what another has not yet written or
+// has already overwritten, or if workgroups share memory, the result is wrong under some seed.
 #pragma once
 
 #include <algorithm>
@@ -20,21 +19,21 @@ constexpr int kGroupsAtOnce = 3;
 
 class Scheduler;
 
-// One wave of a workgroup, as its body knows it.
+// A wave of a workgroup.
 struct Wave {
   Scheduler& scheduler;
-  int slot;   // which of the waves that run at once
+  int slot;   // among the waves of all workgroups that run at the same time
   int index;  // within its workgroup
   void barrier() const;
 };
 
 class Scheduler {
  public:
-  // `dropped`: this barrier (counted by each wave from 0) is left out; -1: none.
+  // `dropped`: the barrier that every wave skips, counted from 0; -1: none.
   Scheduler(uint64_t seed, int dropped) : random_(seed), dropped_(dropped) {}
 
-  // body(wave, memory, group) by every wave of every workgroup; memory() makes what the waves of a
-  // workgroup share.
+  // Every wave of every workgroup calls body(wave, memory, group); memory() makes what the waves of
+  // a workgroup share.
   template <class Memory, class Body>
   void run(int64_t groups, Memory memory, Body body) {
     for (int64_t first = 0; first < groups; first += kGroupsAtOnce)
@@ -71,14 +70,15 @@ class Scheduler {
     for (auto& thread : threads) thread.join();
   }
 
-  // The wave is at a barrier, or at its end: another one runs. Only one does, so nothing is locked.
+  // The wave has reached a barrier or its end, so another one runs. Only one runs at a time, so
+  // nothing needs a lock.
   void hand_over(int slot, State state) {
     waves_[slot].state = state;
     open_barrier(slot / kWaves * kWaves);
     start_next();
   }
 
-  // Lets the waves of a workgroup go on once all of them are at the barrier.
+  // Makes the waves of a workgroup ready once all of them are at the barrier.
   void open_barrier(int first) {
     int waiting = 0;
     int ended = 0;
@@ -108,7 +108,7 @@ class Scheduler {
 
 inline void Wave::barrier() const { scheduler.barrier(slot); }
 
-// What the waves of a workgroup share where its body needs nothing.
+// For bodies whose waves share no memory.
 struct NoMemory {};
 
 }  // namespace blockdraft::sim

@@ -1,6 +1,6 @@
-"""The public ops. Each checks its arguments, then writes its outputs through one backend
-(`backend=None`: the first that supports them). A tensor passed as an output is written in place and
-returned."""
+"""The public ops. Each checks its arguments, then writes its outputs by one backend
+(`backend=None`: the first one that supports them). A tensor passed as an output is written in place
+and returned."""
 
 from .accept_drafts import accept_drafts, accept_drafts_workspace
 from .block_attention import block_attention, block_attention_workspace

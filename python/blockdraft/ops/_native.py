@@ -17,19 +17,22 @@ except ImportError as error:
 
 
 def register(op: Op, unsupported: Callable[[Any], str | None]) -> None:
-    """Add the extension's kernel of an op. torch does not compare its arguments with the schema."""
+    """Adds the extension's kernel of an op. Compares the kernel's arguments with the schema, since
+    torch does not."""
     if EXTENSION is not None:
         agree(f"{op.name}'s arguments", EXTENSION.signatures.get(op.name), signature(op))
     op.register("cpp", None, unsupported)
 
 
 def signature(op: Op) -> str:
-    """The kinds of an op's arguments, as csrc/ops/torch.h writes those of a C++ function."""
+    """The types of an op's arguments, in the form in which csrc/ops/torch.h writes those of a C++
+    function."""
     return ", ".join(argument.kind for argument in op.arguments)
 
 
 def agree(what: str, built: Any, expected: Any) -> None:
-    """A binary of other sources would read arguments wrongly: it is not used at all."""
+    """Raises ImportError if the extension was built from other sources, since it would read
+    arguments wrongly."""
     if built != expected:
         raise ImportError(
             f"blockdraft: the C++ extension was built from other sources (install again): {what}: "
@@ -38,7 +41,7 @@ def agree(what: str, built: Any, expected: Any) -> None:
 
 
 def unsupported(tensor: torch.Tensor) -> str | None:
-    """The reason why the extension cannot take tensors on this one's device, or None."""
+    """Why the extension does not support this tensor's device, or None."""
     if MISSING:
         return MISSING
     kind = tensor.device.type
@@ -49,7 +52,7 @@ def unsupported(tensor: torch.Tensor) -> str | None:
 
 
 def unaligned(**tensors: torch.Tensor | None) -> str | None:
-    """The reason why rows cannot be read 16 bytes at a time (None entries are skipped), or None."""
+    """Why rows cannot be read 16 bytes at a time, or None. Tensors that are None are skipped."""
     for name, t in tensors.items():
         if t is None:
             continue

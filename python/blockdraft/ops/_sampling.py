@@ -1,14 +1,15 @@
-"""What both samplers share: vocab_blocks, and the workspace of a row."""
+"""What both samplers share: the size of vocab_blocks, and the workspace of a row."""
 
 import torch
 
 from . import _native, _triton
 
-# Ids of a vocab_block, but more where there would be too many of them: sums over one are fp32.
+# Ids of a vocab_block, and a bound on the number of vocab_blocks: large vocabularies have larger
+# ones, of a multiple of the unit. They are small because sums within one are fp32.
 VOCAB_BLOCK, MAX_VOCAB_BLOCKS, VOCAB_BLOCK_UNIT = 4096, 256, 512
 
 # Doubles of a row's workspace: its distribution and its request's verdict, then a partial, a sum
-# and a surplus of each vocab_block.
+# and a surplus for each vocab_block.
 HEADER_DOUBLES, VOCAB_BLOCK_DOUBLES = 10, 4
 
 if _native.EXTENSION is not None:
@@ -19,13 +20,14 @@ if _native.EXTENSION is not None:
 
 
 def vocab_block(vocab: int) -> int:
-    """Ids of a vocab_block, by the logits' width alone."""
+    """Ids of a vocab_block; depends only on the width of the logits."""
     least = -(-vocab // MAX_VOCAB_BLOCKS)
     return max(VOCAB_BLOCK, -(-least // VOCAB_BLOCK_UNIT) * VOCAB_BLOCK_UNIT)
 
 
 def workspace_shape(logits: torch.Tensor, rows: int) -> tuple[int, int, int]:
-    """Of `rows` rows a request; empty on a CPU, whose kernels keep theirs on their own."""
+    """Shape of the workspace for `rows` rows per request; empty on a CPU, whose kernels have memory
+    of their own."""
     batch, _, vocab = logits.shape
     if not _triton.on_gpu(logits):
         return 0, 0, 0

@@ -1,4 +1,4 @@
-"""The Triton kernels: imported when one is first run."""
+"""The Triton kernels. They are imported when one first runs."""
 
 import importlib
 import importlib.util
@@ -14,7 +14,7 @@ MISSING = None if importlib.util.find_spec("triton") else "triton is not install
 
 
 def register(op: Op, unsupported: Callable[[Any], str | None]) -> None:
-    """Add the Triton kernel of an op, `triton_kernels/<op>.py`'s `launch(args)`."""
+    """Adds the Triton kernel of an op: `launch(args)` of `triton_kernels/<op>.py`."""
 
     def run(args: Any) -> None:
         kernels = importlib.import_module(f"..triton_kernels.{op.name}", __package__)
@@ -25,12 +25,12 @@ def register(op: Op, unsupported: Callable[[Any], str | None]) -> None:
 
 
 def on_gpu(tensor: torch.Tensor) -> bool:
-    """Whether kernels take this tensor on a GPU, or on what Triton's interpreter makes of a CPU."""
+    """Whether kernels run on a GPU for this tensor, or in Triton's interpreter instead."""
     return tensor.device.type != "cpu" or env.triton_interpreter()
 
 
 def unsupported(tensor: torch.Tensor) -> str | None:
-    """The reason why they cannot take tensors on this one's device, or None."""
+    """Why the Triton kernels do not support this tensor's device, or None."""
     if MISSING:
         return MISSING
     kind = tensor.device.type

@@ -39,42 +39,43 @@ def accept_drafts(
 ) -> Accepted:
     """Accept drafts, draw the next token, and choose the proposal that supplies the next drafts.
 
-    target_logits  bf16 | fp16 | fp32 [B,V,vocab]: verify rows, row i judges draft i, row D gives
-                   the bonus
+    target_logits  bf16 | fp16 | fp32 [B,V,vocab]: verify rows; row i verifies draft i, row D gives
+                   the bonus token
     draft_tokens int32 [B,K], K = V-1; an id outside the vocabulary (-1) is never accepted
-    draft_len    int32 [B], D in -1..K; -1: the request idles and emits nothing
-    branch       int32 [B,P] of this pass, mask_rows its rows a proposal
-    seed         int64 [B]; position int32 [B], n of this step, which never comes back (see `rng`)
-    target_sampling, drafter_sampling  Sampling: temperature, top-k, top-p of p and of q; drafter
-                                       defaults to target's
-    draft_logits [B,K,vocab], target_logits' dtype: what the drafts were drawn from; needed when
-    drafter is "sampled" and for mix
-    draft_lse    float64 [B,K,2] of sample_drafts, spares a backend one pass over the draft rows:
-                 NaN or +inf in one that it then has no need to read goes unnoticed
-    drafter        "sampled": q is drafter_sampling's distribution of draft_logits; "greedy": all
-                   mass on the draft
-    mix          float32 [B] in 0..1 or None: judge against softmax(mix * target + (1-mix) * draft)
-                 of raw logits, q and the bonus row unchanged; 1 is bit-identical to None. Below 1
-                 the output is no longer the target's law
-    rule         "token": accept with min(1, p/q), else draw from (p-q)+; "block": joint rule;
-                 "greedy": exact match with the argmax. A request at target temperature 0 is greedy
-                 in each. Token and greedy read rows up to the first rejection; block those of all
-                 drafts, or up to the first x with p(x) = 0, and the bonus row if it draws from it
-    num_valid_vocab, mask_token  ids from the first on, and the second (-1: none), have probability
-                                 0 in p and q
-    remaining    int32 [B] or None: tokens the request may still emit, this step's included; the
-                 next pass drafts no more
-    uniforms     float64 [B,K+1] in [0,1) in place of the generator's: K acceptances, then the draw
+    draft_len    int32 [B], D in -1..K; -1: the request is idle and emits nothing
+    branch       int32 [B,P] of this pass; mask_rows: rows of a proposal
+    seed         int64 [B]; position int32 [B], which differs in every step of a request (see `rng`)
+    target_sampling, drafter_sampling  Sampling: temperature, top-k, top-p of p and of q; the latter
+                                       defaults to the former
+    draft_logits [B,K,vocab], target_logits' dtype: what the drafts were drawn from; needed if
+                 drafter is "sampled", and for mix
+    draft_lse    float64 [B,K,2] of sample_drafts; saves a pass over the draft rows, so that NaN or
+                 +inf in a row that is not read otherwise goes unnoticed
+    drafter      "sampled": q is drafter_sampling's distribution of draft_logits; "greedy": q has
+                 all mass on the draft
+    mix          float32 [B] in 0..1 or None: p is the distribution of the raw logits
+                 mix * target + (1-mix) * draft, except in the bonus row; q is unchanged. 1 is
+                 bit-identical to None. Below 1 the output no longer has the target's distribution
+    rule         "token": accept with probability min(1, p/q), else draw from (p-q)+; "block": joint
+                 rule; "greedy": exact match with the argmax. A request at target temperature 0 is
+                 greedy in each. Token and greedy read rows up to the first rejection; block reads
+                 the rows of all drafts up to the first x with p(x) = 0, and the bonus row if it
+                 draws from it
+    num_valid_vocab, mask_token  ids from num_valid_vocab on, and mask_token (-1: none), have
+                                 probability 0 in p and q
+    remaining    int32 [B] or None: tokens that the request may still emit, including this step's;
+                 limits the next draft_len
+    uniforms     float64 [B,K+1] in [0,1) instead of `rng`'s: K for the drafts, then the draw's
     out          Accepted whose tensors are written (target_logprob None: not wanted), made if None
     workspace    float64 of `accept_drafts_workspace`'s shape, made if None
-    with_logprob also return target_logprob (committed tokens, unmixed target law; temperature 1
-    where it is 0)
+    with_logprob also return target_logprob: of the committed tokens, in the unmixed target
+                 distribution; temperature 0 counts as 1
 
-    Of proposals with 1 <= branch <= a+1 the largest branch wins (ties: the lowest index); shift =
-    a+1-branch, and the next draft_len is clamp(mask_rows-1-shift, 0, K). A request whose status is
-    not 0 emits nothing; the others are unaffected. If the residual has no mass the token is drawn
-    from p. Raises ValueError or TypeError. Sources: arXiv 2211.17192 and 2302.01318 (token),
-    2403.10444 (block).
+    Of the proposals with 1 <= branch <= a+1 the one of the largest branch is chosen (ties: the
+    lowest index); shift = a+1-branch, and the next draft_len is clamp(mask_rows-1-shift, 0, K). A
+    request whose status is not 0 emits nothing; the others are unaffected. If the residual has no
+    mass, the token is drawn from p. Raises ValueError or TypeError. Sources: arXiv 2211.17192 and
+    2302.01318 (token), 2403.10444 (block).
     """
     check = Check("accept_drafts")
     check.tensor("target_logits", target_logits, "B V vocab")
@@ -181,13 +182,13 @@ class Args(NamedTuple):
 
 
 def accept_drafts_workspace(target_logits: torch.Tensor) -> tuple[int, ...]:
-    """Shape of the float64 workspace of `accept_drafts`: of each row of target and draft; empty on
-    a CPU."""
+    """Shape of the float64 workspace of `accept_drafts`, with a part for each target and draft row;
+    empty on a CPU."""
     return _sampling.workspace_shape(target_logits, 2 * target_logits.shape[1] - 1)
 
 
 def _outputs(check: Check, out: Accepted | None, with_logprob: bool, logits) -> Accepted:
-    """The caller's, checked, or new ones."""
+    """The caller's outputs, checked, or new ones."""
     if out is not None and not isinstance(out, Accepted):
         check.fail("out", "blockdraft.Accepted", type(out).__name__, TypeError)
     wanted = with_logprob if out is None else out.target_logprob is not None
@@ -198,7 +199,7 @@ def _outputs(check: Check, out: Accepted | None, with_logprob: bool, logits) -> 
 
 
 def _uniforms(args: Args) -> torch.Tensor:
-    """Of the drafts, then of the draw."""
+    """The uniforms of the drafts, then that of the draw."""
     if args.uniforms is not None:
         return args.uniforms
     K = args.draft_tokens.shape[1]

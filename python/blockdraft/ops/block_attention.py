@@ -9,8 +9,8 @@ from ..registry import Op, Out, Scratch, by_name
 from ..types import Rows
 from . import _native, _triton
 
-MAX_SPLITS = 32  # of a prefix; a longer one gets longer splits, multiples of split_keys
-NO_WINDOW = 2**31 - 1  # wider than any position is far
+MAX_SPLITS = 32  # of a prefix; longer prefixes get longer splits, multiples of split_keys
+NO_WINDOW = 2**31 - 1  # wider windows exclude nothing either
 
 
 def block_attention(
@@ -31,23 +31,22 @@ def block_attention(
 ) -> torch.Tensor:
     """Attention of packed verify rows and proposals over a paged prefix and each other.
 
-    A verify row i sees the prefix and verify rows 0..i; a mask row of branch c sees the prefix,
-    verify rows 0..c-1 and its own proposal (all of it, or causally if not rows.bidirectional),
-    nothing of another proposal. Without proposals this is causal attention, as a prefill chunk
-    needs it.
+    Verify row i sees the prefix and verify rows 0..i. A mask row of branch c sees the prefix,
+    verify rows 0..c-1 and its own proposal (all of it, or causally if not rows.bidirectional), but
+    no other proposal. Without proposals this is causal attention, as for a prefill chunk.
 
     q            bf16 | fp16 | fp32 [T,Hq,Dh], already rotated
-    k, v         [T,Hk,Dh], q's dtype; keys of this pass, which are read from here and not from the
-                 cache. Dead rows are not read; NaN in a live row may reach other rows of its
-                 request
+    k, v         [T,Hk,Dh], q's dtype: keys and values of this pass, which need not be in the cache
+                 yet. Dead rows are not read; NaN in a live row may reach other rows of its request
     k_cache, v_cache  [pages,page,Hk,Dh], q's dtype; block_table int32 [B,max_pages]; all None when
                       there is no prefix
     scale        of the logits; default Dh**-0.5
-    window       a key at position p is seen by a query at position s iff p > s - window; 0: no
-                 window. A proposal sees all of itself whatever the window
+    window       a query at position s sees a key at position p iff p > s - window; 0: no window. It
+                 does not apply within a proposal
     out          [T,Hq,Dh], q's dtype, made if None; 0 for a row that is dead or whose scores are
                  all -inf. It shares no memory with the inputs
-    lse          float32 [T,Hq], written if given: natural-log normaliser, -inf where out is 0 so
+    lse          float32 [T,Hq], written if given: natural logarithm of the normaliser, -inf for the
+                 rows that get 0
     workspace    float32 of `block_attention_workspace`'s shape, made if None
     Raises ValueError or TypeError, before anything is written. Source: TiDAR, arXiv 2511.08923,
     fig. 3.
@@ -113,16 +112,16 @@ class Args(NamedTuple):
 
 
 def block_attention_workspace(q: torch.Tensor, rows: Rows) -> tuple[int, ...]:
-    """Shape of the float32 workspace of `block_attention`: [splits,T,Hq,Dh+2] by the host-known
-    max_prefix, splits 0 where one split holds it. The unnormalised output, maximum and sum of every
-    split stand there until they are merged."""
+    """Shape of the float32 workspace of `block_attention`: [splits,T,Hq,Dh+2], where splits follows
+    from the host-known max_prefix and is 0 if one split suffices. It holds the unnormalised output,
+    maximum and sum of every split until they are merged."""
     splits = min(MAX_SPLITS, -(-rows.max_prefix // split_keys(q.device)))
     return (splits if splits > 1 else 0, *q.shape[:2], q.shape[2] + 2)
 
 
 def split_keys(device: torch.device) -> int:
-    """Least keys of a split: short enough to feed the device, long enough that merging costs little
-    beside reading them."""
+    """The least keys of a split: few enough to occupy the whole device, enough that merging costs
+    little compared with reading them."""
     return 4096 if device.type == "cpu" else 2048
 
 

@@ -30,13 +30,14 @@ def cca_qkv(
     out: tuple[torch.Tensor, torch.Tensor, torch.Tensor] | None = None,
     backend: str | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Compressed convolutional attention, from projections to q, k, v; stores k, v of live verify
-    rows in the cache.
+    """Compressed convolutional attention, from projections to q, k, v; stores k and v of live
+    verify rows in the cache.
 
-    Each row is convolved with its ancestors: verify row i follows row i-1, row 0 the stored state;
-    the first mask of a proposal of branch c follows verify row c-1. Then the residual paths, the
-    norm to sqrt(Dh), keys times temp, RoPE; half of the value channels come from the row's parent.
-    A request with prefix 0 starts from zeros, whatever is stored.
+    Each row is convolved with its ancestors: verify row i follows row i-1, row 0 follows the stored
+    state, and the first mask row of a proposal of branch c follows verify row c-1. Then come the
+    residual paths, the norm to sqrt(Dh), the product of keys and temp, and RoPE. Half of the value
+    channels come from the row's parent. A request with prefix 0 starts from zeros, whatever is
+    stored.
 
     qk           bf16 | fp16 | fp32 [T,C], C = (Hq+Hk)*Dh: projected queries, then keys; rows may be
                  strided
@@ -47,9 +48,9 @@ def cca_qkv(
     cos_sin      float32 [positions,R]: cosines, then sines, R/2 each; rotates the first R channels
                  by halves
     conv_state   [S,k0+k1-2,C], oldest first; late_state [S,Hk*Dh/2]; slots int32 [B], -1: the
-                 request has no state
+                 request has no stored state
     k_cache, v_cache, block_table  as in block_attention; None: nothing is stored
-    late_start   [Hk*Dh/2], delayed value of a first token (the projection's bias); None: 0
+    late_start   [Hk*Dh/2], delayed value of the first token (the projection's bias); None: 0
     out          (q, k, v), made if None: [T,Hq,Dh], [T,Hk,Dh], [T,Hk,Dh], qk's dtype; 0 for dead
                  rows
     Returns (q, k, v). Raises ValueError or TypeError, before anything is written. Source: arXiv

@@ -20,15 +20,15 @@ def commit(
     *,
     backend: str | None = None,
 ) -> None:
-    """Keep verify rows 0..a of the last pass, for all layers: new convolution state, delayed value
-    and prefix length.
+    """Commit verify rows 0..a of the last pass, for all layers: update convolution state, delayed
+    value and prefix length.
 
-    qk           [L,T,C] and v_late [L,T,Hk*Dh/2]: what cca_qkv was given in every layer (only
-                 verify rows are read)
+    qk           [L,T,C] and v_late [L,T,Hk*Dh/2]: the inputs of cca_qkv in every layer (only verify
+                 rows are read)
     accepted     int32 [B], a in 0..draft_len, or -1: nothing of the request changes
     rows         the pass's rows; rows.prefix_lens grows by a + 1, in place
-    conv_state   [L,S,taps-1,C], oldest first; late_state [L,S,Hk*Dh/2]; slots int32 [B] (-1: no
-                 state to keep). In place
+    conv_state   [L,S,taps-1,C], oldest first; late_state [L,S,Hk*Dh/2]; both in place. slots int32
+                 [B], -1: the request has no stored state
     Raises ValueError or TypeError, before anything is written.
     """
     check = Check("commit")

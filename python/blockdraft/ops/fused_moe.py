@@ -21,8 +21,8 @@ def fused_moe(
     out: torch.Tensor | None = None,
     backend: str | None = None,
 ) -> torch.Tensor:
-    """SwiGLU experts: y = sum over choices of weight * down[e] @ (silu(gate) * up), with gate, up =
-    gate_up[e] @ x.
+    """SwiGLU experts: y is the sum over a row's choices of weight * down[e] @ (silu(gate) * up),
+    where gate and up are the halves of gate_up[e] @ x.
 
     x            bf16 | fp16 | fp32 [T,H]
     experts      int32 [T,k], -1: no expert (skip, or a dead row); weights float32 [T,k]

@@ -14,7 +14,7 @@ def moe_dispatch(
     out: tuple[torch.Tensor, torch.Tensor] | None = None,
     backend: str | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Sort (token, choice) pairs by expert: stable and deterministic; skips (-1) are left out.
+    """Sort (token, choice) pairs by expert, stably and deterministically, without skips (-1).
 
     experts      int32 [T,k], -1 .. num_experts - 1
     out          (order, offsets), made if None

@@ -16,13 +16,13 @@ def plan_branches(
     out: torch.Tensor | None = None,
     backend: str | None = None,
 ) -> torch.Tensor:
-    """Branches for `proposals` blocks that maximise the expected drafts accepted in the pass after
-    the next.
+    """Branches for `proposals` proposals of the next pass, which maximise the expected number of
+    drafts accepted in the pass after that.
 
-    accept       float [B,K]: probability that draft i is accepted, given that the ones before it
-                 were
-    offset_accept  float [M]: the same for a draft that comes from mask offset m of a proposal
-                   (entry 0 is never used)
+    accept       float [B,K]: probability that draft i of the next pass is accepted, given that
+                 those before it are
+    offset_accept  float [M]: the same for a draft from mask offset m of a proposal (entry 0 is not
+                   used)
     draft_len    int32 [B], D of the next pass, -1..K: branches are 1..D+1
     Returns branch int32 [B,proposals], ascending, -1 where another branch gains nothing. Raises
     ValueError or TypeError.

@@ -27,19 +27,20 @@ def sample_drafts(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Draw the next drafts from the drafter's logits, one per row, independently.
 
-    logits       bf16 | fp16 | fp32 [B,K,vocab]: masks shift+1 .. shift+K of the chosen proposal
-    draft_len    int32 [B], rows from draft_len on are dead (not read)
-    seed, position, num_valid_vocab, mask_token  as in accept_drafts, position being n of the pass
-                                                 that gave the logits
-    drafter      Sampling; law "greedy" takes the argmax whatever the temperature
-    uniforms     float64 [B,K] in [0,1) in place of the generator's
+    logits       bf16 | fp16 | fp32 [B,K,vocab]: mask rows shift+1 .. shift+K of the chosen proposal
+    draft_len    int32 [B]; rows from draft_len on are dead and not read
+    seed, position, num_valid_vocab, mask_token  as in accept_drafts; position is that of the pass
+                                                 which computed the logits
+    drafter_sampling  Sampling: temperature, top-k, top-p of q
+    drafter      "sampled": draw from q; "greedy": take the argmax, whatever the temperature
+    uniforms     float64 [B,K] in [0,1) instead of `rng`'s
     workspace    float64 of `sample_drafts_workspace`'s shape, made if None
     out          (draft_tokens, draft_lse), made if None
-    Returns draft_tokens int32 [B,K], -1 in dead rows and where a row has NaN, +inf or no finite
-    logit; draft_lse float64 [B,K,2], the normaliser of the row's distribution in two numbers: a
-    logit m near the row's greatest, and l, so that log q(x) = (logit - m) / temperature - l, exact
-    at any temperature (0 where the token is -1; of the raw logits, at temperature 1, where the
-    argmax was taken). Raises ValueError or TypeError.
+    Returns draft_tokens int32 [B,K], -1 in dead rows and in rows with NaN, +inf or no finite logit;
+    draft_lse float64 [B,K,2], the normaliser of the row's distribution in two numbers that are
+    exact at any temperature: a logit m near the row's greatest, and l with
+    log q(x) = (logit - m) / temperature - l. Both are 0 where the token is -1. Where the argmax was
+    taken, l is that of the raw logits (temperature 1). Raises ValueError or TypeError.
     """
     check = Check("sample_drafts")
     check.tensor("logits", logits, "B K vocab")

@@ -27,17 +27,17 @@ def zaya_router(
     backend: str | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
     """Top-1 routing of ZAYA: down projection, depth averaging with the previous layer's state,
-    RMSNorm, three-layer MLP with erf-GELU, softmax over E experts and skip (the last class), argmax
-    of probability plus bias.
+    RMSNorm, three-layer MLP with erf-GELU, softmax over E experts and skip (the last class), and
+    argmax of probability plus bias.
 
     hidden       bf16 | fp16 | fp32 [T,H]; prev_state [T,R], the state of the layer below, or None
     down_weight  [R,H], down_bias [R]; eda_scale [R] (None with prev_state None); norm_weight [R]
     fc1_weight, fc2_weight  [R,R], fc1_bias, fc2_bias [R]; out_weight [E+1,R]; balancing_bias [E+1]
     eps          of the RMSNorm; live bool [T] or None: a row that is not live gets expert -1
-    Returns weights float32 [T], the unbiased probability of the chosen expert (0 for skip); experts
-    int32 [T] (-1: skip or dead; of equal scores the lowest index wins); skip_prob float32 [T], the
-    probability of skip where it was chosen, else 0; state [T,R], hidden's dtype. Raises ValueError
-    or TypeError. Source: transformers `models/zaya`, arXiv 2605.05365.
+    Returns weights float32 [T], the probability (without bias) of the chosen expert, 0 for skip;
+    experts int32 [T], -1 for skip or a dead row (ties: the lowest index); skip_prob float32 [T],
+    the probability of skip where it was chosen, else 0; state [T,R], hidden's dtype. Raises
+    ValueError or TypeError. Source: transformers `models/zaya`, arXiv 2605.05365.
     """
     check = Check("zaya_router")
     check.tensor("hidden", hidden, "T H")

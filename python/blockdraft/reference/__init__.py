@@ -1,5 +1,5 @@
-"""The ops in plain torch: their meaning, their oracle, and the backend that is always there. Pure
-functions of tensors."""
+"""The ops in plain torch, as pure functions of tensors: they define what an op means, and are the
+backend that is always available."""
 
 from .accept_drafts import accept_drafts
 from .block_attention import block_attention

@@ -25,8 +25,7 @@ def accept_drafts(
     remaining=None,
     with_logprob=False,
 ) -> Accepted:
-    """uniforms [B,K+1]: one for each draft's acceptance, the last for the draw. target, drafter:
-    `contract.Sampling`."""
+    """uniforms [B,K+1]: one for the acceptance of each draft, the last one for the draw."""
     batch, V, vocab = target_logits.shape
     K, D, device = V - 1, draft_len.long(), target_logits.device
     banned = excluded(
@@ -42,8 +41,8 @@ def accept_drafts(
             True,
         )
 
-    # p: the distribution to verify against; the bonus row D is never mixed. q: the one the drafts
-    # were drawn from
+    # p is the distribution to verify against (the bonus row D is never mixed), q the one that the
+    # drafts were drawn from.
     verified, status = target_logits.double(), row_status(target_logits, banned)
     draft_status = torch.zeros_like(status[:, :K])
     if draft_logits is not None:
@@ -60,9 +59,9 @@ def accept_drafts(
             drafted & (mixes[..., 0] | sampled[:, None]), row_status(draft_logits, banned), 0
         )
     p = distribution(verified, banned, *target_sampling)
-    # a blend of disjoint supports is empty
+    # A blend of rows with disjoint supports is empty.
     status = torch.where(status == 0, row_status(verified, banned), status)
-    # a temperature that no check could see
+    # An invalid temperature, which is not checked on a GPU, gives p no mass.
     status = torch.where((status == 0) & ~(p.sum(-1) > 0), 2, status)
     point = torch.zeros(batch, K, vocab, dtype=torch.float64, device=device)
     point.scatter_(-1, x.clamp(0, vocab - 1)[..., None], known[..., None].double())
@@ -84,7 +83,7 @@ def accept_drafts(
         a = (drafted & (uniforms[:, :K] * qx < px)).int().cumprod(1).sum(1)
         scale = torch.ones(batch, dtype=torch.float64, device=device)
 
-    # one draw: from the residual at the first rejection, from the bonus row when all are accepted
+    # The draw is from the residual if a draft was rejected, from the bonus row if none was.
     row = torch.arange(batch, device=device)
     base = p[row, a]
     mass = base
@@ -95,7 +94,7 @@ def accept_drafts(
     y = draw(mass, uniforms[:, K])
 
     last_read = a
-    if rule == "block":  # those of all drafts, but none after one that the target cannot have
+    if rule == "block":  # the rows of all drafts, but none after a draft with p = 0
         ends = torch.where(drafted & ~(px > 0), column[:K], K)
         last_read = torch.where(a == D, D, torch.minimum(ends.amin(1), D - 1)) if K else D
     seen = column <= last_read[:, None]
@@ -111,7 +110,8 @@ def accept_drafts(
 
 
 def _block(p, q, px, qx, u, drafted, D):
-    """Accepted length and the scale p_tau of the residual, by the block rule."""
+    """By the block rule: the number of accepted drafts, and the factor p_tau of p in the
+    residual."""
     batch, K = px.shape
     carry = torch.ones(batch, dtype=torch.float64, device=px.device)
     a, scale = torch.zeros_like(D), carry
@@ -122,15 +122,15 @@ def _block(p, q, px, qx, u, drafted, D):
         else:
             surplus = torch.zeros_like(carry)
         h = torch.where(surplus > 0, surplus / (surplus + 1 - carry), 0.0)
-        h = torch.where(D == i + 1, carry, h)  # the last draft's own probability decides it
+        h = torch.where(D == i + 1, carry, h)  # the last draft has no next row
         taken = drafted[:, i] & (u[:, i] < h)
         a, scale = torch.where(taken, i + 1, a), torch.where(taken, carry, scale)
     return a, scale
 
 
 def _next(a, branch, mask_rows, K, remaining):
-    """Proposal of the largest live branch c <= a + 1 (ties: the lowest), its shift, and how many
-    drafts it supplies."""
+    """The proposal of the largest live branch c <= a + 1 (ties: the lowest index), its shift, and
+    how many drafts it supplies."""
     none = torch.full_like(a, -1)
     proposal, shift, length = none, torch.zeros_like(a), torch.zeros_like(a)
     if branch.shape[1]:
@@ -147,8 +147,8 @@ def _next(a, branch, mask_rows, K, remaining):
 
 
 def _logprob(target_logits, banned, target_sampling, x, a, y):
-    """Log-probability of accepted drafts and y; a request at temperature 0 reports the law at
-    temperature 1."""
+    """Log-probabilities of the accepted drafts and of y in the unmixed target distribution;
+    temperature 0 counts as 1."""
     batch, V, _ = target_logits.shape
     p = distribution(
         target_logits,

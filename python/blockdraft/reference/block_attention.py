@@ -14,19 +14,19 @@ def block_attention(
     table = rows.table(len(q))
     outs, lses = [], []
     bounds = rows.cu_rows.tolist()
-    for b, prefix in enumerate(rows.prefix_lens.tolist()):
-        mine = slice(bounds[b], bounds[b + 1])
-        own = type(table)(*(field[mine] for field in table))
+    for request, prefix in enumerate(rows.prefix_lens.tolist()):
+        packed = slice(bounds[request], bounds[request + 1])
+        own = type(table)(*(field[packed] for field in table))
         mask = torch.cat(
             [prefix_mask(own, prefix, window), own_mask(own, window, rows.bidirectional)], 1
         )
-        # a dead row may hold anything
-        keys, values = k[mine], v[mine].where(own.live[:, None, None], 0)
+        # Dead rows may hold anything, and 0 * NaN would reach the output.
+        keys, values = k[packed], v[packed].where(own.live[:, None, None], 0)
         if prefix:
-            pages = block_table[b, : -(-prefix // k_cache.shape[1])].long()
+            pages = block_table[request, : -(-prefix // k_cache.shape[1])].long()
             keys = torch.cat([k_cache[pages].flatten(0, 1)[:prefix], keys])
             values = torch.cat([v_cache[pages].flatten(0, 1)[:prefix], values])
-        out, lse = _attend(q[mine].float(), keys.float(), values.float(), mask, scale)
+        out, lse = _attend(q[packed].float(), keys.float(), values.float(), mask, scale)
         outs.append(out)
         lses.append(lse)
     return torch.cat(outs), torch.cat(lses)
@@ -38,10 +38,10 @@ def _attend(q, k, v, mask, scale):
     k, v = k.repeat_interleave(group, 1), v.repeat_interleave(group, 1)
     scores = torch.einsum("rhd,nhd->rhn", q, k) * scale
     scores = scores.masked_fill(~mask[:, None], -torch.inf)
-    if not len(k):  # a request without rows and prefix
+    if not len(k):  # a request without rows or prefix
         return q * 0, q.new_full(q.shape[:2], -torch.inf)
     top = scores.amax(-1, keepdim=True)
-    base = top.masked_fill(top == -torch.inf, 0)  # of a row that sees nothing
+    base = top.masked_fill(top == -torch.inf, 0)  # (-inf) - (-inf) is NaN
     weights = (scores - base).exp()
     total = weights.sum(-1, keepdim=True)
     lse = (base + total.log())[..., 0]

@@ -33,7 +33,7 @@ def cca_qkv(
     depth = kernel0 + kernel1 - 2
     qk, live = qk.float(), table.live[:, None, None]
 
-    # the convolutions see each row after its ancestors, oldest first: [T, taps, C]
+    # Each row after its ancestors, oldest first, as the convolutions see it: [T, taps, C]
     lineage = ancestors(table, max(depth, 1))
     stored = _stored(rows, slots, conv_state, qk.new_zeros(channels))
     window = _gather(qk, stored, lineage[:, : depth + 1].flip(1), table)
@@ -45,8 +45,8 @@ def cca_qkv(
     grouped = conv1_weight.float().unflatten(0, (-1, head_dim))
     mixed = torch.einsum("tjgi,goij->tgo", mixed, grouped) + conv1_bias.float().view(-1, head_dim)
 
-    # residual paths: every query head averages with its KV head, a KV head takes the mean of its
-    # group's averages
+    # Residual paths: a query head adds its average with its KV head; a KV head adds the mean of the
+    # averages of its group.
     q_in, k_in = qk.view(total, -1, head_dim).split([group * kv_heads, kv_heads], 1)
     q_skip = (q_in + k_in.repeat_interleave(group, 1)) * 0.5
     k_skip = q_skip.view(total, kv_heads, group, head_dim).mean(2)
@@ -55,7 +55,7 @@ def cca_qkv(
     q = _rotate(_normalise(q_mixed + q_skip, eps), cos_sin[table.position])
     k = _rotate(_normalise(k_mixed + k_skip, eps) * temp.float()[:, None], cos_sin[table.position])
 
-    # half of the value channels come from the parent; before the first token there is `late_start`
+    # Half of the value channels come from the parent row; the first token has `late_start` instead.
     start = qk.new_zeros(v_late.shape[1]) if late_start is None else late_start.float()
     stored = _stored(rows, slots, None if late_state is None else late_state[:, None], start)
     late = _gather(v_late.float(), stored, lineage[:, 1:2], table)[:, 0]
@@ -64,7 +64,7 @@ def cca_qkv(
 
 
 def store_kv(k, v, k_cache, v_cache, block_table, rows: Rows) -> None:
-    """Write k, v of the live verify rows to their cache pages, in place."""
+    """Writes k and v of the live verify rows to their cache pages, in place."""
     table = rows.table(len(k))
     keep = (table.live & (table.proposal < 0)).nonzero()[:, 0]
     page, slot = table.position[keep] // k_cache.shape[1], table.position[keep] % k_cache.shape[1]
@@ -74,8 +74,8 @@ def store_kv(k, v, k_cache, v_cache, block_table, rows: Rows) -> None:
 
 
 def _stored(rows, slots, state, start):
-    """[B, depth, channels], newest last: each request's state, or `start` where it has none (no
-    slot, or no prefix)."""
+    """[B, depth, channels], newest last: the state of each request, or `start` if it has none (no
+    slot or no prefix)."""
     batch = len(rows.prefix_lens)
     if state is None or slots is None:
         return start.expand(batch, 1, -1)
@@ -84,7 +84,8 @@ def _stored(rows, slots, state, start):
 
 
 def _gather(now, stored, lineage, table):
-    """[T, d, channels]: the packed rows or stored tokens that `lineage` [T,d] names."""
+    """[T, d, channels]: the packed rows (or, if negative, stored tokens) that `lineage` [T,d]
+    names."""
     depth = stored.shape[1]
     entry = len(now) + table.request[:, None] * depth + (depth + lineage).clamp(min=0)
     return torch.cat([now, stored.flatten(0, 1)])[torch.where(lineage >= 0, lineage, entry)]
@@ -95,8 +96,8 @@ def _normalise(x, eps):
 
 
 def _rotate(x, cos_sin):
-    """Rotate the first `cos_sin.shape[1]` channels of each head by halves (GPT-NeoX order); the
-    rest passes."""
+    """Rotates the first `cos_sin.shape[1]` channels of each head by halves (GPT-NeoX order); the
+    others stay as they are."""
     cos, sin = cos_sin.float()[:, None].chunk(2, -1)
     x1, x2, rest = x.split([cos.shape[-1], cos.shape[-1], x.shape[-1] - 2 * cos.shape[-1]], -1)
     return torch.cat([x1 * cos - x2 * sin, x2 * cos + x1 * sin, rest], -1)

@@ -1,18 +1,19 @@
-"""Keep what was accepted: convolution state, delayed value and prefix length after verify row a."""
+"""The state after the last accepted verify row: convolution state, delayed value and prefix
+length."""
 
 import torch
 
 
 def commit(qk, v_late, accepted, cu_rows, prefix_lens, conv_state, late_state, slots):
-    """New (prefix_lens, conv_state, late_state) for all layers; a request with accepted -1 or no
-    slot keeps its state."""
+    """The new (prefix_lens, conv_state, late_state) for all layers. A request with accepted -1 or
+    without a slot keeps its state."""
     depth = conv_state.shape[2]
     accepted, slots = accepted.long(), slots.long()
     grown = prefix_lens + (accepted + 1).to(prefix_lens.dtype)
     conv_state, late_state = conv_state.clone(), late_state.clone()
     writes = ((accepted >= 0) & (slots >= 0)).nonzero()[:, 0]
     last = cu_rows.long()[writes] + accepted[writes]
-    # lineage of row a, oldest first: packed rows, then (negative) entries of the old state
+    # The rows of the new state, oldest first; negative ones are entries of the old state.
     steps = torch.arange(-depth + 1, 1, device=last.device)
     local = accepted[writes, None] + steps
     old = conv_state[:, slots[writes]].where((prefix_lens[writes] > 0)[:, None, None], 0)

@@ -6,25 +6,26 @@ from .argmax import lowest_argmax
 
 
 def excluded(vocab: int, num_valid_vocab: int, mask_token: int, device) -> torch.Tensor:
-    """bool [vocab]: ids that never get probability: the padding of the vocabulary, and the mask
-    token (-1: none)."""
+    """bool [vocab]: the ids without probability: the vocabulary's padding and the mask token (-1:
+    none)."""
     ids = torch.arange(vocab, device=device)
     return (ids >= num_valid_vocab) | (ids == mask_token)
 
 
 def relative(x, temperature):
-    """(x - max) / temperature, in this order: a quotient of its own would lose the difference of
-    two logits where the temperature is small. A row without a finite maximum stays as it is."""
+    """(x - max) / temperature. The subtraction comes first, because x / temperature would round
+    away the difference of two logits at low temperatures. In a row without a finite maximum nothing
+    is subtracted."""
     top = x.amax(-1, keepdim=True)
     return (x - top.where(top.isfinite(), 0.0)) / temperature
 
 
 def distribution(logits, banned, temperature, top_k=None, top_p=None):
-    """float64 [B,R,vocab] from logits [B,R,vocab] and per-request parameters [B]; rows of NaN stay
-    NaN.
+    """float64 [B,R,vocab] from logits [B,R,vocab] and per-request parameters [B]. A row with NaN
+    becomes NaN.
 
     Order: exclusion, temperature, top-k, then top-p of what top-k kept. Of equal logits the lower
-    id ranks first; top-p keeps the shortest ranking whose mass reaches it. top_k 0 and top_p 1 are
+    id ranks first; top-p keeps the fewest first ids whose mass reaches it. top_k 0 and top_p 1 are
     off. Temperature 0: all mass on the argmax.
     """
     x = logits.double().masked_fill(banned, -torch.inf)
@@ -57,8 +58,8 @@ def _truncate(p, x, top_k, top_p):
 
 
 def draw(mass, u):
-    """Inverse CDF over ascending ids: the first id whose cumulative mass exceeds u * total. mass
-    [...,vocab], u [...]."""
+    """A draw by inverse CDF over ascending ids: the first id whose cumulative mass exceeds
+    u * total. mass [...,vocab], u [...]."""
     total = mass.cumsum(-1)
     return torch.searchsorted(total, (u * total[..., -1])[..., None], right=True)[..., 0].clamp(
         max=mass.shape[-1] - 1
@@ -66,8 +67,8 @@ def draw(mass, u):
 
 
 def row_status(logits, banned):
-    """int32 [...]: 1 for a row with NaN or +inf, 2 for one of nothing but -inf, else 0; excluded
-    ids do not count."""
+    """int32 [...]: 1 for a row with NaN or +inf, 2 for a row of -inf only, else 0; excluded ids do
+    not count."""
     x = logits.masked_fill(banned, -torch.inf)
     bad, empty = (x.isnan() | (x == torch.inf)).any(-1), (x == -torch.inf).all(-1)
     return torch.where(bad, 1, torch.where(empty, 2, 0)).int()

@@ -7,8 +7,8 @@ from .moe_dispatch import moe_dispatch
 
 
 def fused_moe(x, experts, weights, gate_up, down, skip_prob=None, skip: str = "zero"):
-    """y [T,H] in fp32: sum over the row's k choices of weight * down(silu(gate) * up); a skipped
-    row is 0 or x * skip_prob."""
+    """y [T,H] in fp32: the sum over a row's k choices of weight * down(silu(gate) * up). A row
+    without experts yields 0 or x * skip_prob."""
     order, offsets = moe_dispatch(experts, len(gate_up))
     order, bounds, weights = order.long(), offsets.tolist(), weights.reshape(-1)
     y = torch.zeros_like(x, dtype=torch.float32)

@@ -4,8 +4,8 @@ import torch
 
 
 def moe_dispatch(experts, num_experts: int):
-    """order [T*k] int32: flat pair indices sorted by expert, stable, then -1; offsets [E+1] int32:
-    each expert's range."""
+    """order [T*k] int32: flat pair indices, stably sorted by expert, then -1; offsets [E+1] int32:
+    the range of each expert in it."""
     flat = experts.flatten().long()
     routed = flat >= 0
     key = torch.where(routed, flat, num_experts)

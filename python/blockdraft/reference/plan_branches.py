@@ -1,4 +1,4 @@
-"""Which branches to spend P proposals on: the ones that maximise the expected commits of the next
+"""The branches for P proposals that maximise the expected number of drafts accepted in the next
 pass."""
 
 import torch
@@ -8,10 +8,10 @@ def plan_branches(accept, offset_accept, proposals: int, draft_len):
     """branch int32 [B,P], ascending, -1 where a further branch gains nothing. Exact, by dynamic
     programming over levels.
 
-    A pass that accepts a drafts lands on level a + 1; the branch c <= a + 1 nearest below supplies
-    the next drafts from mask offset a + 2 - c on. accept [B,K]: probability of each draft given the
-    ones before it; offset_accept [M]: of the token at a mask offset. Acceptance of the current pass
-    does not depend on the branches.
+    A pass that accepts a drafts ends on level a + 1, and the largest branch c <= a + 1 supplies the
+    next drafts from mask offset a + 2 - c on. accept [B,K]: the probability that each draft is
+    accepted, given that those before it are; offset_accept [M]: that of the token at a mask offset.
+    The branches do not change the acceptance of the current pass.
     """
     batch, K = accept.shape
     device, levels, mask_rows = accept.device, K + 1, len(offset_accept)
@@ -22,7 +22,7 @@ def plan_branches(accept, offset_accept, proposals: int, draft_len):
     )
     weight = reach * (1 - torch.cat([alive, torch.zeros_like(reach[:, :1])], 1))  # [B, level - 1]
 
-    # drafts accepted next time, by shift
+    # expected drafts accepted in the next pass, by shift
     gain = torch.zeros(levels, dtype=torch.float64, device=device)
     for shift in range(min(levels, mask_rows)):
         gain[shift] = (
@@ -31,7 +31,7 @@ def plan_branches(accept, offset_accept, proposals: int, draft_len):
             .sum()
         )
 
-    # segment[b, c, e]: levels c..e-1 served by branch c
+    # segment[b, c, e]: the value of levels c..e-1 if branch c serves them
     shift = index[None] - index[:, None]
     value = torch.where(shift >= 0, gain[shift.clamp(min=0)], 0.0) * weight[:, None]
     segment = torch.cat([torch.zeros_like(value[..., :1]), value.cumsum(-1)], -1)
@@ -40,7 +40,7 @@ def plan_branches(accept, offset_accept, proposals: int, draft_len):
     )
     allowed = index <= draft_len[:, None]
     end = torch.full((batch, levels + 1), -torch.inf, dtype=torch.float64, device=device)
-    end[:, -1] = 0  # value of what follows when the next branch (or the end) is at e
+    end[:, -1] = 0  # tails[n][b, e]: the best value of the levels from e on with n more branches
     tails, choices = [end], []
     for _ in range(proposals):
         best, following = (segment + tails[-1][:, None]).max(-1)

@@ -1,4 +1,4 @@
-"""Draw the next drafts from the drafter's logits."""
+"""Draws the next drafts from the drafter's logits."""
 
 import torch
 
@@ -9,11 +9,11 @@ from .distribution import distribution, draw, excluded, relative, row_status
 def sample_drafts(
     logits, draft_len, uniforms, drafter_sampling, greedy=False, num_valid_vocab=None, mask_token=-1
 ):
-    """tokens int32 [B,K] (-1 from draft_len on, and for a row without a distribution) and draft_lse
-    float64 [B,K,2] (there 0).
+    """tokens int32 [B,K] (-1 from draft_len on and for a row without a distribution) and draft_lse
+    float64 [B,K,2] (0 in the same places).
 
-    draft_lse is the row's greatest logit m and l, with log q(x) = (logit - m) / temperature - l for
-    an id that is kept. At temperature 0, or when greedy, l is that of the raw logits.
+    draft_lse is the row's greatest logit m, and l with log q(x) = (logit - m) / temperature - l for
+    every kept id x. At temperature 0 or if greedy, l is that of the raw logits (temperature 1).
     """
     batch, K, vocab = logits.shape
     banned = excluded(

@@ -23,7 +23,7 @@ def zaya_router(
     eps: float,
     live=None,
 ):
-    """weights [T], experts [T] int32, skip_prob [T], state [T,R] (fp32 but for the experts)."""
+    """weights [T], experts [T] int32, skip_prob [T], state [T,R]; all but experts are fp32."""
     state = F.linear(hidden.float(), down_weight.float(), down_bias.float())
     if prev_state is not None:
         state = state + prev_state.float() * eda_scale.float()
