@@ -28,6 +28,11 @@ def pytest_runtest_setup(item):
         pytest.skip("needs a GPU, or TRITON_INTERPRET=1: test_triton.py runs it so")
 
 
+def pytest_collection_modifyitems(items):
+    """The longest first, so that no worker waits for them in the end."""
+    items.sort(key=lambda item: "test_interpreted" not in item.name)
+
+
 @pytest.fixture(autouse=True, scope="session")
 def short_splits():
     """The interpreter is slow: prefixes of a few dozen keys already have several splits."""
