@@ -84,7 +84,8 @@ class Tile : public Group<kThreads> {
   template <class Key, class Value>
   void load(Key key, Value value, int n) {
     each_unit([&](int u, bool of_values, int row, int dim) {
-    // Rows beyond n repeat the last row: they are masked, but must not add NaN of their own.
+    // Rows beyond n repeat the last row. They are masked, but NaN from elsewhere would reach the
+    // output as 0 * NaN.
 #pragma unroll
       for (int i = 0; i < 2; ++i) {
         const int at = least(row + i, n - 1);
