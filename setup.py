@@ -22,8 +22,11 @@ def variants() -> dict[str, list[str]]:
     """What to build the CPU's code for, by suffix of the modules; blockdraft.native takes the one
     for the CPU that it finds. AVX2 and AVX-512 on x86-64, unless CXXFLAGS or CFLAGS choose a
     -march."""
-    chosen = os.environ.get("CXXFLAGS", "") + os.environ.get("CFLAGS", "")
-    if platform.machine().lower() not in ("x86_64", "amd64") or "-march" in chosen:
+    flags = f"{os.environ.get('CFLAGS', '')} {os.environ.get('CXXFLAGS', '')}".split()
+    chosen = [flag for flag in flags if flag.startswith("-march=")]  # not all builders pass both on
+    if chosen:
+        return {"": chosen[-1:]}
+    if platform.machine().lower() not in ("x86_64", "amd64"):
         return {"": []}
     return {"": ["-march=x86-64-v3"], "_avx512": ["-march=x86-64-v4"]}
 

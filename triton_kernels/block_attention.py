@@ -58,10 +58,10 @@ def _row(row, rows, verify, draft_len, branch, MASK_ROWS: tl.constexpr):
 
 
 @triton.jit
-def _splits(prefix, split_keys, MOST_SPLITS: tl.constexpr):
+def _splits(prefix, split_keys, MAX_SPLITS: tl.constexpr):
     """How many splits a prefix has, and their length."""
     units = tl.cdiv(prefix, split_keys)
-    length = tl.maximum(tl.cdiv(units, MOST_SPLITS), 1) * split_keys
+    length = tl.maximum(tl.cdiv(units, MAX_SPLITS), 1) * split_keys
     return tl.maximum(tl.cdiv(prefix, length), 1), length
 
 
@@ -191,7 +191,7 @@ def attend(
     MASK_ROWS: tl.constexpr,
     BIDIRECTIONAL: tl.constexpr,
     WINDOWED: tl.constexpr,
-    MOST_SPLITS: tl.constexpr,
+    MAX_SPLITS: tl.constexpr,
     COLUMNS: tl.constexpr,
     KEYS: tl.constexpr,
     PADDED: tl.constexpr,
@@ -202,7 +202,7 @@ def attend(
     TILE_ROWS: tl.constexpr = COLUMNS // GROUP
     program = tl.program_id(0)
     tiles = tl.cdiv(max_rows, TILE_ROWS)
-    most = tl.maximum(tl.minimum(tl.cdiv(max_prefix, split_keys), MOST_SPLITS), 1)
+    most = tl.maximum(tl.minimum(tl.cdiv(max_prefix, split_keys), MAX_SPLITS), 1)
     place = program // XCDS
     chunk = place // tiles * XCDS + program % XCDS
     tile = place % tiles
@@ -215,7 +215,7 @@ def attend(
     rows = tl.load(cu_rows + request + 1) - base
     prefix = tl.load(prefix_lens + request)
     drafts = tl.load(draft_len + request)
-    splits, length = _splits(prefix, split_keys, MOST_SPLITS)
+    splits, length = _splits(prefix, split_keys, MAX_SPLITS)
     own_tiles = tl.cdiv(rows, TILE_ROWS)
     if (split >= splits) | (tile >= own_tiles):
         return
@@ -387,7 +387,7 @@ def merge(
     HEADS: tl.constexpr,
     DIM: tl.constexpr,
     MASK_ROWS: tl.constexpr,
-    MOST_SPLITS: tl.constexpr,
+    MAX_SPLITS: tl.constexpr,
     ENTRIES: tl.constexpr,
     PADDED: tl.constexpr,
 ):
@@ -396,7 +396,7 @@ def merge(
     request = tl.program_id(0) // chunks
     base = tl.load(cu_rows + request)
     rows = tl.load(cu_rows + request + 1) - base
-    splits, _ = _splits(tl.load(prefix_lens + request), split_keys, MOST_SPLITS)
+    splits, _ = _splits(tl.load(prefix_lens + request), split_keys, MAX_SPLITS)
     entry = tl.program_id(0) % chunks * ENTRIES + tl.arange(0, ENTRIES)
     if tl.program_id(0) % chunks * ENTRIES >= rows * HEADS:
         return
@@ -443,7 +443,7 @@ def merge(
 
 
 def _constants(
-    settings: Config, q, k, v, caches, out, lse, mask_rows, bidirectional, window, most_splits
+    settings: Config, q, k, v, caches, out, lse, mask_rows, bidirectional, window, max_splits
 ) -> dict:
     """The kernel's constexpr arguments; tensors only for their shapes and strides."""
     (k_cache, v_cache), kv_heads = caches, k.shape[1]
@@ -458,7 +458,7 @@ def _constants(
         zip(names, (*q.stride()[:2], *k.stride()[:2], *v.stride()[:2], *k_strides, *v_strides))
     )
     return strides | dict(
-        _output_constants(q, out, lse, mask_rows, most_splits),
+        _output_constants(q, out, lse, mask_rows, max_splits),
         KV_HEADS=kv_heads,
         GROUP=q.shape[1] // kv_heads,
         PAGE=k_cache.shape[1] if k_cache is not None else 1,
@@ -470,7 +470,7 @@ def _constants(
     )
 
 
-def _output_constants(q, out, lse, mask_rows, most_splits) -> dict:
+def _output_constants(q, out, lse, mask_rows, max_splits) -> dict:
     """The constexpr arguments that both kernels have."""
     lse_row, lse_head = lse.stride() if lse is not None else (0, 0)
     return dict(
@@ -481,14 +481,14 @@ def _output_constants(q, out, lse, mask_rows, most_splits) -> dict:
         DIM=q.shape[2],
         PADDED=max(16, triton.next_power_of_2(q.shape[2])),
         MASK_ROWS=mask_rows,
-        MOST_SPLITS=most_splits,
+        MAX_SPLITS=max_splits,
     )
 
 
 def launch(args) -> None:
     """Runs the kernels on `ops.block_attention.Args`."""
     q, k, v, k_cache, v_cache, block_table, rows = args[:7]
-    scale, window, split_keys, most_splits, out, lse, workspace = args[7:]
+    scale, window, split_keys, max_splits, out, lse, workspace = args[7:]
     cu_rows, prefix_lens, draft_len, branch = (
         rows.cu_rows,
         rows.prefix_lens,
@@ -511,10 +511,10 @@ def launch(args) -> None:
         mask_rows,
         rows.bidirectional,
         window,
-        most_splits,
+        max_splits,
     )
     tiles = triton.cdiv(max_rows, settings.columns // constants["GROUP"])
-    splits = max(1, min(triton.cdiv(max_prefix, split_keys), most_splits))
+    splits = max(1, min(triton.cdiv(max_prefix, split_keys), max_splits))
     chunks = triton.cdiv(batch * kv_heads * splits, settings.xcds) * settings.xcds
     table_row = block_table.stride(0) if block_table is not None else 0
     attend[(chunks * tiles,)](
@@ -558,7 +558,7 @@ def launch(args) -> None:
             split_keys,
             branch.stride(0),
             proposals,
-            **_output_constants(q, out, lse, mask_rows, most_splits),
+            **_output_constants(q, out, lse, mask_rows, max_splits),
             HEADS=heads,
             ENTRIES=MERGED,
             num_warps=4,
@@ -586,7 +586,7 @@ def compilations(target: str):
                 DIM=dim,
                 PADDED=dim,
                 MASK_ROWS=16,
-                MOST_SPLITS=32,
+                MAX_SPLITS=32,
             )
             fixed = output | dict(
                 Q_ROW=row,
