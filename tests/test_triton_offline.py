@@ -8,8 +8,9 @@ import pytest
 pytest.importorskip("triton", reason="triton is not installed")
 
 from blockdraft import env
+from blockdraft.roofline import isa
 from blockdraft.roofline.assembly import parse
-from blockdraft.triton_kernels import accept_drafts, block_attention, commit, offline, sample_drafts
+from blockdraft.triton_kernels import offline
 
 if env.triton_interpreter():
     pytest.skip("the interpreter takes the compiler's place", allow_module_level=True)
@@ -37,8 +38,7 @@ CASES = [
         arch, case, id=f"{arch} {case[0]}", marks=[] if case[0] in QUICK else [pytest.mark.slow]
     )
     for arch in LDS
-    for module in (block_attention, commit, accept_drafts, sample_drafts)
-    for case in module.compilations(arch)
+    for case in isa.triton_compilations(arch)
 ]
 
 

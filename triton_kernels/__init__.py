@@ -1,6 +1,8 @@
-"""Triton kernels, one file for each op; installed as blockdraft.triton_kernels."""
+"""Triton kernels, one file an op; installed as blockdraft.triton_kernels."""
 
 from .. import env
 
 if env.triton_interpreter():
-    from . import interpreter  # noqa: F401  (patches Triton's)
+    from . import interpreter
+
+    interpreter.mend()

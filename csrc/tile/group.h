@@ -13,6 +13,7 @@
 //   Group::uniform(x)      x, which must be the same in all threads of the group
 //   group.leader()         true for one thread of the group
 //   Group::store(p, x)     *p := x rounded to nearest
+//   Group::value(x)        element x as a float
 //   group.barrier()        makes what the group's threads wrote visible to all of them
 #pragma once
 
@@ -37,7 +38,7 @@ concept GroupTarget = requires(const G group, int n, float* p) {
   n = G::uniform(n);
   group.leader() ? 1 : 0;
   group.barrier();
-  G::store(p, 0.0f);
+  G::store(p, G::value(*p));
 };
 
 // Element i of combine's sum, for targets where one thread sums a whole element.

@@ -139,13 +139,8 @@ void check_commit(int target, const void* params, uint64_t seed, int dropped) {
   const auto& p = *static_cast<const CommitParams<uint32_t>*>(params);
   if (target == 0) return launch(p, two_threads());
   schedule(p, [&]<CommitStep>(int64_t requests) {
-    sim::Scheduler scheduler(seed, dropped);
-    scheduler.run(
-        requests, [] { return sim::NoMemory(); },
-        [&](const sim::Wave& wave, sim::NoMemory&, int64_t request) {
-          sim::Group group(wave);
-          commit(group, p, int(request));
-        });
+    on_sim_groups(requests, seed, dropped,
+                  [&](sim::Group& group, int64_t request) { commit(group, p, int(request)); });
   });
 }
 

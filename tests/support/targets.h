@@ -18,6 +18,18 @@ void with_type(int type, F f) {
   if (type == 2) f(fp16{});
 }
 
+// Every wave of so many groups of sim calls body(group, id).
+template <class Body>
+void on_sim_groups(int64_t groups, uint64_t seed, int dropped, Body body) {
+  sim::Scheduler scheduler(seed, dropped);
+  scheduler.run(
+      groups, [] { return sim::NoMemory(); },
+      [&](const sim::Wave& wave, sim::NoMemory&, int64_t id) {
+        sim::Group group(wave);
+        body(group, id);
+      });
+}
+
 // Every wave of a group of the target calls body(group).
 template <class Body>
 void with_group(int target, uint64_t seed, int dropped, Body body) {
@@ -26,13 +38,7 @@ void with_group(int target, uint64_t seed, int dropped, Body body) {
     body(group);
     return;
   }
-  sim::Scheduler scheduler(seed, dropped);
-  scheduler.run(
-      1, [] { return sim::NoMemory(); },
-      [&](const sim::Wave& wave, sim::NoMemory&, int64_t) {
-        sim::Group group(wave);
-        body(group);
-      });
+  on_sim_groups(1, seed, dropped, [&](sim::Group& group, int64_t) { body(group); });
 }
 
 inline void on_two_threads(int64_t n, int64_t, const Parallel::Part& body) {

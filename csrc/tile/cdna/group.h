@@ -63,6 +63,9 @@ class Group {
   static void store(T* p, float x) {
     from_float(p, x);
   }
+  static float value(float x) { return x; }
+  static float value(bf16 x) { return __builtin_bit_cast(float, uint32_t(x.bits) << 16); }
+  static float value(fp16 x) { return float(__builtin_bit_cast(_Float16, x.bits)); }
 };
 
 static_assert(GroupTarget<Group<kThreads>>);

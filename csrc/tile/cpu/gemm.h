@@ -55,13 +55,7 @@ class Gemm : public Group {
   // Tokens are stored as [panel][k][column].
   void stage_token(const T* src, int start, int c, int part) {
     float* out = tokens_.data() + c / kColumns * kDepth * kColumns + c % kColumns;
-    for (int k = 0; k < part; ++k) out[k * kColumns] = src ? number(src[start + k]) : 0.0f;
-  }
-  static float number(float x) { return x; }
-  template <class Half>
-  static float number(Half x) {
-    const Half lanes[kLanes] = {x};
-    return to_float(lanes)[0];
+    for (int k = 0; k < part; ++k) out[k * kColumns] = src ? value(src[start + k]) : 0.0f;
   }
 
   template <class Epilogue>

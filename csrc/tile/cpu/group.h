@@ -42,6 +42,10 @@ class Group {
   static void store(T* p, float x) {
     from_float(p, x);
   }
+  template <class T>
+  static float value(T x) {
+    return cpu::value(x);
+  }
 };
 
 static_assert(GroupTarget<Group>);

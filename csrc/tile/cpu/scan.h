@@ -152,8 +152,7 @@ class Scan : public Group {
 
   template <class T>
   static float value(const T* p) {
-    const T one[kLanes] = {*p};
-    return to_float(one)[0];
+    return cpu::value(*p);
   }
 
  private:

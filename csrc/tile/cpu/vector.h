@@ -59,6 +59,17 @@ inline vec to_float(const fp16* p) {
 #endif
 }
 
+inline float value(float x) { return x; }
+inline float value(bf16 x) { return __builtin_bit_cast(float, uint32_t(x.bits) << 16); }
+inline float value(fp16 x) {
+#ifdef __F16C__
+  return _cvtsh_ss(x.bits);
+#else
+  const fp16 lanes[kLanes] = {x};
+  return to_float(lanes)[0];
+#endif
+}
+
 inline void from_float(float* p, float x) { *p = x; }
 inline void from_float(bf16* p, float x) {
   uint32_t u;

@@ -1,8 +1,6 @@
 // A group of the simulated target: kWaves waves of one lane each.
 #pragma once
 
-#include <bit>
-
 #include "tile/cpu/vector.h"
 #include "tile/group.h"
 #include "tile/sim/scheduler.h"
@@ -32,18 +30,18 @@ class Group {
   static void store(T* p, float x) {
     cpu::from_float(p, x);
   }
+  template <class T>
+  static float value(T x) {
+    return cpu::value(x);
+  }
 
  protected:
   Wave turn_;
   int wave_;
 };
 
-inline float value(float x) { return x; }
-inline float value(bf16 x) { return std::bit_cast<float>(uint32_t(x.bits) << 16); }
-inline float value(fp16 x) {
-  fp16 eight[cpu::kLanes] = {x};
-  return cpu::to_float(eight)[0];
-}
+using cpu::value;
+
 template <class T>
 float rounded(float x) {
   T t;

@@ -20,7 +20,12 @@ def register(op: Op, unsupported: Callable[[Any], str | None]) -> None:
     """Adds the extension's kernel of an op. Compares the kernel's arguments with the schema, since
     torch does not."""
     if EXTENSION is not None:
-        agree(f"{op.name}'s arguments", EXTENSION.signatures.get(op.name), signature(op))
+        if op.name not in EXTENSION.signatures:
+            raise ImportError(
+                f"blockdraft: the C++ extension has no {op.name}: install again; a new op is also "
+                "registered in csrc/bindings.cpp"
+            )
+        agree(f"{op.name}'s arguments", EXTENSION.signatures[op.name], signature(op))
     op.register("cpp", None, unsupported)
 
 
