@@ -29,7 +29,11 @@ def main() -> None:
     help="Places in the file to complete from.",
 )
 @click.option(
-    "--threads", type=click.IntRange(0), default=0, help="CPU threads; 0: torch's choice."
+    "--threads",
+    type=click.IntRange(0),
+    default=1,
+    show_default=True,
+    help="CPU threads; 0: torch's choice. Products of the tiny model are too small to share.",
 )
 def demo(tokens: int, prompts: int, threads: int) -> None:
     """Complete a held-out file with the shipped byte-level ZAYA: autoregressively and by block

@@ -73,7 +73,7 @@ def run(tokens: int, prompts: int, threads: int) -> None:
     console.print(
         f"{FILE} (held out), {prompts} prompts of {CONTEXT} bytes, {tokens} bytes each; "
         f"K = {layout.K}, {layout.P} proposals of {layout.M}; "
-        f"fp32, {torch.get_num_threads()} CPU threads",
+        f"fp32, CPU threads: {torch.get_num_threads()}",
         soft_wrap=True,
     )
 
