@@ -5,6 +5,7 @@ from typing import Any
 import torch
 
 from .. import ops
+from ..roofline import costs
 from ..roofline.costs import Cost
 from .case import Implementation, Prepared, backends, compiled
 
@@ -17,8 +18,7 @@ def cases(quick: bool) -> list[dict[str, Any]]:
 
 
 def cost(parameters: dict[str, Any], itemsize: int) -> Cost:
-    """Experts in, order and offsets out, each a 32-bit integer."""
-    return Cost(0, 0, 4 * (2 * parameters["T"] + EXPERTS + 1))
+    return costs.moe_dispatch(parameters["T"], EXPERTS)
 
 
 def sort_and_search(experts: torch.Tensor) -> Output:

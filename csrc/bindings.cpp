@@ -12,12 +12,16 @@ using Library = torch::stable::detail::StableLibrary;
 void register_accept_drafts(Library&);
 void register_block_attention(Library&);
 void register_commit(Library&);
+void register_fused_moe(Library&);
+void register_moe_dispatch(Library&);
 void register_sample_drafts(Library&);
 
 static void register_ops(Library& library) {
   register_accept_drafts(library);
   register_block_attention(library);
   register_commit(library);
+  register_fused_moe(library);
+  register_moe_dispatch(library);
   register_sample_drafts(library);
 }
 

@@ -167,6 +167,11 @@ def _read_again(rows: float, weight_bytes: float) -> float:
     return (ceil(rows / MATRIX_TILE) - 1) * weight_bytes
 
 
+def moe_dispatch(pairs: float, experts: int) -> Cost:
+    """The expert of each pair in, order and offsets out, each a 32-bit integer."""
+    return Cost(0, 0, 4 * (2 * pairs + experts + 1))
+
+
 def fused_moe(
     routed_rows: float,
     touched_experts: float,

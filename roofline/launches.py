@@ -7,16 +7,27 @@ No other module of the roofline counts launches.
 # The least keys of a split of the prefix on a GPU: `split_keys` of the op block_attention
 SPLIT_KEYS = 2048
 
-# These ops have no kernels yet. Each count is assumed: one launch where an op can be fused into
-# one, and three for the experts (sorting the rows, gate and up product, down product).
-ASSUMED = {"rms_norm": 1, "linear": 1, "cca_qkv": 1, "zaya_router": 1, "fused_moe": 3}
-KERNELS = ("block_attention", "commit", "accept_drafts", "sample_drafts")
+# So many pairs of a row and a choice are routed without a sort: `kFewPairs` of fused_moe
+FEW_PAIRS = 64
+
+# These ops have no kernels yet. Each count is assumed: one launch.
+ASSUMED = {"rms_norm": 1, "linear": 1, "cca_qkv": 1, "zaya_router": 1}
+KERNELS = (
+    "block_attention",
+    "commit",
+    "fused_moe",
+    "moe_dispatch",
+    "accept_drafts",
+    "sample_drafts",
+)
 
 
 def launches(
     op: str,
     *,
     prefix: int = 0,
+    pairs: float = 0,
+    choices: int = 1,
     rule: str = "token",
     drafts: int = 0,
     logprob: bool = False,
@@ -25,6 +36,10 @@ def launches(
 
     block_attention   attend; merge, where the longest `prefix` has more than one split
     commit            commit
+    fused_moe         gate and up product, down product; before them dispatch, where there are more
+                      `pairs` of a row and a choice than a workgroup routes by itself; combine,
+                      where a row has several `choices`
+    moe_dispatch      dispatch
     accept_drafts     measure, normalise; surplus, where `rule` is "block" and `drafts` (K) is more
                       than one; decide, weigh, finish; logprob, where log-probabilities are asked
                       for. 5 to 7 in all
@@ -35,8 +50,10 @@ def launches(
     """
     if op == "block_attention":
         return 1 + (prefix > SPLIT_KEYS)
-    if op == "commit":
+    if op in ("commit", "moe_dispatch"):
         return 1
+    if op == "fused_moe":
+        return 2 + (pairs > FEW_PAIRS) + (choices > 1)
     if op == "accept_drafts":
         surplus = rule == "block" and drafts > 1
         return 5 + surplus + logprob

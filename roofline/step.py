@@ -85,7 +85,7 @@ def _layer_ops(w: Workload) -> list[OpCost]:
             layers * launches("linear"),
         ),
         OpCost("zaya_router", layers * router, layers * launches("zaya_router")),
-        OpCost("fused_moe", layers * moe, layers * launches("fused_moe")),
+        OpCost("fused_moe", layers * moe, layers * launches("fused_moe", pairs=rows)),
     ]
 
 

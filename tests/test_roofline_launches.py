@@ -7,7 +7,7 @@ import torch
 
 from blockdraft.ops.block_attention import split_keys
 from blockdraft.roofline import models
-from blockdraft.roofline.launches import ASSUMED, KERNELS, SPLIT_KEYS, launches
+from blockdraft.roofline.launches import ASSUMED, FEW_PAIRS, KERNELS, SPLIT_KEYS, launches
 from blockdraft.roofline.step import pass_ops
 from blockdraft.roofline.workload import Workload
 
@@ -22,6 +22,10 @@ WORK = Workload(models.find("ZAYA1-8B"), batch=2, context_tokens=8192)
         ("block_attention", dict(prefix=SPLIT_KEYS + 1), 2),
         ("block_attention", dict(prefix=1 << 20), 2),
         ("commit", {}, 1),
+        ("fused_moe", dict(pairs=FEW_PAIRS), 2),
+        ("fused_moe", dict(pairs=FEW_PAIRS + 1), 3),
+        ("fused_moe", dict(pairs=FEW_PAIRS + 1, choices=2), 4),
+        ("moe_dispatch", {}, 1),
         ("accept_drafts", dict(rule="token", drafts=16), 5),
         ("accept_drafts", dict(rule="greedy", drafts=16), 5),
         ("accept_drafts", dict(rule="token", drafts=16, logprob=True), 6),
@@ -71,8 +75,8 @@ def test_launches_of_a_pass():
         "commit": 1,
     }
     assert sum(found.values()) == 452
-    # one row a request: no drafts to sample, and none to run the LM head on
-    assert sum(launches_of(WORK.autoregressive()).values()) == 452 - 3
+    # one row a request: no drafts to sample, none to run the LM head on, no rows to sort by expert
+    assert sum(launches_of(WORK.autoregressive()).values()) == 452 - 3 - 40
     # a prefix of one split has nothing to merge
     short = launches_of(replace(WORK, context_tokens=SPLIT_KEYS))
     assert found["block_attention"] - short["block_attention"] == 40

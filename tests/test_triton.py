@@ -69,6 +69,7 @@ assert tokens.tolist() == [[0, 1, -1]], tokens
     [
         "test_block_attention.py",
         "test_commit.py",
+        "test_fused_moe.py",
         "test_sampling_backends.py",
         "test_accept_laws.py",
     ],

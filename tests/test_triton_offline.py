@@ -27,6 +27,9 @@ MFMA = {
 QUICK = (
     "attend bf16 dim=128 rows=64",
     "merge bf16 dim=128",
+    "dispatch experts=16",
+    "gate_up bf16 rows=16",
+    "down bf16 rows=272",
     "keep bf16",
     "accept block step=0 bf16",
     "accept block step=3 bf16",

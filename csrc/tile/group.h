@@ -10,10 +10,12 @@
 //   group.combine(n, m, weight, term, f)
 //                          f(i, sum over s < m of weight(s) * term(s)[i]) for i < n, in the order
 //                          of s
+//   group.ballot(n, f)     the bits i < n <= 64 for which f(i) is true, in all threads of the group
 //   Group::uniform(x)      x, which must be the same in all threads of the group
 //   group.leader()         true for one thread of the group
 //   Group::store(p, x)     *p := x rounded to nearest
 //   Group::value(x)        element x as a float
+//   Group::exp2(x)         2^x for |x| <= 126
 //   group.barrier()        makes what the group's threads wrote visible to all of them
 #pragma once
 
@@ -28,6 +30,7 @@ struct Example {
   static float number(int) { return 0; }
   static const float* numbers(int) { return nullptr; }
   static void total(int, float) {}
+  static bool test(int) { return false; }
 };
 
 template <class G>
@@ -35,10 +38,11 @@ concept GroupTarget = requires(const G group, int n, float* p) {
   group.each(n, Example::item);
   group.each(n, n, Example::pair);
   group.combine(n, n, Example::number, Example::numbers, Example::total);
+  group.ballot(n, Example::test) << 1;
   n = G::uniform(n);
   group.leader() ? 1 : 0;
   group.barrier();
-  G::store(p, G::value(*p));
+  G::store(p, G::exp2(G::value(*p)));
 };
 
 // Element i of combine's sum, for targets where one thread sums a whole element.

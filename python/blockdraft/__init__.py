@@ -16,6 +16,7 @@ _LAZY = {
     "Request": "types",
     "Completion": "types",
     "Rows": "types",
+    "MoeWorkspace": "types",
     "Sampling": "types",
     "Accepted": "types",
 }

@@ -7,7 +7,7 @@ from functools import cache
 import torch
 
 from . import env
-from .types import Rows, Sampling
+from .types import MoeWorkspace, Rows, Sampling
 
 FLOATS = (torch.bfloat16, torch.float16, torch.float32)
 F32, F64 = (torch.float32,), (torch.float64,)
@@ -188,6 +188,25 @@ class Check:
             return None if 0 in shape and like.is_cpu else like.new_empty(shape, dtype=dtype)
         self.tensor("workspace", workspace, " ".join(map(str, shape)), (dtype,), contiguous=True)
         return workspace
+
+    def moe_workspace(self, workspace: MoeWorkspace, dtype: torch.dtype) -> None:
+        if not isinstance(workspace, MoeWorkspace):
+            self.fail("workspace", "blockdraft.MoeWorkspace", type(workspace).__name__, TypeError)
+        self.dims["T*k"] = self.dims["T"] * self.dims["k"]
+        for name, shape, dtypes in (
+            ("order", "T*k", I32),
+            ("offsets", "E+1", I32),
+            ("activations", "T*k I", (dtype,)),
+            ("partials", "T*k H", F32),
+        ):
+            self.tensor(
+                f"workspace.{name}",
+                getattr(workspace, name),
+                shape,
+                dtypes,
+                optional=name == "partials" and self.dims["k"] == 1,
+                contiguous=True,
+            )
 
     def rows(self, rows: Rows, total: int) -> None:
         if not isinstance(rows, Rows):

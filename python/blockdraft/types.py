@@ -41,6 +41,34 @@ class Accepted(NamedTuple):
     target_logprob: torch.Tensor | None
 
 
+class MoeWorkspace(NamedTuple):
+    """What `fused_moe` writes on its way, for T rows of k choices: T*k pairs.
+
+    order, offsets  int32 [T*k] and [E+1], as `moe_dispatch` gives them (not for few pairs)
+    activations     x's dtype [T*k,I], silu(gate) * up of each pair
+    partials        float32 [T*k,H], each pair's output; None where k is 1
+    """
+
+    order: torch.Tensor
+    offsets: torch.Tensor
+    activations: torch.Tensor
+    partials: torch.Tensor | None
+
+    @classmethod
+    def new(
+        cls, x: torch.Tensor, experts: torch.Tensor, num_experts: int, inner: int
+    ) -> "MoeWorkspace":
+        pairs = experts.numel()
+        return cls(
+            order=experts.new_empty(pairs),
+            offsets=experts.new_empty(num_experts + 1),
+            activations=x.new_empty(pairs, inner),
+            partials=x.new_empty(pairs, x.shape[1], dtype=torch.float32)
+            if experts.shape[1] > 1
+            else None,
+        )
+
+
 class RowTable(NamedTuple):
     """What every packed row is: one entry a row, shape [T], int64 but for `live`.
 

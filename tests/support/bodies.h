@@ -33,17 +33,23 @@ void walk(Tile& tile, const T* k, const T* v, int m, int depth, Absorb absorb) {
 }
 
 // y[c][i] = gate * (up + bias[i]), where gate and up are the products of rows 2i and 2i + 1 of w
-// with token tokens[c] of x (-1: zeros). At most Gemm::kRows rows and kGroupColumns columns.
+// with token tokens[c] of x (-1: zeros). At most kGroupColumns columns.
 template <class Gemm, class T>
 void gated_product(Gemm& gemm, const T* w, const T* x, const int* tokens, const float* bias,
                    float* y, int rows, int columns, int depth) {
-  gemm.multiply(
-      rows, columns, depth, [&](int i) { return w + int64_t(i) * depth; },
-      [&](int c) { return tokens[c] < 0 ? nullptr : x + int64_t(tokens[c]) * depth; },
-      [&](int i, int c, const float (&sums)[kEpilogueRows]) {
-        for (int j = 0; j < kEpilogueRows && i + j < rows; j += 2)
-          y[int64_t(c) * (rows / 2) + (i + j) / 2] = sums[j] * (sums[j + 1] + bias[(i + j) / 2]);
-      });
+  for (int first = 0; first < rows; first += Gemm::kRows) {
+    gemm.multiply(
+        least(rows - first, Gemm::kRows), columns, depth,
+        [&](int i) { return w + int64_t(first + i) * depth; },
+        [&](int c) { return tokens[c] < 0 ? nullptr : x + int64_t(tokens[c]) * depth; },
+        [&](int i, int c, const float (&sums)[kEpilogueRows]) {
+          for (int j = first + i; j < least(first + i + kEpilogueRows, rows); j += 2) {
+            const float *gate = sums + (j - first - i), *up = gate + 1;
+            y[int64_t(c) * (rows / 2) + j / 2] = *gate * (*up + bias[j / 2]);
+          }
+        });
+    gemm.barrier();
+  }
 }
 
 // Softmax attention of n columns, column c over keys from[c] .. to[c] - 1 of m: unnormalised output

@@ -4,6 +4,7 @@
 #include "bodies.h"
 #include "ops/block_attention/body.h"
 #include "ops/commit/body.h"
+#include "ops/fused_moe/body.h"
 #include "targets.h"
 #include "tile/cpu/attention.h"
 #include "tile/cpu/gemm.h"
@@ -52,6 +53,17 @@ void attention_on_sim(const AttentionParams<T>& p, uint64_t seed, int dropped) {
         Attention<Tile, T>(tile, p, item).run();
     });
   });
+}
+
+void dispatch_on_sim(const DispatchParams& p, uint64_t seed, int dropped) {
+  constexpr int kShift = 2;
+  sim::Scheduler scheduler(seed, dropped);
+  scheduler.run(
+      1, [&] { return std::vector<int32_t>(((1 << kShift) + 1) * p.num_experts); },
+      [&](const sim::Wave& wave, std::vector<int32_t>& counts, int64_t) {
+        sim::Group group(wave);
+        dispatch(group, p, counts.data(), kShift);
+      });
 }
 
 }  // namespace
@@ -142,6 +154,42 @@ void check_commit(int target, const void* params, uint64_t seed, int dropped) {
     on_sim_groups(requests, seed, dropped,
                   [&](sim::Group& group, int64_t request) { commit(group, p, int(request)); });
   });
+}
+
+void check_moe_dispatch(int target, const void* params, uint64_t seed, int dropped) {
+  const auto& p = *static_cast<const DispatchParams*>(params);
+  if (target == 0) return launch(p, two_threads());
+  dispatch_on_sim(p, seed, dropped);
+}
+
+void check_fused_moe(int target, int type, const void* params, uint64_t seed, int dropped) {
+  with_type(type, [&]<class T>(T) {
+    const auto& p = *static_cast<const FusedMoeParams<T>*>(params);
+    if (target == 0) return launch(p, two_threads());
+    using Gemm = sim::Gemm<T>;
+    struct Memory {
+      typename Gemm::Memory gemm;
+      int32_t found[kFewPairs] = {};  // a row that exists, where a barrier is left out
+    };
+    schedule(p, Gemm::kRows, Gemm::kGroupColumns, [&]<MoeStep kStep>(int64_t groups) {
+      if constexpr (kStep == MoeStep::kDispatch)
+        return dispatch_on_sim(p.dispatch(), seed, dropped);
+      sim::Scheduler scheduler(seed, dropped);
+      scheduler.run(
+          groups, [] { return Memory(); },
+          [&](const sim::Wave& wave, Memory& memory, int64_t id) {
+            Gemm gemm(wave, memory.gemm);
+            fused_moe<kStep>(gemm, p, id, memory.found);
+          });
+    });
+  });
+}
+
+int schedule_fused_moe(const void* params, int group_columns, int64_t* out) {
+  Launches launches{out};
+  schedule(*static_cast<const FusedMoeParams<float>*>(params), 16, most(group_columns, 1),
+           [&]<MoeStep kStep>(int64_t groups) { launches.operator()<kStep>(groups); });
+  return launches.count;
 }
 
 }  // extern "C"

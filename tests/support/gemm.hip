@@ -8,22 +8,27 @@
 
 namespace blockdraft {
 
-template <class T, int kPanels>
+template <class Gemm, class T>
 BLOCKDRAFT_KERNEL(cdna::kThreads, 2)
 gemm_kernel(const T* w, const T* x, const int* tokens, const float* bias, float* y, int rows,
             int columns, int depth) {
-  using Gemm = cdna::Gemm<T, kPanels>;
   __attribute__((shared)) static typename Gemm::Memory memory;
   Gemm gemm(memory);
   gated_product(gemm, w, x, tokens, bias, y, rows, columns, depth);
 }
 
-#define BLOCKDRAFT_INSTANTIATE(T, panels)       \
+#define BLOCKDRAFT_INSTANTIATE_GEMM(T, ...)     \
   template BLOCKDRAFT_KERNEL(cdna::kThreads, 2) \
-  gemm_kernel<T, panels>(const T*, const T*, const int*, const float*, float*, int, int, int);
-BLOCKDRAFT_INSTANTIATE(float, 2)
-BLOCKDRAFT_INSTANTIATE(bf16, 2)
-BLOCKDRAFT_INSTANTIATE(fp16, 2)
+  gemm_kernel<__VA_ARGS__, T>(const T*, const T*, const int*, const float*, float*, int, int, int);
+#define BLOCKDRAFT_INSTANTIATE(T)                    \
+  BLOCKDRAFT_INSTANTIATE_GEMM(T, cdna::SplitGemm<T>) \
+  BLOCKDRAFT_INSTANTIATE_GEMM(T, cdna::Gemm<T, 1>)
+BLOCKDRAFT_INSTANTIATE(float)
+BLOCKDRAFT_INSTANTIATE(bf16)
+BLOCKDRAFT_INSTANTIATE_GEMM(bf16, cdna::Gemm<bf16, 2>)
+BLOCKDRAFT_INSTANTIATE(fp16)
+BLOCKDRAFT_INSTANTIATE_GEMM(fp16, cdna::Gemm<fp16, 2>)
 #undef BLOCKDRAFT_INSTANTIATE
+#undef BLOCKDRAFT_INSTANTIATE_GEMM
 
 }  // namespace blockdraft

@@ -1,8 +1,12 @@
-// The product of CDNA 3 and 4. A group is a workgroup of eight waves; a wave multiplies 32 output
-// channels by all columns. The weights are the A operand of 32x32 MFMAs and are loaded directly
-// into registers, since no other wave reads them. The tokens of the columns are the B operand and
-// are staged in LDS, in two buffers, with one barrier for each part of the depth. The weights and
-// tokens of the next part are loaded while this one is multiplied.
+// The products of CDNA 3 and 4, by 16x16 MFMAs. The weights are the A operand and are loaded
+// directly into registers, since no other wave reads them; the tokens are the B operand. There are
+// two products, of the same bits: the depth has kParts parts, whose sums are added in their order.
+//
+// SplitGemm is for few columns, where the time is that of reading the weights. A group has 16
+// channels, and each wave one part of the depth, all of whose weights it asks for at once.
+// Gemm is for many. A wave has kRowTiles * 16 channels and all columns; the tokens are staged in
+// LDS, in two buffers, with one barrier for each stage of the depth. Weights are loaded two stages
+// ahead.
 #pragma once
 
 #include "tile/cdna/group.h"
@@ -11,19 +15,119 @@
 
 namespace blockdraft::cdna {
 
-// A panel has 32 columns.
-template <class T, int kPanels>
-class Gemm : public Group<kThreads> {
+template <class T>
+struct GemmDepth {
   typedef typename Mma<T>::Fragment Fragment;
-  static constexpr int kFragment = 16 / sizeof(T);  // elements
-  static constexpr int kFragments = 4;              // of a lane in a part of the depth
-  static constexpr int kDepth = kFragments * 2 * kFragment;
-  static constexpr int kStride = kDepth + kFragment;  // padded: columns begin in different banks
-  static constexpr int kUnits = kPanels * kColumns * (kDepth / kFragment);  // fragments to stage
-  static constexpr int kUnitsOfThread = (kUnits + kThreads - 1) / kThreads;
+  static constexpr int kParts = 8;
+  static constexpr int kFragment = 16 / sizeof(T);  // elements that a lane loads at once
+  static constexpr int kStep = 4 * kFragment;       // depth of the fragments of a wave
+  static constexpr int kSteps = 4;                  // of a stage
+  static constexpr int kStage = kSteps * kStep;
+
+  static int lane() { return thread_index() & (kWave - 1); }
+  static int wave() { return __builtin_amdgcn_readfirstlane(thread_index() / kWave); }
+  static int stages_of_part(int depth) { return ceil_div(depth, kParts * kStage); }
+
+  // Where this lane's fragment of a step begins.
+  static int at(int step) { return step * kStep + lane() / 16 * kFragment; }
+
+  // The fragment at k of a row; zeros of no row, and beyond the depth. Every address that is read
+  // is within the row.
+  static Fragment load(const T* row, int k, int depth) {
+    typedef const __attribute__((address_space(1))) Fragment Global;
+    const bool inside = row && k < depth;
+    return inside ? *(Global*)(row + k) : Fragment{};
+  }
+  // As load, of a row that is read once.
+  static Fragment stream(const T* row, int k, int depth) {
+    typedef const __attribute__((address_space(1))) Fragment Global;
+    const Fragment x = __builtin_nontemporal_load((Global*)(row + (k < depth ? k : 0)));
+    return k < depth ? x : Fragment{};
+  }
+};
+
+template <class T>
+class SplitGemm : public Group<kThreads> {
+  typedef GemmDepth<T> Depth;
+  typedef typename Depth::Fragment Fragment;
+  static constexpr int kSteps = 2 * Depth::kSteps;  // whose weights are in registers
+  static constexpr int kPanels = 4;
+  static_assert(Depth::kParts == kWaves);
 
  public:
-  static constexpr int kRows = kWaves * 32, kGroupColumns = kPanels * kColumns;
+  static constexpr int kRows = 16, kGroupColumns = kPanels * 16;
+
+  struct Memory {  // in LDS
+    acc4 sums[kPanels][kWaves - 1][kWave];  // one wave keeps its own
+  };
+
+  explicit SplitGemm(Memory& memory) : memory_(memory) {}
+
+  template <class Weight, class Column, class Epilogue>
+  void multiply(int rows, int columns, int depth, Weight weight, Column column, Epilogue epilogue) {
+    const int lane = Depth::lane(), part = Depth::wave();
+    const int steps = Depth::stages_of_part(depth) * Depth::kSteps;
+    const T* own = weight(least(lane % 16, rows - 1));
+    const int panels = ceil_div(columns, 16);
+    acc4 sums[kPanels] = {};
+    for (int first = part * steps; first < (part + 1) * steps; first += kSteps) {
+      Fragment weights[kSteps];
+#pragma unroll
+      for (int s = 0; s < kSteps; ++s) weights[s] = Depth::stream(own, Depth::at(first + s), depth);
+#pragma unroll
+      for (int p = 0; p < kPanels; ++p) {
+        if (p >= panels) break;
+        const int c = p * 16 + lane % 16;
+        const T* token = c < columns ? column(c) : nullptr;
+        Fragment tokens[kSteps];
+#pragma unroll
+        for (int s = 0; s < kSteps; ++s)
+          tokens[s] = Depth::load(token, Depth::at(first + s), depth);
+#pragma unroll
+        for (int s = 0; s < kSteps; ++s)
+          if (first + s < (part + 1) * steps)
+            sums[p] = Mma<T>::multiply(weights[s], tokens[s], sums[p]);
+      }
+    }
+    const int panel = part;  // that this wave finishes
+    acc4 kept = {};
+#pragma unroll
+    for (int p = 0; p < kPanels; ++p) {
+      if (p == panel)
+        kept = sums[p];
+      else
+        memory_.sums[p][part - (part > p)][lane] = sums[p];
+    }
+    barrier();
+    if (panel >= panels) return;
+    acc4 total = {};
+#pragma unroll
+    for (int w = 0; w < kWaves; ++w)
+      total += w == part ? kept : memory_.sums[panel][w - (w > part)][lane];
+    const int row = lane / 16 * 4, c = panel * 16 + lane % 16;
+    float y[kEpilogueRows];
+#pragma unroll
+    for (int j = 0; j < kEpilogueRows; ++j) y[j] = row + j < rows ? total[j] : 0.0f;
+    if (c < columns && row < rows) epilogue(row, c, y);
+  }
+
+ private:
+  Memory& memory_;
+};
+
+template <class T, int kRowTiles>
+class Gemm : public Group<kThreads> {
+  typedef GemmDepth<T> Depth;
+  typedef typename Depth::Fragment Fragment;
+  static constexpr int kPanels = 4, kSteps = Depth::kSteps;
+  static constexpr int kFragment = Depth::kFragment, kStage = Depth::kStage;
+  static constexpr int kStride = kStage + kFragment;  // padded: columns begin in different banks
+  static constexpr int kUnits = kPanels * 16 * (kStage / kFragment);  // fragments to stage
+  static constexpr int kUnitsOfThread = kUnits / kThreads;
+  static_assert(kUnits % kThreads == 0);
+
+ public:
+  static constexpr int kRows = kWaves * kRowTiles * 16, kGroupColumns = kPanels * 16;
 
   struct Memory {  // in LDS
     alignas(16) T tokens[2][kGroupColumns * kStride];
@@ -33,100 +137,105 @@ class Gemm : public Group<kThreads> {
 
   template <class Weight, class Column, class Epilogue>
   void multiply(int rows, int columns, int depth, Weight weight, Column column, Epilogue epilogue) {
-    const int first = uniform(thread_index() / kWave) * 32;
-    const T* own = weight(least(first + lane() % 32, rows - 1));
-    Fragment ahead[kFragments];
-    Fragment tokens[kUnitsOfThread];
-    acc16 sums[kPanels];
+    const int first = Depth::wave() * kRowTiles * 16, lane = Depth::lane();
+    const T* own[kRowTiles];
 #pragma unroll
-    for (int p = 0; p < kPanels; ++p) sums[p] = acc16{};
-    load_weights(own, 0, depth, ahead);
-    load_tokens(column, columns, 0, depth, tokens);
-    for (int start = 0, buffer = 0; start < depth; start += kDepth, buffer ^= 1) {
-      Fragment now[kFragments];
+    for (int r = 0; r < kRowTiles; ++r)
+      own[r] = weight(least(first + r * 16 + lane % 16, rows - 1));
+    const T* token[kUnitsOfThread];  // the row that a unit is of
 #pragma unroll
-      for (int f = 0; f < kFragments; ++f) now[f] = ahead[f];
-      stage(tokens, memory_.tokens[buffer]);
-      load_weights(own, start + kDepth, depth, ahead);
-      load_tokens(column, columns, start + kDepth, depth, tokens);
-      barrier();
-      if (first < rows) absorb(memory_.tokens[buffer], now, sums);
+    for (int u = 0; u < kUnitsOfThread; ++u) {
+      const int c = (thread_index() + u * kThreads) / (kStage / kFragment);
+      token[u] = c < columns ? column(c) : nullptr;
     }
-    if (first < rows) finish(first, rows, columns, sums, epilogue);
+    Fragment weights[2][kRowTiles][kSteps], tokens[kUnitsOfThread];
+    acc4 sums[kRowTiles][kPanels] = {}, totals[kRowTiles][kPanels] = {};
+    load_weights(own, 0, depth, weights[0]);
+    load_tokens(token, 0, depth, tokens);
+    load_weights(own, 1, depth, weights[1]);
+    const int of_part = Depth::stages_of_part(depth), stages = ceil_div(depth, kStage);
+    int left = of_part;  // stages of the present part
+    for (int stage = 0; stage < stages; stage += 2) {
+#pragma unroll
+      for (int half = 0; half < 2; ++half) {
+        stage_tokens(tokens, memory_.tokens[half]);
+        load_tokens(token, stage + half + 1, depth, tokens);
+        barrier();
+        absorb(memory_.tokens[half], weights[half], sums);
+        load_weights(own, stage + half + 2, depth, weights[half]);
+        if (--left == 0) {
+          left = of_part;
+#pragma unroll
+          for (int r = 0; r < kRowTiles; ++r)
+#pragma unroll
+            for (int p = 0; p < kPanels; ++p) {
+              totals[r][p] += sums[r][p];
+              sums[r][p] = acc4{};
+            }
+        }
+      }
+    }
+#pragma unroll
+    for (int r = 0; r < kRowTiles; ++r)
+#pragma unroll
+      for (int p = 0; p < kPanels; ++p) {
+        const acc4 total = totals[r][p] + sums[r][p];
+        const int row = first + r * 16 + lane / 16 * 4, c = p * 16 + lane % 16;
+        float y[kEpilogueRows];
+#pragma unroll
+        for (int j = 0; j < kEpilogueRows; ++j) y[j] = row + j < rows ? total[j] : 0.0f;
+        if (c < columns && row < rows) epilogue(row, c, y);
+      }
   }
 
  private:
-  static int lane() { return thread_index() & (kWave - 1); }
-  static int half() { return lane() >> 5; }
-  static Fragment read(const T* p) { return *(const __attribute__((address_space(1))) Fragment*)p; }
-
-  // Fragments beyond the depth are 0; the loads for them read the first fragment instead.
-  static void load_weights(const T* own, int start, int depth, Fragment (&out)[kFragments]) {
+  static void load_weights(const T* const (&own)[kRowTiles], int stage, int depth,
+                           Fragment (&out)[kRowTiles][kSteps]) {
 #pragma unroll
-    for (int f = 0; f < kFragments; ++f) {
-      const int k = start + (2 * f + half()) * kFragment;
-      const Fragment x = read(own + (k < depth ? k : 0));
-      out[f] = k < depth ? x : Fragment{};
-    }
+    for (int r = 0; r < kRowTiles; ++r)
+#pragma unroll
+      for (int s = 0; s < kSteps; ++s)
+        out[r][s] = Depth::stream(own[r], Depth::at(stage * kSteps + s), depth);
   }
 
-  template <class Column>
-  static void load_tokens(Column column, int columns, int start, int depth,
+  static int unit_at(int unit) { return unit % (kStage / kFragment) * kFragment; }
+
+  static void load_tokens(const T* const (&token)[kUnitsOfThread], int stage, int depth,
                           Fragment (&out)[kUnitsOfThread]) {
 #pragma unroll
-    for (int u = 0; u < kUnitsOfThread; ++u) {
-      const int unit = thread_index() + u * kThreads;
-      const int c = unit / (kDepth / kFragment);
-      const int k = start + unit % (kDepth / kFragment) * kFragment;
-      const T* src = c < columns ? column(c) : nullptr;
-      out[u] = src && k < depth ? read(src + k) : Fragment{};
-    }
+    for (int u = 0; u < kUnitsOfThread; ++u)
+      out[u] =
+          Depth::load(token[u], stage * kStage + unit_at(thread_index() + u * kThreads), depth);
   }
 
-  static void stage(const Fragment (&tokens)[kUnitsOfThread], T* out) {
+  static void stage_tokens(const Fragment (&tokens)[kUnitsOfThread], T* out) {
 #pragma unroll
     for (int u = 0; u < kUnitsOfThread; ++u) {
       const int unit = thread_index() + u * kThreads;
-      const int c = unit / (kDepth / kFragment);
-      const int k = unit % (kDepth / kFragment) * kFragment;
-      if (kUnits % kThreads == 0 || unit < kUnits)
-        *reinterpret_cast<Fragment*>(out + c * kStride + k) = tokens[u];
+      const int c = unit / (kStage / kFragment);
+      *reinterpret_cast<Fragment*>(out + c * kStride + unit_at(unit)) = tokens[u];
     }
   }
 
-  static void absorb(const T* tokens, const Fragment (&weights)[kFragments],
-                     acc16 (&sums)[kPanels]) {
-    const T* column = tokens + lane() % 32 * kStride + half() * kFragment;
+  static void absorb(const T* tokens, const Fragment (&weights)[kRowTiles][kSteps],
+                     acc4 (&sums)[kRowTiles][kPanels]) {
+    const T* column = tokens + Depth::lane() % 16 * kStride;
 #pragma unroll
-    for (int f = 0; f < kFragments; ++f)
+    for (int s = 0; s < kSteps; ++s)
 #pragma unroll
       for (int p = 0; p < kPanels; ++p) {
-        const T* at = column + p * kColumns * kStride + f * 2 * kFragment;
-        sums[p] = Mma<T>::multiply(weights[f], *reinterpret_cast<const Fragment*>(at), sums[p]);
+        const T* at = column + p * 16 * kStride + Depth::at(s);
+        const Fragment token = *reinterpret_cast<const Fragment*>(at);
+#pragma unroll
+        for (int r = 0; r < kRowTiles; ++r)
+          sums[r][p] = Mma<T>::multiply(weights[r][s], token, sums[r][p]);
       }
-  }
-
-  // Register i of a lane is channel 8 (i / 4) + 4 half + i % 4 of its column.
-  template <class Epilogue>
-  static void finish(int first, int rows, int columns, const acc16 (&sums)[kPanels],
-                     Epilogue epilogue) {
-#pragma unroll
-    for (int p = 0; p < kPanels; ++p) {
-      const int c = p * kColumns + lane() % 32;
-#pragma unroll
-      for (int i = 0; i < 16; i += kEpilogueRows) {
-        const int row = first + 2 * i + 4 * half();
-        float y[kEpilogueRows];
-#pragma unroll
-        for (int j = 0; j < kEpilogueRows; ++j) y[j] = row + j < rows ? sums[p][i + j] : 0.0f;
-        if (c < columns && row < rows) epilogue(row, c, y);
-      }
-    }
   }
 
   Memory& memory_;
 };
 
+static_assert(GemmTarget<SplitGemm<bf16>, bf16>);
 static_assert(GemmTarget<Gemm<bf16, 1>, bf16>);
 
 }  // namespace blockdraft::cdna

@@ -52,6 +52,11 @@ class Group {
   void combine(int n, int terms, Weight weight, Term term, F f) const {
     each(n, [&](int i) { f(i, weighted_sum(i, terms, weight, term)); });
   }
+  template <class F>
+  uint64_t ballot(int n, F f) const {
+    const int i = thread_index() & (kWave - 1);
+    return __builtin_amdgcn_ballot_w64(i < n && f(i));
+  }
   bool leader() const { return thread_index() == 0; }
   static int uniform(int x) { return __builtin_amdgcn_readfirstlane(x); }
   void barrier() const {
@@ -66,6 +71,7 @@ class Group {
   static float value(float x) { return x; }
   static float value(bf16 x) { return __builtin_bit_cast(float, uint32_t(x.bits) << 16); }
   static float value(fp16 x) { return float(__builtin_bit_cast(_Float16, x.bits)); }
+  static float exp2(float x) { return __builtin_amdgcn_exp2f(x); }
 };
 
 static_assert(GroupTarget<Group<kThreads>>);

@@ -8,6 +8,7 @@ namespace blockdraft::cdna {
 
 typedef float acc16 __attribute__((ext_vector_type(16)));
 typedef float float4 __attribute__((ext_vector_type(4)));
+typedef float4 acc4;
 typedef short short4 __attribute__((ext_vector_type(4)));
 typedef short short8 __attribute__((ext_vector_type(8)));
 typedef _Float16 half4 __attribute__((ext_vector_type(4)));
@@ -28,6 +29,11 @@ struct Mma<float> {
     for (int i = 0; i < 4; ++i) c = __builtin_amdgcn_mfma_f32_32x32x2f32(a[i], b[i], c, 0, 0, 0);
     return c;
   }
+  static acc4 multiply(float4 a, float4 b, acc4 c) {
+#pragma unroll
+    for (int i = 0; i < 4; ++i) c = __builtin_amdgcn_mfma_f32_16x16x4f32(a[i], b[i], c, 0, 0, 0);
+    return c;
+  }
   static float4 pack(acc16 p, int first) {
     return float4{p[first], p[first + 1], p[first + 2], p[first + 3]};
   }
@@ -44,6 +50,15 @@ struct Mma<bf16> {
 #else
     c = __builtin_amdgcn_mfma_f32_32x32x8bf16_1k(a.lo, b.lo, c, 0, 0, 0);
     return __builtin_amdgcn_mfma_f32_32x32x8bf16_1k(a.hi, b.hi, c, 0, 0, 0);
+#endif
+  }
+  static acc4 multiply(short8 a, short8 b, acc4 c) {
+#if defined(__gfx950__)
+    return __builtin_amdgcn_mfma_f32_16x16x32_bf16(__builtin_bit_cast(bfloat8, a),
+                                                   __builtin_bit_cast(bfloat8, b), c, 0, 0, 0);
+#else
+    c = __builtin_amdgcn_mfma_f32_16x16x16bf16_1k(a.lo, b.lo, c, 0, 0, 0);
+    return __builtin_amdgcn_mfma_f32_16x16x16bf16_1k(a.hi, b.hi, c, 0, 0, 0);
 #endif
   }
   // For values >= 0. Rounds to nearest; on gfx942 ties round up, which saves three of four
@@ -79,6 +94,15 @@ struct Mma<fp16> {
 #else
     c = __builtin_amdgcn_mfma_f32_32x32x8f16(x.lo, y.lo, c, 0, 0, 0);
     return __builtin_amdgcn_mfma_f32_32x32x8f16(x.hi, y.hi, c, 0, 0, 0);
+#endif
+  }
+  static acc4 multiply(short8 a, short8 b, acc4 c) {
+    const half8 x = __builtin_bit_cast(half8, a), y = __builtin_bit_cast(half8, b);
+#if defined(__gfx950__)
+    return __builtin_amdgcn_mfma_f32_16x16x32_f16(x, y, c, 0, 0, 0);
+#else
+    c = __builtin_amdgcn_mfma_f32_16x16x16f16(x.lo, y.lo, c, 0, 0, 0);
+    return __builtin_amdgcn_mfma_f32_16x16x16f16(x.hi, y.hi, c, 0, 0, 0);
 #endif
   }
   static short8 pack(acc16 p, int first) {

@@ -172,18 +172,18 @@ class Tile : public Group {
     wide sum{};
     wide odd{};
     for (i = 0; i + 1 < n; i += 2) {
-      const wide p = exp2(load_wide(column + i * kColumns) - base);
-      const wide q = exp2(load_wide(column + (i + 1) * kColumns) - base);
+      const wide p = cpu::exp2(load_wide(column + i * kColumns) - base);
+      const wide q = cpu::exp2(load_wide(column + (i + 1) * kColumns) - base);
       keep(column, i, p, q);
       sum += p;
       odd += q;
     }
     if (i < n) {
-      const wide p = exp2(load_wide(column + i * kColumns) - base);
+      const wide p = cpu::exp2(load_wide(column + i * kColumns) - base);
       keep(column, i, p, wide{});
       sum += p;
     }
-    const wide shrink = exp2(before - base);
+    const wide shrink = cpu::exp2(before - base);
     store_wide(running, top);
     store_wide(running + kColumns, load_wide(running + kColumns) * shrink + (sum + odd));
     const iwide changed = before < top;

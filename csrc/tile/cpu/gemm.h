@@ -1,72 +1,238 @@
-// The product of a CPU. Each part of the depth is first converted to fp32 panels, so that the
-// micro-kernels run at FMA speed for every input type.
+// The product of a CPU. Weights are read as they lie, once, and widened in registers; tokens are
+// staged as fp32 beside each other. A tile of 4 channels by up to 3 tokens (AVX-512: 6) is summed
+// along the depth in the lanes of its accumulators, so that it runs at FMA speed for any number of
+// tokens, and a sum's order depends on the depth alone.
 #pragma once
 
 #include <algorithm>
 #include <vector>
 
 #include "tile/cpu/group.h"
-#include "tile/cpu/micro.h"
 #include "tile/gemm.h"
 
 namespace blockdraft::cpu {
 
+// 2 kWide elements are one *unit* of the depth: two vectors; of bf16 the even ones, then the odd
+// ones. With AVX2 the instructions are spelled out, because the compiler would otherwise keep more
+// than 16 registers alive.
+constexpr int kUnit = 2 * kWide;
+inline wide first_of(const float* p) { return load_wide(p); }
+inline wide second_of(const float* p) { return load_wide(p + kWide); }
+inline wide first_of(const fp16* p) { return to_wide(p); }
+inline wide second_of(const fp16* p) { return to_wide(p + kWide); }
+#if defined(__AVX2__) && !defined(__AVX512F__)
+inline wide first_of(const bf16* p) {
+  wide out;
+  asm("vmovdqu %1, %0\n\tvpslld $16, %0, %0" : "=x"(out) : "m"(*(const bf16(*)[kUnit])p));
+  return out;
+}
+inline wide second_of(const bf16* p) {
+  alignas(32) static constexpr uint32_t kOdd[] = {0xffff0000u, 0xffff0000u, 0xffff0000u,
+                                                  0xffff0000u, 0xffff0000u, 0xffff0000u,
+                                                  0xffff0000u, 0xffff0000u};
+  wide out;
+  asm("vmovdqu %1, %0\n\tvpand %2, %0, %0" : "=x"(out) : "m"(*(const bf16(*)[kUnit])p), "m"(kOdd));
+  return out;
+}
+inline void add_product(wide& sum, wide a, wide b) {
+  asm("vfmadd231ps %2, %1, %0" : "+x"(sum) : "x"(a), "x"(b));
+}
+#else
+inline uwide pairs_of(const bf16* p) {
+  uwide pairs;
+  std::memcpy(&pairs, p, sizeof pairs);
+  return pairs;
+}
+inline wide first_of(const bf16* p) { return (wide)(pairs_of(p) << 16); }
+inline wide second_of(const bf16* p) { return (wide)(pairs_of(p) & 0xffff0000u); }
+inline void add_product(wide& sum, wide a, wide b) { sum = multiply_add(a, b, sum); }
+#endif
+
+// The sums of four vectors' lanes.
+typedef float four __attribute__((vector_size(16)));
+inline four sums_of(wide a, wide b, wide c, wide d) {
+#if defined(__AVX512F__)
+  auto half = [](wide x) {
+    return _mm256_add_ps(_mm512_castps512_ps256((__m512)x), _mm512_extractf32x8_ps((__m512)x, 1));
+  };
+  const __m256 pairs =
+      _mm256_hadd_ps(_mm256_hadd_ps(half(a), half(b)), _mm256_hadd_ps(half(c), half(d)));
+  return (four)_mm_add_ps(_mm256_castps256_ps128(pairs), _mm256_extractf128_ps(pairs, 1));
+#elif defined(__AVX__)
+  const __m256 pairs = _mm256_hadd_ps(_mm256_hadd_ps(a, b), _mm256_hadd_ps(c, d));
+  return (four)_mm_add_ps(_mm256_castps256_ps128(pairs), _mm256_extractf128_ps(pairs, 1));
+#else
+  four out{};
+  for (int j = 0; j < kWide; ++j) out += four{a[j], b[j], c[j], d[j]};
+  return out;
+#endif
+}
+
 template <class T>
 class Gemm : public Group {
-  static constexpr int kDepth = 256;  // of a part, whose weights and tokens stay in the L2
-  static constexpr int kPanels = 4;
+  static constexpr int kTileRows = 4;
+#ifdef __AVX512F__
+  static constexpr int kTileColumns = 6;  // 24 accumulators of 32 registers
+#else
+  static constexpr int kTileColumns = 3;  // 12 of 16
+#endif
+  static constexpr int kDepth = 1024;  // of a part, whose tokens stay in the L2
+  static constexpr int kFew = 8;       // columns, whose tokens stay there over the whole depth
 
  public:
-  static constexpr int kRows = 96, kGroupColumns = kPanels * kColumns;
-
-  Gemm()
-      : weights_(kRows * kDepth), tokens_(kGroupColumns * kDepth), sums_(kRows * kGroupColumns) {}
+  static constexpr int kRows = 128, kGroupColumns = 48;
 
   template <class Weight, class Column, class Epilogue>
   void multiply(int rows, int columns, int depth, Weight weight, Column column, Epilogue epilogue) {
-    std::fill(sums_.begin(), sums_.end(), 0.0f);
-    for (int start = 0; start < depth; start += kDepth) {
-      const int part = least(depth - start, kDepth);
-      for (int i = 0; i < rows; ++i) stage_weight(weight(i) + start, i, part);
-      for (int c = 0; c < ceil_div(columns, kColumns) * kColumns; ++c)
-        stage_token(c < columns ? column(c) : nullptr, start, c, part);
-      for (int p = 0; p * kColumns < columns; ++p)
-        product<true>(weights_.data(), kDepth, 1, tokens_.data() + p * kDepth * kColumns,
-                      sums_.data() + p * kRows * kColumns, rows, part, [] {});
+    sums_.assign(kRows * columns, 0.0f);
+    const int parts = ceil_div(depth, kDepth);
+    const int staged = columns <= kFew ? parts : 1;  // at a time
+    for (int first = 0; first < parts; first += staged) {
+      stage(columns, depth, first, staged, column);
+      for (int i = 0; i < rows; i += kTileRows)
+        for (int part = first; part < first + staged; ++part)
+          absorb(i, rows, columns, depth, part, tokens_.data() + (part - first) * columns * kDepth,
+                 weight);
     }
-    for (int i = 0; i < rows; i += kEpilogueRows)
-      for (int c = 0; c < columns; ++c) finish(i, c, rows, epilogue);
+    for (int c = 0; c < columns; ++c)
+      for (int i = 0; i < rows; i += kEpilogueRows) {
+        float y[kEpilogueRows];
+        for (int j = 0; j < kEpilogueRows; ++j)
+          y[j] = i + j < rows ? sums_[c * kRows + i + j] : 0.0f;
+        epilogue(i, c, y);
+      }
   }
 
  private:
-  void stage_weight(const T* src, int i, int part) {
-    for (int k = 0; k < part; k += 16 / int(sizeof(T)))
-      for (int j = 0; j < 16 / int(sizeof(T)); j += kLanes) widen_some(src + k + j, i, k + j);
-  }
-  void widen_some(const T* src, int i, int k) {
-    float* out = weights_.data() + i * kDepth + k;
-    if constexpr (sizeof(T) == 4) {
-      std::copy(src, src + 4, out);
-    } else {
-      cpu::store(out, to_float(src));
+  // f(first, width) for tiles of the columns, whose widths differ by at most one.
+  template <class F>
+  static void each_tile(int columns, F f) {
+    const int tiles = ceil_div(columns, kTileColumns);
+    for (int t = 0, first = 0; t < tiles; ++t) {
+      const int width = (columns - first + tiles - t - 1) / (tiles - t);
+      f(first, width);
+      first += width;
     }
   }
 
-  // Tokens are stored as [panel][k][column].
-  void stage_token(const T* src, int start, int c, int part) {
-    float* out = tokens_.data() + c / kColumns * kDepth * kColumns + c % kColumns;
-    for (int k = 0; k < part; ++k) out[k * kColumns] = src ? value(src[start + k]) : 0.0f;
+  // tokens_ := parts of the columns, as [part][tile][unit][column of the tile][kUnit].
+  template <class Column>
+  void stage(int columns, int depth, int first_part, int parts, Column column) {
+    tokens_.resize(parts * columns * kDepth);
+    for (int part = 0; part < parts; ++part) {
+      const int start = (first_part + part) * kDepth, count = least(depth - start, kDepth);
+      each_tile(columns, [&](int first, int width) {
+        float* tile = tokens_.data() + (part * columns + first) * kDepth;
+        for (int c = 0; c < width; ++c)
+          stage_column(column(first + c), start, count, tile + c * kUnit, width * kUnit);
+      });
+    }
+  }
+  static void stage_column(const T* src, int start, int count, float* out, int stride) {
+    for (int k = 0; k < count; k += kUnit, out += stride) {
+      T padded[kUnit] = {};
+      const T* unit = src ? src + start + k : padded;
+      if (src && count - k < kUnit) unit = std::copy(unit, unit + count - k, padded) - (count - k);
+      store_wide(out, first_of(unit));
+      store_wide(out + kWide, second_of(unit));
+    }
   }
 
-  template <class Epilogue>
-  void finish(int i, int c, int rows, Epilogue epilogue) const {
-    const float* sum = sums_.data() + c / kColumns * kRows * kColumns + c % kColumns;
-    float y[kEpilogueRows];
-    for (int j = 0; j < kEpilogueRows; ++j) y[j] = i + j < rows ? sum[(i + j) * kColumns] : 0.0f;
-    epilogue(i, c, y);
+  // A tile of channels by all columns, over a part of the depth. The next channels are fetched
+  // meanwhile.
+  template <class Weight>
+  void absorb(int i, int rows, int columns, int depth, int part, const float* tokens,
+              Weight weight) {
+    const int start = part * kDepth, count = least(depth - start, kDepth);
+    const T *own[kTileRows], *next[kTileRows];
+    for (int j = 0; j < kTileRows; ++j) {
+      own[j] = weight(least(i + j, rows - 1)) + start;
+      next[j] = weight(least(i + kTileRows + j, rows - 1)) + start;
+    }
+    Fetch fetch{{next[0], next[1], next[2], next[3]}, ceil_div(columns, kTileColumns), 0};
+    each_tile(columns, [&](int first, int width) {
+      const float* x = tokens + first * kDepth;
+      float* sums = sums_.data() + first * kRows + i;
+      ++fetch.turn;
+      if (width == 1) multiply_tile<1>(own, fetch, x, sums, count);
+      if (width == 2) multiply_tile<2>(own, fetch, x, sums, count);
+      if (width == 3) multiply_tile<3>(own, fetch, x, sums, count);
+      if constexpr (kTileColumns > 3) {
+        if (width == 4) multiply_tile<4>(own, fetch, x, sums, count);
+        if (width == 5) multiply_tile<5>(own, fetch, x, sums, count);
+        if (width == 6) multiply_tile<6>(own, fetch, x, sums, count);
+      }
+    });
   }
 
-  std::vector<float> weights_, tokens_, sums_;  // kept between calls
+  // The next channels, of which each of `tiles` tiles fetches every so manieth line.
+  struct Fetch {
+    const T* rows[kTileRows];
+    int tiles, turn;
+  };
+
+  template <int kWidth>
+  __attribute__((noinline)) static void multiply_tile(const T* const (&own)[kTileRows],
+                                                      const Fetch& fetch, const float* x,
+                                                      float* out, int depth) {
+    wide sums[kTileRows][kWidth];
+    const T *w0 = own[0], *w1 = own[1], *w2 = own[2], *w3 = own[3];
+#pragma GCC unroll 4
+    for (int j = 0; j < kTileRows; ++j)
+#pragma GCC unroll 8
+      for (int c = 0; c < kWidth; ++c) sums[j][c] = wide{};
+    int k = 0;
+    int turn = fetch.turn;
+    constexpr int kLine = 64 / sizeof(T);  // elements
+    for (; k + kLine <= depth; k += kLine) {
+      if (--turn == 0) {
+        turn = fetch.tiles;
+        for (const T* row : fetch.rows) __builtin_prefetch(row + k);
+      }
+#pragma GCC unroll 2
+      for (int u = 0; u < kLine; u += kUnit, x += kWidth * kUnit)
+        add_unit(w0 + k + u, w1 + k + u, w2 + k + u, w3 + k + u, x, sums);
+    }
+    for (; k + kUnit <= depth; k += kUnit, x += kWidth * kUnit)
+      add_unit(w0 + k, w1 + k, w2 + k, w3 + k, x, sums);
+    if (k < depth) {
+      T padded[kTileRows][kUnit] = {};
+      for (int j = 0; j < kTileRows; ++j) std::copy(own[j] + k, own[j] + depth, padded[j]);
+      add_unit(padded[0], padded[1], padded[2], padded[3], x, sums);
+    }
+#pragma GCC unroll 8
+    for (int c = 0; c < kWidth; ++c) {
+      const four total = sums_of(sums[0][c], sums[1][c], sums[2][c], sums[3][c]);
+      for (int j = 0; j < kTileRows; ++j) out[c * kRows + j] += total[j];
+    }
+  }
+
+  template <int kWidth>
+  __attribute__((always_inline)) static void add_unit(const T* w0, const T* w1, const T* w2,
+                                                      const T* w3, const float* x,
+                                                      wide (&sums)[kTileRows][kWidth]) {
+    wide token[kWidth];
+#pragma GCC unroll 8
+    for (int c = 0; c < kWidth; ++c) token[c] = load_wide(x + c * kUnit);
+    add_row(first_of(w0), token, sums[0]);
+    add_row(first_of(w1), token, sums[1]);
+    add_row(first_of(w2), token, sums[2]);
+    add_row(first_of(w3), token, sums[3]);
+#pragma GCC unroll 8
+    for (int c = 0; c < kWidth; ++c) token[c] = load_wide(x + c * kUnit + kWide);
+    add_row(second_of(w0), token, sums[0]);
+    add_row(second_of(w1), token, sums[1]);
+    add_row(second_of(w2), token, sums[2]);
+    add_row(second_of(w3), token, sums[3]);
+  }
+  template <int kWidth>
+  __attribute__((always_inline)) static void add_row(wide weight, const wide (&token)[kWidth],
+                                                     wide (&sums)[kWidth]) {
+#pragma GCC unroll 8
+    for (int c = 0; c < kWidth; ++c) add_product(sums[c], weight, token[c]);
+  }
+
+  std::vector<float> tokens_, sums_;  // kept between calls
 };
 
 static_assert(GemmTarget<Gemm<bf16>, bf16>);

@@ -35,6 +35,12 @@ class Group {
       for (int i = 0; i < count; ++i) f(first + i, total[i]);
     }
   }
+  template <class F>
+  static uint64_t ballot(int n, F f) {
+    uint64_t bits = 0;
+    for (int i = 0; i < n; ++i) bits |= uint64_t(f(i)) << i;
+    return bits;
+  }
   static bool leader() { return true; }
   static void barrier() {}
   static int uniform(int x) { return x; }
@@ -46,6 +52,7 @@ class Group {
   static float value(T x) {
     return cpu::value(x);
   }
+  static float exp2(float x) { return cpu::exp2(splat_wide(x))[0]; }
 };
 
 static_assert(GroupTarget<Group>);

@@ -1,7 +1,9 @@
 // A group of the simulated target: kWaves waves of one lane each.
 #pragma once
 
-#include "tile/cpu/vector.h"
+#include <cmath>
+
+#include "tile/cpu/group.h"
 #include "tile/group.h"
 #include "tile/sim/scheduler.h"
 
@@ -23,6 +25,10 @@ class Group {
   void combine(int n, int terms, Weight weight, Term term, F f) const {
     each(n, [&](int i) { f(i, weighted_sum(i, terms, weight, term)); });
   }
+  template <class F>
+  static uint64_t ballot(int n, F f) {
+    return cpu::Group::ballot(n, f);
+  }
   bool leader() const { return wave_ == 0; }
   void barrier() const { turn_.barrier(); }
   static int uniform(int x) { return x; }
@@ -34,6 +40,7 @@ class Group {
   static float value(T x) {
     return cpu::value(x);
   }
+  static float exp2(float x) { return std::exp2(x); }
 
  protected:
   Wave turn_;

@@ -2,11 +2,15 @@ from typing import NamedTuple
 
 import torch
 
-from .. import reference
+from .. import env, reference
 from ..contract import F32, I32, Check
-from ..registry import Op, Out, by_name
+from ..registry import Op, Out, Scratch, by_name
+from ..types import MoeWorkspace
+from . import _native, _triton
 
 SKIPS = ("zero", "identity")  # what a row without experts yields
+FP8 = (torch.float8_e4m3fn, torch.float8_e4m3fnuz)  # OCP's (gfx950, NVIDIA) and gfx942's
+FP4 = torch.float4_e2m1fn_x2
 
 
 def fused_moe(
@@ -17,8 +21,11 @@ def fused_moe(
     down: torch.Tensor,
     skip_prob: torch.Tensor | None = None,
     *,
+    gate_up_scale: torch.Tensor | None = None,
+    down_scale: torch.Tensor | None = None,
     skip: str = "zero",
     out: torch.Tensor | None = None,
+    workspace: MoeWorkspace | None = None,
     backend: str | None = None,
 ) -> torch.Tensor:
     """SwiGLU experts: y is the sum over a row's choices of weight * down[e] @ (silu(gate) * up),
@@ -26,20 +33,27 @@ def fused_moe(
 
     x            bf16 | fp16 | fp32 [T,H]
     experts      int32 [T,k], -1: no expert (skip, or a dead row); weights float32 [T,k]
-    gate_up      [E,2I,H], gate rows then up rows; down [E,H,I]; x's dtype
+    gate_up      [E,2I,H], gate rows then up rows; down [E,H,I]; x's dtype, or with scales:
+    gate_up_scale, down_scale
+                 float32 [E,rows/128,depth/128], rounded up, of weights float8_e4m3fn (OCP) or
+                 float8_e4m3fnuz (gfx942); float8_e8m0fnu [E,rows,depth/32] of float4_e2m1fn_x2
+                 [E,rows,depth/2] (MXFP4, the lower half byte first)
     skip         what a row without experts yields: "zero" (transformers, vLLM) or "identity", x *
                  skip_prob (Zyphra's own code, SGLang); skip_prob float32 [T] is needed for the
                  latter and 0 wherever skip was not chosen
     out          [T,H], x's dtype, made if None
-    Raises ValueError or TypeError, before anything is written.
+    workspace    as `MoeWorkspace.new` makes it, made if None
+    Sums are fp32; silu(gate) * up is rounded to x's dtype by all backends but the reference. A
+    row's bits do not depend on the other rows. Raises ValueError or TypeError, before anything is
+    written.
     """
     check = Check("fused_moe")
     check.tensor("x", x, "T H")
     check.tensor("experts", experts, "T k", I32)
     check.tensor("weights", weights, "T k", F32)
-    check.tensor("down", down, "E H I", (x.dtype,))
+    _check_weights(check, "down", down, down_scale, x.dtype, "H", "I")
     check.dims["2I"] = 2 * check.dims["I"]
-    check.tensor("gate_up", gate_up, "E 2I H", (x.dtype,))
+    _check_weights(check, "gate_up", gate_up, gate_up_scale, x.dtype, "2I", "H")
     check.choice("skip", skip, SKIPS)
     check.need(
         skip == "zero" or skip_prob is not None,
@@ -48,17 +62,29 @@ def fused_moe(
         skip_prob,
     )
     check.tensor("skip_prob", skip_prob, "T", F32, optional=True)
-    check.values("experts", experts, -1, check.dims["E"] - 1, f"-1 .. {check.dims['E'] - 1}")
-    (out,) = check.outputs(None if out is None else (out,), ("T H",), (x.dtype,), dict(x=x))
+    num_experts = check.dims["E"]
+    check.values("experts", experts, -1, num_experts - 1, f"-1 .. {num_experts - 1}")
+    inputs = dict(x=x, gate_up=gate_up, down=down)
+    (out,) = check.outputs(None if out is None else (out,), ("T H",), (x.dtype,), inputs)
+    if workspace is None:
+        workspace = MoeWorkspace.new(x, experts, num_experts, check.dims["I"])
+    else:
+        check.moe_workspace(workspace, x.dtype)
     args = Args(
         x=x,
         experts=experts,
         weights=weights,
         gate_up=gate_up,
         down=down,
+        gate_up_scale=gate_up_scale,
+        down_scale=down_scale,
         skip_prob=skip_prob,
         skip=SKIPS.index(skip),
         out=out,
+        order=workspace.order,
+        offsets=workspace.offsets,
+        activations=workspace.activations,
+        partials=workspace.partials,
     )
     OP(backend, args)
     return out
@@ -70,10 +96,67 @@ class Args(NamedTuple):
     weights: torch.Tensor
     gate_up: torch.Tensor
     down: torch.Tensor
+    gate_up_scale: torch.Tensor | None
+    down_scale: torch.Tensor | None
     skip_prob: torch.Tensor | None
     skip: int  # index into SKIPS
     out: Out
+    order: Scratch
+    offsets: Scratch
+    activations: Scratch
+    partials: Scratch | None
+
+
+def _check_weights(
+    check: Check,
+    name: str,
+    weight: torch.Tensor,
+    scale: torch.Tensor | None,
+    dtype: torch.dtype,
+    rows: str,
+    depth: str,
+) -> None:
+    """[E,rows,depth] in x's dtype, or in a lower precision with its scale."""
+    shape = f"E {rows} {depth}"
+    if scale is None:
+        return check.tensor(name, weight, shape, (dtype,))
+    scale_name = f"{name}_scale"
+    known = check.dims
+    if weight.dtype == FP4:
+        check.tensor(name, weight, f"E {rows} {depth}/2", (FP4,), contiguous=True)
+        size = known.setdefault(depth, 2 * known[f"{depth}/2"])
+        known[f"{depth}/2"], known[f"{depth}/32"] = size // 2, size // 32
+        check.tensor(name, weight, f"E {rows} {depth}/2", (FP4,))
+        check.need(size % 32 == 0, name, f"{depth} a multiple of 32", size)
+        check.tensor(scale_name, scale, f"E {rows} {depth}/32", (torch.float8_e8m0fnu,))
+        return None
+    check.tensor(name, weight, shape, FP8)
+    known[f"{rows}/128"] = -(-known[rows] // 128)
+    known[f"{depth}/128"] = -(-known[depth] // 128)
+    check.tensor(scale_name, scale, f"E {rows}/128 {depth}/128", F32)
+    return None
+
+
+def _cpp_unsupported(args: Args) -> str | None:
+    if args.gate_up_scale is not None or args.down_scale is not None:
+        return "the C++ kernels take weights of x's dtype, without scales"
+    reason = _native.unsupported(args.x)
+    if reason or args.x.is_cpu:
+        return reason
+    return _native.unaligned(
+        x=args.x, gate_up=args.gate_up, down=args.down, activations=args.activations
+    )
+
+
+def _triton_unsupported(args: Args) -> str | None:
+    if args.gate_up_scale is not None or args.down_scale is not None:
+        return "the Triton kernels take weights of x's dtype, without scales"
+    if args.x.dtype == torch.bfloat16 and env.triton_interpreter():
+        return "Triton's interpreter multiplies bfloat16 wrongly"
+    return _triton.unsupported(args.x)
 
 
 OP = Op("fused_moe", Args)
+_triton.register(OP, _triton_unsupported)
+_native.register(OP, _cpp_unsupported)
 OP.register("reference", by_name(OP, reference.fused_moe, skip=lambda args: SKIPS[args.skip]))

@@ -5,6 +5,7 @@ import torch
 from .. import reference
 from ..contract import I32, Check
 from ..registry import Op, Out, by_name
+from . import _native, _triton
 
 
 def moe_dispatch(
@@ -41,4 +42,6 @@ class Args(NamedTuple):
 
 
 OP = Op("moe_dispatch", Args)
+_triton.register(OP, lambda args: _triton.unsupported(args.experts))
+_native.register(OP, lambda args: _native.unsupported(args.experts))
 OP.register("reference", by_name(OP, reference.moe_dispatch))

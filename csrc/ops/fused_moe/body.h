@@ -1,0 +1,92 @@
+// SwiGLU experts of routed rows: the kernel bodies, written against the tile layer.
+#pragma once
+
+#include "ops/fused_moe/schedule.h"
+#include "ops/moe_dispatch/body.h"
+#include "tile/gemm.h"
+
+namespace blockdraft {
+
+// activations[pair] = silu(gate) * up. Gate and up rows of a channel are neighbours in the tile.
+template <class Gemm, class T>
+void gate_up(Gemm& gemm, const FusedMoeParams<T>& p, const MoeItem& item, const int32_t* pairs) {
+  const int first = item.tile * (Gemm::kRows / 2);
+  const int channels = least(p.inner - first, Gemm::kRows / 2);
+  const T* weights = p.gate_up.at(item.expert, first);
+  const int64_t row = p.gate_up.stride[1], up = p.inner * row;
+  auto silu = [](float x) { return x / (1 + Gemm::exp2(least(-1.44269504f * x, 126.0f))); };
+  gemm.multiply(
+      2 * channels, item.count, p.hidden, [&](int i) { return weights + i / 2 * row + i % 2 * up; },
+      [&](int c) { return p.x.at(p.row(pairs[c])); },
+      [&](int i, int c, const float (&y)[kEpilogueRows]) {
+        T* out = p.activations + int64_t(pairs[c]) * p.inner + first + i / 2;
+        Gemm::store(out, silu(y[0]) * y[1]);
+        if (i / 2 + 1 < channels) Gemm::store(out + 1, silu(y[2]) * y[3]);
+      });
+}
+
+// What the skip adds to a row's output.
+template <class Gemm, class T>
+float skipped(const FusedMoeParams<T>& p, int row, int channel) {
+  return p.skip ? p.skip_prob[row] * Gemm::value(p.x.at(row)[channel]) : 0.0f;
+}
+
+// Rows with one choice are finished; with more, partials[pair] is left to the combination.
+template <class Gemm, class T>
+void down(Gemm& gemm, const FusedMoeParams<T>& p, const MoeItem& item, const int32_t* pairs) {
+  const int first = item.tile * Gemm::kRows;
+  const int channels = least(p.hidden - first, Gemm::kRows);
+  const T* weights = p.down.at(item.expert, first);
+  gemm.multiply(
+      channels, item.count, p.inner, [&](int i) { return weights + i * p.down.stride[1]; },
+      [&](int c) { return p.activations + int64_t(pairs[c]) * p.inner; },
+      [&](int i, int c, const float (&y)[kEpilogueRows]) {
+        const int pair = pairs[c], row = p.row(pair);
+        const int count = least(kEpilogueRows, channels - i);
+        if (p.choices > 1) {
+          float* out = p.partials + int64_t(pair) * p.hidden + first + i;
+          for (int j = 0; j < count; ++j) out[j] = y[j];
+          return;
+        }
+        const float weight = p.weight(pair);
+        T* out = p.out.at(row) + first + i;
+        for (int j = 0; j < count; ++j)
+          Gemm::store(out + j, weight * y[j] + skipped<Gemm>(p, row, first + i + j));
+      });
+}
+
+// out[row] from the partials of its choices, in their order.
+template <class Gemm, class T>
+void combine(Gemm& gemm, const FusedMoeParams<T>& p, int row) {
+  gemm.each(p.hidden, [&](int channel) {
+    float total = skipped<Gemm>(p, row, channel);
+    for (int pair = row * p.choices; pair < (row + 1) * p.choices; ++pair)
+      if (p.expert(pair) >= 0)
+        total += p.weight(pair) * p.partials[int64_t(pair) * p.hidden + channel];
+    Gemm::store(p.out.at(row) + channel, total);
+  });
+}
+
+// One group's part of a launch. `found`: kFewPairs integers in the group's memory.
+template <MoeStep kStep, class Gemm, class T>
+void fused_moe(Gemm& gemm, const FusedMoeParams<T>& p, int64_t id, int32_t* found) {
+  if constexpr (kStep == MoeStep::kCombine) return combine(gemm, p, int(id));
+  constexpr int kColumns = Gemm::kGroupColumns;
+  static_assert(kColumns <= kFewPairs);
+  const int channels = kStep == MoeStep::kDown ? p.hidden : 2 * p.inner;
+  const int64_t items = moe_items(p, channels, Gemm::kRows, kColumns);
+  if (id >= items) {
+    const int first = int(id - items) * kSkippedRows;
+    for (int row = first; row < least(p.rows, first + kSkippedRows); ++row)
+      if (p.expert(row) < 0) combine(gemm, p, row);
+    return;
+  }
+  MoeItem item;
+  if (!find_item(gemm, p, id, ceil_div(channels, Gemm::kRows), kColumns, found, item)) return;
+  if constexpr (kStep == MoeStep::kGateUp)
+    gate_up(gemm, p, item, found);
+  else
+    down(gemm, p, item, found);
+}
+
+}  // namespace blockdraft

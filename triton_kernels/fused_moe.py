@@ -1,0 +1,362 @@
+"""SwiGLU experts of routed rows. Weights are the streamed operand, rows are columns: a program has
+some output channels of one expert, and up to COLUMNS of the pairs (row, choice) routed to it."""
+
+import triton
+import triton.language as tl
+
+from . import moe_dispatch, target
+
+FEW_PAIRS = 64  # so many are routed by each program itself, without being sorted
+
+
+@triton.jit
+def find_item(
+    experts,
+    order,
+    offsets,
+    pairs,
+    num_experts,
+    experts_row,
+    id,
+    tiles,
+    CHOICES: tl.constexpr,
+    COLUMNS: tl.constexpr,
+    FEW: tl.constexpr,
+    FEW_PAIRS: tl.constexpr,
+):
+    """(expert or -1, tile, pairs [COLUMNS], -1 where there are fewer) of item `id`. Items that
+    share weights follow each other."""
+    found = -1
+    tile = 0
+    first = 0
+    chunk = 0
+    count = 0
+    left = id
+    if FEW:
+        few = tl.arange(0, FEW_PAIRS)
+        at = experts + (few // CHOICES).to(tl.int64) * experts_row + few % CHOICES
+        of_pair = tl.load(at, mask=few < pairs, other=-1)
+    for expert in range(num_experts):
+        if FEW:
+            own = tl.sum((of_pair == expert).to(tl.int32), 0)
+            start = 0
+        else:
+            start = tl.load(offsets + expert)
+            own = tl.load(offsets + expert + 1) - start
+        chunks = tl.cdiv(own, COLUMNS)
+        if (found < 0) & (left >= 0) & (left < chunks * tiles):
+            found = expert
+            tile = left // chunks
+            chunk = left % chunks
+            first = start
+            count = own
+        left -= chunks * tiles
+    rank = chunk * COLUMNS + tl.arange(0, COLUMNS)
+    if FEW:
+        own_pair = of_pair == found
+        rank_of_pair = tl.cumsum(own_pair.to(tl.int32), 0) - 1
+        same = own_pair[None, :] & (rank_of_pair[None, :] == rank[:, None])
+        pair = tl.sum(tl.where(same, few[None, :] + 1, 0), 1) - 1
+    else:
+        pair = tl.load(order + first + rank, mask=rank < count, other=-1)
+    return found, tile, pair
+
+
+@triton.jit
+def program(items, DIES: tl.constexpr):
+    """Programs go to the dies in turn: this numbering gives each a contiguous part of the items."""
+    return tl.program_id(0) % DIES * tl.cdiv(items, DIES) + tl.program_id(0) // DIES
+
+
+@triton.jit(do_not_specialize=["pairs"])
+def gate_up(
+    x,
+    experts,
+    weights,
+    order,
+    offsets,
+    activations,
+    pairs,
+    num_experts,
+    items,
+    x_row,
+    experts_row,
+    weights_expert,
+    weights_row,
+    HIDDEN: tl.constexpr,
+    INNER: tl.constexpr,
+    CHOICES: tl.constexpr,
+    CHANNELS: tl.constexpr,
+    COLUMNS: tl.constexpr,
+    DEPTH: tl.constexpr,
+    FEW: tl.constexpr,
+    FEW_PAIRS: tl.constexpr,
+    DIES: tl.constexpr,
+):
+    """activations[pair] = silu(gate) * up."""
+    id = program(items, DIES)
+    if id >= items:
+        return
+    tiles = tl.cdiv(INNER, CHANNELS)
+    expert, tile, pair = find_item(
+        experts,
+        order,
+        offsets,
+        pairs,
+        num_experts,
+        experts_row,
+        id,
+        tiles,
+        CHOICES,
+        COLUMNS,
+        FEW,
+        FEW_PAIRS,
+    )
+    if expert < 0:
+        return
+    channel = tile * CHANNELS + tl.arange(0, CHANNELS)
+    k = tl.arange(0, DEPTH)
+    # channels beyond the last are computed from it, and not stored
+    row = tl.minimum(channel, INNER - 1).to(tl.int64) * weights_row
+    gate_at = weights + expert.to(tl.int64) * weights_expert + row[:, None] + k[None, :]
+    token_at = x + (tl.maximum(pair, 0) // CHOICES).to(tl.int64)[None, :] * x_row + k[:, None]
+    up_offset = INNER * weights_row.to(tl.int64)
+    gate = tl.zeros((CHANNELS, COLUMNS), tl.float32)
+    up = tl.zeros((CHANNELS, COLUMNS), tl.float32)
+    for start in range(0, HIDDEN, DEPTH):
+        inside = k < HIDDEN - start
+        gates = tl.load(gate_at + start, mask=inside[None, :], other=0)
+        ups = tl.load(gate_at + up_offset + start, mask=inside[None, :], other=0)
+        tokens = tl.load(token_at + start, mask=inside[:, None] & (pair >= 0)[None, :], other=0)
+        gate = tl.dot(gates, tokens, gate, input_precision="ieee")
+        up = tl.dot(ups, tokens, up, input_precision="ieee")
+    value = gate / (1 + tl.exp2(-1.4426950408889634 * gate)) * up
+    tl.store(
+        activations + pair.to(tl.int64)[None, :] * INNER + channel[:, None],
+        value.to(activations.dtype.element_ty),
+        mask=(pair >= 0)[None, :] & (channel < INNER)[:, None],
+    )
+
+
+@triton.jit(do_not_specialize=["pairs"])
+def down(
+    activations,
+    experts,
+    scale,
+    weights,
+    x,
+    skip_prob,
+    order,
+    offsets,
+    out,
+    partials,
+    pairs,
+    num_experts,
+    items,
+    experts_row,
+    scale_row,
+    weights_expert,
+    weights_row,
+    x_row,
+    out_row,
+    HIDDEN: tl.constexpr,
+    INNER: tl.constexpr,
+    CHOICES: tl.constexpr,
+    SKIP: tl.constexpr,
+    CHANNELS: tl.constexpr,
+    COLUMNS: tl.constexpr,
+    DEPTH: tl.constexpr,
+    FEW: tl.constexpr,
+    FEW_PAIRS: tl.constexpr,
+    DIES: tl.constexpr,
+):
+    """out of rows with one choice; with more, partials[pair]."""
+    id = program(items, DIES)
+    if id >= items:
+        return
+    tiles = tl.cdiv(HIDDEN, CHANNELS)
+    expert, tile, pair = find_item(
+        experts,
+        order,
+        offsets,
+        pairs,
+        num_experts,
+        experts_row,
+        id,
+        tiles,
+        CHOICES,
+        COLUMNS,
+        FEW,
+        FEW_PAIRS,
+    )
+    if expert < 0:
+        return
+    channel = tile * CHANNELS + tl.arange(0, CHANNELS)
+    k = tl.arange(0, DEPTH)
+    row = tl.minimum(channel, HIDDEN - 1).to(tl.int64) * weights_row
+    weight_at = weights + expert.to(tl.int64) * weights_expert + row[:, None] + k[None, :]
+    token_at = activations + tl.maximum(pair, 0).to(tl.int64)[None, :] * INNER + k[:, None]
+    y = tl.zeros((CHANNELS, COLUMNS), tl.float32)
+    for start in range(0, INNER, DEPTH):
+        inside = k < INNER - start
+        products = tl.load(weight_at + start, mask=inside[None, :], other=0)
+        tokens = tl.load(token_at + start, mask=inside[:, None] & (pair >= 0)[None, :], other=0)
+        y = tl.dot(products, tokens, y, input_precision="ieee")
+    used = (pair >= 0)[None, :] & (channel < HIDDEN)[:, None]
+    if CHOICES > 1:
+        tl.store(partials + pair.to(tl.int64)[None, :] * HIDDEN + channel[:, None], y, mask=used)
+    else:
+        factor = tl.load(scale + pair.to(tl.int64) * scale_row, mask=pair >= 0, other=0)
+        y *= factor[None, :]
+        at = pair.to(tl.int64)[None, :]
+        if SKIP:
+            prob = tl.load(skip_prob + pair, mask=pair >= 0, other=0)
+            y += tl.load(x + at * x_row + channel[:, None], mask=used, other=0) * prob[None, :]
+        tl.store(out + at * out_row + channel[:, None], y.to(out.dtype.element_ty), mask=used)
+
+
+@triton.jit
+def combine(
+    experts,
+    scale,
+    x,
+    skip_prob,
+    partials,
+    out,
+    experts_row,
+    scale_row,
+    x_row,
+    out_row,
+    HIDDEN: tl.constexpr,
+    CHOICES: tl.constexpr,
+    SKIP: tl.constexpr,
+    CHANNELS: tl.constexpr,
+):
+    """Program (row, channels): the sum over the row's choices. With one choice, only rows without
+    an expert."""
+    row = tl.program_id(0).to(tl.int64)
+    channel = tl.program_id(1) * CHANNELS + tl.arange(0, CHANNELS)
+    used = channel < HIDDEN
+    if CHOICES == 1:
+        if tl.load(experts + row * experts_row) >= 0:
+            return
+    y = tl.zeros((CHANNELS,), tl.float32)
+    if SKIP:
+        value = tl.load(x + row * x_row + channel, mask=used, other=0).to(tl.float32)
+        y = value * tl.load(skip_prob + row)
+    if CHOICES > 1:
+        for choice in range(CHOICES):
+            live = tl.load(experts + row * experts_row + choice) >= 0
+            at = partials + (row * CHOICES + choice) * HIDDEN + channel
+            y += tl.load(scale + row * scale_row + choice) * tl.load(at, mask=used & live, other=0)
+    tl.store(out + row * out_row + channel, y.to(out.dtype.element_ty), mask=used)
+
+
+def tile_options(arch: str, pairs: int, num_experts: int) -> dict:
+    """Of the products. Few rows an expert: narrow tiles, so that many programs read weights."""
+    few = pairs <= FEW_PAIRS
+    columns = 16 if pairs <= 16 * num_experts else 64
+    if arch == "interpreter":
+        return dict(CHANNELS=32, COLUMNS=16, DEPTH=64, FEW=few, FEW_PAIRS=FEW_PAIRS)
+    return dict(
+        CHANNELS=32 if columns == 16 else 64,
+        COLUMNS=columns,
+        DEPTH=128 if columns == 16 else 64,
+        FEW=few,
+        FEW_PAIRS=FEW_PAIRS,
+    )
+
+
+def launch(args) -> None:
+    """Two launches for few rows with one choice of an expert; a sort before for many, the sum over
+    choices or the rows without an expert after."""
+    x, rows, choices = args.x, len(args.x), args.experts.shape[1]
+    if x.numel() == 0:
+        return
+    num_experts, hidden, inner = args.down.shape
+    pairs = rows * choices
+    arch = target.arch()
+    options = tile_options(arch, pairs, num_experts)
+    dies = target.dies(arch)
+    if not options["FEW"]:
+        moe_dispatch.launch((args.experts, num_experts, args.order, args.offsets))
+    chunks = min(pairs, pairs // options["COLUMNS"] + min(num_experts, pairs))
+    shared = dict(HIDDEN=hidden, INNER=inner, CHOICES=choices, DIES=dies, **options)
+
+    def items(channels: int) -> tuple[int, tuple[int]]:
+        """Items, and a grid that gives each die as many."""
+        count = chunks * triton.cdiv(channels, options["CHANNELS"])
+        return count, (triton.cdiv(count, dies) * dies,)
+
+    count, grid = items(inner)
+    gate_up[grid](
+        x,
+        args.experts,
+        args.gate_up,
+        args.order,
+        args.offsets,
+        args.activations,
+        pairs,
+        num_experts,
+        count,
+        x.stride(0),
+        args.experts.stride(0),
+        *args.gate_up.stride()[:2],
+        **shared,
+    )
+    count, grid = items(hidden)
+    down[grid](
+        args.activations,
+        args.experts,
+        args.weights,
+        args.down,
+        x,
+        args.skip_prob,
+        args.order,
+        args.offsets,
+        args.out,
+        args.partials,
+        pairs,
+        num_experts,
+        count,
+        args.experts.stride(0),
+        args.weights.stride(0),
+        *args.down.stride()[:2],
+        x.stride(0),
+        args.out.stride(0),
+        SKIP=args.skip,
+        **shared,
+    )
+    combine[(rows, triton.cdiv(hidden, 1024))](
+        args.experts,
+        args.weights,
+        x,
+        args.skip_prob,
+        args.partials,
+        args.out,
+        args.experts.stride(0),
+        args.weights.stride(0),
+        x.stride(0),
+        args.out.stride(0),
+        HIDDEN=hidden,
+        CHOICES=choices,
+        SKIP=args.skip,
+        CHANNELS=1024,
+    )
+
+
+def compilations(arch: str):
+    """(name, kernel, types, constants, options) for ZAYA1-8B, few and many rows; see `offline`."""
+    for dtype in ("bf16", "fp32"):
+        tensors = dict.fromkeys("x weights activations out".split(), f"*{dtype}")
+        tensors |= dict.fromkeys("experts order offsets".split(), "*i32")
+        tensors |= dict.fromkeys("scale skip_prob partials".split(), "*fp32")
+        strides = "x_row weights_expert weights_row out_row".split()
+        types = tensors | dict.fromkeys(strides, "i32:16")
+        for rows in (16, 272, 2048):
+            options = tile_options(arch, rows, 16)
+            shared = dict(HIDDEN=2048, INNER=2048, CHOICES=1, DIES=target.dies(arch), **options)
+            yield f"gate_up {dtype} rows={rows}", gate_up, types, shared, {}
+            yield f"down {dtype} rows={rows}", down, types, dict(SKIP=0, **shared), {}
+        sizes = dict(HIDDEN=2048, CHOICES=8, SKIP=0, CHANNELS=1024)
+        yield f"combine {dtype}", combine, types, sizes, {}
