@@ -57,7 +57,7 @@ class SplitGemm : public Group<kThreads> {
  public:
   static constexpr int kRows = 16, kGroupColumns = kPanels * 16;
 
-  struct Memory {  // in LDS
+  struct Memory {                           // in LDS
     acc4 sums[kPanels][kWaves - 1][kWave];  // one wave keeps its own
   };
 
