@@ -7,6 +7,7 @@ from ..contract import F32, I32, Check
 from ..registry import Op, Out, Scratch, by_name
 from ..types import MoeWorkspace
 from . import _native, _triton
+from .moe_dispatch import CPP_EXPERTS, TRITON_EXPERTS, too_many
 
 SKIPS = ("zero", "identity")  # what a row without experts yields
 FP8 = (torch.float8_e4m3fn, torch.float8_e4m3fnuz)  # OCP's (gfx950, NVIDIA) and gfx942's
@@ -143,7 +144,10 @@ def _cpp_unsupported(args: Args) -> str | None:
     reason = _native.unsupported(args.x)
     if reason or args.x.is_cpu:
         return reason
-    return _native.unaligned(
+    if args.x.shape[1] * args.x.element_size() % 16:
+        return f"the hidden size is a multiple of 16 bytes, not {args.x.shape[1]} elements"
+    reason = too_many(len(args.offsets) - 1, CPP_EXPERTS)
+    return reason or _native.unaligned(
         x=args.x, gate_up=args.gate_up, down=args.down, activations=args.activations
     )
 
@@ -153,7 +157,8 @@ def _triton_unsupported(args: Args) -> str | None:
         return "the Triton kernels take weights of x's dtype, without scales"
     if args.x.dtype == torch.bfloat16 and env.triton_interpreter():
         return "Triton's interpreter multiplies bfloat16 wrongly"
-    return _triton.unsupported(args.x)
+    reason = too_many(len(args.offsets) - 1, TRITON_EXPERTS)
+    return reason or _triton.unsupported(args.x)
 
 
 OP = Op("fused_moe", Args)

@@ -41,7 +41,24 @@ class Args(NamedTuple):
     offsets: Out
 
 
+CPP_EXPERTS, TRITON_EXPERTS = 4096, 1024  # whose counts a workgroup of a GPU has room for
+
+
+def too_many(num_experts: int, most: int) -> str | None:
+    """The reason why a kernel cannot sort by so many experts, or None."""
+    return None if num_experts <= most else f"at most {most} experts, not {num_experts}"
+
+
+def _cpp_unsupported(args: Args) -> str | None:
+    reason = None if args.experts.is_cpu else too_many(args.num_experts, CPP_EXPERTS)
+    return reason or _native.unsupported(args.experts)
+
+
+def _triton_unsupported(args: Args) -> str | None:
+    return too_many(args.num_experts, TRITON_EXPERTS) or _triton.unsupported(args.experts)
+
+
 OP = Op("moe_dispatch", Args)
-_triton.register(OP, lambda args: _triton.unsupported(args.experts))
-_native.register(OP, lambda args: _native.unsupported(args.experts))
+_triton.register(OP, _triton_unsupported)
+_native.register(OP, _cpp_unsupported)
 OP.register("reference", by_name(OP, reference.moe_dispatch))
