@@ -1,4 +1,5 @@
-"""fused_moe of ZAYA1-8B: 16 experts of 2048, hidden 2048, top-1, uniform routing."""
+"""fused_moe of ZAYA1-8B: 16 experts of 2048, hidden 2048, top-1. Uniform routing, or all rows to
+one expert."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -19,18 +20,24 @@ Run = Callable[[], torch.Tensor]
 
 
 def cases(quick: bool) -> list[dict[str, Any]]:
-    return [dict(T=64)] if quick else [dict(T=t) for t in (1, 16, 64, 272, 1024)]
+    if quick:
+        return [dict(T=64)]
+    spread = [dict(T=t) for t in (1, 16, 64, 272, 1024)]
+    return spread + [dict(T=t, to="one") for t in (16, 272)]
 
 
-def routing(rows: int) -> torch.Tensor:
+def routing(parameters: dict[str, Any]) -> torch.Tensor:
     """The expert of each row, the same in every run."""
+    rows = parameters["T"]
+    if "to" in parameters:
+        return torch.full((rows, 1), 5, dtype=torch.int32)
     generator = torch.Generator().manual_seed(1)
     return torch.randint(EXPERTS, (rows, 1), generator=generator).int()
 
 
 def cost(parameters: dict[str, Any], itemsize: int) -> Cost:
-    rows = parameters["T"]
-    return costs.fused_moe(rows, len(routing(rows).unique()), HIDDEN, INNER, itemsize)
+    touched = len(routing(parameters).unique())
+    return costs.fused_moe(parameters["T"], touched, HIDDEN, INNER, itemsize)
 
 
 @dataclass(frozen=True)
@@ -47,7 +54,7 @@ def inputs(parameters: dict[str, Any], dtype: torch.dtype, device: str) -> Input
     normal = Normal(dtype, device)
     return Inputs(
         normal(T, HIDDEN),
-        routing(T).to(device),
+        routing(parameters).to(device),
         torch.rand(T, 1, generator=normal.generator).to(device),
         normal(EXPERTS, 2 * INNER, HIDDEN, scale=HIDDEN**-0.5),
         normal(EXPERTS, HIDDEN, INNER, scale=INNER**-0.5),
