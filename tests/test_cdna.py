@@ -66,6 +66,7 @@ def launch(op, params, code, dtype, emulator, threads, group_columns=0, last="")
         (torch.float32, "f", 72),
         (torch.bfloat16, "NS_4bf16E", 200),
         (torch.bfloat16, "NS_4bf16E", 1416),
+        (torch.bfloat16, "NS_4bf16E", 2184),
         (torch.float16, "NS_4fp16E", 128),
     ],
 )

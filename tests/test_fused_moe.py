@@ -105,6 +105,51 @@ def test_fuzz(backend, data):
     compare(tensors, backend, draw(st.sampled_from(["zero", "identity"])))
 
 
+def rows_apart(t):
+    """The same values in memory with something else (NaN) between the rows."""
+    wide = torch.full((*t.shape[:-1], t.shape[-1] + 8), -1 if t.dtype == torch.int32 else torch.nan)
+    wide = wide.to(t)
+    wide[..., : t.shape[-1]] = t
+    return wide[..., : t.shape[-1]]
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("rows, choices", [(9, 1), (40, 2)])
+def test_rows_apart(rows, choices, backend):
+    *tensors, skip_prob = case(rows, choices, 4, 32, 16, torch.float32, device=device_of(backend))
+    expected = ops.fused_moe(*tensors, skip_prob, skip="identity", backend="reference")
+    out = rows_apart(poisoned(*expected.shape, dtype=torch.float32, device=expected.device))
+    spread = [rows_apart(t) for t in tensors]
+    ops.fused_moe(*spread, skip_prob, skip="identity", out=out, backend=backend)
+    assert_close(out, expected)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("choices", [1, 2])
+def test_weights_of_no_expert_are_not_read(choices, backend):
+    x, experts, weights, *rest = case(
+        9, choices, 4, 32, 16, torch.float32, device=device_of(backend)
+    )
+    weights[experts < 0] = torch.nan
+    assert (experts < 0).any()
+    assert ops.fused_moe(x, experts, weights, *rest, backend=backend).isfinite().all()
+
+
+def test_bad_arguments():
+    x, experts, weights, gate_up, down, skip_prob = case(9, 1, 4, 64, 64, torch.float32)
+    with pytest.raises(ValueError, match="experts: expected at least one choice"):
+        ops.fused_moe(x, experts[:, :0], weights[:, :0], gate_up, down)
+    out = torch.empty_like(x)
+    with pytest.raises(ValueError, match="out: expected memory apart from weights's"):
+        ops.fused_moe(x, experts, out[:, :1], gate_up, down, out=out)
+    wrong = torch.zeros(4, 128, 48, dtype=torch.uint8).view(torch.float4_e2m1fn_x2)
+    right = torch.zeros(4, 64, 32, dtype=torch.uint8).view(torch.float4_e2m1fn_x2)
+    scales = [torch.zeros(4, n, 2, dtype=torch.uint8).view(torch.float8_e8m0fnu) for n in (128, 64)]
+    given = dict(gate_up_scale=scales[0], down_scale=scales[1])
+    with pytest.raises(ValueError, match=r"gate_up: expected shape \[E 2I H/2\]"):
+        ops.fused_moe(x, experts, weights, wrong, right, **given)
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 @pytest.mark.parametrize("choices", [1, 2])
 def test_a_row_s_bits_do_not_depend_on_the_others(choices, dtype):

@@ -298,7 +298,7 @@ def moe_is_right(target, rows, choices, dtype, seed=1, dropped=-1):
     generator = torch.Generator().manual_seed(seed)
     x, gate_up, down = (
         torch.randn(shape, generator=generator).to(dtype)
-        for shape in ((rows, 40), (5, 2 * 24, 40), (5, 40, 24))
+        for shape in ((rows, 72), (5, 2 * 24, 72), (5, 72, 24))
     )
     experts = torch.randint(-1, 4, (rows, choices), generator=generator).int()
     weights = torch.rand(rows, choices, generator=generator)
@@ -306,7 +306,7 @@ def moe_is_right(target, rows, choices, dtype, seed=1, dropped=-1):
     call = functools.partial(
         ops.fused_moe, x, experts, weights, gate_up, down, skip_prob, skip="identity"
     )
-    out = poisoned(rows, 40, dtype=dtype)
+    out = poisoned(rows, 72, dtype=dtype)
     captured = harness.captured(call, out=out)  # kept, with the workspace
     params = harness.recorded(*captured)
     harness.checks().check_fused_moe(TARGETS[target], TYPES[dtype], params, SEED(seed), dropped)
@@ -324,7 +324,7 @@ def test_fused_moe(rows, choices, target, dtype):
     assert moe_is_right(target, rows, choices, dtype)
 
 
-@pytest.mark.parametrize("dropped", [0, 1])
+@pytest.mark.parametrize("dropped", [0, 1, 2, 3])
 def test_sim_notices_a_missing_barrier_of_fused_moe(dropped):
     assert not all(
         moe_is_right("sim", 20, 1, torch.float32, seed, dropped) for seed in range(1, 30)

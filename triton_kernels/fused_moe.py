@@ -120,7 +120,7 @@ def gate_up(
     row = tl.minimum(channel, INNER - 1).to(tl.int64) * weights_row
     gate_at = weights + expert.to(tl.int64) * weights_expert + row[:, None] + k[None, :]
     token_at = x + (tl.maximum(pair, 0) // CHOICES).to(tl.int64)[None, :] * x_row + k[:, None]
-    up_offset = INNER * weights_row.to(tl.int64)
+    up_offset = tl.full((), INNER, tl.int64) * weights_row
     gate = tl.zeros((CHANNELS, COLUMNS), tl.float32)
     up = tl.zeros((CHANNELS, COLUMNS), tl.float32)
     for start in range(0, HIDDEN, DEPTH):
@@ -248,7 +248,8 @@ def combine(
         for choice in range(CHOICES):
             live = tl.load(experts + row * experts_row + choice) >= 0
             at = partials + (row * CHOICES + choice) * HIDDEN + channel
-            y += tl.load(scale + row * scale_row + choice) * tl.load(at, mask=used & live, other=0)
+            factor = tl.load(scale + row * scale_row + choice, mask=live, other=0)
+            y += factor * tl.load(at, mask=used & live, other=0)
     tl.store(out + row * out_row + channel, y.to(out.dtype.element_ty), mask=used)
 
 

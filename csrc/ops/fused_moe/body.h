@@ -51,7 +51,7 @@ void down(Gemm& gemm, const FusedMoeParams<T>& p, const MoeItem& item, const int
         const float weight = p.weight(pair);
         T* out = p.out.at(row) + first + i;
         for (int j = 0; j < count; ++j)
-          Gemm::store(out + j, weight * y[j] + skipped<Gemm>(p, row, first + i + j));
+          Gemm::store(out + j, __builtin_fmaf(weight, y[j], skipped<Gemm>(p, row, first + i + j)));
       });
 }
 

@@ -45,14 +45,16 @@ def fused_moe(
     out          [T,H], x's dtype, made if None
     workspace    as `MoeWorkspace.new` makes it, made if None
     Sums are fp32; silu(gate) * up is rounded to x's dtype by all backends but the reference. A
-    row's bits do not depend on the other rows. Raises ValueError or TypeError, before anything is
-    written.
+    row's bits do not depend on the other rows in C++; in Triton they do where the number of rows
+    changes the tiles. Raises ValueError or TypeError, before anything is written.
     """
     check = Check("fused_moe")
     check.tensor("x", x, "T H")
     check.tensor("experts", experts, "T k", I32)
     check.tensor("weights", weights, "T k", F32)
+    check.need(check.dims["k"] > 0, "experts", "at least one choice", "k = 0")
     _check_weights(check, "down", down, down_scale, x.dtype, "H", "I")
+    check.need(check.dims["I"] > 0, "down", "at least one inner channel", "I = 0")
     check.dims["2I"] = 2 * check.dims["I"]
     _check_weights(check, "gate_up", gate_up, gate_up_scale, x.dtype, "2I", "H")
     check.choice("skip", skip, SKIPS)
@@ -65,7 +67,16 @@ def fused_moe(
     check.tensor("skip_prob", skip_prob, "T", F32, optional=True)
     num_experts = check.dims["E"]
     check.values("experts", experts, -1, num_experts - 1, f"-1 .. {num_experts - 1}")
-    inputs = dict(x=x, gate_up=gate_up, down=down)
+    inputs = dict(
+        x=x,
+        experts=experts,
+        weights=weights,
+        gate_up=gate_up,
+        down=down,
+        gate_up_scale=gate_up_scale,
+        down_scale=down_scale,
+        skip_prob=skip_prob,
+    )
     (out,) = check.outputs(None if out is None else (out,), ("T H",), (x.dtype,), inputs)
     if workspace is None:
         workspace = MoeWorkspace.new(x, experts, num_experts, check.dims["I"])
@@ -124,11 +135,13 @@ def _check_weights(
     scale_name = f"{name}_scale"
     known = check.dims
     if weight.dtype == FP4:
-        check.tensor(name, weight, f"E {rows} {depth}/2", (FP4,), contiguous=True)
-        size = known.setdefault(depth, 2 * known[f"{depth}/2"])
-        known[f"{depth}/2"], known[f"{depth}/32"] = size // 2, size // 32
-        check.tensor(name, weight, f"E {rows} {depth}/2", (FP4,))
-        check.need(size % 32 == 0, name, f"{depth} a multiple of 32", size)
+        half = f"{depth}/2"
+        if depth in known:
+            known[half] = known[depth] // 2
+        check.tensor(name, weight, f"E {rows} {half}", (FP4,), contiguous=True)
+        known[depth] = 2 * known[half]
+        check.need(known[depth] % 32 == 0, name, f"{depth} a multiple of 32", known[depth])
+        known[f"{depth}/32"] = known[depth] // 32
         check.tensor(scale_name, scale, f"E {rows} {depth}/32", (torch.float8_e8m0fnu,))
         return None
     check.tensor(name, weight, shape, FP8)
@@ -144,8 +157,9 @@ def _cpp_unsupported(args: Args) -> str | None:
     reason = _native.unsupported(args.x)
     if reason or args.x.is_cpu:
         return reason
-    if args.x.shape[1] * args.x.element_size() % 16:
-        return f"the hidden size is a multiple of 16 bytes, not {args.x.shape[1]} elements"
+    for name, size in (("hidden", args.x.shape[1]), ("inner", args.down.shape[2])):
+        if size * args.x.element_size() % 16:
+            return f"the {name} size is a multiple of 16 bytes, not {size} elements"
     reason = too_many(len(args.offsets) - 1, CPP_EXPERTS)
     return reason or _native.unaligned(
         x=args.x, gate_up=args.gate_up, down=args.down, activations=args.activations
