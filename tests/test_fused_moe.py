@@ -50,7 +50,8 @@ def compare(tensors, backend, skip="zero"):
     expected = ops.fused_moe(*tensors, skip=skip, backend="reference")
     out = poisoned(*tensors[0].shape, dtype=tensors[0].dtype, device=tensors[0].device)
     ops.fused_moe(*tensors, skip=skip, out=out, backend=backend)
-    assert_close(out, expected)
+    # in 16 bits silu(gate) * up is rounded, too: two roundings, where the table counts one
+    assert_close(out, expected, slack=1 if out.dtype == torch.float32 else 2)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
