@@ -59,4 +59,5 @@ def test_mutants_are_caught(mutant, tmp_path):
     before, after = MUTANTS[mutant]
     assert source.count(before) == 1
     crew.write_text(source.replace(before, after))
-    assert run(headers, tmp_path).returncode != 0
+    # on a busy machine the threads may not meet in the first runs
+    assert any(run(headers, tmp_path).returncode for _ in range(5))
