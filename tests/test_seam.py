@@ -9,6 +9,7 @@ from importlib.util import find_spec
 
 import harness
 import pytest
+import torch
 from samples import calls
 
 from blockdraft import ops, reference, registry
@@ -112,6 +113,14 @@ def test_the_roofline_counts_the_launches_that_csrc_starts():
         found = harness.captured(calls()[name])
         started = harness.schedule(name, harness.recorded(*found), group_columns=256)
         assert len(started) == launches.launches(name)
+    for rows, choices in ((64, 1), (65, 1), (32, 2), (33, 2)):
+        experts = torch.zeros(rows, choices, dtype=torch.int32)
+        weights = torch.ones(rows, choices)
+        call = ops.fused_moe, torch.ones(rows, 8), experts, weights, torch.ones(2, 8, 8)
+        found = harness.captured(*call, torch.ones(2, 8, 4))
+        started = harness.schedule("fused_moe", harness.recorded(*found), group_columns=64)
+        counted = launches.launches("fused_moe", pairs=rows * choices, choices=choices)
+        assert len(started) == counted
 
 
 def test_the_namespace_is_one_constant():
