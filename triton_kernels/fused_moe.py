@@ -17,25 +17,26 @@ def find_item(
     pairs,
     num_experts,
     experts_row,
-    id,
+    items,
     tiles,
     CHOICES: tl.constexpr,
     COLUMNS: tl.constexpr,
     FEW: tl.constexpr,
     FEW_PAIRS: tl.constexpr,
+    DIES: tl.constexpr,
 ):
-    """(expert or -1, tile, pairs [COLUMNS], -1 where there are fewer) of item `id`. Items that
-    share weights follow each other."""
+    """(expert or -1, tile, pairs [COLUMNS], -1 where there are fewer) of this program's item. Items
+    that share weights follow each other; programs go to the dies in turn, so each die gets a
+    contiguous part of the items."""
     found = -1
     tile = 0
     first = 0
     chunk = 0
     count = 0
-    left = id
+    left = tl.program_id(0) % DIES * tl.cdiv(items, DIES) + tl.program_id(0) // DIES
     if FEW:
         few = tl.arange(0, FEW_PAIRS)
-        at = experts + (few // CHOICES).to(tl.int64) * experts_row + few % CHOICES
-        of_pair = tl.load(at, mask=few < pairs, other=-1)
+        of_pair = moe_dispatch.expert_of(experts, few, pairs, experts_row, CHOICES)
     for expert in range(num_experts):
         if FEW:
             own = tl.sum((of_pair == expert).to(tl.int32), 0)
@@ -60,12 +61,6 @@ def find_item(
     else:
         pair = tl.load(order + first + rank, mask=rank < count, other=-1)
     return found, tile, pair
-
-
-@triton.jit
-def program(items, DIES: tl.constexpr):
-    """Programs go to the dies in turn: this numbering gives each a contiguous part of the items."""
-    return tl.program_id(0) % DIES * tl.cdiv(items, DIES) + tl.program_id(0) // DIES
 
 
 @triton.jit(do_not_specialize=["pairs"])
@@ -94,9 +89,6 @@ def gate_up(
     DIES: tl.constexpr,
 ):
     """activations[pair] = silu(gate) * up."""
-    id = program(items, DIES)
-    if id >= items:
-        return
     tiles = tl.cdiv(INNER, CHANNELS)
     expert, tile, pair = find_item(
         experts,
@@ -105,12 +97,13 @@ def gate_up(
         pairs,
         num_experts,
         experts_row,
-        id,
+        items,
         tiles,
         CHOICES,
         COLUMNS,
         FEW,
         FEW_PAIRS,
+        DIES,
     )
     if expert < 0:
         return
@@ -171,9 +164,6 @@ def down(
     DIES: tl.constexpr,
 ):
     """out of rows with one choice; with more, partials[pair]."""
-    id = program(items, DIES)
-    if id >= items:
-        return
     tiles = tl.cdiv(HIDDEN, CHANNELS)
     expert, tile, pair = find_item(
         experts,
@@ -182,12 +172,13 @@ def down(
         pairs,
         num_experts,
         experts_row,
-        id,
+        items,
         tiles,
         CHOICES,
         COLUMNS,
         FEW,
         FEW_PAIRS,
+        DIES,
     )
     if expert < 0:
         return
@@ -269,8 +260,7 @@ def tile_options(arch: str, pairs: int, num_experts: int) -> dict:
 
 
 def launch(args) -> None:
-    """Two launches for few rows with one choice of an expert; a sort before for many, the sum over
-    choices or the rows without an expert after."""
+    """The two products and `combine`; a sort before them where there are many pairs."""
     x, rows, choices = args.x, len(args.x), args.experts.shape[1]
     if x.numel() == 0:
         return

@@ -9,6 +9,13 @@ def launch_metadata(grid, kernel, args):
     return {"name": f"moe_dispatch pairs={pairs}", "bytes": 8 * pairs}
 
 
+@triton.jit
+def expert_of(experts, pair, pairs, experts_row, CHOICES: tl.constexpr):
+    """The expert of each pair; -1 beyond the last."""
+    at = experts + (pair // CHOICES).to(tl.int64) * experts_row + pair % CHOICES
+    return tl.load(at, mask=pair < pairs, other=-1)
+
+
 @triton.jit(launch_metadata=launch_metadata, do_not_specialize=["pairs"])
 def dispatch(
     experts,
@@ -26,16 +33,14 @@ def dispatch(
     counts = tl.zeros((EXPERTS,), tl.int32)
     for start in range(0, pairs, PAIRS):
         pair = start + tl.arange(0, PAIRS)
-        at = experts + (pair // CHOICES).to(tl.int64) * experts_row + pair % CHOICES
-        of_pair = tl.load(at, mask=pair < pairs, other=-1)
+        of_pair = expert_of(experts, pair, pairs, experts_row, CHOICES)
         counts += tl.sum((of_pair[:, None] == expert[None, :]).to(tl.int32), 0)
     ends = tl.cumsum(counts, 0)
     firsts = ends - counts
     tl.store(offsets + expert, firsts, mask=expert <= num_experts)
     for start in range(0, pairs, PAIRS):
         pair = start + tl.arange(0, PAIRS)
-        at = experts + (pair // CHOICES).to(tl.int64) * experts_row + pair % CHOICES
-        of_pair = tl.load(at, mask=pair < pairs, other=-1)
+        of_pair = expert_of(experts, pair, pairs, experts_row, CHOICES)
         own = (of_pair[:, None] == expert[None, :]).to(tl.int32)
         place = tl.sum(own * (firsts[None, :] + tl.cumsum(own, 0) - 1), 1)
         tl.store(order + place, pair, mask=of_pair >= 0)

@@ -3,6 +3,7 @@
 
 #include <stdint.h>
 
+#include <atomic>
 #include <functional>
 
 namespace blockdraft {
@@ -15,6 +16,15 @@ struct Parallel {
   int threads = 1;  // at most
 
   void operator()(int64_t n, int64_t grain, const Part& body) const { run(n, grain, body); }
+
+  // Calls f(i) for i < n. Each thread takes the next i that is left, since they differ in work.
+  template <class F>
+  void each(int64_t n, F f) const {
+    std::atomic<int64_t> taken{0};
+    run(n, 1, [&](int64_t, int64_t) {
+      for (int64_t i; (i = taken.fetch_add(1, std::memory_order_relaxed)) < n;) f(i);
+    });
+  }
 };
 
 }  // namespace blockdraft

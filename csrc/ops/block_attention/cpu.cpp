@@ -1,6 +1,5 @@
 // CPU launcher of block_attention: each thread repeatedly takes the next item; then the splits are
 // merged.
-#include <atomic>
 #include <vector>
 
 #include "base/parallel.h"
@@ -20,14 +19,11 @@ float* aligned_memory(int64_t floats) {
 
 template <class Tile, class T>
 void attend(const AttentionParams<T>& p, const AttentionGrid<T>& grid, const Parallel& parallel) {
-  std::atomic<int64_t> taken{0};
-  parallel(grid.items, 1, [&](int64_t, int64_t) {
-    for (int64_t id; (id = taken.fetch_add(1, std::memory_order_relaxed)) < grid.items;) {
-      AttentionItem item;
-      if (!grid.item(p, id, item)) continue;
-      Tile tile(aligned_memory(Tile::floats(item.rows * p.group(), p.head_dim)), p.head_dim);
-      Attention<Tile, T>(tile, p, item).run();
-    }
+  parallel.each(grid.items, [&](int64_t id) {
+    AttentionItem item;
+    if (!grid.item(p, id, item)) return;
+    Tile tile(aligned_memory(Tile::floats(item.rows * p.group(), p.head_dim)), p.head_dim);
+    Attention<Tile, T>(tile, p, item).run();
   });
 }
 

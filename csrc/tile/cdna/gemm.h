@@ -44,6 +44,16 @@ struct GemmDepth {
     const Fragment x = __builtin_nontemporal_load((Global*)(row + (k < depth ? k : 0)));
     return k < depth ? x : Fragment{};
   }
+
+  // The epilogue of a lane's sums, of 4 channels of a tile from `first` and a column of a panel.
+  template <class Epilogue>
+  static void finish(acc4 total, int first, int panel, int rows, int columns, Epilogue epilogue) {
+    const int row = first + lane() / 16 * 4, c = panel * 16 + lane() % 16;
+    float y[kEpilogueRows];
+#pragma unroll
+    for (int j = 0; j < kEpilogueRows; ++j) y[j] = row + j < rows ? total[j] : 0.0f;
+    if (c < columns && row < rows) epilogue(row, c, y);
+  }
 };
 
 template <class T>
@@ -104,11 +114,7 @@ class SplitGemm : public Group<kThreads> {
 #pragma unroll
     for (int w = 0; w < kWaves; ++w)
       total += w == part ? kept : memory_.sums[panel][w - (w > part)][lane];
-    const int row = lane / 16 * 4, c = panel * 16 + lane % 16;
-    float y[kEpilogueRows];
-#pragma unroll
-    for (int j = 0; j < kEpilogueRows; ++j) y[j] = row + j < rows ? total[j] : 0.0f;
-    if (c < columns && row < rows) epilogue(row, c, y);
+    Depth::finish(total, 0, panel, rows, columns, epilogue);
   }
 
  private:
@@ -180,11 +186,7 @@ class Gemm : public Group<kThreads> {
 #pragma unroll
       for (int p = 0; p < kPanels; ++p) {
         const acc4 total = totals[r][p] + sums[r][p];
-        const int row = first + r * 16 + lane / 16 * 4, c = p * 16 + lane % 16;
-        float y[kEpilogueRows];
-#pragma unroll
-        for (int j = 0; j < kEpilogueRows; ++j) y[j] = row + j < rows ? total[j] : 0.0f;
-        if (c < columns && row < rows) epilogue(row, c, y);
+        Depth::finish(total, first + r * 16, p, rows, columns, epilogue);
       }
   }
 

@@ -165,7 +165,7 @@ class Gemm : public Group {
     });
   }
 
-  // The next channels, of which each of `tiles` tiles fetches every so manieth line.
+  // The next channels. The `tiles` tiles fetch their lines in turn, so that reading is spread.
   struct Fetch {
     const T* rows[kTileRows];
     int tiles, turn;
