@@ -4,6 +4,7 @@
 
 #include "ops/sampling/workspace.h"
 #include "ops/torch.h"
+#include "ops/zaya_router/params.h"
 
 namespace blockdraft {
 
@@ -15,6 +16,7 @@ void register_commit(Library&);
 void register_fused_moe(Library&);
 void register_moe_dispatch(Library&);
 void register_sample_drafts(Library&);
+void register_zaya_router(Library&);
 
 static void register_ops(Library& library) {
   register_accept_drafts(library);
@@ -23,6 +25,7 @@ static void register_ops(Library& library) {
   register_fused_moe(library);
   register_moe_dispatch(library);
   register_sample_drafts(library);
+  register_zaya_router(library);
 }
 
 static std::string recorded;
@@ -53,6 +56,7 @@ static void describe(PyObject* module) {
 #endif
   PyModule_AddIntConstant(module, "header_doubles", kHeaderDoubles);
   PyModule_AddIntConstant(module, "vocab_block_doubles", kVocabBlockDoubles);
+  PyModule_AddIntConstant(module, "router_floats", kRouterFloats);
   PyObject* all = PyDict_New();
   for (const auto& [op, arguments] : signatures()) {
     PyObject* text = PyUnicode_FromString(arguments.c_str());

@@ -11,7 +11,7 @@ SPLIT_KEYS = 2048
 FEW_PAIRS = 64
 
 # These ops have no kernels yet. Each count is assumed: one launch.
-ASSUMED = {"rms_norm": 1, "linear": 1, "cca_qkv": 1, "zaya_router": 1}
+ASSUMED = {"rms_norm": 1, "linear": 1, "cca_qkv": 1}
 KERNELS = (
     "block_attention",
     "commit",
@@ -19,6 +19,7 @@ KERNELS = (
     "moe_dispatch",
     "accept_drafts",
     "sample_drafts",
+    "zaya_router",
 )
 
 
@@ -44,6 +45,7 @@ def launches(
                       than one; decide, weigh, finish; logprob, where log-probabilities are asked
                       for. 5 to 7 in all
     sample_drafts     measure, finish
+    zaya_router       project, route
     the others        as ASSUMED
 
     An op ignores the options that are not its own.
@@ -57,7 +59,7 @@ def launches(
     if op == "accept_drafts":
         surplus = rule == "block" and drafts > 1
         return 5 + surplus + logprob
-    if op == "sample_drafts":
+    if op in ("sample_drafts", "zaya_router"):
         return 2
     if op in ASSUMED:
         return ASSUMED[op]

@@ -11,7 +11,8 @@ import torch
 
 from blockdraft import env, ops  # noqa: F401  (ops registers)
 
-PRODUCTS = ("test_block_attention.py", "test_fused_moe.py")  # whose Triton kernels multiply
+# Whose Triton kernels multiply
+PRODUCTS = ("test_block_attention.py", "test_fused_moe.py", "test_zaya_router.py")
 
 
 def pytest_runtest_setup(item):

@@ -192,6 +192,27 @@ def test_block_attention_in_the_emulator(name, dtype, arch, emulator, code_objec
     assert_close(lse, expected_lse, dtype, name="lse")
 
 
+def dispatch(experts, num_experts, out, emulator, code_objects, arch):
+    """moe_dispatch's kernel."""
+    params = harness.recorded(*harness.captured(ops.moe_dispatch, experts, num_experts, out=out))
+    code = code_objects("moe_dispatch", arch)
+    emulator.run(code, "moe_dispatch_kernel", 1, 256, params.raw[:-1])
+
+
+@pytest.mark.parametrize("arch", ARCHES)
+@pytest.mark.parametrize("rows, choices, experts", [(1, 1, 1), (70, 3, 17), (40, 1, 300)])
+def test_moe_dispatch_in_the_emulator(rows, choices, experts, arch, emulator, code_objects):
+    generator = torch.Generator().manual_seed(rows)
+    chosen = torch.randint(-1, experts, (rows, choices), generator=generator).int()
+    out = (
+        poisoned(rows * choices, dtype=torch.int32),
+        poisoned(experts + 1, dtype=torch.int32),
+    )
+    dispatch(chosen, experts, out, emulator, code_objects, arch)
+    for mine, theirs in zip(out, ops.moe_dispatch(chosen, experts, backend="reference")):
+        assert torch.equal(mine, theirs)
+
+
 @pytest.mark.parametrize("arch", ARCHES)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 @pytest.mark.parametrize("rows, choices", [(20, 1), (70, 1), (30, 3)])
@@ -213,11 +234,39 @@ def test_fused_moe_in_the_emulator(rows, choices, dtype, arch, emulator, code_ob
     kind = MANGLED[dtype]
     product = f"9SplitGemmI{kind}E" if rows * choices <= 64 else f"4GemmI{kind}Li1EE"
     for step, groups in harness.schedule("fused_moe", params, 64):
-        if step == 0:  # the emulator crashes in the loads of moe_dispatch's kernel
-            ops.moe_dispatch(experts, 5, out=(workspace.order, workspace.offsets))
+        if step == 0:
+            dispatch(experts, 5, (workspace.order, workspace.offsets), emulator, code_objects, arch)
             continue
         again = kind if dtype == torch.float32 else "S3_"
         name = f"fused_moe_kernelINS_4cdna{product}E{again}LNS_7MoeStepE{step}E"
         padded = -(-groups // 8) * 8
         emulator.run(code_objects("fused_moe", arch), name, padded, THREADS, params.raw[:-1])
     assert_close(out, call(backend="reference"))
+
+
+@pytest.mark.parametrize("arch", ARCHES)
+@pytest.mark.parametrize("rows, top_k", [(3, 1), (20, 2)])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
+def test_zaya_router_in_the_emulator(rows, top_k, dtype, arch, emulator, code_objects):
+    """Channels that fill no tile, and more tokens than a group routes."""
+    generator = torch.Generator().manual_seed(rows)
+
+    def randn(*shape, scale=1.0):
+        return (scale * torch.randn(shape, generator=generator)).to(dtype)
+
+    weights = [randn(40, 136, scale=0.1), randn(40), randn(40), randn(40)]
+    weights += [randn(40, 40, scale=0.2), randn(40), randn(40, 40, scale=0.2), randn(40)]
+    weights += [randn(19, 40), torch.zeros(19)]
+    call = partial(
+        ops.zaya_router, randn(rows, 136), randn(rows, 40), *weights, eps=1e-5, top_k=top_k
+    )
+    expected = call(backend="reference")
+    out = tuple(poisoned(*t.shape, dtype=t.dtype) for t in expected)
+    params = harness.recorded(*harness.captured(call, out=out))
+    code = code_objects("zaya_router", arch)
+    for step, groups in harness.schedule("zaya_router", params, group_columns=64):
+        name = f"zaya_router_kernelI{MANGLED[dtype]}LNS_10RouterStepE{step}E"
+        emulator.run(code, name, groups, THREADS, params.raw[:-1])
+    assert torch.equal(out[1], expected[1])
+    for i in (0, 2, 3):
+        assert_close(out[i].to(dtype), expected[i].to(dtype), dtype, slack=4)

@@ -331,6 +331,47 @@ def test_sim_notices_a_missing_barrier_of_fused_moe(dropped):
     )
 
 
+def router_is_right(target, rows, top_k, dtype, seed=1, dropped=-1, inner=36):
+    """zaya_router, with channels and depths that fill no tile."""
+    generator = torch.Generator().manual_seed(seed)
+
+    def randn(*shape, scale=1.0):
+        return (scale * torch.randn(shape, generator=generator)).to(dtype)
+
+    weights = [randn(inner, 72, scale=0.1), randn(inner), randn(inner), randn(inner)]
+    for _ in range(2):
+        weights += [randn(inner, inner, scale=0.2), randn(inner)]
+    weights += [randn(11, inner), torch.zeros(11)]
+    live = torch.rand(rows, generator=generator) > 0.2
+    x, state = randn(rows, 72), randn(rows, inner)
+    call = functools.partial(ops.zaya_router, x, state, *weights, eps=1e-5, live=live, top_k=top_k)
+    expected = call(backend="reference")
+    out = tuple(poisoned(*t.shape, dtype=t.dtype) for t in expected)
+    params = harness.recorded(*harness.captured(call, out=out))
+    harness.checks().check_zaya_router(TARGETS[target], TYPES[dtype], params, SEED(seed), dropped)
+    try:
+        for i in (0, 2, 3):
+            assert_close(out[i].to(dtype), expected[i].to(dtype), dtype, slack=4)
+        return torch.equal(out[1], expected[1])
+    except AssertionError:
+        return False
+
+
+@pytest.mark.parametrize("dtype", TYPES)
+@pytest.mark.parametrize("target", ["cpu", "sim"])
+@pytest.mark.parametrize("rows, top_k", [(1, 1), (20, 1), (30, 3)])
+def test_zaya_router(rows, top_k, target, dtype):
+    assert router_is_right(target, rows, top_k, dtype)
+
+
+@pytest.mark.parametrize("dropped", range(7))
+def test_sim_notices_a_missing_barrier_of_zaya_router(dropped):
+    assert not all(
+        router_is_right("sim", 9, 1, torch.float32, seed, dropped, inner=28)
+        for seed in range(1, 30)
+    )
+
+
 def dispatch_is_right(target, seed, dropped=-1):
     generator = torch.Generator().manual_seed(seed)
     experts = torch.randint(-1, 5, (37, 2), generator=generator).int()

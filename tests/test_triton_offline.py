@@ -30,6 +30,8 @@ QUICK = (
     "dispatch experts=16",
     "gate_up bf16 rows=16",
     "down bf16 rows=272",
+    "project bf16",
+    "route bf16",
     "keep bf16",
     "accept block step=0 bf16",
     "accept block step=3 bf16",

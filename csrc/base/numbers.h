@@ -13,6 +13,9 @@ struct fp16 {
   uint16_t bits;
 };
 
+// Four numbers that are computed with at once.
+typedef float four __attribute__((vector_size(16)));
+
 template <class N>
 constexpr N least(N a, N b) {
   return a < b ? a : b;

@@ -5,8 +5,9 @@
 //   kRows, kGroupColumns   the most output channels and columns that a group should have
 //   multiply(rows, columns, depth, weight, column, epilogue)
 //     weight(i) -> const T*       output channel i < rows: `depth` elements, 16-byte aligned
-//     column(c) -> const T*       column c < columns, likewise (the body may gather here); null:
-//                                 zeros
+//     column(c) -> const X*       column c < columns, likewise (the body may gather here); null:
+//                                 zeros. X is T; in a product for layers, float in the group's
+//                                 memory
 //     epilogue(i, c, y)           y[0..3] are the sums of channels i .. i + 3 of column c, 0 for
 //                                 channels beyond `rows`; i is a multiple of 4. One thread calls it
 //                                 once for each (i, c)
@@ -27,10 +28,11 @@ struct GemmExample {
   static void epilogue(int, int, const float (&)[kEpilogueRows]) {}
 };
 
-template <class Gemm, class T>
+// `X`: of the columns.
+template <class Gemm, class T, class X = T>
 concept GemmTarget = GroupTarget<Gemm> && requires(Gemm gemm, int n) {
   Gemm::kRows + Gemm::kGroupColumns;
-  gemm.multiply(n, n, n, GemmExample<T>::operand, GemmExample<T>::operand,
+  gemm.multiply(n, n, n, GemmExample<T>::operand, GemmExample<X>::operand,
                 GemmExample<T>::epilogue);
 };
 

@@ -10,12 +10,18 @@
 //   group.combine(n, m, weight, term, f)
 //                          f(i, sum over s < m of weight(s) * term(s)[i]) for i < n, in the order
 //                          of s
+//   group.by_waves(n, f)   f(i, wave) for i < n, each by one wave of the group
+//     wave.fold(n, none, term, join)
+//                          all term(j), j < n, joined, in all threads of the wave; `none` changes
+//                          nothing, and the order of joining is the target's own
+//     wave.each(n, f), wave.leader()
+//                          as the group's. each(n, f) and fold(n, ...) give i to the same thread
 //   group.ballot(n, f)     the bits i < n <= 64 for which f(i) is true, in all threads of the group
 //   Group::uniform(x)      x, which must be the same in all threads of the group
 //   group.leader()         true for one thread of the group
 //   Group::store(p, x)     *p := x rounded to nearest
 //   Group::value(x)        element x as a float
-//   Group::exp2(x)         2^x for |x| <= 126
+//   Group::exp2(x)         2^x for |x| <= 126, of a float or of four
 //   group.barrier()        makes what the group's threads wrote visible to all of them
 #pragma once
 
@@ -30,6 +36,12 @@ struct Example {
   static float number(int) { return 0; }
   static const float* numbers(int) { return nullptr; }
   static void total(int, float) {}
+  static float join(float a, float) { return a; }
+  template <class Wave>
+  void operator()(int, const Wave& wave) const {
+    wave.each(1, item);
+    if (wave.leader()) wave.fold(1, 0.0f, number, join);
+  }
   static bool test(int) { return false; }
 };
 
@@ -38,11 +50,12 @@ concept GroupTarget = requires(const G group, int n, float* p) {
   group.each(n, Example::item);
   group.each(n, n, Example::pair);
   group.combine(n, n, Example::number, Example::numbers, Example::total);
+  group.by_waves(n, Example());
   group.ballot(n, Example::test) << 1;
   n = G::uniform(n);
   group.leader() ? 1 : 0;
   group.barrier();
-  G::store(p, G::exp2(G::value(*p)));
+  G::store(p, G::exp2(four{G::exp2(G::value(*p))})[0]);
 };
 
 // Element i of combine's sum, for targets where one thread sums a whole element.

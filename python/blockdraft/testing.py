@@ -70,8 +70,10 @@ def assert_close(
 
 
 def poisoned(*shape: int, dtype: torch.dtype, device="cpu") -> torch.Tensor:
-    """An output buffer of NaN, so that an element that is never written is seen."""
-    return torch.full(shape, torch.nan, dtype=dtype, device=device)
+    """An output buffer of NaN, or of integers that nothing yields, so that an element that is never
+    written is seen."""
+    value = torch.nan if dtype.is_floating_point else -77
+    return torch.full(shape, value, dtype=dtype, device=device)
 
 
 def random_branches(

@@ -5,6 +5,7 @@
 #include "ops/block_attention/body.h"
 #include "ops/commit/body.h"
 #include "ops/fused_moe/body.h"
+#include "ops/zaya_router/body.h"
 #include "targets.h"
 #include "tile/cpu/attention.h"
 #include "tile/cpu/gemm.h"
@@ -189,6 +190,39 @@ int schedule_fused_moe(const void* params, int group_columns, int64_t* out) {
   Launches launches{out};
   schedule(*static_cast<const FusedMoeParams<float>*>(params), 16, most(group_columns, 1),
            [&]<MoeStep kStep>(int64_t groups) { launches.operator()<kStep>(groups); });
+  return launches.count;
+}
+
+void check_zaya_router(int target, int type, const void* params, uint64_t seed, int dropped) {
+  with_type(type, [&]<class T>(T) {
+    const auto& p = *static_cast<const ZayaRouterParams<T>*>(params);
+    if (target == 0) return launch(p, two_threads());
+    using Gemm = sim::Gemm<T>;
+    constexpr int kColumns = Gemm::kGroupColumns;
+    struct Memory {
+      typename Gemm::Memory gemm;
+      std::vector<float> activations;
+    };
+    schedule(p, Gemm::kRows, kColumns, kColumns, [&]<RouterStep kStep>(int64_t groups) {
+      sim::Scheduler scheduler(seed, dropped);
+      scheduler.run(
+          groups, [&] { return Memory{{}, std::vector<float>(2 * kColumns * p.stride(), NAN)}; },
+          [&](const sim::Wave& wave, Memory& memory, int64_t id) {
+            Gemm gemm(wave, memory.gemm);
+            if constexpr (kStep == RouterStep::kProject)
+              project(gemm, p, id);
+            else
+              route(gemm, p, id, kColumns, memory.activations.data());
+          });
+    });
+  });
+}
+
+int schedule_zaya_router(const void* params, int group_columns, int64_t* out) {
+  Launches launches{out};
+  const auto& p = *static_cast<const ZayaRouterParams<float>*>(params);
+  schedule(p, 16, most(group_columns, 1), p.columns_in(kRouterFloats),
+           [&]<RouterStep kStep>(int64_t groups) { launches.operator()<kStep>(groups); });
   return launches.count;
 }
 

@@ -12,8 +12,9 @@ import sys
 import types
 from pathlib import Path
 
-# Corrections of the checkout: the row of a 32x32 MFMA result register, and the source lanes of
-# row_bcast:15 and :31.
+# Corrections of the checkout: the row of a 32x32 MFMA result register, the source lanes of
+# row_bcast:15 and :31, and loads from LDS by lanes that are switched off, whose addresses are
+# anything.
 BASE = "m_base = c_grp * UOp.const({}, dtypes.int) + "
 WRONG = BASE.format(16) + "UOp.const((out_reg // 4) * 4 + out_reg % 4, dtypes.int)"
 RIGHT = BASE.format(4) + "UOp.const((out_reg // 4) * 8 + out_reg % 4, dtypes.int)"
@@ -23,6 +24,8 @@ RIGHT_BROADCAST = (
     "(row_base - _c(1, dtypes.int), row > _c(0, dtypes.int)) if arg == 15 "
     "else (_c(31, dtypes.int), row > _c(1, dtypes.int))"
 )
+WRONG_LOADS = "'_lds': mem, 'laneId': lane,"
+RIGHT_LOADS = WRONG_LOADS + " '_active': _lane_active(exec_mask, lane),"
 # It lacks ds_swizzle_b32, which Triton's reductions use only to exchange each lane with lane ^ 16.
 PERMUTES = "if is_lds and 'PERMUTE' in op_name:"
 SWIZZLES = "if is_lds and ('PERMUTE' in op_name or 'SWIZZLE' in op_name):"
@@ -57,6 +60,7 @@ class Emulator:
         for wrong, right in (
             (WRONG, RIGHT),
             (WRONG_BROADCAST, RIGHT_BROADCAST),
+            (WRONG_LOADS, RIGHT_LOADS),
             (PERMUTES, SWIZZLES),
         ):
             assert wrong in source, "the emulator is not the version that these corrections are for"

@@ -14,14 +14,15 @@ void gate_up(Gemm& gemm, const FusedMoeParams<T>& p, const MoeItem& item, const 
   const int channels = least(p.inner - first, Gemm::kRows / 2);
   const T* weights = p.gate_up.at(item.expert, first);
   const int64_t row = p.gate_up.stride[1], up = p.inner * row;
-  auto silu = [](float x) { return x / (1 + Gemm::exp2(least(-1.44269504f * x, 126.0f))); };
   gemm.multiply(
       2 * channels, item.count, p.hidden, [&](int i) { return weights + i / 2 * row + i % 2 * up; },
       [&](int c) { return p.x.at(p.row(pairs[c])); },
       [&](int i, int c, const float (&y)[kEpilogueRows]) {
+        const four x = {y[0], y[1], y[2], y[3]}, power = -1.44269504f * x;
+        const four silu = x / (1 + Gemm::exp2(power > 126 ? four{} + 126 : power));
         T* out = p.activations + int64_t(pairs[c]) * p.inner + first + i / 2;
-        Gemm::store(out, silu(y[0]) * y[1]);
-        if (i / 2 + 1 < channels) Gemm::store(out + 1, silu(y[2]) * y[3]);
+        Gemm::store(out, silu[0] * y[1]);
+        if (i / 2 + 1 < channels) Gemm::store(out + 1, silu[2] * y[3]);
       });
 }
 

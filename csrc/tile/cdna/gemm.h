@@ -1,12 +1,12 @@
 // The products of CDNA 3 and 4, by 16x16 MFMAs. The weights are the A operand and are loaded
-// directly into registers, since no other wave reads them; the tokens are the B operand. There are
-// two products, of the same bits: the depth has kParts parts, whose sums are added in their order.
+// directly into registers, since no other wave reads them; the tokens are the B operand. SplitGemm
+// and Gemm have the same bits: the depth has kParts parts, whose sums are added in their order.
 //
 // SplitGemm is for few columns, where the time is that of reading the weights. A group has 16
 // channels, and each wave one part of the depth, all of whose weights it asks for at once.
 // Gemm is for many. A wave has kRowTiles * 16 channels and all columns; the tokens are staged in
 // LDS, in two buffers, with one barrier for each stage of the depth. Weights are loaded two stages
-// ahead.
+// ahead. LayerGemm is for layers that follow each other in one group, with tokens in fp32 in LDS.
 #pragma once
 
 #include "tile/cdna/group.h"
@@ -237,7 +237,52 @@ class Gemm : public Group<kThreads> {
   Memory& memory_;
 };
 
+template <class T>
+class LayerGemm : public Group<kThreads> {
+  typedef GemmDepth<T> Depth;
+  typedef typename Depth::Fragment Fragment;
+  static constexpr int kRowTiles = 2, kSteps = 8;  // whose weights are in registers
+
+ public:
+  static constexpr int kRows = kWaves * kRowTiles * 16, kGroupColumns = 16;
+
+  template <class Weight, class Column, class Epilogue>
+  void multiply(int rows, int columns, int depth, Weight weight, Column column, Epilogue epilogue) {
+    const int lane = Depth::lane(), c = lane % 16;
+    const float* token = c < columns ? column(c) : nullptr;
+    auto row = [](int r) { return (r * kWaves + Depth::wave()) * 16; };
+    acc4 sums[kRowTiles] = {};
+    for (int first = 0; first * Depth::kStep < depth; first += kSteps) {
+      Fragment weights[kRowTiles][kSteps];
+#pragma unroll
+      for (int r = 0; r < kRowTiles; ++r)
+#pragma unroll
+        for (int s = 0; s < kSteps; ++s)
+          weights[r][s] =
+              Depth::load(weight(least(row(r) + c, rows - 1)), Depth::at(first + s), depth);
+#pragma unroll
+      for (int s = 0; s < kSteps; ++s) {
+        const int k = Depth::at(first + s);
+        float x[Depth::kFragment] = {};
+        if (token && k < depth)
+#pragma unroll
+          for (int j = 0; j < Depth::kFragment; ++j) x[j] = token[k + j];
+        Fragment high, low;
+        Mma<T>::split(x, high, low);
+#pragma unroll
+        for (int r = 0; r < kRowTiles; ++r) {
+          sums[r] = Mma<T>::multiply(weights[r][s], high, sums[r]);
+          if (sizeof(T) < 4) sums[r] = Mma<T>::multiply(weights[r][s], low, sums[r]);
+        }
+      }
+    }
+#pragma unroll
+    for (int r = 0; r < kRowTiles; ++r) Depth::finish(sums[r], row(r), 0, rows, columns, epilogue);
+  }
+};
+
 static_assert(GemmTarget<SplitGemm<bf16>, bf16>);
 static_assert(GemmTarget<Gemm<bf16, 1>, bf16>);
+static_assert(GemmTarget<LayerGemm<bf16>, bf16, float>);
 
 }  // namespace blockdraft::cdna

@@ -37,9 +37,45 @@ inline int64_t contiguous_per_xcd(int64_t groups) {
   return group % 8 * ceil_div<int64_t>(groups, 8) + group / 8;
 }
 
+template <class N>
+N from_lane(N x, int lane) {
+  if constexpr (sizeof(N) == 8) {
+    typedef int int2 __attribute__((ext_vector_type(2)));
+    int2 bits = __builtin_bit_cast(int2, x);
+    bits.x = __builtin_amdgcn_ds_bpermute(lane << 2, bits.x);
+    bits.y = __builtin_amdgcn_ds_bpermute(lane << 2, bits.y);
+    return __builtin_bit_cast(N, bits);
+  } else {
+    return __builtin_bit_cast(N,
+                              __builtin_amdgcn_ds_bpermute(lane << 2, __builtin_bit_cast(int, x)));
+  }
+}
+
 template <int kThreadsOfGroup>
 class Group {
  public:
+  struct Wave {
+    int lane;
+
+    template <class F>
+    void each(int n, F f) const {
+      for (int i = lane; i < n; i += kWave) f(i);
+    }
+    template <class N, class Term, class Join>
+    N fold(int n, N none, Term term, Join join) const {
+      N out = none;
+      for (int i = lane; i < n; i += kWave) out = join(out, term(i));
+#pragma unroll
+      for (int far = kWave / 2; far > 0; far /= 2) out = join(out, from_lane(out, lane ^ far));
+      return out;
+    }
+    bool leader() const { return lane == 0; }
+  };
+  template <class F>
+  void by_waves(int n, F f) const {
+    for (int i = uniform(thread_index() / kWave); i < n; i += kThreadsOfGroup / kWave)
+      f(i, Wave{thread_index() & (kWave - 1)});
+  }
   template <class F>
   void each(int n, F f) const {
     for (int i = thread_index(); i < n; i += kThreadsOfGroup) f(i);
@@ -72,6 +108,7 @@ class Group {
   static float value(bf16 x) { return __builtin_bit_cast(float, uint32_t(x.bits) << 16); }
   static float value(fp16 x) { return float(__builtin_bit_cast(_Float16, x.bits)); }
   static float exp2(float x) { return __builtin_amdgcn_exp2f(x); }
+  static four exp2(four x) { return four{exp2(x[0]), exp2(x[1]), exp2(x[2]), exp2(x[3])}; }
 };
 
 static_assert(GroupTarget<Group<kThreads>>);

@@ -34,6 +34,7 @@ struct Mma<float> {
     for (int i = 0; i < 4; ++i) c = __builtin_amdgcn_mfma_f32_16x16x4f32(a[i], b[i], c, 0, 0, 0);
     return c;
   }
+  static void split(const float* x, Fragment& high, Fragment&) { high = *(const float4*)x; }
   static float4 pack(acc16 p, int first) {
     return float4{p[first], p[first + 1], p[first + 2], p[first + 3]};
   }
@@ -60,6 +61,24 @@ struct Mma<bf16> {
     c = __builtin_amdgcn_mfma_f32_16x16x16bf16_1k(a.lo, b.lo, c, 0, 0, 0);
     return __builtin_amdgcn_mfma_f32_16x16x16bf16_1k(a.hi, b.hi, c, 0, 0, 0);
 #endif
+  }
+  // high + low is x to 16 bits.
+  static void split(const float* x, Fragment& high, Fragment& low) {
+    word4 first, second;
+#pragma unroll
+    for (int i = 0; i < 4; ++i) {
+      uint32_t whole[2], rest[2];
+#pragma unroll
+      for (int j = 0; j < 2; ++j) {
+        const float own = x[2 * i + j];
+        whole[j] = __builtin_bit_cast(uint32_t, own) & 0xffff0000u;
+        rest[j] = __builtin_bit_cast(uint32_t, own - __builtin_bit_cast(float, whole[j]));
+      }
+      first[i] = __builtin_amdgcn_perm(whole[1], whole[0], 0x07060302);
+      second[i] = __builtin_amdgcn_perm(rest[1], rest[0], 0x07060302);
+    }
+    high = __builtin_bit_cast(short8, first);
+    low = __builtin_bit_cast(short8, second);
   }
   // For values >= 0. Rounds to nearest; on gfx942 ties round up, which saves three of four
   // instructions.
@@ -104,6 +123,17 @@ struct Mma<fp16> {
     c = __builtin_amdgcn_mfma_f32_16x16x16f16(x.lo, y.lo, c, 0, 0, 0);
     return __builtin_amdgcn_mfma_f32_16x16x16f16(x.hi, y.hi, c, 0, 0, 0);
 #endif
+  }
+  // high + low is x to 22 bits.
+  static void split(const float* x, Fragment& high, Fragment& low) {
+    half8 first, second;
+#pragma unroll
+    for (int i = 0; i < 8; ++i) {
+      first[i] = _Float16(x[i]);
+      second[i] = _Float16(x[i] - float(first[i]));
+    }
+    high = __builtin_bit_cast(short8, first);
+    low = __builtin_bit_cast(short8, second);
   }
   static short8 pack(acc16 p, int first) {
     half8 out;

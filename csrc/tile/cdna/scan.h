@@ -12,20 +12,6 @@ typedef int int8v __attribute__((ext_vector_type(8)));
 
 constexpr int kIds = 8, kStep = kWave * kIds;  // of a lane, of a wave
 
-template <class N>
-N from_lane(N x, int lane) {
-  if constexpr (sizeof(N) == 8) {
-    typedef int int2 __attribute__((ext_vector_type(2)));
-    int2 bits = __builtin_bit_cast(int2, x);
-    bits.x = __builtin_amdgcn_ds_bpermute(lane << 2, bits.x);
-    bits.y = __builtin_amdgcn_ds_bpermute(lane << 2, bits.y);
-    return __builtin_bit_cast(N, bits);
-  } else {
-    return __builtin_bit_cast(N,
-                              __builtin_amdgcn_ds_bpermute(lane << 2, __builtin_bit_cast(int, x)));
-  }
-}
-
 // The ids first .. first + 7 of a lane.
 struct At {
   using Float = float8;

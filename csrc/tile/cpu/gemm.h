@@ -49,7 +49,6 @@ inline void add_product(wide& sum, wide a, wide b) { sum = multiply_add(a, b, su
 #endif
 
 // The sums of four vectors' lanes.
-typedef float four __attribute__((vector_size(16)));
 inline four sums_of(wide a, wide b, wide c, wide d) {
 #if defined(__AVX512F__)
   auto half = [](wide x) {
@@ -128,14 +127,25 @@ class Gemm : public Group {
       });
     }
   }
-  static void stage_column(const T* src, int start, int count, float* out, int stride) {
+  template <class X>
+  static void stage_column(const X* src, int start, int count, float* out, int stride) {
     for (int k = 0; k < count; k += kUnit, out += stride) {
-      T padded[kUnit] = {};
-      const T* unit = src ? src + start + k : padded;
+      X padded[kUnit] = {};
+      const X* unit = src ? src + start + k : padded;
       if (src && count - k < kUnit) unit = std::copy(unit, unit + count - k, padded) - (count - k);
-      store_wide(out, first_of(unit));
-      store_wide(out + kWide, second_of(unit));
+      stage_unit(unit, out);
     }
+  }
+  static void stage_unit(const T* unit, float* out) {
+    store_wide(out, first_of(unit));
+    store_wide(out + kWide, second_of(unit));
+  }
+  // Numbers of more precision than T, in the order of T's.
+  static void stage_unit(const float* unit, float* out)
+    requires(!std::is_same_v<T, float>)
+  {
+    constexpr bool kApart = std::is_same_v<T, bf16>;
+    for (int j = 0; j < kUnit; ++j) out[j] = unit[kApart ? 2 * j % kUnit + 2 * j / kUnit : j];
   }
 
   // A tile of channels by all columns, over a part of the depth. The next channels are fetched
@@ -236,5 +246,6 @@ class Gemm : public Group {
 };
 
 static_assert(GemmTarget<Gemm<bf16>, bf16>);
+static_assert(GemmTarget<Gemm<bf16>, bf16, float>);
 
 }  // namespace blockdraft::cpu

@@ -35,6 +35,28 @@ class Group {
       for (int i = 0; i < count; ++i) f(first + i, total[i]);
     }
   }
+  struct Wave {
+    template <class F>
+    void each(int n, F f) const {
+      for (int i = 0; i < n; ++i) f(i);
+    }
+    template <class N, class Term, class Join>
+    N fold(int n, N none, Term term, Join join) const {
+      N lanes[kLanes];
+      std::fill(lanes, lanes + kLanes, none);
+      int i = 0;
+      for (; i + kLanes <= n; i += kLanes)
+        for (int j = 0; j < kLanes; ++j) lanes[j] = join(lanes[j], term(i + j));
+      for (; i < n; ++i) lanes[0] = join(lanes[0], term(i));
+      for (int j = 1; j < kLanes; ++j) lanes[0] = join(lanes[0], lanes[j]);
+      return lanes[0];
+    }
+    static bool leader() { return true; }
+  };
+  template <class F>
+  void by_waves(int n, F f) const {
+    for (int i = 0; i < n; ++i) f(i, Wave());
+  }
   template <class F>
   static uint64_t ballot(int n, F f) {
     uint64_t bits = 0;
@@ -52,7 +74,8 @@ class Group {
   static float value(T x) {
     return cpu::value(x);
   }
-  static float exp2(float x) { return cpu::exp2(splat_wide(x))[0]; }
+  static four exp2(four x) { return cpu::exp2(x); }
+  static float exp2(float x) { return cpu::exp2(four{x})[0]; }
 };
 
 static_assert(GroupTarget<Group>);

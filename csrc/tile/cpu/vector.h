@@ -184,6 +184,18 @@ inline wide exp2(wide x) {
 #endif
 }
 
+// The same for |x| <= 126.
+inline four exp2(four x) {
+  typedef int32_t bits __attribute__((vector_size(16)));
+  const four shifted = x + kMagic, r = x - (shifted - kMagic);
+  four p = 1.32647273e-3f * r + 9.67151299e-3f;
+  p = p * r + 5.55073358e-2f;
+  p = p * r + 2.40222424e-1f;
+  p = p * r + 6.93147004e-1f;
+  p = p * r + 1.0f;
+  return p * (four)((bits)shifted << 23);
+}
+
 #ifdef __AVX512F__
 // 1.5 * 2^18: adding it rounds to a multiple of 1 / 32 and leaves the number of 32nds in the low
 // bits.

@@ -53,5 +53,6 @@ class Gemm : public Group {
 };
 
 static_assert(GemmTarget<Gemm<float>, float>);
+static_assert(GemmTarget<Gemm<bf16>, bf16, float>);
 
 }  // namespace blockdraft::sim

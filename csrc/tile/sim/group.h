@@ -26,6 +26,10 @@ class Group {
     each(n, [&](int i) { f(i, weighted_sum(i, terms, weight, term)); });
   }
   template <class F>
+  void by_waves(int n, F f) const {
+    each(n, [&](int i) { f(i, cpu::Group::Wave()); });
+  }
+  template <class F>
   static uint64_t ballot(int n, F f) {
     return cpu::Group::ballot(n, f);
   }
@@ -41,6 +45,7 @@ class Group {
     return cpu::value(x);
   }
   static float exp2(float x) { return std::exp2(x); }
+  static four exp2(four x) { return four{exp2(x[0]), exp2(x[1]), exp2(x[2]), exp2(x[3])}; }
 
  protected:
   Wave turn_;

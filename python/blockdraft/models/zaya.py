@@ -91,7 +91,7 @@ class ZayaModel:
             weights, experts, _, router_state = self.ops.zaya_router(
                 x, router_state, **layer.router, eps=self.config.rms_norm_eps, live=live
             )
-            y = self.ops.fused_moe(x, experts[:, None], weights[:, None], layer.gate_up, layer.down)
+            y = self.ops.fused_moe(x, experts, weights, layer.gate_up, layer.down)
             hidden = _residual(y, hidden, layer.moe_scaling)
         if cache is not None:
             cache.projected = torch.stack(projected)

@@ -2,9 +2,10 @@ from typing import NamedTuple
 
 import torch
 
-from .. import reference
+from .. import env, reference
 from ..contract import BOOL, F32, FLOATS, I32, Check
 from ..registry import Op, Out, by_name
+from . import _native, _triton
 
 
 def zaya_router(
@@ -23,21 +24,25 @@ def zaya_router(
     eps: float,
     live: torch.Tensor | None = None,
     *,
+    top_k: int = 1,
     out: tuple[torch.Tensor, ...] | None = None,
     backend: str | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Top-1 routing of ZAYA: down projection, depth averaging with the previous layer's state,
-    RMSNorm, three-layer MLP with erf-GELU, softmax over E experts and skip (the last class), and
-    argmax of probability plus bias.
+    """Routing of ZAYA: down projection, depth averaging with the state of the layer below, RMSNorm,
+    three-layer MLP with erf-GELU, softmax over E experts and skip (the last class), and the
+    `top_k` classes of the greatest probability plus bias.
 
     hidden       bf16 | fp16 | fp32 [T,H]; prev_state [T,R], the state of the layer below, or None
     down_weight  [R,H], down_bias [R]; eda_scale [R] (None with prev_state None); norm_weight [R]
     fc1_weight, fc2_weight  [R,R], fc1_bias, fc2_bias [R]; out_weight [E+1,R]; balancing_bias [E+1]
     eps          of the RMSNorm; live bool [T] or None: a row that is not live gets expert -1
-    Returns weights float32 [T], the probability (without bias) of the chosen expert, 0 for skip;
-    experts int32 [T], -1 for skip or a dead row (ties: the lowest index); skip_prob float32 [T],
-    the probability of skip where it was chosen, else 0; state [T,R], hidden's dtype. Raises
-    ValueError or TypeError. Source: transformers `models/zaya`, arXiv 2605.05365.
+    out          (weights, experts, skip_prob, state), made if None
+    Returns weights float32 [T,k], the probabilities (without bias) of the chosen classes, 0 for
+    skip; experts int32 [T,k], best first, -1 for skip or a dead row (ties: the lowest index);
+    skip_prob float32 [T], the probability of skip where it was chosen, else 0; state [T,R] of
+    hidden's dtype. `fused_moe` takes the first three as they are. The kernels take weights of
+    hidden's dtype and a balancing_bias of float32. Raises ValueError or TypeError. Source:
+    transformers `models/zaya`, arXiv 2605.05365.
     """
     check = Check("zaya_router")
     check.tensor("hidden", hidden, "T H")
@@ -62,9 +67,12 @@ def zaya_router(
     ):
         check.tensor(name, t, shape, FLOATS, optional=name == "eda_scale")
     check.tensor("live", live, "T", BOOL, optional=True)
+    classes = len(out_weight)
+    check.need(1 <= top_k <= classes, "top_k", f"1 .. {classes}", top_k)
+    check.dims["k"] = top_k
     inputs = dict(hidden=hidden, prev_state=prev_state)
     weights, experts, skip_prob, state = check.outputs(
-        out, ("T", "T", "T", "T R"), (*F32, *I32, *F32, hidden.dtype), inputs
+        out, ("T k", "T k", "T", "T R"), (*F32, *I32, *F32, hidden.dtype), inputs
     )
     args = Args(
         hidden=hidden,
@@ -111,5 +119,53 @@ class Args(NamedTuple):
     state: Out
 
 
+def _other_dtype(args: Args) -> str | None:
+    """Why the kernels cannot read the weights, or None."""
+    dtype = args.hidden.dtype
+    for name, t in zip(args._fields[:11], args):
+        if t is not None and t.dtype != dtype:
+            return f"{name} is {dtype}, as hidden is, not {t.dtype}"
+    if args.balancing_bias.dtype != torch.float32:
+        return f"balancing_bias is torch.float32, not {args.balancing_bias.dtype}"
+    return None
+
+
+# Floats of a workgroup's memory on a GPU: two rows of activations for each token that it routes
+GPU_FLOATS = 12288
+if _native.EXTENSION is not None:
+    _native.agree("a router's floats", _native.EXTENSION.router_floats, GPU_FLOATS)
+
+
+def _cpp_unsupported(args: Args) -> str | None:
+    reason = _native.unsupported(args.hidden) or _other_dtype(args)
+    if reason or args.hidden.is_cpu:
+        return reason
+    for name, size in (("hidden", args.hidden.shape[1]), ("router", args.state.shape[1])):
+        if size * args.hidden.element_size() % 16:
+            return f"the {name} size is a multiple of 16 bytes, not {size} elements"
+    if max(args.out_weight.shape) + 4 > GPU_FLOATS // 2:
+        return f"at most {GPU_FLOATS // 2 - 4} router channels and classes"
+    weights = dict(fc1_weight=args.fc1_weight, fc2_weight=args.fc2_weight)
+    return _native.unaligned(
+        hidden=args.hidden, down_weight=args.down_weight, out_weight=args.out_weight, **weights
+    )
+
+
+def _triton_unsupported(args: Args) -> str | None:
+    if args.hidden.dtype == torch.bfloat16 and env.triton_interpreter():
+        return "Triton's interpreter multiplies bfloat16 wrongly"
+    classes, router = args.out_weight.shape
+    if router > TRITON_ROUTER or classes > TRITON_ROUTER:
+        return f"at most {TRITON_ROUTER} router channels and classes, not {router} and {classes}"
+    return _other_dtype(args) or _triton.unsupported(args.hidden)
+
+
+TRITON_ROUTER = 512  # channels whose activations a program holds in registers
+
 OP = Op("zaya_router", Args)
-OP.register("reference", by_name(OP, reference.zaya_router))
+_triton.register(OP, _triton_unsupported)
+_native.register(OP, _cpp_unsupported)
+OP.register(
+    "reference",
+    by_name(OP, reference.zaya_router, top_k=lambda args: args.weights.shape[1]),
+)

@@ -1,10 +1,8 @@
-"""ZAYA's router: down projection, exponential depth averaging, a three-layer MLP, top-1 of E
-experts or skip."""
+"""ZAYA's router: down projection, exponential depth averaging, a three-layer MLP, the best of E
+experts and skip."""
 
 import torch
 import torch.nn.functional as F
-
-from .argmax import lowest_argmax
 
 
 def zaya_router(
@@ -22,25 +20,24 @@ def zaya_router(
     balancing_bias,
     eps: float,
     live=None,
+    top_k: int = 1,
 ):
-    """weights [T], experts [T] int32, skip_prob [T], state [T,R]; all but experts are fp32."""
+    """weights [T,k] and skip_prob [T] in fp32, experts [T,k] int32, state [T,R]. The state is
+    rounded to hidden's dtype before it is used, as the next layer will see it."""
     state = F.linear(hidden.float(), down_weight.float(), down_bias.float())
     if prev_state is not None:
         state = state + prev_state.float() * eda_scale.float()
-    x = state * torch.rsqrt(state.pow(2).mean(-1, keepdim=True) + eps) * norm_weight.float()
+    state = state.to(hidden.dtype)
+    x = F.rms_norm(state.float(), state.shape[-1:], norm_weight.float(), eps)
     x = F.gelu(F.linear(x, fc1_weight.float(), fc1_bias.float()))
     x = F.gelu(F.linear(x, fc2_weight.float(), fc2_bias.float()))
     prob = F.linear(x, out_weight.float()).softmax(-1)
-    biased = prob.detach() + balancing_bias.float()
-    choice = lowest_argmax(biased)
-    chosen = prob.gather(1, choice[:, None])[:, 0]
+    biased = prob + balancing_bias.float()
+    choice = biased.sort(dim=-1, descending=True, stable=True).indices[:, :top_k]
+    chosen = prob.gather(1, choice)
+    dead = torch.zeros_like(choice[:, :1]).bool() if live is None else ~live.bool()[:, None]
     skipped = choice == len(out_weight) - 1
-    dead = torch.zeros_like(skipped) if live is None else ~live.bool()
+    weights = torch.where(skipped | dead, 0.0, chosen)
     experts = torch.where(skipped | dead, -1, choice).int()
-    zero = torch.zeros_like(chosen)
-    return (
-        torch.where(skipped | dead, zero, chosen),
-        experts,
-        torch.where(skipped & ~dead, chosen, zero),
-        state,
-    )
+    skip_prob = torch.where(skipped & ~dead, chosen, 0.0).sum(-1)
+    return weights, experts, skip_prob, state
