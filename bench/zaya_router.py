@@ -112,6 +112,7 @@ def transformers_router(data: Inputs) -> Callable:
 def transformers(data: Inputs, compiled: bool) -> Callable[[], Output]:
     module = transformers_router(data)
     if compiled:
+        torch._dynamo.reset()  # which otherwise gives up after a few sizes
         module = torch.compile(module, dynamic=False)
     hidden, prev_state = data.hidden[None], data.prev_state[None]
 

@@ -2,6 +2,7 @@
 // attributes (devices, signatures, sizes) let blockdraft.ops check that both sides agree.
 #include <Python.h>
 
+#include "ops/cca_qkv/params.h"
 #include "ops/sampling/workspace.h"
 #include "ops/torch.h"
 #include "ops/zaya_router/params.h"
@@ -12,6 +13,7 @@ using Library = torch::stable::detail::StableLibrary;
 
 void register_accept_drafts(Library&);
 void register_block_attention(Library&);
+void register_cca_qkv(Library&);
 void register_commit(Library&);
 void register_fused_moe(Library&);
 void register_moe_dispatch(Library&);
@@ -21,6 +23,7 @@ void register_zaya_router(Library&);
 static void register_ops(Library& library) {
   register_accept_drafts(library);
   register_block_attention(library);
+  register_cca_qkv(library);
   register_commit(library);
   register_fused_moe(library);
   register_moe_dispatch(library);
@@ -57,6 +60,7 @@ static void describe(PyObject* module) {
   PyModule_AddIntConstant(module, "header_doubles", kHeaderDoubles);
   PyModule_AddIntConstant(module, "vocab_block_doubles", kVocabBlockDoubles);
   PyModule_AddIntConstant(module, "router_floats", kRouterFloats);
+  PyModule_AddIntConstant(module, "cca_bytes", kCcaBytes);
   PyObject* all = PyDict_New();
   for (const auto& [op, arguments] : signatures()) {
     PyObject* text = PyUnicode_FromString(arguments.c_str());

@@ -11,9 +11,10 @@ SPLIT_KEYS = 2048
 FEW_PAIRS = 64
 
 # These ops have no kernels yet. Each count is assumed: one launch.
-ASSUMED = {"rms_norm": 1, "linear": 1, "cca_qkv": 1}
+ASSUMED = {"rms_norm": 1, "linear": 1}
 KERNELS = (
     "block_attention",
+    "cca_qkv",
     "commit",
     "fused_moe",
     "moe_dispatch",
@@ -36,6 +37,7 @@ def launches(
     """Kernels that one call starts, by the schedule of the op:
 
     block_attention   attend; merge, where the longest `prefix` has more than one split
+    cca_qkv           convolve
     commit            commit
     fused_moe         gate and up product, down product; before them dispatch, where there are more
                       `pairs` of a row and a choice than a workgroup routes by itself; combine,
@@ -52,7 +54,7 @@ def launches(
     """
     if op == "block_attention":
         return 1 + (prefix > SPLIT_KEYS)
-    if op in ("commit", "moe_dispatch"):
+    if op in ("cca_qkv", "commit", "moe_dispatch"):
         return 1
     if op == "fused_moe":
         return 2 + (pairs > FEW_PAIRS) + (choices > 1)

@@ -12,7 +12,12 @@ import torch
 from blockdraft import env, ops  # noqa: F401  (ops registers)
 
 # Whose Triton kernels multiply
-PRODUCTS = ("test_block_attention.py", "test_fused_moe.py", "test_zaya_router.py")
+PRODUCTS = (
+    "test_block_attention.py",
+    "test_cca_qkv.py",
+    "test_fused_moe.py",
+    "test_zaya_router.py",
+)
 
 
 def pytest_runtest_setup(item):

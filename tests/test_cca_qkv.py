@@ -1,13 +1,19 @@
 """Convolution parents: every proposal is convolved as if its branch were run alone; state, commit
-and cache writes."""
+and cache writes; every backend against the reference."""
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from blockdraft import BlockLayout, Rows, ops
+from blockdraft import BlockLayout, Rows, env, ops
+from blockdraft.registry import OPS
 from blockdraft.testing import assert_close, poisoned, random_rows
 
-HQ, HK, DH, PAGE = 4, 2, 8, 8
+EVERY = list(OPS["cca_qkv"].backends)
+BACKENDS = [name for name in EVERY if name != "reference"]
+SLOW = env.triton_interpreter()
+HQ, HK, DH, PAGE = 4, 2, 16, 8
 C, HALF = (HQ + HK) * DH, HK * DH // 2
 
 
@@ -21,21 +27,36 @@ def weights(generator, kernels):
         conv1_weight=randn(C, DH, kernels[1]) / DH,
         conv1_bias=randn(C),
         temp=1 + 0.1 * randn(HK),
-        cos_sin=randn(128, 6),
+        cos_sin=randn(128, 8),
     )
+
+
+def device_of(backend: str) -> str:
+    return "cuda" if backend == "triton" and not env.triton_interpreter() else "cpu"
 
 
 def sequence(x, w, late_start):
     """cca_qkv of whole sequences from nothing, as a prefill of one request."""
     rows = Rows.prefill(torch.zeros(1, dtype=torch.int32), [len(x)], 0)
-    return ops.cca_qkv(*x.split([C, HALF, HALF], 1), *w.values(), rows, late_start=late_start)
+    return ops.cca_qkv(
+        *x.split([C, HALF, HALF], 1),
+        *w.values(),
+        rows,
+        late_start=late_start,
+        backend="reference",
+    )
 
 
-@pytest.mark.parametrize("kernels", [(2, 2), (3, 2), (1, 4), (2, 1)])
+CPU = [name for name in EVERY if device_of(name) == "cpu"]
+
+
+@pytest.mark.parametrize("backend", CPU)
+@pytest.mark.parametrize("kernels", [(2, 2)] if SLOW else [(2, 2), (3, 2), (1, 4), (2, 1)])
 @pytest.mark.parametrize(
-    "layout", [BlockLayout.tidar(16, P=3), BlockLayout.zyphra(16, P=2), BlockLayout(1, 2, 3)]
+    "layout",
+    [BlockLayout.tidar(16, P=3), BlockLayout.zyphra(16, P=2), BlockLayout(1, 2, 3)][2 * SLOW :],
 )
-def test_each_proposal_is_its_branch_run_alone(layout, kernels):
+def test_each_proposal_is_its_branch_run_alone(layout, kernels, backend):
     generator = torch.Generator().manual_seed(sum(kernels))
     w, late_start = weights(generator, kernels), torch.randn(HALF, generator=generator)
     depth, prefixes = sum(kernels) - 2, [0, 1, 7, 2]
@@ -74,6 +95,7 @@ def test_each_proposal_is_its_branch_run_alone(layout, kernels):
         table,
         late_start=late_start,
         out=out,
+        backend=backend,
     )
 
     written = set()
@@ -101,7 +123,8 @@ def test_each_proposal_is_its_branch_run_alone(layout, kernels):
     assert int((~k_cache.isnan()).all(-1).all(-1).sum()) == len(written)
 
 
-def test_no_slot_starts_from_nothing_and_commit_continues():
+@pytest.mark.parametrize("backend", CPU)
+def test_no_slot_starts_from_nothing_and_commit_continues(backend):
     generator = torch.Generator().manual_seed(5)
     w = weights(generator, (2, 3))
     x = torch.randn(9, C + 2 * HALF, generator=generator)
@@ -122,9 +145,8 @@ def test_no_slot_starts_from_nothing_and_commit_continues():
         ]
         qk, v_now, v_late = now.split([C, HALF, HALF], 1)
         for layer in range(layers):
-            got = ops.cca_qkv(
-                qk, v_now, v_late, *w.values(), rows, conv_state[layer], late_state[layer], slots
-            )
+            state = conv_state[layer], late_state[layer], slots
+            got = ops.cca_qkv(qk, v_now, v_late, *w.values(), rows, *state, backend=backend)
             for ours, want in zip(got, whole):
                 assert_close(ours[:keep], want[done : done + keep])
         stack = now.expand(layers, -1, -1)
@@ -154,3 +176,130 @@ def test_no_slot_starts_from_nothing_and_commit_continues():
         and torch.equal(conv_state, frozen[0])
         and torch.equal(late_state, frozen[1])
     )
+
+
+def case(layout, prefixes, heads, kernels, rotary, dtype, seed=0, device="cpu"):
+    """Arguments of a decode step with state and cache, whose pages have not been written."""
+    generator = torch.Generator().manual_seed(seed)
+    query_heads, kv_heads, dim = heads
+
+    def randn(*shape, scale=1.0):
+        return (scale * torch.randn(shape, generator=generator)).to(dtype)
+
+    channels, half, batch = (query_heads + kv_heads) * dim, kv_heads * dim // 2, len(prefixes)
+    rows = random_rows(layout, prefixes, generator)
+    x = randn(int(rows.cu_rows[-1]), channels + 2 * half)
+    pages = max(prefixes) // PAGE + layout.V // PAGE + 2
+    cache = poisoned(2, batch * pages, PAGE, kv_heads, dim, dtype=dtype)
+    tensors = dict(
+        conv0_weight=randn(channels, 1, kernels[0], scale=kernels[0] ** -0.5),
+        conv0_bias=randn(channels, scale=0.1),
+        conv1_weight=randn(channels, dim, kernels[1], scale=(dim * kernels[1]) ** -0.5),
+        conv1_bias=randn(channels, scale=0.1),
+        temp=1 + randn(kv_heads, scale=0.1),
+        cos_sin=torch.randn(256, rotary, generator=generator),
+        conv_state=randn(batch + 1, sum(kernels) - 2, channels),
+        late_state=randn(batch + 1, half),
+        slots=torch.randperm(batch + 1, generator=generator)[:batch].int() - 1,
+        k_cache=cache[0],
+        v_cache=cache[1],
+        block_table=torch.randperm(batch * pages, generator=generator).int().view(batch, -1),
+        late_start=randn(half),
+    )
+    tensors |= dict(zip(("qk", "v_now", "v_late"), x.split([channels, half, half], 1)))
+    tensors = {name: t.to(device) for name, t in tensors.items()}
+    return tensors | dict(rows=rows.to(device) if device != "cpu" else rows)
+
+
+def compare(arguments, backend, dtype, **options):
+    """q, k, v and the pages that are written."""
+    found, expected = [], []
+    for name, results in ((backend, found), ("reference", expected)):
+        caches = {key: arguments[key].clone() for key in ("k_cache", "v_cache")}
+        results += ops.cca_qkv(**arguments | caches, **options, backend=name)
+        results += caches.values()
+    for what, mine, theirs in zip(("q", "k", "v", "k_cache", "v_cache"), found, expected):
+        written = ~theirs.isnan()
+        assert torch.equal(written, ~mine.isnan()), what
+        # tokens of the second convolution are rounded, too: two roundings, where the table has one
+        slack = 1 if dtype == torch.float32 else 2
+        assert_close(mine[written], theirs[written], dtype, what, slack)
+
+
+SHAPES = [((8, 2, 128), (2, 2)), ((16, 2, 64), (3, 2)), ((4, 1, 128), (4, 1)), ((8, 2, 64), (1, 3))]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("heads, kernels", SHAPES[:1] if SLOW else SHAPES, ids=str)
+@pytest.mark.parametrize("norm_eps", [1e-12] if SLOW else [None, 1e-12])
+def test_equals_the_reference(norm_eps, heads, kernels, backend, dtype):
+    layout, device = BlockLayout.tidar(4 if SLOW else 16, P=3), device_of(backend)
+    arguments = case(layout, [0, 1, 40, 7], heads, kernels, heads[2] // 2, dtype, device=device)
+    compare(arguments, backend, dtype, norm_eps=norm_eps)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@settings(max_examples=5 if SLOW else 60, deadline=None, derandomize=True)
+@given(data=st.data())
+def test_fuzz(backend, data):
+    draw = data.draw
+    dtype = draw(st.sampled_from([torch.float32, torch.float16] + [torch.bfloat16] * (not SLOW)))
+    kv_heads, group = draw(st.integers(1, 3)), draw(st.integers(1, 4))
+    dim = 16 * draw(st.integers(1, 4))
+    kernels = draw(st.integers(1, 5)), draw(st.integers(1, 5))
+    layout = BlockLayout(draw(st.integers(0, 6)), draw(st.integers(1, 6)), draw(st.integers(0, 3)))
+    arguments = case(
+        layout,
+        draw(st.lists(st.integers(0, 30), min_size=1, max_size=5)),
+        (kv_heads * group, kv_heads, dim),
+        kernels,
+        rotary=2 * draw(st.integers(1, dim // 2)),
+        dtype=dtype,
+        seed=draw(st.integers(0, 1000)),
+        device=device_of(backend),
+    )
+    if draw(st.booleans()):
+        arguments |= dict.fromkeys(("conv_state", "late_state", "slots", "late_start"))
+    compare(arguments, backend, dtype)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_a_request_s_bits_do_not_depend_on_the_others(dtype):
+    """Alone, in a batch, in another place of it, by any threads; chunks of a prompt."""
+    layout, lengths = BlockLayout.tidar(16, P=3), [0, 9, 40, 7, 3]
+    arguments = case(layout, lengths, (8, 2, 64), (2, 2), 32, dtype)
+
+    def run(requests):
+        size, rows = layout.rows, arguments["rows"]
+        own = torch.cat([torch.arange(size) + b * size for b in requests])
+        index = torch.tensor(requests)
+        packed = layout.pack(
+            rows.prefix_lens[index], rows.draft_len[index], rows.branch[index], rows.max_prefix
+        )
+        some = {name: arguments[name][own] for name in ("qk", "v_now", "v_late")}
+        some |= {name: arguments[name][index] for name in ("slots", "block_table")}
+        return ops.cca_qkv(**arguments | some | dict(rows=packed), backend="cpp")
+
+    every = run(range(5))
+    threads = torch.get_num_threads()
+    for count in (1, 2):
+        torch.set_num_threads(count)
+        for mine, theirs in zip(run([3, 1]), every):
+            mine, theirs = mine.view(2, layout.rows, -1), theirs.view(5, layout.rows, -1)
+            assert torch.equal(mine[0], theirs[3]) and torch.equal(mine[1], theirs[1])
+    torch.set_num_threads(threads)
+
+
+def test_what_the_kernels_do_not_take():
+    arguments = case(BlockLayout.tidar(4, P=1), [3], (4, 2, 16), (2, 2), 8, torch.bfloat16)
+
+    def reason(match, **changes):
+        with pytest.raises(ValueError, match=match):
+            ops.cca_qkv(**arguments | changes, backend="cpp")
+
+    reason("temp is torch.bfloat16, as qk is, not torch.float32", temp=torch.ones(2))
+    reason("norm_eps: expected None or at least 0, got -1", norm_eps=-1.0)
+    turned = arguments["conv1_weight"].transpose(1, 2).contiguous().transpose(1, 2)
+    with pytest.raises(ValueError, match="contiguous"):
+        ops.cca_qkv(**arguments | dict(conv1_weight=turned), backend="cpp")

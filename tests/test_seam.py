@@ -109,7 +109,7 @@ def test_the_roofline_counts_the_launches_that_csrc_starts():
             started = harness.schedule("accept_drafts", harness.recorded(*found))
             counted = launches.launches("accept_drafts", rule=rule, drafts=2, logprob=logprob)
             assert len(started) == counted
-    for name in ("block_attention", "sample_drafts", "zaya_router"):
+    for name in ("block_attention", "cca_qkv", "sample_drafts", "zaya_router"):
         found = harness.captured(calls()[name])
         started = harness.schedule(name, harness.recorded(*found), group_columns=256)
         assert len(started) == launches.launches(name)

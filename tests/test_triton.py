@@ -68,6 +68,7 @@ assert tokens.tolist() == [[0, 1, -1]], tokens
     "name",
     [
         "test_block_attention.py",
+        "test_cca_qkv.py",
         "test_commit.py",
         "test_fused_moe.py",
         "test_zaya_router.py",

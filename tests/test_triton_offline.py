@@ -27,6 +27,7 @@ MFMA = {
 QUICK = (
     "attend bf16 dim=128 rows=64",
     "merge bf16 dim=128",
+    "convolve bf16",
     "dispatch experts=16",
     "gate_up bf16 rows=16",
     "down bf16 rows=272",

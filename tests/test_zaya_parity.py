@@ -148,15 +148,26 @@ def test_skip_is_really_chosen(tmp_path):
 
 @torch.no_grad()
 @pytest.mark.parametrize(
-    "kernels, kv_heads, bias", [((2, 2), 2, False), ((3, 2), 1, True), ((2, 4), 4, True)]
+    "heads, kernels, bias",
+    [
+        ((8, 2, 16), (2, 2), False),
+        ((8, 1, 16), (3, 2), True),
+        ((8, 4, 16), (2, 4), True),
+        ((8, 2, 128), (2, 2), True),
+        ((16, 2, 64), (3, 2), False),
+        ((4, 1, 128), (4, 1), True),
+    ],
+    ids=str,
 )
-def test_cca_equals_transformers(tmp_path, kernels, kv_heads, bias):
+def test_cca_equals_transformers(tmp_path, heads, kernels, bias):
     hf, model = oracle(
         tmp_path,
         4,
         cca_time0=kernels[0],
         cca_time1=kernels[1],
-        num_key_value_heads=kv_heads,
+        num_attention_heads=heads[0],
+        num_key_value_heads=heads[1],
+        head_dim=heads[2],
         attention_bias=bias,
     )
     from transformers.models.zaya.modeling_zaya import apply_rotary_pos_emb

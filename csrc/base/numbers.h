@@ -13,8 +13,9 @@ struct fp16 {
   uint16_t bits;
 };
 
-// Four numbers that are computed with at once.
+// Numbers that are computed with at once.
 typedef float four __attribute__((vector_size(16)));
+typedef float eight __attribute__((vector_size(32)));
 
 template <class N>
 constexpr N least(N a, N b) {

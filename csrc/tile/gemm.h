@@ -6,14 +6,15 @@
 //   multiply(rows, columns, depth, weight, column, epilogue)
 //     weight(i) -> const T*       output channel i < rows: `depth` elements, 16-byte aligned
 //     column(c) -> const X*       column c < columns, likewise (the body may gather here); null:
-//                                 zeros. X is T; in a product for layers, float in the group's
-//                                 memory
+//                                 zeros. X is T; in a product for layers, T or float in the
+//                                 group's memory, where the epilogue may overwrite them
 //     epilogue(i, c, y)           y[0..3] are the sums of channels i .. i + 3 of column c, 0 for
 //                                 channels beyond `rows`; i is a multiple of 4. One thread calls it
 //                                 once for each (i, c)
 //
-// `depth` elements are a multiple of 16 bytes. Sums are fp32, over k in an order that depends on
-// depth alone, so that neither `rows` nor the other columns change a column's bits.
+// Between two products of a group there is a barrier. `depth` elements are a multiple of 16 bytes.
+// Sums are fp32, over k in an order that depends on depth alone, so that neither `rows` nor the
+// other columns change a column's bits.
 #pragma once
 
 #include "tile/group.h"
@@ -25,7 +26,7 @@ constexpr int kEpilogueRows = 4;
 template <class T>
 struct GemmExample {
   static const T* operand(int) { return nullptr; }
-  static void epilogue(int, int, const float (&)[kEpilogueRows]) {}
+  static void epilogue(int, int, four) {}
 };
 
 // `X`: of the columns.

@@ -7,6 +7,7 @@
 //
 //   group.each(n, f)       f(i) for i < n, each by exactly one thread of the group
 //   group.each(m, n, f)    f(i, j) for i < m, j < n, likewise
+//   group.each_of(m, n, f) f(i)(j) likewise; what f computes for i may serve several j
 //   group.combine(n, m, weight, term, f)
 //                          f(i, sum over s < m of weight(s) * term(s)[i]) for i < n, in the order
 //                          of s
@@ -17,9 +18,12 @@
 //     wave.each(n, f), wave.leader()
 //                          as the group's. each(n, f) and fold(n, ...) give i to the same thread
 //   group.ballot(n, f)     the bits i < n <= 64 for which f(i) is true, in all threads of the group
+//   Group::reload(p)       the kernel's parameters p, read again, so that they need not stay in
+//                          registers in between
 //   Group::uniform(x)      x, which must be the same in all threads of the group
 //   group.leader()         true for one thread of the group
-//   Group::store(p, x)     *p := x rounded to nearest
+//   Group::values(p)       eight elements as floats, from a multiple of 16 bytes on
+//   Group::store(p, x)     *p := x rounded to nearest; likewise of eight
 //   Group::value(x)        element x as a float
 //   Group::exp2(x)         2^x for |x| <= 126, of a float or of four
 //   group.barrier()        makes what the group's threads wrote visible to all of them
@@ -49,13 +53,15 @@ template <class G>
 concept GroupTarget = requires(const G group, int n, float* p) {
   group.each(n, Example::item);
   group.each(n, n, Example::pair);
+  group.each_of(n, n, [](int) { return Example::item; });
   group.combine(n, n, Example::number, Example::numbers, Example::total);
   group.by_waves(n, Example());
   group.ballot(n, Example::test) << 1;
-  n = G::uniform(n);
+  n = G::uniform(G::reload(n));
   group.leader() ? 1 : 0;
   group.barrier();
   G::store(p, G::exp2(four{G::exp2(G::value(*p))})[0]);
+  G::store(p, G::values(p));
 };
 
 // Element i of combine's sum, for targets where one thread sums a whole element.

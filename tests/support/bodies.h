@@ -42,10 +42,10 @@ void gated_product(Gemm& gemm, const T* w, const T* x, const int* tokens, const 
         least(rows - first, Gemm::kRows), columns, depth,
         [&](int i) { return w + int64_t(first + i) * depth; },
         [&](int c) { return tokens[c] < 0 ? nullptr : x + int64_t(tokens[c]) * depth; },
-        [&](int i, int c, const float (&sums)[kEpilogueRows]) {
+        [&](int i, int c, four sums) {
           for (int j = first + i; j < least(first + i + kEpilogueRows, rows); j += 2) {
-            const float *gate = sums + (j - first - i), *up = gate + 1;
-            y[int64_t(c) * (rows / 2) + j / 2] = *gate * (*up + bias[j / 2]);
+            const float gate = sums[j - first - i], up = sums[j - first - i + 1];
+            y[int64_t(c) * (rows / 2) + j / 2] = gate * (up + bias[j / 2]);
           }
         });
     gemm.barrier();

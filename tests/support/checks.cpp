@@ -3,6 +3,7 @@
 // that sim skips (-1: none). `params` are those that the extension recorded.
 #include "bodies.h"
 #include "ops/block_attention/body.h"
+#include "ops/cca_qkv/body.h"
 #include "ops/commit/body.h"
 #include "ops/fused_moe/body.h"
 #include "ops/zaya_router/body.h"
@@ -190,6 +191,50 @@ int schedule_fused_moe(const void* params, int group_columns, int64_t* out) {
   Launches launches{out};
   schedule(*static_cast<const FusedMoeParams<float>*>(params), 16, most(group_columns, 1),
            [&]<MoeStep kStep>(int64_t groups) { launches.operator()<kStep>(groups); });
+  return launches.count;
+}
+
+// `apart`: whether a head's outputs have memory of their own.
+void check_cca_qkv(int target, int type, const void* params, bool apart, uint64_t seed,
+                   int dropped) {
+  with_type(type, [&]<class T>(T) {
+    const auto& p = *static_cast<const CcaParams<T>*>(params);
+    if (target == 0) return launch(p, two_threads());
+    using Gemm = sim::Gemm<T>;
+    using Memory = CcaMemory<T>;
+    constexpr int kColumns = Gemm::kGroupColumns;
+    const int64_t bytes =
+        kColumns * Memory::of_row(p.head_dim, p.taps1, apart) + Memory::shared(p.head_dim, p.taps0);
+    struct OfGroup {
+      typename Gemm::Memory gemm;
+      std::vector<float> rest;
+    };
+    auto divided = [&](OfGroup& memory) {
+      return Memory(reinterpret_cast<char*>(memory.rest.data()), kColumns, p.head_dim, p.taps0,
+                    p.taps1, apart);
+    };
+    schedule(p, kColumns, [&]<CcaStep kStep>(int64_t groups) {
+      sim::Scheduler scheduler(seed, dropped);
+      scheduler.run(
+          groups,
+          [&] {
+            OfGroup memory{{}, std::vector<float>(bytes / sizeof(float), NAN)};
+            // rows that exist, where a barrier is left out
+            std::fill_n(divided(memory).rows, kColumns, CcaRow{});
+            return memory;
+          },
+          [&](const sim::Wave& wave, OfGroup& memory, int64_t id) {
+            Gemm gemm(wave, memory.gemm);
+            cca_qkv(gemm, p, id, kColumns, divided(memory));
+          });
+    });
+  });
+}
+
+int schedule_cca_qkv(const void* params, int group_columns, int64_t* out) {
+  Launches launches{out};
+  schedule(*static_cast<const CcaParams<float>*>(params), most(group_columns, 1),
+           [&]<CcaStep kStep>(int64_t groups) { launches.operator()<kStep>(groups); });
   return launches.count;
 }
 

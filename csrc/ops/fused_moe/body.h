@@ -17,9 +17,9 @@ void gate_up(Gemm& gemm, const FusedMoeParams<T>& p, const MoeItem& item, const 
   gemm.multiply(
       2 * channels, item.count, p.hidden, [&](int i) { return weights + i / 2 * row + i % 2 * up; },
       [&](int c) { return p.x.at(p.row(pairs[c])); },
-      [&](int i, int c, const float (&y)[kEpilogueRows]) {
-        const four x = {y[0], y[1], y[2], y[3]}, power = -1.44269504f * x;
-        const four silu = x / (1 + Gemm::exp2(power > 126 ? four{} + 126 : power));
+      [&](int i, int c, four y) {
+        const four power = -1.44269504f * y;
+        const four silu = y / (1 + Gemm::exp2(power > 126 ? four{} + 126 : power));
         T* out = p.activations + int64_t(pairs[c]) * p.inner + first + i / 2;
         Gemm::store(out, silu[0] * y[1]);
         if (i / 2 + 1 < channels) Gemm::store(out + 1, silu[2] * y[3]);
@@ -41,7 +41,7 @@ void down(Gemm& gemm, const FusedMoeParams<T>& p, const MoeItem& item, const int
   gemm.multiply(
       channels, item.count, p.inner, [&](int i) { return weights + i * p.down.stride[1]; },
       [&](int c) { return p.activations + int64_t(pairs[c]) * p.inner; },
-      [&](int i, int c, const float (&y)[kEpilogueRows]) {
+      [&](int i, int c, four y) {
         const int pair = pairs[c], row = p.row(pair);
         const int count = least(kEpilogueRows, channels - i);
         if (p.choices > 1) {

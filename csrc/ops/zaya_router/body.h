@@ -16,7 +16,7 @@ void project(Gemm& gemm, const ZayaRouterParams<T>& p, int64_t id) {
       least(p.channels - first, Gemm::kRows), least(p.rows - row, Gemm::kGroupColumns),
       p.hidden_size, [&](int i) { return p.down_weight.at(first + i); },
       [&](int c) { return p.hidden.at(row + c); },
-      [&](int i, int c, const float (&y)[kEpilogueRows]) {
+      [&](int i, int c, four y) {
         const int channel = first + i, count = least(p.channels - channel, kEpilogueRows);
         T* state = p.state.at(row + c) + channel;
         for (int j = 0; j < count; ++j) {
@@ -51,13 +51,12 @@ template <class Gemm, class T>
 void layer(Gemm& gemm, const ZayaRouterParams<T>& p, const View<const T, 1>& weight, const T* bias,
            int channels, int count, const float* x, float* y) {
   const int stride = p.stride();
-  for (int first = 0; first < channels; first += Gemm::kRows)
+  for (int first = 0; first < channels; first += Gemm::kRows) {
     gemm.multiply(
         least(channels - first, Gemm::kRows), count, p.channels,
         [&](int i) { return weight.at(first + i); }, [&](int c) { return x + c * stride; },
-        [&](int i, int c, const float (&sums)[kEpilogueRows]) {
+        [&](int i, int c, four sum) {
           const int channel = first + i;
-          four sum = {sums[0], sums[1], sums[2], sums[3]};
           if (bias) {
             four shift;
             for (int j = 0; j < kEpilogueRows; ++j)
@@ -67,7 +66,8 @@ void layer(Gemm& gemm, const ZayaRouterParams<T>& p, const View<const T, 1>& wei
           // Beyond the last channel there is room.
           __builtin_memcpy(y + c * stride + channel, &sum, sizeof sum);
         });
-  gemm.barrier();
+    gemm.barrier();
+  }
 }
 
 struct RouterChoice {

@@ -21,7 +21,7 @@ zaya_router_kernel(ZayaRouterParams<T> p) {
     project(gemm, p, id);
   } else {
     alignas(16) __attribute__((shared)) static float memory[kRouterFloats];
-    cdna::LayerGemm<T> gemm;
+    cdna::LayerGemm<T, 2, 1> gemm;
     route(gemm, p, id, p.columns_in(kRouterFloats), memory);
   }
 }
@@ -46,7 +46,7 @@ namespace blockdraft {
 template <class T>
 void launch(const ZayaRouterParams<T>& p, Stream stream) {
   using Gemm = cdna::SplitGemm<T>;
-  static_assert(kRouterColumns <= cdna::LayerGemm<T>::kGroupColumns);
+  static_assert(kRouterColumns <= cdna::LayerGemm<T, 2, 1>::kGroupColumns);
   schedule(p, Gemm::kRows, Gemm::kGroupColumns, p.columns_in(kRouterFloats),
            [&]<RouterStep kStep>(int64_t groups) {
              start(zaya_router_kernel<T, kStep>, groups, cdna::kThreads, stream, p);

@@ -6,7 +6,8 @@
 // channels, and each wave one part of the depth, all of whose weights it asks for at once.
 // Gemm is for many. A wave has kRowTiles * 16 channels and all columns; the tokens are staged in
 // LDS, in two buffers, with one barrier for each stage of the depth. Weights are loaded two stages
-// ahead. LayerGemm is for layers that follow each other in one group, with tokens in fp32 in LDS.
+// ahead. LayerGemm is for layers that follow each other in one group, with tokens in LDS, in T or
+// in fp32.
 #pragma once
 
 #include "tile/cdna/group.h"
@@ -49,7 +50,7 @@ struct GemmDepth {
   template <class Epilogue>
   static void finish(acc4 total, int first, int panel, int rows, int columns, Epilogue epilogue) {
     const int row = first + lane() / 16 * 4, c = panel * 16 + lane() % 16;
-    float y[kEpilogueRows];
+    four y;
 #pragma unroll
     for (int j = 0; j < kEpilogueRows; ++j) y[j] = row + j < rows ? total[j] : 0.0f;
     if (c < columns && row < rows) epilogue(row, c, y);
@@ -237,52 +238,84 @@ class Gemm : public Group<kThreads> {
   Memory& memory_;
 };
 
-template <class T>
+template <class T, int kRowTiles, int kPanels>
 class LayerGemm : public Group<kThreads> {
   typedef GemmDepth<T> Depth;
   typedef typename Depth::Fragment Fragment;
-  static constexpr int kRowTiles = 2, kSteps = 8;  // whose weights are in registers
+  static constexpr int kSteps = 8;  // whose weights are in registers
 
  public:
-  static constexpr int kRows = kWaves * kRowTiles * 16, kGroupColumns = 16;
+  static constexpr int kRows = kWaves * kRowTiles * 16, kGroupColumns = kPanels * 16;
 
   template <class Weight, class Column, class Epilogue>
   void multiply(int rows, int columns, int depth, Weight weight, Column column, Epilogue epilogue) {
-    const int lane = Depth::lane(), c = lane % 16;
-    const float* token = c < columns ? column(c) : nullptr;
+    typedef decltype(column(0)) Token;
+    const int lane = Depth::lane() % 16, panels = ceil_div(columns, 16);
     auto row = [](int r) { return (r * kWaves + Depth::wave()) * 16; };
-    acc4 sums[kRowTiles] = {};
+    Token tokens[kPanels];
+#pragma unroll
+    for (int p = 0; p < kPanels; ++p)
+      tokens[p] = p * 16 + lane < columns ? column(p * 16 + lane) : nullptr;
+    acc4 sums[kRowTiles][kPanels] = {};
     for (int first = 0; first * Depth::kStep < depth; first += kSteps) {
       Fragment weights[kRowTiles][kSteps];
 #pragma unroll
-      for (int r = 0; r < kRowTiles; ++r)
+      for (int r = 0; r < kRowTiles; ++r) {
+        const T* own = weight(least(row(r) + lane, rows - 1));
 #pragma unroll
         for (int s = 0; s < kSteps; ++s)
-          weights[r][s] =
-              Depth::load(weight(least(row(r) + c, rows - 1)), Depth::at(first + s), depth);
+          weights[r][s] = Depth::load(own, Depth::at(first + s), depth);
+      }
 #pragma unroll
-      for (int s = 0; s < kSteps; ++s) {
-        const int k = Depth::at(first + s);
-        float x[Depth::kFragment] = {};
-        if (token && k < depth)
+      for (int p = 0; p < kPanels; ++p) {
+        if (p >= panels) break;
 #pragma unroll
-          for (int j = 0; j < Depth::kFragment; ++j) x[j] = token[k + j];
-        Fragment high, low;
-        Mma<T>::split(x, high, low);
-#pragma unroll
-        for (int r = 0; r < kRowTiles; ++r) {
-          sums[r] = Mma<T>::multiply(weights[r][s], high, sums[r]);
-          if (sizeof(T) < 4) sums[r] = Mma<T>::multiply(weights[r][s], low, sums[r]);
-        }
+        for (int s = 0; s < kSteps; ++s)
+          add_products(weights, s, tokens[p], Depth::at(first + s), depth, sums, p);
       }
     }
+    barrier();
 #pragma unroll
-    for (int r = 0; r < kRowTiles; ++r) Depth::finish(sums[r], row(r), 0, rows, columns, epilogue);
+    for (int r = 0; r < kRowTiles; ++r)
+#pragma unroll
+      for (int p = 0; p < kPanels; ++p)
+        Depth::finish(sums[r][p], row(r), p, rows, columns, epilogue);
+  }
+
+ private:
+  typedef Fragment Weights[kRowTiles][kSteps];
+  typedef acc4 Sums[kRowTiles][kPanels];
+
+  // Tokens as they are multiplied, or fp32 ones as the sum of two.
+  static void add_products(const Weights& weights, int step, const T* token, int k, int depth,
+                           Sums& sums, int panel) {
+    Fragment x = {};
+    if (token && k < depth) x = *reinterpret_cast<const Fragment*>(token + k);
+#pragma unroll
+    for (int r = 0; r < kRowTiles; ++r)
+      sums[r][panel] = Mma<T>::multiply(weights[r][step], x, sums[r][panel]);
+  }
+  static void add_products(const Weights& weights, int step, const float* token, int k, int depth,
+                           Sums& sums, int panel)
+    requires(sizeof(T) < 4)
+  {
+    float x[Depth::kFragment] = {};
+    if (token && k < depth)
+#pragma unroll
+      for (int j = 0; j < Depth::kFragment; ++j) x[j] = token[k + j];
+    Fragment high, low;
+    Mma<T>::split(x, high, low);
+#pragma unroll
+    for (int r = 0; r < kRowTiles; ++r) {
+      sums[r][panel] = Mma<T>::multiply(weights[r][step], high, sums[r][panel]);
+      sums[r][panel] = Mma<T>::multiply(weights[r][step], low, sums[r][panel]);
+    }
   }
 };
 
 static_assert(GemmTarget<SplitGemm<bf16>, bf16>);
 static_assert(GemmTarget<Gemm<bf16, 1>, bf16>);
-static_assert(GemmTarget<LayerGemm<bf16>, bf16, float>);
+static_assert(GemmTarget<LayerGemm<bf16, 1, 2>, bf16>);
+static_assert(GemmTarget<LayerGemm<bf16, 2, 1>, bf16, float>);
 
 }  // namespace blockdraft::cdna

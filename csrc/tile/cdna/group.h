@@ -84,6 +84,10 @@ class Group {
   void each(int m, int n, F f) const {
     each(m * n, [&](int i) { f(i / n, i % n); });
   }
+  template <class F>
+  void each_of(int m, int n, F f) const {
+    each(m * n, [&](int i) { f(i / n)(i % n); });
+  }
   template <class Weight, class Term, class F>
   void combine(int n, int terms, Weight weight, Term term, F f) const {
     each(n, [&](int i) { f(i, weighted_sum(i, terms, weight, term)); });
@@ -95,6 +99,15 @@ class Group {
   }
   bool leader() const { return thread_index() == 0; }
   static int uniform(int x) { return __builtin_amdgcn_readfirstlane(x); }
+  // The compiler cannot tell that it reads the same again. Params are the kernel's only argument.
+  template <class Params>
+  static Params reload(const Params&) {
+    auto* arguments = __builtin_amdgcn_kernarg_segment_ptr();
+    asm volatile("" : "+s"(arguments));
+    Params out = *(const __attribute__((address_space(4))) Params*)arguments;
+    if constexpr (requires { out.each_pointer([](auto*&) {}); }) use_global_pointers(out);
+    return out;
+  }
   void barrier() const {
     __builtin_amdgcn_fence(__ATOMIC_RELEASE, "workgroup");
     __builtin_amdgcn_s_barrier();
@@ -103,6 +116,22 @@ class Group {
   template <class T>
   static void store(T* p, float x) {
     from_float(p, x);
+  }
+  template <class T>
+  static void store(T* p, eight x) {
+    alignas(16) T out[8];
+#pragma unroll
+    for (int j = 0; j < 8; ++j) from_float(out + j, x[j]);
+    __builtin_memcpy(__builtin_assume_aligned(p, 16), out, sizeof out);
+  }
+  template <class T>
+  static eight values(const T* p) {
+    alignas(16) T in[8];
+    __builtin_memcpy(in, __builtin_assume_aligned(p, 16), sizeof in);
+    eight out;
+#pragma unroll
+    for (int j = 0; j < 8; ++j) out[j] = value(in[j]);
+    return out;
   }
   static float value(float x) { return x; }
   static float value(bf16 x) { return __builtin_bit_cast(float, uint32_t(x.bits) << 16); }

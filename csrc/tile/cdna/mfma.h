@@ -34,7 +34,6 @@ struct Mma<float> {
     for (int i = 0; i < 4; ++i) c = __builtin_amdgcn_mfma_f32_16x16x4f32(a[i], b[i], c, 0, 0, 0);
     return c;
   }
-  static void split(const float* x, Fragment& high, Fragment&) { high = *(const float4*)x; }
   static float4 pack(acc16 p, int first) {
     return float4{p[first], p[first + 1], p[first + 2], p[first + 3]};
   }

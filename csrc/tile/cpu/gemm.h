@@ -48,6 +48,20 @@ inline wide second_of(const bf16* p) { return (wide)(pairs_of(p) & 0xffff0000u);
 inline void add_product(wide& sum, wide a, wide b) { sum = multiply_add(a, b, sum); }
 #endif
 
+// (a, b) := their even elements, their odd elements.
+inline void divide(vec& a, vec& b) {
+#ifdef __AVX2__
+  const __m256d even = _mm256_castps_pd(_mm256_shuffle_ps(a, b, 0x88));
+  const __m256d odd = _mm256_castps_pd(_mm256_shuffle_ps(a, b, 0xdd));
+  a = _mm256_castpd_ps(_mm256_permute4x64_pd(even, 0xd8));
+  b = _mm256_castpd_ps(_mm256_permute4x64_pd(odd, 0xd8));
+#else
+  const vec even = {a[0], a[2], a[4], a[6], b[0], b[2], b[4], b[6]};
+  b = vec{a[1], a[3], a[5], a[7], b[1], b[3], b[5], b[7]};
+  a = even;
+#endif
+}
+
 // The sums of four vectors' lanes.
 inline four sums_of(wide a, wide b, wide c, wide d) {
 #if defined(__AVX512F__)
@@ -95,9 +109,9 @@ class Gemm : public Group {
     }
     for (int c = 0; c < columns; ++c)
       for (int i = 0; i < rows; i += kEpilogueRows) {
-        float y[kEpilogueRows];
-        for (int j = 0; j < kEpilogueRows; ++j)
-          y[j] = i + j < rows ? sums_[c * kRows + i + j] : 0.0f;
+        four y;
+        std::memcpy(&y, &sums_[c * kRows + i], sizeof y);
+        for (int j = rows - i; j < kEpilogueRows; ++j) y[j] = 0;
         epilogue(i, c, y);
       }
   }
@@ -144,8 +158,17 @@ class Gemm : public Group {
   static void stage_unit(const float* unit, float* out)
     requires(!std::is_same_v<T, float>)
   {
-    constexpr bool kApart = std::is_same_v<T, bf16>;
-    for (int j = 0; j < kUnit; ++j) out[j] = unit[kApart ? 2 * j % kUnit + 2 * j / kUnit : j];
+    for (int j = 0; j < kUnit; j += 16) {
+      eight a = load(unit + j), b = load(unit + j + 8);
+      float *first = out + j, *second = first + 8;
+      if constexpr (std::is_same_v<T, bf16>) {
+        divide(a, b);
+        first = out + j / 2;
+        second = first + kWide;
+      }
+      store(first, a);
+      store(second, b);
+    }
   }
 
   // A tile of channels by all columns, over a part of the depth. The next channels are fetched
@@ -212,8 +235,10 @@ class Gemm : public Group {
     }
 #pragma GCC unroll 8
     for (int c = 0; c < kWidth; ++c) {
-      const four total = sums_of(sums[0][c], sums[1][c], sums[2][c], sums[3][c]);
-      for (int j = 0; j < kTileRows; ++j) out[c * kRows + j] += total[j];
+      four total;
+      std::memcpy(&total, out + c * kRows, sizeof total);
+      total += sums_of(sums[0][c], sums[1][c], sums[2][c], sums[3][c]);
+      std::memcpy(out + c * kRows, &total, sizeof total);
     }
   }
 

@@ -21,6 +21,13 @@ class Group {
     for (int i = 0; i < m; ++i)
       for (int j = 0; j < n; ++j) f(i, j);
   }
+  template <class F>
+  void each_of(int m, int n, F f) const {
+    for (int i = 0; i < m; ++i) {
+      auto own = f(i);
+      for (int j = 0; j < n; ++j) own(j);
+    }
+  }
   template <class Weight, class Term, class F>
   void combine(int n, int terms, Weight weight, Term term, F f) const {
     float total[kBlock];
@@ -66,9 +73,21 @@ class Group {
   static bool leader() { return true; }
   static void barrier() {}
   static int uniform(int x) { return x; }
+  template <class Params>
+  static const Params& reload(const Params& p) {
+    return p;
+  }
   template <class T>
   static void store(T* p, float x) {
     from_float(p, x);
+  }
+  template <class T>
+  static void store(T* p, eight x) {
+    cpu::store(p, x);
+  }
+  template <class T>
+  static eight values(const T* p) {
+    return to_float(p);
   }
   template <class T>
   static float value(T x) {

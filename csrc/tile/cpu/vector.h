@@ -96,6 +96,25 @@ inline void from_float(fp16* p, float x) {
     p->bits = uint16_t(sign | ((u - 0x38000000 + 0xfff + ((u >> 13) & 1)) >> 13));
 }
 
+inline void store(bf16* p, vec x) {
+  const uvec bits = (uvec)x, rounded = bits + 0x7fff + ((bits >> 16) & 1);  // ties to even
+  const uvec out = x == x ? rounded >> 16 : uvec{} + 0x7fc0;
+#ifdef __AVX2__
+  const __m256i packed = _mm256_packus_epi32((__m256i)out, (__m256i)out);
+  const __m256i ordered = _mm256_permute4x64_epi64(packed, 0b1000);
+  _mm_storeu_si128(reinterpret_cast<__m128i*>(p), _mm256_castsi256_si128(ordered));
+#else
+  for (int j = 0; j < kLanes; ++j) p[j].bits = uint16_t(out[j]);
+#endif
+}
+inline void store(fp16* p, vec x) {
+#ifdef __F16C__
+  _mm_storeu_si128(reinterpret_cast<__m128i*>(p), _mm256_cvtps_ph(x, _MM_FROUND_TO_NEAREST_INT));
+#else
+  for (int j = 0; j < kLanes; ++j) from_float(p + j, x[j]);
+#endif
+}
+
 #ifdef __AVX512F__
 constexpr int kWide = 16;
 #else

@@ -42,7 +42,7 @@ class Gemm : public Group {
     }
     for (int i = 0; i < kRowsOfWave && first + i < rows; i += kEpilogueRows)
       for (int c = 0; c < columns; ++c) {
-        float y[kEpilogueRows];
+        four y;
         for (int j = 0; j < kEpilogueRows; ++j) y[j] = first + i + j < rows ? sums[i + j][c] : 0.0f;
         epilogue(first + i, c, y);
       }

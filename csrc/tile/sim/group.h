@@ -21,6 +21,10 @@ class Group {
   void each(int m, int n, F f) const {
     each(m * n, [&](int i) { f(i / n, i % n); });
   }
+  template <class F>
+  void each_of(int m, int n, F f) const {
+    each(m * n, [&](int i) { f(i / n)(i % n); });
+  }
   template <class Weight, class Term, class F>
   void combine(int n, int terms, Weight weight, Term term, F f) const {
     each(n, [&](int i) { f(i, weighted_sum(i, terms, weight, term)); });
@@ -36,9 +40,23 @@ class Group {
   bool leader() const { return wave_ == 0; }
   void barrier() const { turn_.barrier(); }
   static int uniform(int x) { return x; }
+  template <class Params>
+  static const Params& reload(const Params& p) {
+    return p;
+  }
   template <class T>
   static void store(T* p, float x) {
     cpu::from_float(p, x);
+  }
+  template <class T>
+  static void store(T* p, eight x) {
+    for (int j = 0; j < 8; ++j) store(p + j, x[j]);
+  }
+  template <class T>
+  static eight values(const T* p) {
+    eight out;
+    for (int j = 0; j < 8; ++j) out[j] = value(p[j]);
+    return out;
   }
   template <class T>
   static float value(T x) {

@@ -56,6 +56,16 @@ def unsupported(tensor: torch.Tensor) -> str | None:
     )
 
 
+def mixed(**tensors: torch.Tensor | None) -> str | None:
+    """Why tensors cannot be read as those of one type, the first one's, or None. Tensors that are
+    None are skipped."""
+    (first, like), *others = tensors.items()
+    for name, t in others:
+        if t is not None and t.dtype != like.dtype:
+            return f"{name} is {like.dtype}, as {first} is, not {t.dtype}"
+    return None
+
+
 def unaligned(**tensors: torch.Tensor | None) -> str | None:
     """Why rows cannot be read 16 bytes at a time, or None. Tensors that are None are skipped."""
     for name, t in tensors.items():

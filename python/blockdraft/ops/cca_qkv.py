@@ -2,10 +2,11 @@ from typing import NamedTuple
 
 import torch
 
-from .. import reference
+from .. import env, reference
 from ..contract import F32, FLOATS, I32, Check
 from ..registry import InPlace, Op, Out, by_name
 from ..types import Rows
+from . import _native, _triton
 
 
 def cca_qkv(
@@ -27,6 +28,7 @@ def cca_qkv(
     block_table: torch.Tensor | None = None,
     *,
     late_start: torch.Tensor | None = None,
+    norm_eps: float | None = None,
     out: tuple[torch.Tensor, torch.Tensor, torch.Tensor] | None = None,
     backend: str | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
@@ -44,16 +46,20 @@ def cca_qkv(
     v_now, v_late  [T,Hk*Dh/2], qk's dtype: projections for the token itself and for its successor
     conv0_weight [C,1,k0], conv0_bias [C]: depthwise; conv1_weight [C,Dh,k1], conv1_bias [C]: one
     group a head (torch Conv1d)
-    temp         [Hk], key scale
+    temp         [Hk], key scale as it is applied: for a parameter that is its clamped logarithm,
+                 the exponential of the clamped one
     cos_sin      float32 [positions,R]: cosines, then sines, R/2 each; rotates the first R channels
                  by halves
     conv_state   [S,k0+k1-2,C], oldest first; late_state [S,Hk*Dh/2]; slots int32 [B], -1: the
                  request has no stored state
     k_cache, v_cache, block_table  as in block_attention; None: nothing is stored
     late_start   [Hk*Dh/2], delayed value of the first token (the projection's bias); None: 0
+    norm_eps     added to the sum of squares; None: the norm is at least the epsilon of qk's dtype
+                 instead (transformers)
     out          (q, k, v), made if None: [T,Hq,Dh], [T,Hk,Dh], [T,Hk,Dh], qk's dtype; 0 for dead
                  rows
-    Returns (q, k, v). Raises ValueError or TypeError, before anything is written. Source: arXiv
+    Returns (q, k, v). The kernels take all tensors but cos_sin in qk's dtype, and head dims that
+    are multiples of 8. Raises ValueError or TypeError, before anything is written. Source: arXiv
     2510.04476.
     """
     check = Check("cca_qkv")
@@ -103,6 +109,7 @@ def cca_qkv(
     check.tensor("late_state", late_state, "S half", optional=True)
     check.tensor("slots", slots, "B", I32, optional=True)
     check.values("slots", slots, -1, d.get("S", 0) - 1, f"-1 or 0 .. {d.get('S', 0) - 1}")
+    check.need(norm_eps is None or norm_eps >= 0, "norm_eps", "None or at least 0", norm_eps)
     check.pages(k_cache, v_cache, block_table, rows, qk.dtype, stores=True)
     inputs = dict(qk=qk, v_now=v_now, v_late=v_late)
     q, k, v = check.outputs(out, ("T Hq Dh", "T Hk Dh", "T Hk Dh"), (qk.dtype,) * 3, inputs)
@@ -121,6 +128,7 @@ def cca_qkv(
         late_state=late_state,
         slots=slots,
         late_start=late_start,
+        norm_eps=-torch.finfo(qk.dtype).eps if norm_eps is None else norm_eps,
         block_table=block_table,
         k_cache=k_cache,
         v_cache=v_cache,
@@ -147,6 +155,7 @@ class Args(NamedTuple):
     late_state: torch.Tensor | None
     slots: torch.Tensor | None
     late_start: torch.Tensor | None
+    norm_eps: float  # negative: minus the least norm
     block_table: torch.Tensor | None
     k_cache: InPlace | None
     v_cache: InPlace | None
@@ -155,8 +164,72 @@ class Args(NamedTuple):
     v: Out
 
 
+GPU_BYTES = 20480  # of a workgroup's memory on a GPU
+if _native.EXTENSION is not None:
+    _native.agree("cca_qkv's bytes", _native.EXTENSION.cca_bytes, GPU_BYTES)
+
+
+def _kernels_unsupported(args: Args) -> str | None:
+    head_dim = args.q.shape[2]
+    if head_dim % 8 or args.k.shape[1] * head_dim % 16:
+        return f"the head dim is a multiple of 8, of one head of 16, not {head_dim}"
+    if args.conv0_weight.shape[2] + args.conv1_weight.shape[2] > 10:
+        return "the convolutions look back at most 8 tokens"
+    return _native.mixed(
+        qk=args.qk,
+        conv0_weight=args.conv0_weight,
+        conv0_bias=args.conv0_bias,
+        conv1_weight=args.conv1_weight,
+        conv1_bias=args.conv1_bias,
+        temp=args.temp,
+        conv_state=args.conv_state,
+        late_state=args.late_state,
+        late_start=args.late_start,
+    )
+
+
+def _cpp_unsupported(args: Args) -> str | None:
+    reason = _native.unsupported(args.qk) or _kernels_unsupported(args)
+    if not reason and not args.conv1_weight.is_contiguous():
+        reason = "conv1_weight is contiguous"
+    if reason or args.qk.is_cpu:
+        return reason
+    head_dim, taps = args.conv1_weight.shape[1:]
+    if head_dim > 128 or (head_dim * taps + 8) * args.qk.element_size() > GPU_BYTES // 8:
+        return f"the head dim is at most 128, with few taps, not {head_dim} with {taps}"
+    return _native.unaligned(
+        qk=args.qk,
+        v_now=args.v_now,
+        v_late=args.v_late,
+        conv_state=args.conv_state,
+        late_state=args.late_state,
+        late_start=args.late_start,
+        cos_sin=args.cos_sin,
+        k_cache=args.k_cache,
+        v_cache=args.v_cache,
+        q=args.q,
+        k=args.k,
+        v=args.v,
+    )
+
+
+def _triton_unsupported(args: Args) -> str | None:
+    if args.qk.dtype == torch.bfloat16 and env.triton_interpreter():
+        return "Triton's interpreter multiplies bfloat16 wrongly"
+    reason = _kernels_unsupported(args)
+    if not reason and not args.conv1_weight.is_contiguous():
+        reason = "conv1_weight is contiguous"
+    return reason or _triton.unsupported(args.qk)
+
+
+def _eps(args: Args) -> float | None:
+    return None if args.norm_eps < 0 else args.norm_eps
+
+
 OP = Op("cca_qkv", Args)
-_make = by_name(OP, reference.cca_qkv)
+_triton.register(OP, _triton_unsupported)
+_native.register(OP, _cpp_unsupported)
+_make = by_name(OP, reference.cca_qkv, norm_eps=_eps)
 
 
 def _reference(args: Args) -> None:

@@ -121,13 +121,9 @@ class Args(NamedTuple):
 
 def _other_dtype(args: Args) -> str | None:
     """Why the kernels cannot read the weights, or None."""
-    dtype = args.hidden.dtype
-    for name, t in zip(args._fields[:11], args):
-        if t is not None and t.dtype != dtype:
-            return f"{name} is {dtype}, as hidden is, not {t.dtype}"
     if args.balancing_bias.dtype != torch.float32:
         return f"balancing_bias is torch.float32, not {args.balancing_bias.dtype}"
-    return None
+    return _native.mixed(**dict(zip(args._fields[:11], args)))
 
 
 # Floats of a workgroup's memory on a GPU: two rows of activations for each token that it routes

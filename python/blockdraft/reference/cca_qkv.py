@@ -22,12 +22,13 @@ def cca_qkv(
     late_state=None,
     slots=None,
     late_start=None,
+    norm_eps=None,
 ):
     """q [T,Hq,Dh], k [T,Hk,Dh], v [T,Hk,Dh] in fp32; dead rows are 0."""
     total, channels = qk.shape
     kv_heads, head_dim = len(temp), conv1_weight.shape[1]
     group = channels // head_dim // kv_heads - 1
-    eps = torch.finfo(qk.dtype).eps
+    least_norm = torch.finfo(qk.dtype).eps if norm_eps is None else None
     table = rows.table(total)
     kernel0, kernel1 = conv0_weight.shape[-1], conv1_weight.shape[-1]
     depth = kernel0 + kernel1 - 2
@@ -52,8 +53,14 @@ def cca_qkv(
     k_skip = q_skip.view(total, kv_heads, group, head_dim).mean(2)
     q_mixed, k_mixed = mixed.split([group * kv_heads, kv_heads], 1)
 
-    q = _rotate(_normalise(q_mixed + q_skip, eps), cos_sin[table.position])
-    k = _rotate(_normalise(k_mixed + k_skip, eps) * temp.float()[:, None], cos_sin[table.position])
+    def normalise(x):
+        square = x.square().sum(-1, keepdim=True)
+        norm = square.sqrt().clamp_min(least_norm) if least_norm else (square + norm_eps).sqrt()
+        return x * (head_dim**0.5 / norm)
+
+    angles = cos_sin[table.position]
+    q = _rotate(normalise(q_mixed + q_skip), angles)
+    k = _rotate(normalise(k_mixed + k_skip) * temp.float()[:, None], angles)
 
     # Half of the value channels come from the parent row; the first token has `late_start` instead.
     start = qk.new_zeros(v_late.shape[1]) if late_start is None else late_start.float()
@@ -89,10 +96,6 @@ def _gather(now, stored, lineage, table):
     depth = stored.shape[1]
     entry = len(now) + table.request[:, None] * depth + (depth + lineage).clamp(min=0)
     return torch.cat([now, stored.flatten(0, 1)])[torch.where(lineage >= 0, lineage, entry)]
-
-
-def _normalise(x, eps):
-    return x * (x.shape[-1] ** 0.5 / x.norm(dim=-1, keepdim=True).clamp_min(eps))
 
 
 def _rotate(x, cos_sin):

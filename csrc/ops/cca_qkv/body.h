@@ -1,0 +1,295 @@
+// Compressed convolutional attention, from projections to q, k, v: the kernel body, written against
+// the tile layer. A group has one head of some rows.
+#pragma once
+
+#include "ops/cca_qkv/lineage.h"
+#include "tile/gemm.h"
+
+namespace blockdraft {
+
+enum class CcaStep { kConvolve };
+
+// Calls run<step>(groups) for each launch, where a group has so many rows.
+template <class T, class Run>
+void schedule(const CcaParams<T>& p, int columns, Run run) {
+  const int64_t tiles = ceil_div(p.total_rows, columns);
+  run.template operator()<CcaStep::kConvolve>(tiles * p.heads());
+}
+
+constexpr int kChunk = 8;  // channels that are computed with at once
+
+// A group's memory, for rows whose convolved tokens are of type X. All parts but `rows` and `scale`
+// begin at multiples of 16 bytes.
+template <class X>
+struct CcaMemory {
+  X* tokens;       // [columns][token_stride]: the first convolution's output, the taps of a channel
+                   // together
+  float* outputs;  // [columns][output_stride]: the second one's; may be where the tokens are
+  float* squares;  // [columns][chunks]
+  float* planes;   // [taps0 + 2][head_dim]: conv0's weights by taps, its biases, conv1's biases
+  float* scale;    // [columns]
+  CcaRow* rows;    // [columns]
+  int token_stride, output_stride;
+
+  // Bytes of a row, and of all rows together. Strides are odd multiples of 16 bytes, so that rows
+  // begin in different banks of a GPU.
+  static int64_t of_row(int head_dim, int taps, bool apart) {
+    const int64_t tokens = (head_dim * taps + 16 / sizeof(X)) * sizeof(X);
+    const int64_t outputs = (head_dim + 4) * sizeof(float);
+    const int64_t both = apart ? tokens + outputs : most(tokens, outputs);
+    return both + (head_dim / kChunk + 1) * sizeof(float) + sizeof(CcaRow);
+  }
+  static int64_t shared(int head_dim, int taps0) { return (taps0 + 2) * head_dim * sizeof(float); }
+
+  // Divides `memory` among so many rows; `apart`: outputs have memory of their own.
+  CcaMemory(char* memory, int columns, int head_dim, int taps0, int taps1, bool apart)
+      : token_stride(head_dim * taps1 + 16 / sizeof(X)), output_stride(head_dim + 4) {
+    auto take = [&](int64_t bytes) {
+      char* start = memory;
+      memory += bytes;
+      return start;
+    };
+    const int64_t token_bytes = columns * token_stride * sizeof(X);
+    const int64_t output_bytes = columns * output_stride * sizeof(float);
+    planes = reinterpret_cast<float*>(take(shared(head_dim, taps0)));
+    char* both = take(apart ? token_bytes : most(token_bytes, output_bytes));
+    tokens = reinterpret_cast<X*>(both);
+    outputs = reinterpret_cast<float*>(apart ? take(output_bytes) : both);
+    rows = reinterpret_cast<CcaRow*>(take(columns * sizeof(CcaRow)));
+    squares = reinterpret_cast<float*>(take(columns * (head_dim / kChunk) * sizeof(float)));
+    scale = reinterpret_cast<float*>(memory);
+  }
+};
+
+// Rows of a group of a GPU: at most `most`, as many as it has memory for.
+template <class X, class T>
+int cca_columns(const CcaParams<T>& p, int most) {
+  const int64_t bytes = kCcaBytes - CcaMemory<X>::shared(p.head_dim, p.taps0);
+  const int room = int(bytes / CcaMemory<X>::of_row(p.head_dim, p.taps1, false));
+  return least(most, room);
+}
+
+template <class Gemm, class T, class X>
+struct Cca {
+  typedef CcaParams<T> Params;
+
+  Gemm& group;
+  const CcaMemory<X>& memory;
+  const int first, count;  // rows first .. first + count - 1
+  const int head, dim;     // its channels
+
+  void find_rows(const Params& p) {
+    // The first row's request has as many before it as end there.
+    int request = 0;
+    for (int b = 0; b < p.rows.batch; b += 64)
+      request += __builtin_popcountll(group.ballot(
+          least(p.rows.batch - b, 64), [&](int i) { return p.rows.cu_rows[b + i + 1] <= first; }));
+    request = least(request, p.rows.batch - 1);
+    group.each(count, [&](int c) { memory.rows[c] = find_row(p, first + c, request); });
+  }
+
+  void load_planes(const Params& p) {
+    group.each(p.taps0, dim, [&](int tap, int i) {
+      memory.planes[tap * dim + i] = Gemm::value(p.conv0_weight.at(head * dim + i)[tap]);
+    });
+    group.each(dim, [&](int i) {
+      memory.planes[p.taps0 * dim + i] = Gemm::value(p.conv0_bias[head * dim + i]);
+      memory.planes[(p.taps0 + 1) * dim + i] = Gemm::value(p.conv1_bias[head * dim + i]);
+    });
+  }
+
+  // The first convolution.
+  auto mix(const Params& p, int c) const {
+    const CcaRow& row = memory.rows[c];
+    const float *planes = memory.planes, *bias = planes + p.taps0 * dim;
+    X* out = memory.tokens + c * memory.token_stride;
+    const bool live = row.position >= 0, pairs = p.taps0 == 2 && p.taps1 == 2;
+    auto recent = [&](int back) { return live && pairs ? source(p, row, back) : nullptr; };
+    const T *last = recent(2), *before = recent(1), *now = recent(0);
+    return [=, this, &p, &row](int chunk) {
+      if (!live) return;
+      const int i = chunk * kChunk;
+      X* to = out + i * p.taps1;
+      if (pairs) {  // all tokens are asked for at once
+        const eight x = token(last, i), y = token(before, i), z = token(now, i);
+        const eight first = Gemm::values(planes + i), second = Gemm::values(planes + dim + i);
+        const eight a = Gemm::values(bias + i) + x * first + y * second;
+        const eight b = Gemm::values(bias + i) + y * first + z * second;
+        Gemm::store(to, eight{a[0], b[0], a[1], b[1], a[2], b[2], a[3], b[3]});
+        Gemm::store(to + kChunk, eight{a[4], b[4], a[5], b[5], a[6], b[6], a[7], b[7]});
+        return;
+      }
+      for (int tap = 0; tap < p.taps1; ++tap) {
+        eight sum = Gemm::values(bias + i);
+        for (int j = 0; j < p.taps0; ++j)
+          sum +=
+              token(source(p, row, p.history() - tap - j), i) * Gemm::values(planes + j * dim + i);
+        for (int j = 0; j < kChunk; ++j) Gemm::store(to + j * p.taps1 + tap, sum[j]);
+      }
+    };
+  }
+
+  // The head's channels of the token `back` before a row; null before a sequence, where there are
+  // zeros.
+  const T* source(const Params& p, const CcaRow& row, int back) const {
+    const int from = row.ancestor(back);
+    if (from >= 0) return p.qk.at(from) + head * dim;
+    return row.slot < 0 ? nullptr : p.conv_state.at(row.slot, p.history() + from) + head * dim;
+  }
+  static eight token(const T* source, int channel) {
+    return source ? Gemm::values(source + channel) : eight{};
+  }
+
+  void convolve(const Params& p) {
+    for (int start = 0; start < dim; start += Gemm::kRows) {
+      if (start > 0) group.barrier();
+      group.multiply(
+          least(dim - start, Gemm::kRows), count, dim * p.taps1,
+          [&](int i) { return p.conv1_weight.at(head * dim + start + i); },
+          [&](int c) { return memory.tokens + c * memory.token_stride; },
+          [&](int i, int c, four y) {
+            __builtin_memcpy(memory.outputs + c * memory.output_stride + start + i, &y, sizeof y);
+          });
+    }
+  }
+
+  // The residual path: a query head adds its average with its KV head; a KV head adds the mean of
+  // the averages of its group.
+  auto add_residual(const Params& p, int c) const {
+    const CcaRow& row = memory.rows[c];
+    const bool live = row.position >= 0;
+    const int group = p.group(), kv = head - p.query_heads;
+    const T* in = p.qk.at(row.row);
+    const T* own = in + head * dim;
+    const T* others = in + (kv < 0 ? p.query_heads + head / group : kv * group) * dim;
+    const float* bias = memory.planes + (p.taps0 + 1) * dim;
+    float *out = memory.outputs + c * memory.output_stride,
+          *squares = memory.squares + c * (dim / kChunk);
+    return [=, this](int chunk) {
+      if (!live) return;
+      const int i = chunk * kChunk;
+      eight other = Gemm::values(others + i);
+      if (kv >= 0) {
+        for (int j = 1; j < group; ++j) other += Gemm::values(others + j * dim + i);
+        other *= 1 / float(group);
+      }
+      const eight sum =
+          Gemm::values(out + i) + Gemm::values(bias + i) + 0.5f * (Gemm::values(own + i) + other);
+      Gemm::store(out + i, sum);
+      const eight x = sum * sum;
+      const four y = four{x[0], x[1], x[2], x[3]} + four{x[4], x[5], x[6], x[7]};
+      squares[chunk] = (y[0] + y[1]) + (y[2] + y[3]);
+    };
+  }
+
+  void find_scale(const Params& p, int c) {
+    float total = 0;
+    for (int j = 0; j < dim / kChunk; ++j) total += memory.squares[c * (dim / kChunk) + j];
+    const float norm = p.norm_eps < 0 ? most(__builtin_sqrtf(total), -p.norm_eps)
+                                      : __builtin_sqrtf(total + p.norm_eps);
+    const float temp = head < p.query_heads ? 1 : Gemm::value(p.temp[head - p.query_heads]);
+    memory.scale[c] = __builtin_sqrtf(float(dim)) / norm * temp;
+  }
+
+  // Rotates the first channels by halves.
+  auto finish(const Params& p, int c) const {
+    const CcaRow& row = memory.rows[c];
+    const bool live = row.position >= 0;
+    const int kv = head - p.query_heads, half = p.rotary / 2;
+    const float *in = memory.outputs + c * memory.output_stride,
+                *table = p.cos_sin.at(live ? row.position : 0);
+    const float scale = memory.scale[c];
+    T* out = kv < 0 ? p.q.at(row.row, head) : p.k.at(row.row, kv);
+    T* kept = kv < 0 ? nullptr : cached(p, p.k_cache, row.cell, kv);
+    return [=](int chunk) {
+      const int i = chunk * kChunk;
+      eight x = {};
+      if (live) {
+        x = Gemm::values(in + i);
+        if (half % kChunk) {
+          rotate(x, i, in, table, half);
+        } else if (i < 2 * half) {
+          const float* angle = table + (i < half ? i : i - half);
+          const eight cos = Gemm::values(angle), sin = Gemm::values(angle + half);
+          x = i < half ? x * cos - Gemm::values(in + i + half) * sin
+                       : x * cos + Gemm::values(in + i - half) * sin;
+        }
+        x *= scale;
+      }
+      Gemm::store(out + i, x);
+      if (kept) Gemm::store(kept + i, x);
+    };
+  }
+
+  // Channels from i on, where the halves are not made of chunks.
+  static void rotate(eight& x, int i, const float* in, const float* table, int half) {
+    for (int j = 0; j < kChunk; ++j) {
+      const int channel = i + j, low = channel < half ? channel : channel - half;
+      if (channel >= 2 * half) break;
+      const float sin = channel < half ? -table[low + half] : table[low + half];
+      x[j] = in[channel] * table[low] + in[channel < half ? channel + half : low] * sin;
+    }
+  }
+
+  static T* cached(const Params& p, const View<T, 3>& cache, int64_t cell, int kv) {
+    return cell < 0 ? nullptr : cache.at(cell / p.page, cell % p.page, kv);
+  }
+
+  // Half of the value channels come from the row's parent.
+  auto copy_value(const Params& p, int c) const {
+    const CcaRow& row = memory.rows[c];
+    const int kv = head - p.query_heads, first = kv * dim, half = p.half();
+    const T *now = nullptr, *late = nullptr;
+    if (row.position >= 0) {
+      const int parent = row.ancestor(1);
+      now = p.v_now.at(row.row);
+      late = parent >= 0     ? p.v_late.at(parent)
+             : row.slot >= 0 ? p.late_state.at(row.slot)
+                             : p.late_start;
+    }
+    T* out = p.v.at(row.row, kv);
+    T* kept = cached(p, p.v_cache, row.cell, kv);
+    return [=](int chunk) {
+      const int i = chunk * kChunk, channel = first + i;
+      const eight x = channel < half ? token(now, channel) : token(late, channel - half);
+      Gemm::store(out + i, x);
+      if (kept) Gemm::store(kept + i, x);
+    };
+  }
+
+  void run(const Params& params) {
+    const int chunks = dim / kChunk;
+    find_rows(params);
+    load_planes(params);
+    // Parameters are read again for each phase: a GPU has no registers to keep them in.
+    auto phase = [&](auto f) {
+      group.barrier();
+      f(Gemm::reload(params));
+    };
+    phase([&](const Params& p) {
+      if (head >= p.query_heads)
+        group.each_of(count, chunks, [&](int c) { return copy_value(p, c); });
+      group.each_of(count, chunks, [&](int c) { return mix(p, c); });
+    });
+    phase([&](const Params& p) { convolve(p); });
+    phase([&](const Params& p) {
+      group.each_of(count, chunks, [&](int c) { return add_residual(p, c); });
+    });
+    phase([&](const Params& p) { group.each(count, [&](int c) { find_scale(p, c); }); });
+    phase([&](const Params& p) {
+      group.each_of(count, chunks, [&](int c) { return finish(p, c); });
+    });
+  }
+};
+
+// Item `id`: a head of rows from a multiple of `columns` on.
+template <class Gemm, class T, class X>
+void cca_qkv(Gemm& group, const CcaParams<T>& p, int64_t id, int columns,
+             const CcaMemory<X>& memory) {
+  const int first = int(id / p.heads()) * columns;
+  Cca<Gemm, T, X>{
+      group, memory, first, least(p.total_rows - first, columns), int(id % p.heads()), p.head_dim}
+      .run(p);
+}
+
+}  // namespace blockdraft

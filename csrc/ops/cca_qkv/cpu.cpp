@@ -1,0 +1,32 @@
+// CPU launcher of cca_qkv: each thread takes the next item that is left.
+#include <vector>
+
+#include "base/parallel.h"
+#include "ops/cca_qkv/body.h"
+#include "tile/cpu/gemm.h"
+
+namespace blockdraft {
+
+template <class T>
+void launch(const CcaParams<T>& p, const Parallel& parallel) {
+  using Gemm = cpu::Gemm<T>;
+  using Memory = CcaMemory<float>;
+  constexpr int kColumns = Gemm::kGroupColumns;
+  const int64_t bytes =
+      kColumns * Memory::of_row(p.head_dim, p.taps1, true) + Memory::shared(p.head_dim, p.taps0);
+  schedule(p, kColumns, [&]<CcaStep kStep>(int64_t groups) {
+    parallel.each(groups, [&](int64_t id) {
+      thread_local Gemm gemm;
+      thread_local std::vector<char> memory;
+      memory.resize(bytes);
+      cca_qkv(gemm, p, id, kColumns,
+              Memory(memory.data(), kColumns, p.head_dim, p.taps0, p.taps1, true));
+    });
+  });
+}
+
+template void launch(const CcaParams<float>&, const Parallel&);
+template void launch(const CcaParams<bf16>&, const Parallel&);
+template void launch(const CcaParams<fp16>&, const Parallel&);
+
+}  // namespace blockdraft
