@@ -107,5 +107,42 @@ def attention(
     return rows, show
 
 
+@roofline.command()
+@model_option
+@click.option(
+    "--rows",
+    "row_counts",
+    type=click.IntRange(1, 4096),
+    multiple=True,
+    default=(1, 16, 64, 272),
+    show_default=True,
+    help="Rows of a pass; may be repeated.",
+)
+@click.option("--device", multiple=True, default=("MI300X", "MI355X"), show_default=True)
+@click.option("--basis", type=BASES, default="sustained", show_default=True)
+@devices_option
+@output_options
+def budget(
+    model: str,
+    row_counts: tuple[int, ...],
+    device: tuple[str, ...],
+    basis: str,
+    devices_file: str | None,
+) -> tuple:
+    """Workgroups and bytes in flight of the kernels that read weights, and the share of the
+    bandwidth that follows."""
+    known = load(devices_file)
+    rows = [
+        row
+        for name in device
+        for row in table_rows.budgets(find_model(model), row_counts, find(name, known), basis)
+    ]
+
+    def show() -> None:
+        tables.budgets(title(model), rows)
+
+    return rows, show
+
+
 for command in (step, plan, sweep):
     roofline.add_command(command)

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+from .budget import LATENCY_S
 from .devices import BASIS_TEXT, Ceilings
 from .output import number, table
 
@@ -140,4 +141,41 @@ def attention(title: str, rows: Sequence[dict], rates: Ceilings) -> None:
             f"{BASIS_TEXT[rates.basis]}: ridge {ridge:.1f} flop/byte. "
             "t < 1: even the verify block is bound by products.",
         ],
+    )
+
+
+def budgets(title: str, rows: Sequence[dict]) -> None:
+    table(
+        f"{title}: workgroups and bytes in flight of the C++ kernels, bf16",
+        (
+            "device",
+            "rows",
+            "kernel ",
+            "workgroups",
+            "of units",
+            "MB read",
+            "KB in flight a unit",
+            "of bandwidth",
+            "us",
+        ),
+        [
+            (
+                r["device"],
+                r["rows"],
+                r["kernel"],
+                r["groups"],
+                r["compute_units"],
+                f"{r['bytes'] / 1e6:.2f}",
+                f"{r['bytes_in_flight_a_unit'] / 1e3:.0f}",
+                f"{r['share']:.0%}",
+                f"{r['us']:.1f}",
+            )
+            for r in rows
+        ],
+        [
+            "Derived from the kernels' loads and launches, with a latency of "
+            f"{LATENCY_S * 1e6:.1f} us, which is assumed; nothing was measured. us: without the "
+            "launch. What is read in less than the latency cannot come near the bandwidth.",
+        ],
+        keys=3,
     )

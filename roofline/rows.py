@@ -4,7 +4,7 @@ from collections.abc import Iterable
 from dataclasses import asdict
 
 from ..models.config import ZayaConfig
-from . import simulate
+from . import budget, simulate
 from .acceptance import Acceptance
 from .blocks import READINGS, Blocks, Kind, affordable, blocks
 from .devices import BASES, BASIS_TEXT, Ceilings, ceilings
@@ -195,3 +195,29 @@ def plans(
             )
         rows.append(row)
     return rows
+
+
+def budgets(model: ZayaConfig, row_counts: Iterable[int], device: Device, basis: str) -> list[dict]:
+    rates = ceilings(device, "bf16", basis)
+    units = device.figure("compute_units", "quoted")
+    if units is None:
+        raise ValueError(
+            f"budget: device: expected one of known compute_units, got {device.name!r}"
+        )
+    units, bandwidth = int(units.value), rates.memory_bytes_per_s
+    return [
+        {
+            "device": device.name,
+            "rows": count,
+            "kernel": launch.kernel,
+            "groups": launch.groups,
+            "compute_units": units,
+            "bytes": launch.bytes,
+            "bytes_in_flight_a_unit": launch.unit_bytes(units),
+            "share": launch.share(units, bandwidth),
+            "us": 1e6 * launch.seconds(units, bandwidth),
+            "bytes_per_s": bandwidth,
+        }
+        for count in row_counts
+        for launch in budget.launches(model, count)
+    ]

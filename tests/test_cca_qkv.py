@@ -303,3 +303,70 @@ def test_what_the_kernels_do_not_take():
     turned = arguments["conv1_weight"].transpose(1, 2).contiguous().transpose(1, 2)
     with pytest.raises(ValueError, match="contiguous"):
         ops.cca_qkv(**arguments | dict(conv1_weight=turned), backend="cpp")
+
+
+def attend(q, k, v, positions, window, own=0):
+    """Causal attention with a window by its definition; the last `own` rows see each other."""
+    heads, dim = q.shape[1], q.shape[2]
+    k, v = (x.repeat_interleave(heads // x.shape[1], 1) for x in (k, v))
+    scores = torch.einsum("qhd,khd->hqk", q, k) * dim**-0.5
+    query, key = positions[-len(q) :, None], positions[None]
+    seen = (key <= query) & (key > query - window)
+    if own:
+        seen[-own:, -own:] = True
+    return torch.einsum("hqk,khd->qhd", scores.masked_fill(~seen, -torch.inf).softmax(-1), v)
+
+
+@pytest.mark.parametrize("backend", CPU)
+@pytest.mark.parametrize("window", [1, 3, 6, 9, 14])
+def test_windows_that_straddle_proposals(window, backend):
+    """The edge of each row's window, counted from its own position, lies in the prefix, among the
+    verify rows, or at the proposal; convolution and attention together."""
+    layout = BlockLayout(4, 5, 3)
+    generator = torch.Generator().manual_seed(window)
+    w, prefixes = weights(generator, (2, 2)), [0, 2, 11]
+    past = [torch.randn(n, C + 2 * HALF, generator=generator) for n in prefixes]
+    rows = random_rows(layout, prefixes, generator, dead=0)
+    now = torch.randn(int(rows.cu_rows[-1]), C + 2 * HALF, generator=generator)
+    pages = 3
+    k_cache, v_cache = torch.zeros(2, len(prefixes) * pages, PAGE, HK, DH)
+    table = torch.arange(len(prefixes) * pages).int().view(-1, pages)
+    conv_state = torch.zeros(len(prefixes), 2, C)
+    late_state = torch.zeros(len(prefixes), HALF)
+    for b, tokens in enumerate(past):
+        if not len(tokens):
+            continue
+        conv_state[b] = tokens[-2:, :C]
+        late_state[b] = tokens[-1, -HALF:]
+        _, k, v = sequence(tokens, w, None)
+        k_cache.view(-1, HK, DH)[b * pages * PAGE :][: len(k)] = k
+        v_cache.view(-1, HK, DH)[b * pages * PAGE :][: len(v)] = v
+    state = conv_state, late_state, torch.arange(len(prefixes)).int()
+    q, k, v = ops.cca_qkv(
+        *now.split([C, HALF, HALF], 1),
+        *w.values(),
+        rows,
+        *state,
+        k_cache,
+        v_cache,
+        table,
+        backend=backend,
+    )
+    out = ops.block_attention(
+        q, k, v, k_cache, v_cache, table, rows, window=window, backend=backend
+    )
+    for b, n in enumerate(prefixes):
+        first, D = int(rows.cu_rows[b]), int(rows.draft_len[b])
+        verify = now[first : first + D + 1]
+        whole = sequence(torch.cat([past[b], verify]), w, None)
+        expected = attend(whole[0][n:], *whole[1:], torch.arange(n + D + 1), window)
+        assert_close(out[first : first + D + 1], expected)
+        for j, c in enumerate(rows.branch[b].tolist()):
+            if c < 0:
+                continue
+            start = first + layout.V + j * layout.M
+            block = slice(start, start + layout.M)
+            whole = sequence(torch.cat([past[b], verify[:c], now[block]]), w, None)
+            positions = torch.arange(n + c + layout.M)
+            expected = attend(whole[0][n + c :], *whole[1:], positions, window, own=layout.M)
+            assert_close(out[block], expected)
