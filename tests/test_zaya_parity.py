@@ -200,29 +200,48 @@ def test_cca_equals_transformers(tmp_path, heads, kernels, bias):
 
 
 @torch.no_grad()
-def test_router_and_experts_equal_transformers(tmp_path):
-    hf, model = oracle(tmp_path, 5)
-    moe, layer = hf.model.layers[1].mlp, model.weights.layers[1]
-    hidden, previous = torch.randn(1, 50, 48), torch.randn(1, 50, 12)
-    _, weights, experts, state = moe.gate(hidden, router_states=previous)
-    expected = moe.experts(hidden[0], experts, weights)
-    ours = ops.zaya_router(hidden[0], previous[0], **layer.router, eps=model.config.rms_norm_eps)
-    assert relative(ours[0], weights) < 1e-5 and relative(ours[3], state[0]) < 1e-5
-    skipped = ours[1] < 0
-    assert skipped.any() and torch.equal(skipped, weights == 0)
-    assert torch.equal(ours[1][~skipped].long(), experts[~skipped])
-    assert torch.equal(ours[2] > 0, skipped[:, 0])
-    y = ops.fused_moe(hidden[0], ours[1], ours[0], layer.gate_up, layer.down)
-    assert relative(y, expected) < 1e-5
-    kept = ops.fused_moe(
+@pytest.mark.parametrize(
+    "experts, top_k", [(3, 1), (1, 1), (8, 2), (16, 1), (24, 8), (128, 1), (128, 8)]
+)
+def test_router_and_experts_equal_transformers(tmp_path, experts, top_k):
+    """transformers' config refuses top_k > 1, its modules do not."""
+    changes = dict(num_experts=experts, router_hidden_size=32)
+    torch.manual_seed(5)
+    hf = ZayaForCausalLM(ZayaConfig(**{**SMALL, **changes})).eval()
+    randomise(hf, 5, skip_bias=0.5 if experts == 3 else 0.15)
+    moe, gate = hf.model.layers[1].mlp, hf.model.layers[1].mlp.gate
+    gate.top_k = top_k
+    gate.router_mlp.out_proj.weight.mul_(0.2 if top_k > 2 else 1)  # the last has weight, too
+    hidden, previous = torch.randn(1, 70, 48), torch.randn(1, 70, 32)
+    _, weights, chosen, state = gate(hidden, router_states=previous)
+    expected = moe.experts(hidden[0], chosen, weights)
+    mlp = gate.router_mlp
+    ours = ops.zaya_router(
         hidden[0],
-        ours[1],
-        ours[0],
-        layer.gate_up,
-        layer.down,
-        ours[2],
-        skip="identity",
+        previous[0],
+        gate.down_proj.weight,
+        gate.down_proj.bias,
+        gate.router_states_scale,
+        mlp.norm.weight,
+        mlp.fc1.weight,
+        mlp.fc1.bias,
+        mlp.fc2.weight,
+        mlp.fc2.bias,
+        mlp.out_proj.weight,
+        gate.balancing_biases,
+        hf.config.rms_norm_eps,
+        top_k=top_k,
+        backend="cpp",
     )
+    skipped = ours[1] < 0
+    assert relative(ours[0], weights) < 1e-5 and relative(ours[3], state[0]) < 1e-5
+    assert skipped.any() and torch.equal(skipped, weights == 0)
+    assert torch.equal(ours[1][~skipped].long(), chosen[~skipped])
+    assert torch.equal(ours[2] > 0, skipped.any(1))
+    stacked = [w.detach() for w in (moe.experts.gate_up_proj, moe.experts.down_proj)]
+    y = ops.fused_moe(hidden[0], ours[1], ours[0], *stacked, backend="cpp")
+    assert relative(y, expected) < 1e-5
+    kept = ops.fused_moe(hidden[0], *ours[1::-1], *stacked, ours[2], skip="identity", backend="cpp")
     assert relative(kept, expected + hidden[0] * ours[2][:, None]) < 1e-5
 
 
