@@ -1,5 +1,5 @@
-"""The names of what is measured: the ops, by their stem, and whole decodes. Imports nothing, so
-that the command line knows them without torch."""
+"""The names of what is measured: the ops, by their stem, the whole attention of a layer, whole decodes.
+Imports nothing, so that the command line knows them without torch."""
 
 # stem: the short name on the command line and in result files of schema 1
 OPS: dict[str, str | None] = {
@@ -12,6 +12,7 @@ OPS: dict[str, str | None] = {
     "sample_drafts": "sample",
     "plan_branches": None,
     "commit": None,
+    "attention_block": None,
     "decode": None,
 }
 _STEMS = {short: stem for stem, short in OPS.items() if short}

@@ -106,7 +106,7 @@ def test_the_reference_is_timed_where_it_is_alone():
 def test_every_op_is_measured():
     """By the same stem, and on parameters that a result file and `--case` can name."""
     public = {name for name in ops.__all__ if not name.endswith("_workspace")}
-    assert set(names.OPS) == public | {"decode"}
+    assert set(names.OPS) == public | {"attention_block", "decode"}
     for op in names.OPS:
         quick = suite.cases(op, ["float32"], quick=True)
         full = suite.cases(op, ["bfloat16"], quick=False)
