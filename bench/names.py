@@ -1,4 +1,4 @@
-"""The names of what is measured: the ops, by their stem, the whole attention of a layer, whole decodes.
+"""The names of what is measured: the ops, by their stem, a layer's whole attention, whole decodes.
 Imports nothing, so that the command line knows them without torch."""
 
 # stem: the short name on the command line and in result files of schema 1
