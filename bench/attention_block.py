@@ -1,5 +1,5 @@
 """The whole attention of a ZAYA1-8B layer on causal chunks without a prefix: projections, cca_qkv,
-block_attention, output projection. The projections are torch's."""
+block_attention, output projection."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -7,7 +7,6 @@ from functools import cache
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 
 from .. import ops
 from ..roofline import costs
@@ -48,12 +47,12 @@ class Inputs:
     rows: Rows
 
     def run(self, backend: str, dtype: torch.dtype) -> torch.Tensor:
-        projected = F.linear(self.hidden.to(dtype), self.projection.to(dtype))
+        projected = ops.linear(self.hidden.to(dtype), self.projection.to(dtype))
         weights = [w.to(dtype) for w in self.convolutions.values()]
         split = projected.split([C, HALF, HALF], 1)
         q, k, v = ops.cca_qkv(*split, *weights, self.cos_sin, self.rows, backend=backend)
         out = ops.block_attention(q, k, v, None, None, None, self.rows, backend=backend)
-        return F.linear(out.flatten(1), self.output.to(dtype))
+        return ops.linear(out.flatten(1), self.output.to(dtype))
 
 
 def inputs(parameters: dict[str, Any], dtype: torch.dtype, device: str) -> Inputs:

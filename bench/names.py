@@ -8,6 +8,7 @@ OPS: dict[str, str | None] = {
     "zaya_router": None,
     "moe_dispatch": None,
     "fused_moe": "moe",
+    "linear": None,
     "accept_drafts": "accept",
     "sample_drafts": "sample",
     "plan_branches": None,

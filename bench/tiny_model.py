@@ -128,6 +128,7 @@ class TrainingOps(SimpleNamespace):
             cca_qkv=cca,
             zaya_router=router,
             fused_moe=reference.fused_moe,
+            linear=reference.linear,
             loads=self.loads,
         )
 

@@ -16,6 +16,7 @@ void register_block_attention(Library&);
 void register_cca_qkv(Library&);
 void register_commit(Library&);
 void register_fused_moe(Library&);
+void register_linear(Library&);
 void register_moe_dispatch(Library&);
 void register_sample_drafts(Library&);
 void register_zaya_router(Library&);
@@ -26,6 +27,7 @@ static void register_ops(Library& library) {
   register_cca_qkv(library);
   register_commit(library);
   register_fused_moe(library);
+  register_linear(library);
   register_moe_dispatch(library);
   register_sample_drafts(library);
   register_zaya_router(library);

@@ -300,6 +300,7 @@ NAMESPACE = SimpleNamespace(
     block_attention=ops.block_attention,
     zaya_router=ops.zaya_router,
     fused_moe=ops.fused_moe,
+    linear=ops.linear,
     commit=ops.commit,
 )
 COPIES = {"pickle": lambda x: pickle.loads(pickle.dumps(x)), "deepcopy": copy.deepcopy}

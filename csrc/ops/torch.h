@@ -94,15 +94,25 @@ inline void on_torch_threads(int64_t n, int64_t grain, const Parallel::Part& bod
   torch::stable::parallel_for(0, n, grain, body);
 }
 
+// Whether the parameters were stored instead.
+template <class Params>
+bool stored(const Params& p) {
+  if (recorder) recorder->assign(reinterpret_cast<const char*>(&p), sizeof p);
+  return recorder;
+}
+
+// Launches on the CPU.
+template <class Params>
+void launch_on_threads(const Params& p) {
+  if (!stored(p)) launch(p, Parallel{on_torch_threads, int(torch::stable::get_num_threads())});
+}
+
 // Launches on the device of `t`, which need not be the current one.
 template <class Params>
 void launch_on_device_of(const Tensor& t, const Params& p) {
-  if (recorder) {
-    recorder->assign(reinterpret_cast<const char*>(&p), sizeof p);
-    return;
-  }
 #ifdef BLOCKDRAFT_HIP
   if (t.is_cuda()) {
+    if (stored(p)) return;
     const torch::stable::accelerator::DeviceGuard guard(t.get_device_index());
     void* stream = nullptr;
     STD_TORCH_CHECK(aoti_torch_get_current_cuda_stream(t.get_device_index(), &stream) == 0,
@@ -110,7 +120,7 @@ void launch_on_device_of(const Tensor& t, const Params& p) {
     return launch(p, Stream{stream});
   }
 #endif
-  launch(p, Parallel{on_torch_threads, int(torch::stable::get_num_threads())});
+  launch_on_threads(p);
 }
 
 // The torch schema's name for a C++ argument type.

@@ -80,6 +80,7 @@ def calls():
             i32(0, 1),
         ),
         "zaya_router": partial(ops.zaya_router, randn(7, 6), randn(7, 3), *router, 1e-5),
+        "linear": partial(ops.linear, randn(3, 4), randn(5, 4), randn(5)),
         "moe_dispatch": partial(ops.moe_dispatch, i32(1, -1, 0).view(3, 1), 2),
         "fused_moe": partial(
             ops.fused_moe,

@@ -7,7 +7,6 @@ from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 
 from .. import ops as fast_ops
 from ..types import Rows
@@ -99,7 +98,9 @@ class ZayaModel:
 
     def logits(self, hidden: torch.Tensor) -> torch.Tensor:
         """Logits [...,vocab_size] of final hidden states [...,H]."""
-        return F.linear(hidden, self.weights.lm_head, self.weights.lm_head_bias)
+        w = self.weights
+        flat = hidden.reshape(-1, hidden.shape[-1])
+        return self.ops.linear(flat, w.lm_head, w.lm_head_bias).unflatten(0, hidden.shape[:-1])
 
     def commit(self, accepted: torch.Tensor, rows: Rows, cache: PagedCache) -> None:
         """Keep rows 0..accepted[b] of the last pass (-1: nothing): the state becomes that after row
@@ -135,7 +136,7 @@ class ZayaModel:
         cache: PagedCache | None,
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """The attention's output and its projection, of which `commit` keeps a row."""
-        projection = F.linear(x, layer.projection, layer.projection_bias)
+        projection = self.ops.linear(x, layer.projection, layer.projection_bias)
         qk, v_now, v_late = self._split(projection)
         late_start = None
         if layer.projection_bias is not None:
@@ -168,7 +169,7 @@ class ZayaModel:
             scale=self.config.head_dim**-0.5,
             window=self.config.window(i),
         )
-        return F.linear(out.flatten(1), layer.o_weight, layer.o_bias), projection
+        return self.ops.linear(out.flatten(1), layer.o_weight, layer.o_bias), projection
 
     def _split(self, projection: torch.Tensor) -> tuple[torch.Tensor, ...]:
         """Queries and keys, the values for the token itself, the values for its successor."""

@@ -7,6 +7,7 @@ from .block_attention import block_attention, block_attention_workspace
 from .cca_qkv import cca_qkv
 from .commit import commit
 from .fused_moe import fused_moe
+from .linear import linear
 from .moe_dispatch import moe_dispatch
 from .plan_branches import plan_branches
 from .sample_drafts import sample_drafts, sample_drafts_workspace
@@ -20,6 +21,7 @@ __all__ = [
     "cca_qkv",
     "commit",
     "fused_moe",
+    "linear",
     "moe_dispatch",
     "plan_branches",
     "sample_drafts",

@@ -6,6 +6,7 @@ from .block_attention import block_attention
 from .cca_qkv import cca_qkv, store_kv
 from .commit import commit
 from .fused_moe import fused_moe
+from .linear import linear
 from .moe_dispatch import moe_dispatch
 from .plan_branches import plan_branches
 from .sample_drafts import sample_drafts
@@ -17,6 +18,7 @@ __all__ = [
     "cca_qkv",
     "commit",
     "fused_moe",
+    "linear",
     "moe_dispatch",
     "plan_branches",
     "sample_drafts",

@@ -1,0 +1,36 @@
+// Rows times a matrix: the kernel body, written against the tile layer.
+#pragma once
+
+#include "ops/linear/params.h"
+#include "tile/gemm.h"
+
+namespace blockdraft {
+
+enum class LinearStep { kMultiply };
+
+// Calls run<step>(groups) for each launch, where a group multiplies tiles of `rows` channels by
+// `columns` rows of x.
+template <class T, class Run>
+void schedule(const LinearParams<T>& p, int rows, int columns, Run run) {
+  const int64_t tiles = ceil_div(p.outputs, rows);
+  run.template operator()<LinearStep::kMultiply>(tiles * ceil_div(p.rows, columns));
+}
+
+// Items that share weights follow each other.
+template <class Gemm, class T>
+void linear(Gemm& gemm, const LinearParams<T>& p, int64_t id) {
+  const int chunks = ceil_div(p.rows, Gemm::kGroupColumns);
+  const int first = int(id / chunks) * Gemm::kRows;
+  const int row = int(id % chunks) * Gemm::kGroupColumns;
+  gemm.multiply(
+      least(p.outputs - first, Gemm::kRows), least(p.rows - row, Gemm::kGroupColumns), p.inputs,
+      [&](int i) { return p.weight.at(first + i); }, [&](int c) { return p.x.at(row + c); },
+      [&](int i, int c, four y) {
+        const int channel = first + i, count = least(p.outputs - channel, kEpilogueRows);
+        T* out = p.out.at(row + c) + channel;
+        for (int j = 0; j < count; ++j)
+          Gemm::store(out + j, p.bias ? y[j] + Gemm::value(p.bias[channel + j]) : y[j]);
+      });
+}
+
+}  // namespace blockdraft

@@ -1,0 +1,64 @@
+"""linear: the C++ kernel against torch in fp32, and what its bits may not depend on."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from blockdraft import ops
+from blockdraft.testing import assert_close, poisoned
+
+DTYPES = [torch.float32, torch.bfloat16, torch.float16]
+
+
+def case(rows, inputs, outputs, dtype, bias=True, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+
+    def randn(*shape, scale=1.0):
+        return (scale * torch.randn(shape, generator=generator)).to(dtype)
+
+    weight = randn(outputs, inputs, scale=inputs**-0.5)
+    return randn(rows, inputs), weight, randn(outputs) if bias else None
+
+
+@settings(max_examples=60, deadline=None, derandomize=True)
+@given(data=st.data())
+def test_fuzz(data):
+    draw = data.draw
+    dtype = draw(st.sampled_from(DTYPES))
+    x, weight, bias = case(
+        draw(st.integers(0, 70)),
+        draw(st.integers(1, 1100)),
+        draw(st.integers(1, 300)),
+        dtype,
+        draw(st.booleans()),
+        draw(st.integers(0, 100)),
+    )
+    out = poisoned(len(x), len(weight), dtype=dtype)
+    ops.linear(x, weight, bias, out=out, backend="cpp")
+    expected = F.linear(x.float(), weight.float(), None if bias is None else bias.float())
+    assert_close(out, expected, dtype)
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_rows_apart_and_bits(dtype):
+    x, weight, bias = case(100, 1300, 200, dtype)
+    every = ops.linear(x, weight, bias, backend="cpp")
+    wide_x, wide_out = (poisoned(100, n + 8, dtype=dtype) for n in (1300, 200))
+    wide_x[:, :1300] = x
+    ops.linear(wide_x[:, :1300], weight, bias, out=wide_out[:, :200], backend="cpp")
+    assert torch.equal(wide_out[:, :200], every) and wide_out[:, 200:].isnan().all()
+    for first, last in ((0, 1), (30, 47), (20, 100)):
+        assert torch.equal(
+            ops.linear(x[first:last], weight, bias, backend="cpp"), every[first:last]
+        )
+
+
+def test_the_choice_and_bad_arguments():
+    x, weight, bias = case(3, 16, 8, torch.float32)
+    assert torch.equal(ops.linear(x, weight, bias), F.linear(x, weight, bias))
+    with pytest.raises(TypeError, match="linear: weight: expected float32, got bfloat16"):
+        ops.linear(x, weight.bfloat16(), bias)
+    with pytest.raises(ValueError, match=r"linear: bias: expected shape \[O\]"):
+        ops.linear(x, weight, bias[:4])
