@@ -58,6 +58,15 @@ def _split(
     return Launch(kernel, tiles * chunks, weights, group_bytes, 2)
 
 
+def _cca_rows(model: ZayaConfig, itemsize: int) -> int:
+    """Rows whose tokens and outputs, one in the place of the other, a workgroup of cca_qkv has
+    memory for: csrc/ops/cca_qkv/body.h."""
+    dim = model.head_dim
+    tokens = dim * model.cca_time1 * itemsize + 16
+    of_row = max(tokens, 4 * (dim + 4)) + 4 * (dim // 8 + 1) + 32
+    return (20480 - 4 * (model.cca_time0 + 2) * dim) // of_row
+
+
 def launches(model: ZayaConfig, rows: int, itemsize: int = 2) -> list[Launch]:
     """The C++ kernels of one layer that read weights, for so many rows that are routed evenly."""
     hidden, inner = model.hidden_size, model.moe_intermediate_size
@@ -87,7 +96,7 @@ def launches(model: ZayaConfig, rows: int, itemsize: int = 2) -> list[Launch]:
     group_bytes = min(WAVES * 2 * 8 * FRAGMENT, router * router * itemsize)
     found.append(Launch("zaya_router route", ceil(rows / 16), weights, group_bytes, 1))
     heads = model.num_attention_heads + model.num_key_value_heads
-    tile = 16 if rows < 1024 else 32
+    tile = 16 if rows < 1024 else min(32, _cca_rows(model, itemsize))
     taps = model.cca_time1
     weights = heads * model.head_dim**2 * taps * itemsize
     group_bytes = min(WAVES * 8 * FRAGMENT, model.head_dim**2 * taps * itemsize)

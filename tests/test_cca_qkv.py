@@ -370,3 +370,23 @@ def test_windows_that_straddle_proposals(window, backend):
             positions = torch.arange(n + c + layout.M)
             expected = attend(whole[0][n + c :], *whole[1:], positions, window, own=layout.M)
             assert_close(out[block], expected)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_nan_stays_where_the_reference_has_it(backend):
+    layout, device = BlockLayout.tidar(4, P=1), device_of(backend)
+    arguments = case(layout, [3, 0], (4, 2, 16), (2, 2), 8, torch.float32, device=device)
+    arguments["qk"][0, 70] = torch.nan  # a key's channel
+    found = ops.cca_qkv(**arguments, backend=backend)
+    expected = ops.cca_qkv(**arguments, backend="reference")
+    assert expected[0].isnan().any() and not expected[0].isnan().all()
+    for mine, theirs in zip(found, expected):
+        assert torch.equal(mine.isnan(), theirs.isnan())
+
+
+def test_an_odd_number_of_kv_channels():
+    tensors = torch.zeros(2, 9), torch.zeros(2, 1), torch.zeros(2, 1)
+    weights = torch.zeros(9, 1, 2), torch.zeros(9), torch.zeros(9, 3, 2), torch.zeros(9)
+    rows = Rows.prefill(torch.zeros(1, dtype=torch.int32), [2], 0)
+    with pytest.raises(ValueError, match="temp: expected an even number of KV channels"):
+        ops.cca_qkv(*tensors, *weights, torch.ones(1), torch.zeros(4, 2), rows)

@@ -62,3 +62,10 @@ def test_the_choice_and_bad_arguments():
         ops.linear(x, weight.bfloat16(), bias)
     with pytest.raises(ValueError, match=r"linear: bias: expected shape \[O\]"):
         ops.linear(x, weight, bias[:4])
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_compiles_in_every_type(dtype):
+    x, weight, bias = case(3, 16, 8, dtype)
+    run = torch.compile(ops.linear, backend="eager", fullgraph=True)
+    assert torch.equal(run(x, weight, bias), ops.linear(x, weight, bias))

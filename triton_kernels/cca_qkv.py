@@ -80,9 +80,11 @@ def mix(
     for i in tl.static_range(TAPS0):
         source = ancestor(row, first, index, own, HISTORY - tap - i)
         used = inside[:, None] & (live & (source >= 0))[None, :]
-        x = tl.load(qk + ((source * qk_row)[None, :] + channel[:, None]), mask=used, other=0)
+        x = tl.load(
+            qk + ((source.to(tl.int64) * qk_row)[None, :] + channel[:, None]), mask=used, other=0
+        )
         if STORED:
-            at = slot * conv_slot + (HISTORY + source) * conv_token
+            at = slot.to(tl.int64) * conv_slot + (HISTORY + source) * conv_token
             used = inside[:, None] & (live & (source < 0) & (slot >= 0))[None, :]
             x += tl.load(conv_state + (at[None, :] + channel[:, None]), mask=used, other=0)
         factor = tl.load(weight + channel * weight_row + i, mask=inside, other=0)
@@ -216,9 +218,9 @@ def convolve(
     GROUP: tl.constexpr = QUERY_HEADS // KV_HEADS
     HISTORY: tl.constexpr = TAPS0 + TAPS1 - 2
     STORED: tl.constexpr = slots is not None
-    head = tl.program_id(0)
+    head = tl.program_id(1)
     kv = head - QUERY_HEADS
-    row = tl.program_id(1) * COLUMNS + tl.arange(0, COLUMNS)
+    row = tl.program_id(0) * COLUMNS + tl.arange(0, COLUMNS)
     request, first, index, own, prefix, live = find_rows(
         row, cu_rows, prefix_lens, draft_len, branch, branch_row, batch, MASKS, P
     )
@@ -291,7 +293,8 @@ def convolve(
 
     square = tl.sum(y_low * y_low, 0) + tl.sum(y_high * y_high, 0) + tl.sum(y_rest * y_rest, 0)
     if CLAMP:
-        norm = tl.maximum(tl.sqrt(square), norm_eps)
+        norm = tl.sqrt(square)
+        norm = tl.where(norm < norm_eps, norm_eps, norm)  # keeps NaN
     else:
         norm = tl.sqrt(square + norm_eps)
     scale = tl.sqrt(tl.full((), DIM, tl.float32)) / norm
@@ -384,7 +387,7 @@ def launch(args) -> None:
     rotary = args.cos_sin.shape[1]
     options = tile_options(head_dim, rotary)
     kv_heads = args.k.shape[1]
-    grid = query_heads + kv_heads, triton.cdiv(total, options["COLUMNS"])
+    grid = triton.cdiv(total, options["COLUMNS"]), query_heads + kv_heads
     convolve[grid](
         args.qk,
         args.v_now,

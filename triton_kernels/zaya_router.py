@@ -28,8 +28,8 @@ def project(
     DEPTH: tl.constexpr,
 ):
     """state = weight hidden + bias + prev_state * eda_scale, TILE channels by COLUMNS rows."""
-    channel = tl.program_id(0) * TILE + tl.arange(0, TILE)
-    row = (tl.program_id(1) * COLUMNS + tl.arange(0, COLUMNS)).to(tl.int64)
+    channel = tl.program_id(1) * TILE + tl.arange(0, TILE)
+    row = (tl.program_id(0) * COLUMNS + tl.arange(0, COLUMNS)).to(tl.int64)
     k = tl.arange(0, DEPTH)
     # channels beyond the last are computed from it, and not stored
     weight_at = weight + tl.minimum(channel, CHANNELS - 1)[:, None] * weight_row + k[None, :]
@@ -175,7 +175,7 @@ def launch(args) -> None:
     classes, channels = args.out_weight.shape
     bits = 8 * args.hidden.element_size()
     options = project_options(bits)
-    grid = triton.cdiv(channels, options["TILE"]), triton.cdiv(rows, options["COLUMNS"])
+    grid = triton.cdiv(rows, options["COLUMNS"]), triton.cdiv(channels, options["TILE"])
     project[grid](
         args.hidden,
         args.prev_state,

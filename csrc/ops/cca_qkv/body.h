@@ -185,7 +185,8 @@ struct Cca {
   void find_scale(const Params& p, int c) {
     float total = 0;
     for (int j = 0; j < dim / kChunk; ++j) total += memory.squares[c * (dim / kChunk) + j];
-    const float norm = p.norm_eps < 0 ? most(__builtin_sqrtf(total), -p.norm_eps)
+    // This order of operands keeps NaN.
+    const float norm = p.norm_eps < 0 ? most(-p.norm_eps, __builtin_sqrtf(total))
                                       : __builtin_sqrtf(total + p.norm_eps);
     const float temp = head < p.query_heads ? 1 : Gemm::value(p.temp[head - p.query_heads]);
     memory.scale[c] = __builtin_sqrtf(float(dim)) / norm * temp;

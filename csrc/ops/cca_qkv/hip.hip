@@ -1,4 +1,4 @@
-// GPU launcher of cca_qkv for gfx942 and gfx950. A workgroup has a head of up to 32 rows, whose
+// GPU launcher of cca_qkv for gfx942 and gfx950. A workgroup has a head of up to 32 rows (29 of bf16 with head dim 128), whose
 // tokens are rounded to the element type in LDS, where the outputs then replace them.
 #include "tile/cdna/launch.h"
 

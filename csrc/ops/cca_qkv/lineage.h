@@ -32,13 +32,14 @@ CcaRow find_row(const CcaParams<T>& p, int row, int request) {
   const int masked = place - rows.verify_rows(request);
   CcaRow out{.row = row,
              .index = masked < 0 ? place : masked % rows.mask_rows,
-             .branch = masked < 0 ? 0 : rows.live_branch(request, masked / rows.mask_rows),
+             .branch = 0,
              .first = first,
              .position = -1,
              .slot = -1,
              .cell = -1};
-  const bool live = masked < 0 ? place <= rows.draft_len[request] : out.branch > 0;
-  if (!live || row >= rows.cu_rows[rows.batch]) return out;
+  if (row >= rows.cu_rows[rows.batch]) return out;
+  if (masked >= 0) out.branch = rows.live_branch(request, masked / rows.mask_rows);
+  if (masked < 0 ? place > rows.draft_len[request] : out.branch == 0) return out;
   const int prefix = rows.prefix_lens[request];
   out.position = prefix + out.branch + out.index;
   if (p.slots && prefix > 0) out.slot = p.slots[request];

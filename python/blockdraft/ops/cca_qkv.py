@@ -78,6 +78,9 @@ def cca_qkv(
         f"C = (Hq+Hk)*{d['Dh']} with Hq a multiple of Hk = {d['Hk']}",
         d["C"],
     )
+    check.need(d["Hk"] * d["Dh"] % 2 == 0, "temp", "an even number of KV channels", d["Hk"])
+    check.need(d["k0"] > 0, "conv0_weight", "a kernel of at least one token", 0)
+    check.need(d["k1"] > 0, "conv1_weight", "a kernel of at least one token", 0)
     d["half"], d["depth"] = d["Hk"] * d["Dh"] // 2, d["k0"] + d["k1"] - 2
     check.tensor("v_now", v_now, "T half", (qk.dtype,))
     check.tensor("v_late", v_late, "T half", (qk.dtype,))
@@ -91,13 +94,14 @@ def cca_qkv(
         d["R"],
     )
     masks = rows.mask_rows if rows.branch.shape[1] else 0
-    check.values(
-        "cos_sin",
-        rows.prefix_lens + rows.draft_len + masks,
-        -1,
-        d["positions"] - 1,
-        f"a table of more than every position, not {d['positions']}",
-    )
+    if check.readable:
+        check.values(
+            "cos_sin",
+            rows.prefix_lens + rows.draft_len + masks,
+            -1,
+            d["positions"] - 1,
+            f"a table of more than every position, not {d['positions']}",
+        )
     given = [t is not None for t in (conv_state, late_state, slots)]
     check.need(
         all(given) or not any(given),
@@ -166,7 +170,7 @@ class Args(NamedTuple):
 
 GPU_BYTES = 20480  # of a workgroup's memory on a GPU
 if _native.EXTENSION is not None:
-    _native.agree("cca_qkv's bytes", _native.EXTENSION.cca_bytes, GPU_BYTES)
+    _native.agree("cca_qkv's bytes", getattr(_native.EXTENSION, "cca_bytes", None), GPU_BYTES)
 
 
 def _kernels_unsupported(args: Args) -> str | None:
@@ -198,6 +202,7 @@ def _cpp_unsupported(args: Args) -> str | None:
     if head_dim > 128 or (head_dim * taps + 8) * args.qk.element_size() > GPU_BYTES // 8:
         return f"the head dim is at most 128, with few taps, not {head_dim} with {taps}"
     return _native.unaligned(
+        conv1_weight=args.conv1_weight,
         qk=args.qk,
         v_now=args.v_now,
         v_late=args.v_late,
@@ -219,6 +224,8 @@ def _triton_unsupported(args: Args) -> str | None:
     reason = _kernels_unsupported(args)
     if not reason and not args.conv1_weight.is_contiguous():
         reason = "conv1_weight is contiguous"
+    if not reason and args.q.shape[2] > 128:
+        reason = f"the head dim is at most 128, not {args.q.shape[2]}"
     return reason or _triton.unsupported(args.qk)
 
 

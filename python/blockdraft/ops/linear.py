@@ -44,10 +44,13 @@ class Args(NamedTuple):
     out: Out
 
 
+# torch.compile cannot ask for it
+_AVX512 = "AVX512" in torch.backends.cpu.get_cpu_capability()
+
+
 def _torch_is_slow(x: torch.Tensor) -> bool:
     """Its library has no products of 16 bits for CPUs of AVX2: about 10 Gflop/s a core."""
-    half = x.dtype != torch.float32
-    return x.is_cpu and half and "AVX512" not in torch.backends.cpu.get_cpu_capability()
+    return x.is_cpu and x.dtype != torch.float32 and not _AVX512
 
 
 def _cpp_unsupported(args: Args) -> str | None:

@@ -129,7 +129,9 @@ def _other_dtype(args: Args) -> str | None:
 # Floats of a workgroup's memory on a GPU: two rows of activations for each token that it routes
 GPU_FLOATS = 12288
 if _native.EXTENSION is not None:
-    _native.agree("a router's floats", _native.EXTENSION.router_floats, GPU_FLOATS)
+    _native.agree(
+        "a router's floats", getattr(_native.EXTENSION, "router_floats", None), GPU_FLOATS
+    )
 
 
 def _cpp_unsupported(args: Args) -> str | None:
@@ -150,13 +152,15 @@ def _cpp_unsupported(args: Args) -> str | None:
 def _triton_unsupported(args: Args) -> str | None:
     if args.hidden.dtype == torch.bfloat16 and env.triton_interpreter():
         return "Triton's interpreter multiplies bfloat16 wrongly"
-    classes, router = args.out_weight.shape
-    if router > TRITON_ROUTER or classes > TRITON_ROUTER:
-        return f"at most {TRITON_ROUTER} router channels and classes, not {router} and {classes}"
+    classes, router = (1 << (n - 1).bit_length() for n in args.out_weight.shape)  # padded
+    if max(classes, 16) * max(router, 16) * args.hidden.element_size() >= TRITON_BYTES:
+        return (
+            f"a matrix of {classes} classes by {router} channels has {TRITON_BYTES} bytes or more"
+        )
     return _other_dtype(args) or _triton.unsupported(args.hidden)
 
 
-TRITON_ROUTER = 512  # channels whose activations a program holds in registers
+TRITON_BYTES = 65536  # of the last layer's weights, which go through the LDS at once
 
 OP = Op("zaya_router", Args)
 _triton.register(OP, _triton_unsupported)
