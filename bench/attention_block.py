@@ -14,7 +14,7 @@ from ..roofline.costs import Cost
 from ..testing import assert_close
 from ..types import Rows
 from .case import Implementation, Normal, Prepared, backends
-from .cca_qkv import DIM, HALF, HK, HQ, ROTARY, C
+from .cca_qkv import DIM, HALF, HK, HQ, C, chunks, load, weights_of
 
 HIDDEN = 2048
 WIDTH = C + 2 * HALF  # of the projection
@@ -56,25 +56,11 @@ class Inputs:
 
 
 def inputs(parameters: dict[str, Any], dtype: torch.dtype, device: str) -> Inputs:
-    batch, rows = parameters["B"], parameters["rows"]
     normal = Normal(dtype, device)
-    frequency = 5e6 ** -(torch.arange(0, ROTARY, 2) / ROTARY)
-    angle = torch.arange(rows, dtype=torch.float)[:, None] * frequency
-    prefix = torch.zeros(batch, dtype=torch.int32, device=device)
-    return Inputs(
-        hidden=normal(batch * rows, HIDDEN),
-        projection=normal(WIDTH, HIDDEN, scale=HIDDEN**-0.5),
-        output=normal(HIDDEN, HQ * DIM, scale=(HQ * DIM) ** -0.5),
-        convolutions=dict(
-            conv0_weight=normal(C, 1, 2, scale=0.5),
-            conv0_bias=normal(C, scale=0.1),
-            conv1_weight=normal(C, DIM, 2, scale=DIM**-0.5),
-            conv1_bias=normal(C, scale=0.1),
-            temp=1 + normal(HK, scale=0.1),
-        ),
-        cos_sin=torch.cat([angle.cos(), angle.sin()], 1).to(device),
-        rows=Rows.prefill(prefix, [rows] * batch, 0),
-    )
+    hidden = normal(parameters["B"] * parameters["rows"], HIDDEN)
+    projection = normal(WIDTH, HIDDEN, scale=HIDDEN**-0.5)
+    output = normal(HIDDEN, HQ * DIM, scale=(HQ * DIM) ** -0.5)
+    return Inputs(hidden, projection, output, weights_of(normal), *chunks(parameters, device))
 
 
 def transformers(data: Inputs, compiled: bool) -> Callable[[], torch.Tensor]:
@@ -85,15 +71,12 @@ def transformers(data: Inputs, compiled: bool) -> Callable[[], torch.Tensor]:
     config._attn_implementation = "sdpa"
     dtype, batch = data.hidden.dtype, len(data.rows.prefix_lens)
     module = ZayaAttention(config, 0).to(data.hidden).eval()
-    cca, w = module.qkv_proj, data.convolutions
+    cca = module.qkv_proj
     sizes = [HQ * DIM, HK * DIM, HALF, HALF]
     names = ("q_proj", "k_proj", "v_proj_current", "v_proj_delayed")
     for name, weight in zip(names, data.projection.split(sizes)):
         getattr(cca, name).weight.data = weight
-    for conv, name in ((cca.conv_qk_depthwise, "conv0"), (cca.conv_qk_grouped, "conv1")):
-        conv.weight.data = w[f"{name}_weight"]
-        conv.bias.data = w[f"{name}_bias"]
-    module.qk_norm.temp.data = w["temp"]
+    load(cca, module.qk_norm, data.convolutions)
     module.o_proj.weight.data = data.output
     angles = tuple(t.to(dtype).repeat(1, 2)[None] for t in data.cos_sin.chunk(2, 1))
     hidden = data.hidden.unflatten(0, (batch, -1))

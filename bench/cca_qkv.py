@@ -55,22 +55,39 @@ class Inputs:
         return ops.cca_qkv(*projections, *weights, self.cos_sin, self.rows, backend=backend)
 
 
-def inputs(parameters: dict[str, Any], dtype: torch.dtype, device: str) -> Inputs:
-    B, R = parameters["B"], parameters["rows"]
-    normal = Normal(dtype, device)
-    weights = dict(
+def weights_of(normal: Normal) -> dict[str, torch.Tensor]:
+    return dict(
         conv0_weight=normal(C, 1, 2, scale=0.5),
         conv0_bias=normal(C, scale=0.1),
         conv1_weight=normal(C, DIM, 2, scale=DIM**-0.5),
         conv1_bias=normal(C, scale=0.1),
         temp=1 + normal(HK, scale=0.1),
     )
-    x = normal(B * R, C + 2 * HALF)
+
+
+def chunks(parameters: dict[str, Any], device: str) -> tuple[torch.Tensor, Rows]:
+    """cos_sin of their positions, and the rows."""
+    batch, rows = parameters["B"], parameters["rows"]
     frequency = 5e6 ** -(torch.arange(0, ROTARY, 2) / ROTARY)
-    angle = torch.arange(R, dtype=torch.float)[:, None] * frequency
+    angle = torch.arange(rows, dtype=torch.float)[:, None] * frequency
     cos_sin = torch.cat([angle.cos(), angle.sin()], 1).to(device)
-    prefix = torch.zeros(B, dtype=torch.int32, device=device)
-    return Inputs(x, weights, cos_sin, Rows.prefill(prefix, [R] * B, 0))
+    prefix = torch.zeros(batch, dtype=torch.int32, device=device)
+    return cos_sin, Rows.prefill(prefix, [rows] * batch, 0)
+
+
+def inputs(parameters: dict[str, Any], dtype: torch.dtype, device: str) -> Inputs:
+    normal = Normal(dtype, device)
+    weights = weights_of(normal)
+    x = normal(parameters["B"] * parameters["rows"], C + 2 * HALF)
+    return Inputs(x, weights, *chunks(parameters, device))
+
+
+def load(cca: torch.nn.Module, norm: torch.nn.Module, weights: dict[str, torch.Tensor]) -> None:
+    """Into transformers' modules."""
+    for conv, name in ((cca.conv_qk_depthwise, "conv0"), (cca.conv_qk_grouped, "conv1")):
+        conv.weight.data = weights[f"{name}_weight"]
+        conv.bias.data = weights[f"{name}_bias"]
+    norm.temp.data = weights["temp"]
 
 
 def transformers_modules(weights: dict[str, torch.Tensor], dtype: torch.dtype) -> Callable:
@@ -89,10 +106,7 @@ def transformers_modules(weights: dict[str, torch.Tensor], dtype: torch.dtype) -
     cca.k_proj = Columns(HQ * DIM, C)
     cca.v_proj_current = Columns(C, C + HALF)
     cca.v_proj_delayed = Columns(C + HALF, C + 2 * HALF)
-    for conv, name in ((cca.conv_qk_depthwise, "conv0"), (cca.conv_qk_grouped, "conv1")):
-        conv.weight.data = weights[f"{name}_weight"]
-        conv.bias.data = weights[f"{name}_bias"]
-    norm.temp.data = weights["temp"]
+    load(cca, norm, weights)
 
     def run(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> tuple[torch.Tensor, ...]:
         q, k, v = cca(x, None)

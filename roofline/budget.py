@@ -96,7 +96,7 @@ def launches(model: ZayaConfig, rows: int, itemsize: int = 2) -> list[Launch]:
     group_bytes = min(WAVES * 2 * 8 * FRAGMENT, router * router * itemsize)
     found.append(Launch("zaya_router route", ceil(rows / 16), weights, group_bytes, 1))
     heads = model.num_attention_heads + model.num_key_value_heads
-    tile = 16 if rows < 1024 else min(32, _cca_rows(model, itemsize))
+    tile = min(16 if rows < 1024 else 32, _cca_rows(model, itemsize))
     taps = model.cca_time1
     weights = heads * model.head_dim**2 * taps * itemsize
     group_bytes = min(WAVES * 8 * FRAGMENT, model.head_dim**2 * taps * itemsize)

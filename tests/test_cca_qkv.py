@@ -3,8 +3,10 @@ and cache writes; every backend against the reference."""
 
 import pytest
 import torch
+from cca import PAGE, assert_same, case, expected, prepared
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tensors import device_of
 
 from blockdraft import BlockLayout, Rows, env, ops
 from blockdraft.registry import OPS
@@ -13,7 +15,7 @@ from blockdraft.testing import assert_close, poisoned, random_rows
 EVERY = list(OPS["cca_qkv"].backends)
 BACKENDS = [name for name in EVERY if name != "reference"]
 SLOW = env.triton_interpreter()
-HQ, HK, DH, PAGE = 4, 2, 16, 8
+HQ, HK, DH = 4, 2, 16
 C, HALF = (HQ + HK) * DH, HK * DH // 2
 
 
@@ -29,10 +31,6 @@ def weights(generator, kernels):
         temp=1 + 0.1 * randn(HK),
         cos_sin=randn(128, 8),
     )
-
-
-def device_of(backend: str) -> str:
-    return "cuda" if backend == "triton" and not env.triton_interpreter() else "cpu"
 
 
 def sequence(x, w, late_start):
@@ -178,52 +176,10 @@ def test_no_slot_starts_from_nothing_and_commit_continues(backend):
     )
 
 
-def case(layout, prefixes, heads, kernels, rotary, dtype, seed=0, device="cpu"):
-    """Arguments of a decode step with state and cache, whose pages have not been written."""
-    generator = torch.Generator().manual_seed(seed)
-    query_heads, kv_heads, dim = heads
-
-    def randn(*shape, scale=1.0):
-        return (scale * torch.randn(shape, generator=generator)).to(dtype)
-
-    channels, half, batch = (query_heads + kv_heads) * dim, kv_heads * dim // 2, len(prefixes)
-    rows = random_rows(layout, prefixes, generator)
-    x = randn(int(rows.cu_rows[-1]), channels + 2 * half)
-    pages = max(prefixes) // PAGE + layout.V // PAGE + 2
-    cache = poisoned(2, batch * pages, PAGE, kv_heads, dim, dtype=dtype)
-    tensors = dict(
-        conv0_weight=randn(channels, 1, kernels[0], scale=kernels[0] ** -0.5),
-        conv0_bias=randn(channels, scale=0.1),
-        conv1_weight=randn(channels, dim, kernels[1], scale=(dim * kernels[1]) ** -0.5),
-        conv1_bias=randn(channels, scale=0.1),
-        temp=1 + randn(kv_heads, scale=0.1),
-        cos_sin=torch.randn(256, rotary, generator=generator),
-        conv_state=randn(batch + 1, sum(kernels) - 2, channels),
-        late_state=randn(batch + 1, half),
-        slots=torch.randperm(batch + 1, generator=generator)[:batch].int() - 1,
-        k_cache=cache[0],
-        v_cache=cache[1],
-        block_table=torch.randperm(batch * pages, generator=generator).int().view(batch, -1),
-        late_start=randn(half),
-    )
-    tensors |= dict(zip(("qk", "v_now", "v_late"), x.split([channels, half, half], 1)))
-    tensors = {name: t.to(device) for name, t in tensors.items()}
-    return tensors | dict(rows=rows.to(device) if device != "cpu" else rows)
-
-
-def compare(arguments, backend, dtype, **options):
-    """q, k, v and the pages that are written."""
-    found, expected = [], []
-    for name, results in ((backend, found), ("reference", expected)):
-        caches = {key: arguments[key].clone() for key in ("k_cache", "v_cache")}
-        results += ops.cca_qkv(**arguments | caches, **options, backend=name)
-        results += caches.values()
-    for what, mine, theirs in zip(("q", "k", "v", "k_cache", "v_cache"), found, expected):
-        written = ~theirs.isnan()
-        assert torch.equal(written, ~mine.isnan()), what
-        # tokens of the second convolution are rounded, too: two roundings, where the table has one
-        slack = 1 if dtype == torch.float32 else 2
-        assert_close(mine[written], theirs[written], dtype, what, slack)
+def compare(arguments, backend, **options):
+    found, run = prepared(arguments, backend=backend, **options)
+    run()
+    assert_same(found, expected(arguments, **options))
 
 
 SHAPES = [((8, 2, 128), (2, 2)), ((16, 2, 64), (3, 2)), ((4, 1, 128), (4, 1)), ((8, 2, 64), (1, 3))]
@@ -236,7 +192,7 @@ SHAPES = [((8, 2, 128), (2, 2)), ((16, 2, 64), (3, 2)), ((4, 1, 128), (4, 1)), (
 def test_equals_the_reference(norm_eps, heads, kernels, backend, dtype):
     layout, device = BlockLayout.tidar(4 if SLOW else 16, P=3), device_of(backend)
     arguments = case(layout, [0, 1, 40, 7], heads, kernels, heads[2] // 2, dtype, device=device)
-    compare(arguments, backend, dtype, norm_eps=norm_eps)
+    compare(arguments, backend, norm_eps=norm_eps)
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
@@ -261,7 +217,7 @@ def test_fuzz(backend, data):
     )
     if draw(st.booleans()):
         arguments |= dict.fromkeys(("conv_state", "late_state", "slots", "late_start"))
-    compare(arguments, backend, dtype)
+    compare(arguments, backend)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
@@ -378,9 +334,9 @@ def test_nan_stays_where_the_reference_has_it(backend):
     arguments = case(layout, [3, 0], (4, 2, 16), (2, 2), 8, torch.float32, device=device)
     arguments["qk"][0, 70] = torch.nan  # a key's channel
     found = ops.cca_qkv(**arguments, backend=backend)
-    expected = ops.cca_qkv(**arguments, backend="reference")
-    assert expected[0].isnan().any() and not expected[0].isnan().all()
-    for mine, theirs in zip(found, expected):
+    right = ops.cca_qkv(**arguments, backend="reference")
+    assert right[0].isnan().any() and not right[0].isnan().all()
+    for mine, theirs in zip(found, right):
         assert torch.equal(mine.isnan(), theirs.isnan())
 
 

@@ -5,6 +5,7 @@ import importlib.util
 import struct
 from functools import cache, partial
 
+import cca
 import harness
 import pytest
 import torch
@@ -283,45 +284,13 @@ def test_zaya_router_in_the_emulator(rows, top_k, dtype, arch, emulator, code_ob
     ],
 )
 def test_cca_qkv_in_the_emulator(dim, kernels, dtype, arch, emulator, code_objects):
-    generator = torch.Generator().manual_seed(dim)
-
-    def randn(*shape, scale=1.0):
-        return (scale * torch.randn(shape, generator=generator)).to(dtype)
-
-    channels, half = 6 * dim, dim
-    rows = random_rows(BlockLayout(5, 4, 2), [0, 9], generator)
-    total = int(rows.cu_rows[-1])
-    call = partial(
-        ops.cca_qkv,
-        randn(total, channels),
-        randn(total, half),
-        randn(total, half),
-        randn(channels, 1, kernels[0]),
-        randn(channels),
-        randn(channels, dim, kernels[1], scale=dim**-0.5),
-        randn(channels),
-        1 + randn(2, scale=0.1),
-        torch.randn(64, dim // 2 // 8 * 8, generator=generator),
-        rows,
-        randn(2, sum(kernels) - 2, channels),
-        randn(2, half),
-        torch.tensor([1, 0], dtype=torch.int32),
-        block_table=torch.randperm(6, generator=generator).int().view(2, 3),
+    rotary = dim // 2 // 8 * 8
+    arguments = cca.case(
+        BlockLayout(5, 4, 2), [0, 9], (4, 2, dim), kernels, rotary, dtype, seed=dim
     )
-    results = []
-    for mine in (True, False):
-        caches = [poisoned(6, 8, 2, dim, dtype=dtype) for _ in range(2)]
-        out = tuple(poisoned(total, heads, dim, dtype=dtype) for heads in (4, 2, 2))
-        run = partial(call, k_cache=caches[0], v_cache=caches[1], out=out)
-        if mine:
-            params = harness.recorded(*harness.captured(run))
-            ((_, groups),) = harness.schedule("cca_qkv", params, group_columns=16)
-            name = f"cca_qkv_kernelI{MANGLED[dtype]}LNS_7CcaStepE0E"
-            emulator.run(code_objects("cca_qkv", arch), name, groups, THREADS, params.raw[:-1])
-        else:
-            run(backend="reference")
-        results.append((*out, *caches))
-    for mine, theirs in zip(*results):
-        written = ~theirs.isnan()
-        assert torch.equal(written, ~mine.isnan())
-        assert_close(mine[written], theirs[written], dtype, slack=2)
+    found, run = cca.prepared(arguments)
+    params = harness.recorded(*harness.captured(run))
+    ((_, groups),) = harness.schedule("cca_qkv", params)
+    name = f"cca_qkv_kernelI{MANGLED[dtype]}LNS_7CcaStepE0E"
+    emulator.run(code_objects("cca_qkv", arch), name, groups, THREADS, params.raw[:-1])
+    cca.assert_same(found, cca.expected(arguments))

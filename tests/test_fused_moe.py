@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tensors import device_of, rows_apart
 
 from blockdraft import MoeWorkspace, env, ops
 from blockdraft.registry import OPS
@@ -14,10 +15,6 @@ from blockdraft.testing import assert_close, poisoned
 BACKENDS = [name for name in OPS["fused_moe"].backends if name != "reference"]
 FEW = 64  # pairs that are routed without a sort
 SLOW = env.triton_interpreter()
-
-
-def device_of(backend: str) -> str:
-    return "cuda" if backend == "triton" and not env.triton_interpreter() else "cpu"
 
 
 def case(rows, choices, experts, hidden, inner, dtype, seed=0, spread="uniform", device="cpu"):
@@ -105,14 +102,6 @@ def test_fuzz(backend, data):
         device=device_of(backend),
     )
     compare(tensors, backend, draw(st.sampled_from(["zero", "identity"])))
-
-
-def rows_apart(t):
-    """The same values in memory with something else (NaN) between the rows."""
-    wide = torch.full((*t.shape[:-1], t.shape[-1] + 8), -1 if t.dtype == torch.int32 else torch.nan)
-    wide = wide.to(t)
-    wide[..., : t.shape[-1]] = t
-    return wide[..., : t.shape[-1]]
 
 
 @pytest.mark.parametrize("backend", BACKENDS)

@@ -2,12 +2,13 @@
 
 import json
 
+import cca
 import harness
 import pytest
 import torch
 from click.testing import CliRunner
 
-from blockdraft import ops
+from blockdraft import BlockLayout, ops
 from blockdraft.cli import main
 from blockdraft.roofline import budget, models
 
@@ -46,6 +47,20 @@ def test_workgroups_are_those_of_the_schedules(rows):
     started = harness.schedule("zaya_router", harness.recorded(*found), group_columns=64)
     expected = [find(rows, f"zaya_router {step}").groups for step in ("project", "route")]
     assert [groups for _, groups in started] == expected
+
+
+@pytest.mark.parametrize("rows", [64, 2048])
+def test_workgroups_of_cca_qkv(rows):
+    """In fp32, as the check's schedule takes them."""
+    layout = BlockLayout(rows - 1, 1, 0)
+    heads = MODEL.num_attention_heads, MODEL.num_key_value_heads, MODEL.head_dim
+    kernels = MODEL.cca_time0, MODEL.cca_time1
+    arguments = cca.case(layout, [0], heads, kernels, 64, torch.float32)
+    arguments["cos_sin"] = torch.zeros(rows + 1, 64)
+    _, run = cca.prepared(arguments)
+    ((_, groups),) = harness.schedule("cca_qkv", harness.recorded(*harness.captured(run)))
+    launches = budget.launches(MODEL, rows, itemsize=4)
+    assert launches[-1].kernel == "cca_qkv convolve" and launches[-1].groups == groups
 
 
 def test_command():

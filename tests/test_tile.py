@@ -6,6 +6,7 @@ import functools
 import random
 import shutil
 
+import cca
 import harness
 import numpy as np
 import pytest
@@ -333,51 +334,16 @@ def test_sim_notices_a_missing_barrier_of_fused_moe(dropped):
 
 def cca_is_right(target, dtype, kernels=(2, 2), seed=1, dropped=-1, apart=True, dim=48):
     """cca_qkv of a decode step: dead rows, a request without a prefix, one without a slot."""
-    generator = torch.Generator().manual_seed(seed)
-
-    def randn(*shape, scale=1.0):
-        return (scale * torch.randn(shape, generator=generator)).to(dtype)
-
-    channels, half = 4 * dim, dim // 2
-    rows = random_rows(BlockLayout(3, 3, 2), [0, 9, 5], generator)
-    total = int(rows.cu_rows[-1])
-    cache = poisoned(2, 9, 8, 1, dim, dtype=dtype)
-    call = functools.partial(
-        ops.cca_qkv,
-        randn(total, channels),
-        randn(total, half),
-        randn(total, half),
-        randn(channels, 1, kernels[0]),
-        randn(channels),
-        randn(channels, dim, kernels[1], scale=dim**-0.5),
-        randn(channels),
-        1 + randn(1, scale=0.1),
-        torch.randn(64, 16, generator=generator),
-        rows,
-        randn(2, sum(kernels) - 2, channels),
-        randn(2, half),
-        torch.tensor([1, 0, -1], dtype=torch.int32),
-        block_table=torch.randperm(9, generator=generator).int().view(3, 3),
-        late_start=randn(half),
-    )
-
-    def results(**options):
-        caches = dict(k_cache=cache[0].clone(), v_cache=cache[1].clone())
-        out = tuple(poisoned(total, heads, dim, dtype=dtype) for heads in (3, 1, 1))
-        return out, caches, functools.partial(call, **caches, out=out, **options)
-
-    expected, expected_caches, run = results(backend="reference")
-    run()
-    out, caches, run = results()
+    layout, prefixes = BlockLayout(3, 3, 2), [0, 9, 5]
+    arguments = cca.case(layout, prefixes, (3, 1, dim), kernels, 16, dtype, seed)
+    arguments["slots"] = torch.tensor([1, 0, -1], dtype=torch.int32)
+    found, run = cca.prepared(arguments)
     params = harness.recorded(*harness.captured(run))
     harness.checks().check_cca_qkv(
         TARGETS[target], TYPES[dtype], params, apart, SEED(seed), dropped
     )
     try:
-        for mine, theirs in zip((*out, *caches.values()), (*expected, *expected_caches.values())):
-            written = ~theirs.isnan()
-            assert torch.equal(written, ~mine.isnan())
-            assert_close(mine[written], theirs[written], dtype, slack=2)
+        cca.assert_same(found, cca.expected(arguments))
     except AssertionError:
         return False
     return True

@@ -4,6 +4,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tensors import device_of, rows_apart
 
 from blockdraft import env, ops
 from blockdraft.registry import OPS
@@ -12,10 +13,6 @@ from blockdraft.testing import assert_close, poisoned
 BACKENDS = [name for name in OPS["zaya_router"].backends if name != "reference"]
 EPS = 1e-5
 SLOW = env.triton_interpreter()
-
-
-def device_of(backend: str) -> str:
-    return "cuda" if backend == "triton" and not env.triton_interpreter() else "cpu"
 
 
 def weights_of(hidden, inner, experts, dtype, generator):
@@ -166,14 +163,6 @@ def test_nan_stays_in_its_row(backend):
     for mine, theirs in zip(found, clean):
         assert torch.equal(mine[others], theirs[others])
     assert found[0][4].isnan().all() and found[1][4].tolist() == [0] and found[3][4].isnan().all()
-
-
-def rows_apart(t):
-    """The same values in memory with something else (NaN) between the rows."""
-    wide = torch.full((*t.shape[:-1], t.shape[-1] + 8), -1 if t.dtype == torch.int32 else torch.nan)
-    wide = wide.to(t)
-    wide[..., : t.shape[-1]] = t
-    return wide[..., : t.shape[-1]]
 
 
 @pytest.mark.parametrize("backend", BACKENDS)

@@ -17,6 +17,8 @@ struct fp16 {
 typedef float four __attribute__((vector_size(16)));
 typedef float eight __attribute__((vector_size(32)));
 
+constexpr double kLog2e = 1.4426950408889634;
+
 template <class N>
 constexpr N least(N a, N b) {
   return a < b ? a : b;

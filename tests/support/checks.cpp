@@ -231,9 +231,11 @@ void check_cca_qkv(int target, int type, const void* params, bool apart, uint64_
   });
 }
 
-int schedule_cca_qkv(const void* params, int group_columns, int64_t* out) {
+// Of fp32 on a GPU.
+int schedule_cca_qkv(const void* params, int, int64_t* out) {
   Launches launches{out};
-  schedule(*static_cast<const CcaParams<float>*>(params), most(group_columns, 1),
+  const auto& p = *static_cast<const CcaParams<float>*>(params);
+  schedule(p, cca_columns(p),
            [&]<CcaStep kStep>(int64_t groups) { launches.operator()<kStep>(groups); });
   return launches.count;
 }

@@ -31,11 +31,12 @@ struct CcaMemory {
   CcaRow* rows;    // [columns]
   int token_stride, output_stride;
 
-  // Bytes of a row, and of all rows together. Strides are odd multiples of 16 bytes, so that rows
-  // begin in different banks of a GPU.
+  // Bytes of a row's tokens and outputs, of all that a row has, and of what all rows share. 16 bytes
+  // more than is used, so that rows begin in different banks of a GPU.
+  static int64_t of_tokens(int head_dim, int taps) { return head_dim * taps * sizeof(X) + 16; }
+  static int64_t of_outputs(int head_dim) { return head_dim * sizeof(float) + 16; }
   static int64_t of_row(int head_dim, int taps, bool apart) {
-    const int64_t tokens = (head_dim * taps + 16 / sizeof(X)) * sizeof(X);
-    const int64_t outputs = (head_dim + 4) * sizeof(float);
+    const int64_t tokens = of_tokens(head_dim, taps), outputs = of_outputs(head_dim);
     const int64_t both = apart ? tokens + outputs : most(tokens, outputs);
     return both + (head_dim / kChunk + 1) * sizeof(float) + sizeof(CcaRow);
   }
@@ -43,14 +44,15 @@ struct CcaMemory {
 
   // Divides `memory` among so many rows; `apart`: outputs have memory of their own.
   CcaMemory(char* memory, int columns, int head_dim, int taps0, int taps1, bool apart)
-      : token_stride(head_dim * taps1 + 16 / sizeof(X)), output_stride(head_dim + 4) {
+      : token_stride(of_tokens(head_dim, taps1) / sizeof(X)),
+        output_stride(of_outputs(head_dim) / sizeof(float)) {
     auto take = [&](int64_t bytes) {
       char* start = memory;
       memory += bytes;
       return start;
     };
-    const int64_t token_bytes = columns * token_stride * sizeof(X);
-    const int64_t output_bytes = columns * output_stride * sizeof(float);
+    const int64_t token_bytes = columns * of_tokens(head_dim, taps1);
+    const int64_t output_bytes = columns * of_outputs(head_dim);
     planes = reinterpret_cast<float*>(take(shared(head_dim, taps0)));
     char* both = take(apart ? token_bytes : most(token_bytes, output_bytes));
     tokens = reinterpret_cast<X*>(both);
@@ -61,12 +63,13 @@ struct CcaMemory {
   }
 };
 
-// Rows of a group of a GPU: at most `most`, as many as it has memory for.
-template <class X, class T>
-int cca_columns(const CcaParams<T>& p, int most) {
-  const int64_t bytes = kCcaBytes - CcaMemory<X>::shared(p.head_dim, p.taps0);
-  const int room = int(bytes / CcaMemory<X>::of_row(p.head_dim, p.taps1, false));
-  return least(most, room);
+// Rows of a group of a GPU, as many as it has memory for at most. Where there are many rows, fewer
+// groups read weights for more rows each.
+template <class T>
+int cca_columns(const CcaParams<T>& p) {
+  const int64_t bytes = kCcaBytes - CcaMemory<T>::shared(p.head_dim, p.taps0);
+  const int room = int(bytes / CcaMemory<T>::of_row(p.head_dim, p.taps1, false));
+  return least(room, p.total_rows < 1024 ? 16 : 32);
 }
 
 template <class Gemm, class T, class X>

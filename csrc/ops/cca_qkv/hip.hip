@@ -1,5 +1,6 @@
-// GPU launcher of cca_qkv for gfx942 and gfx950. A workgroup has a head of up to 32 rows (29 of bf16 with head dim 128), whose
-// tokens are rounded to the element type in LDS, where the outputs then replace them.
+// GPU launcher of cca_qkv for gfx942 and gfx950. A workgroup has a head of up to 32 rows (of bf16
+// with head dim 128: 29), whose tokens are rounded to the element type in LDS, where the outputs
+// then replace them.
 #include "tile/cdna/launch.h"
 
 #pragma clang force_cuda_host_device begin
@@ -12,16 +13,13 @@ namespace blockdraft {
 template <class T>
 using CcaGemm = cdna::LayerGemm<T, 1, 2>;
 
-// From so many rows on, fewer groups read weights for more rows each.
-constexpr int kManyRows = 1024;
-
 template <class T, CcaStep kStep>
 BLOCKDRAFT_KERNEL(cdna::kThreads, 6)
 cca_qkv_kernel(CcaParams<T> p) {
   alignas(16) __attribute__((shared)) static char memory[kCcaBytes];
   cdna::use_global_pointers(p);
   CcaGemm<T> gemm;
-  const int columns = cca_columns<T>(p, p.total_rows < kManyRows ? 16 : 32);
+  const int columns = cca_columns(p);
   cca_qkv(gemm, p, cdna::group_index(), columns,
           CcaMemory<T>(memory, columns, p.head_dim, p.taps0, p.taps1, false));
 }
@@ -41,10 +39,9 @@ namespace blockdraft {
 
 template <class T>
 void launch(const CcaParams<T>& p, Stream stream) {
-  schedule(p, cca_columns<T>(p, p.total_rows < kManyRows ? 16 : 32),
-           [&]<CcaStep kStep>(int64_t groups) {
-             start(cca_qkv_kernel<T, kStep>, groups, cdna::kThreads, stream, p);
-           });
+  schedule(p, cca_columns(p), [&]<CcaStep kStep>(int64_t groups) {
+    start(cca_qkv_kernel<T, kStep>, groups, cdna::kThreads, stream, p);
+  });
 }
 
 template void launch(const CcaParams<float>&, Stream);

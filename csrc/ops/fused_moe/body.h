@@ -18,7 +18,7 @@ void gate_up(Gemm& gemm, const FusedMoeParams<T>& p, const MoeItem& item, const 
       2 * channels, item.count, p.hidden, [&](int i) { return weights + i / 2 * row + i % 2 * up; },
       [&](int c) { return p.x.at(p.row(pairs[c])); },
       [&](int i, int c, four y) {
-        const four power = -1.44269504f * y;
+        const four power = -float(kLog2e) * y;
         const four silu = y / (1 + Gemm::exp2(power > 126 ? four{} + 126 : power));
         T* out = p.activations + int64_t(pairs[c]) * p.inner + first + i / 2;
         Gemm::store(out, silu[0] * y[1]);

@@ -7,8 +7,6 @@
 
 namespace blockdraft {
 
-constexpr double kLog2e = 1.4426950408889634;
-
 // 2^x in double, for sums over vocab_blocks and for single tokens; 0 below -1022.
 inline double exp2_double(double x) {
   if (!(x >= -1022)) return x < -1022 ? 0.0 : x;

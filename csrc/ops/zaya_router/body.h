@@ -29,8 +29,6 @@ void project(Gemm& gemm, const ZayaRouterParams<T>& p, int64_t id) {
       });
 }
 
-constexpr float kLog2E = 1.44269504f;
-
 // x (1 + erf(x / sqrt 2)) / 2, where 1 - erf is Abramowitz and Stegun's 7.1.26, to 1.5e-7.
 template <class Group>
 four gelu(four x) {
@@ -40,7 +38,7 @@ four gelu(four x) {
   tail = tail * t + 1.421413741f;
   tail = tail * t - 0.284496736f;
   tail = tail * t + 0.254829592f;
-  const four power = -0.5f * kLog2E * x * x;
+  const four power = -0.5f * float(kLog2e) * x * x;
   tail *= t * Group::exp2(power < -126 ? four{} - 126 : power);
   return (x < 0 ? four{} : x) - 0.5f * size * tail;
 }
@@ -92,7 +90,7 @@ void choose(const ZayaRouterParams<T>& p, const Wave& wave, int row, const float
       p.classes, least_float, [&](int i) { return logits[i]; },
       [](float a, float b) { return most(a, b); });
   // Comparisons keep NaN.
-  auto power = [&](int i) { return Group::exp2(most(-126.0f, (logits[i] - top) * kLog2E)); };
+  auto power = [&](int i) { return Group::exp2(most(-126.0f, (logits[i] - top) * float(kLog2e))); };
   wave.each(p.classes, [&](int i) { powers[i] = power(i); });
   const float total = wave.fold(
       p.classes, 0.0f, [&](int i) { return powers[i]; }, [](float a, float b) { return a + b; });

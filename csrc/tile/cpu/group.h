@@ -93,8 +93,8 @@ class Group {
   static float value(T x) {
     return cpu::value(x);
   }
-  static four exp2(four x) { return cpu::exp2(x); }
-  static float exp2(float x) { return cpu::exp2(four{x})[0]; }
+  static four exp2(four x) { return exp2_within(x); }
+  static float exp2(float x) { return exp2_within(four{x})[0]; }
 };
 
 static_assert(GroupTarget<Group>);

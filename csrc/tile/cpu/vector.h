@@ -179,6 +179,19 @@ inline wide multiply_add(wide a, wide b, wide c) {
 // 1.5 * 2^23 + 127: adding it rounds to an integer and leaves the biased exponent in the low bits.
 constexpr float kMagic = 12583039.0f;
 
+// 2^x to 3e-7 for -127 <= x < 128, for vectors of any length.
+template <class V>
+V exp2_within(V x) {
+  const V shifted = x + kMagic, r = x - (shifted - kMagic);
+  V p = 1.32647273e-3f * r + 9.67151299e-3f;
+  p = p * r + 5.55073358e-2f;
+  p = p * r + 2.40222424e-1f;
+  p = p * r + 6.93147004e-1f;
+  p = p * r + 1.0f;
+  typedef decltype(x < x) Bits;  // as many integers
+  return p * (V)((Bits)shifted << 23);
+}
+
 // 2^x to 3e-7 for x < 128, exactly 1 for 0. From 128 on infinity with AVX-512, else undefined.
 // Below -126 at most 2^-126; 0 for -inf; NaN for NaN.
 inline wide exp2(wide x) {
@@ -192,27 +205,8 @@ inline wide exp2(wide x) {
   p = p * r + 1.0f;
   return (wide)_mm512_scalef_ps((__m512)p, (__m512)x);  // p * 2^floor(x)
 #else
-  x = maximum_wide(splat_wide(-127.0f), x);  // this order of operands keeps NaN
-  const wide shifted = x + kMagic, r = x - (shifted - kMagic);
-  wide p = 1.32647273e-3f * r + 9.67151299e-3f;
-  p = p * r + 5.55073358e-2f;
-  p = p * r + 2.40222424e-1f;
-  p = p * r + 6.93147004e-1f;
-  p = p * r + 1.0f;
-  return p * (wide)((iwide)shifted << 23);
+  return exp2_within(maximum_wide(splat_wide(-127.0f), x));  // this order of operands keeps NaN
 #endif
-}
-
-// The same for |x| <= 126.
-inline four exp2(four x) {
-  typedef int32_t bits __attribute__((vector_size(16)));
-  const four shifted = x + kMagic, r = x - (shifted - kMagic);
-  four p = 1.32647273e-3f * r + 9.67151299e-3f;
-  p = p * r + 5.55073358e-2f;
-  p = p * r + 2.40222424e-1f;
-  p = p * r + 6.93147004e-1f;
-  p = p * r + 1.0f;
-  return p * (four)((bits)shifted << 23);
 }
 
 #ifdef __AVX512F__

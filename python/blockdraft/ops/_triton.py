@@ -24,6 +24,13 @@ def register(op: Op, unsupported: Callable[[Any], str | None]) -> None:
     op.register("triton", run, unsupported)
 
 
+def cannot_multiply(tensor: torch.Tensor) -> str | None:
+    """Why a kernel with products does not support this tensor's type, or None."""
+    if tensor.dtype == torch.bfloat16 and env.triton_interpreter():
+        return "Triton's interpreter multiplies bfloat16 wrongly"
+    return None
+
+
 def on_gpu(tensor: torch.Tensor) -> bool:
     """Whether kernels run on a GPU for this tensor, or in Triton's interpreter instead."""
     return tensor.device.type != "cpu" or env.triton_interpreter()

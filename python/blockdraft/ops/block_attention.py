@@ -3,7 +3,7 @@ from typing import NamedTuple
 
 import torch
 
-from .. import env, reference
+from .. import reference
 from ..contract import F32, Check
 from ..registry import Op, Out, Scratch, by_name
 from ..types import Rows
@@ -149,9 +149,7 @@ def _triton_unsupported(args: Args) -> str | None:
         return f"at most 64 query heads share a KV head, not {group}"
     if not args.scale > 0:
         return f"the scale is positive, not {args.scale}"
-    if args.q.dtype == torch.bfloat16 and env.triton_interpreter():
-        return "Triton's interpreter multiplies bfloat16 wrongly"
-    return _triton.unsupported(args.q)
+    return _triton.cannot_multiply(args.q) or _triton.unsupported(args.q)
 
 
 OP = Op("block_attention", Args)

@@ -2,7 +2,7 @@ from typing import NamedTuple
 
 import torch
 
-from .. import env, reference
+from .. import reference
 from ..contract import F32, FLOATS, I32, Check
 from ..registry import InPlace, Op, Out, by_name
 from ..types import Rows
@@ -179,6 +179,8 @@ def _kernels_unsupported(args: Args) -> str | None:
         return f"the head dim is a multiple of 8, of one head of 16, not {head_dim}"
     if args.conv0_weight.shape[2] + args.conv1_weight.shape[2] > 10:
         return "the convolutions look back at most 8 tokens"
+    if not args.conv1_weight.is_contiguous():
+        return "conv1_weight is contiguous"
     return _native.mixed(
         qk=args.qk,
         conv0_weight=args.conv0_weight,
@@ -194,8 +196,6 @@ def _kernels_unsupported(args: Args) -> str | None:
 
 def _cpp_unsupported(args: Args) -> str | None:
     reason = _native.unsupported(args.qk) or _kernels_unsupported(args)
-    if not reason and not args.conv1_weight.is_contiguous():
-        reason = "conv1_weight is contiguous"
     if reason or args.qk.is_cpu:
         return reason
     head_dim, taps = args.conv1_weight.shape[1:]
@@ -219,11 +219,7 @@ def _cpp_unsupported(args: Args) -> str | None:
 
 
 def _triton_unsupported(args: Args) -> str | None:
-    if args.qk.dtype == torch.bfloat16 and env.triton_interpreter():
-        return "Triton's interpreter multiplies bfloat16 wrongly"
-    reason = _kernels_unsupported(args)
-    if not reason and not args.conv1_weight.is_contiguous():
-        reason = "conv1_weight is contiguous"
+    reason = _triton.cannot_multiply(args.qk) or _kernels_unsupported(args)
     if not reason and args.q.shape[2] > 128:
         reason = f"the head dim is at most 128, not {args.q.shape[2]}"
     return reason or _triton.unsupported(args.qk)

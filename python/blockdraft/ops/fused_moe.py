@@ -2,7 +2,7 @@ from typing import NamedTuple
 
 import torch
 
-from .. import env, reference
+from .. import reference
 from ..contract import F32, I32, Check
 from ..registry import Op, Out, Scratch, by_name
 from ..types import MoeWorkspace
@@ -169,9 +169,7 @@ def _cpp_unsupported(args: Args) -> str | None:
 def _triton_unsupported(args: Args) -> str | None:
     if args.gate_up_scale is not None or args.down_scale is not None:
         return "the Triton kernels take weights of x's dtype, without scales"
-    if args.x.dtype == torch.bfloat16 and env.triton_interpreter():
-        return "Triton's interpreter multiplies bfloat16 wrongly"
-    reason = too_many(len(args.offsets) - 1, TRITON_EXPERTS)
+    reason = _triton.cannot_multiply(args.x) or too_many(len(args.offsets) - 1, TRITON_EXPERTS)
     return reason or _triton.unsupported(args.x)
 
 

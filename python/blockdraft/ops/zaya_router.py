@@ -2,7 +2,7 @@ from typing import NamedTuple
 
 import torch
 
-from .. import env, reference
+from .. import reference
 from ..contract import BOOL, F32, FLOATS, I32, Check
 from ..registry import Op, Out, by_name
 from . import _native, _triton
@@ -150,14 +150,13 @@ def _cpp_unsupported(args: Args) -> str | None:
 
 
 def _triton_unsupported(args: Args) -> str | None:
-    if args.hidden.dtype == torch.bfloat16 and env.triton_interpreter():
-        return "Triton's interpreter multiplies bfloat16 wrongly"
     classes, router = (1 << (n - 1).bit_length() for n in args.out_weight.shape)  # padded
     if max(classes, 16) * max(router, 16) * args.hidden.element_size() >= TRITON_BYTES:
         return (
             f"a matrix of {classes} classes by {router} channels has {TRITON_BYTES} bytes or more"
         )
-    return _other_dtype(args) or _triton.unsupported(args.hidden)
+    reason = _triton.cannot_multiply(args.hidden) or _other_dtype(args)
+    return reason or _triton.unsupported(args.hidden)
 
 
 TRITON_BYTES = 65536  # of the last layer's weights, which go through the LDS at once
