@@ -9,6 +9,7 @@ OPS: dict[str, str | None] = {
     "moe_dispatch": None,
     "fused_moe": "moe",
     "linear": None,
+    "residual_norm": None,
     "accept_drafts": "accept",
     "sample_drafts": "sample",
     "plan_branches": None,

@@ -72,7 +72,7 @@ def linear(
     )
 
 
-def rms_norm(rows: float, hidden: int, itemsize: float) -> Cost:
+def residual_norm(rows: float, hidden: int, itemsize: float) -> Cost:
     """With the scaled residual sum before it, on an fp32 residual stream: sum, square, sum, two
     factors and two biases."""
     moved = rows * hidden * (2 * itemsize + 8)

@@ -10,14 +10,15 @@ SPLIT_KEYS = 2048
 # So many pairs of a row and a choice are routed without a sort: `kFewPairs` of fused_moe
 FEW_PAIRS = 64
 
-# These ops have no kernels yet. Each count is assumed: one launch.
-ASSUMED = {"rms_norm": 1, "linear": 1}
+# On a GPU torch's library multiplies. The count is assumed: one launch.
+ASSUMED = {"linear": 1}
 KERNELS = (
     "block_attention",
     "cca_qkv",
     "commit",
     "fused_moe",
     "moe_dispatch",
+    "residual_norm",
     "accept_drafts",
     "sample_drafts",
     "zaya_router",
@@ -43,6 +44,7 @@ def launches(
                       `pairs` of a row and a choice than a workgroup routes by itself; combine,
                       where a row has several `choices`
     moe_dispatch      dispatch
+    residual_norm     norm
     accept_drafts     measure, normalise; surplus, where `rule` is "block" and `drafts` (K) is more
                       than one; decide, weigh, finish; logprob, where log-probabilities are asked
                       for. 5 to 7 in all
@@ -54,7 +56,7 @@ def launches(
     """
     if op == "block_attention":
         return 1 + (prefix > SPLIT_KEYS)
-    if op in ("cca_qkv", "commit", "moe_dispatch"):
+    if op in ("cca_qkv", "commit", "moe_dispatch", "residual_norm"):
         return 1
     if op == "fused_moe":
         return 2 + (pairs > FEW_PAIRS) + (choices > 1)

@@ -69,8 +69,8 @@ def _layer_ops(w: Workload) -> list[OpCost]:
     return [
         OpCost(
             "norms, residuals",
-            norms * costs.rms_norm(rows, hidden, size),
-            norms * launches("rms_norm"),
+            norms * costs.residual_norm(rows, hidden, size),
+            norms * launches("residual_norm"),
         ),
         OpCost(
             "qkv projection",

@@ -409,6 +409,23 @@ def test_sim_notices_a_missing_barrier_of_zaya_router(dropped):
     )
 
 
+@pytest.mark.parametrize("dtype", TYPES)
+@pytest.mark.parametrize("target", ["cpu", "sim"])
+def test_residual_norm(target, dtype):
+    generator = torch.Generator().manual_seed(0)
+    x, *scales = (torch.randn(n, 136, generator=generator).to(dtype) for n in (20, 1, 1, 1, 1, 1))
+    names = ("weight", "scale", "bias", "residual_scale", "residual_bias")
+    given = {name: t[0] for name, t in zip(names, scales)}
+    given["residual"] = torch.randn(20, 136, generator=generator)
+    given["index"] = torch.randint(20, (11,), generator=generator).int()
+    expected = ops.residual_norm(x, eps=1e-5, **given, backend="reference")
+    out = poisoned(*expected.shape, dtype=dtype)
+    call = functools.partial(ops.residual_norm, x, eps=1e-5, **given, out=out)
+    params = harness.recorded(*harness.captured(call))
+    harness.checks().check_residual_norm(TARGETS[target], TYPES[dtype], params, SEED(0))
+    assert_close(out, expected, dtype)
+
+
 def dispatch_is_right(target, seed, dropped=-1):
     generator = torch.Generator().manual_seed(seed)
     experts = torch.randint(-1, 5, (37, 2), generator=generator).int()

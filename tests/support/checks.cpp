@@ -6,6 +6,7 @@
 #include "ops/cca_qkv/body.h"
 #include "ops/commit/body.h"
 #include "ops/fused_moe/body.h"
+#include "ops/residual_norm/body.h"
 #include "ops/zaya_router/body.h"
 #include "targets.h"
 #include "tile/cpu/attention.h"
@@ -238,6 +239,18 @@ int schedule_cca_qkv(const void* params, int, int64_t* out) {
   schedule(p, cca_columns(p),
            [&]<CcaStep kStep>(int64_t groups) { launches.operator()<kStep>(groups); });
   return launches.count;
+}
+
+void check_residual_norm(int target, int type, const void* params, uint64_t seed) {
+  with_type(type, [&]<class T>(T) {
+    const auto& p = *static_cast<const ResidualNormParams<T>*>(params);
+    if (target == 0) return launch(p, two_threads());
+    constexpr int kRows = 3;
+    schedule(p, kRows, [&]<ResidualNormStep>(int64_t groups) {
+      on_sim_groups(groups, seed, -1,
+                    [&](sim::Group& group, int64_t id) { residual_norm(group, p, id, kRows); });
+    });
+  });
 }
 
 void check_zaya_router(int target, int type, const void* params, uint64_t seed, int dropped) {

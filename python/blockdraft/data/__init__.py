@@ -4,7 +4,7 @@ from pathlib import Path
 
 BYTE_EOS, BYTE_MASK, BYTE_VOCAB = 256, 257, 264  # ids 0..255 are bytes; 258.. pad the vocabulary
 
-# standard-library modules that `bench/tiny_model.py` never trains on
+# standard-library modules that `train` never trains on
 HELD_OUT = frozenset(
     {
         "textwrap.py",

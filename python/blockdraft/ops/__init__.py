@@ -10,6 +10,7 @@ from .fused_moe import fused_moe
 from .linear import linear
 from .moe_dispatch import moe_dispatch
 from .plan_branches import plan_branches
+from .residual_norm import residual_norm
 from .sample_drafts import sample_drafts, sample_drafts_workspace
 from .zaya_router import zaya_router
 
@@ -24,6 +25,7 @@ __all__ = [
     "linear",
     "moe_dispatch",
     "plan_branches",
+    "residual_norm",
     "sample_drafts",
     "sample_drafts_workspace",
     "zaya_router",

@@ -24,10 +24,11 @@ def register(op: Op, unsupported: Callable[[Any], str | None]) -> None:
     op.register("triton", run, unsupported)
 
 
-def cannot_multiply(tensor: torch.Tensor) -> str | None:
-    """Why a kernel with products does not support this tensor's type, or None."""
+def cannot_compute(tensor: torch.Tensor) -> str | None:
+    """Why a kernel with products, or with results that are rounded, does not support this tensor's
+    type, or None."""
     if tensor.dtype == torch.bfloat16 and env.triton_interpreter():
-        return "Triton's interpreter multiplies bfloat16 wrongly"
+        return "Triton's interpreter multiplies and rounds bfloat16 wrongly"
     return None
 
 

@@ -149,7 +149,7 @@ def _triton_unsupported(args: Args) -> str | None:
         return f"at most 64 query heads share a KV head, not {group}"
     if not args.scale > 0:
         return f"the scale is positive, not {args.scale}"
-    return _triton.cannot_multiply(args.q) or _triton.unsupported(args.q)
+    return _triton.cannot_compute(args.q) or _triton.unsupported(args.q)
 
 
 OP = Op("block_attention", Args)

@@ -219,7 +219,7 @@ def _cpp_unsupported(args: Args) -> str | None:
 
 
 def _triton_unsupported(args: Args) -> str | None:
-    reason = _triton.cannot_multiply(args.qk) or _kernels_unsupported(args)
+    reason = _triton.cannot_compute(args.qk) or _kernels_unsupported(args)
     if not reason and args.q.shape[2] > 128:
         reason = f"the head dim is at most 128, not {args.q.shape[2]}"
     return reason or _triton.unsupported(args.qk)

@@ -169,7 +169,7 @@ def _cpp_unsupported(args: Args) -> str | None:
 def _triton_unsupported(args: Args) -> str | None:
     if args.gate_up_scale is not None or args.down_scale is not None:
         return "the Triton kernels take weights of x's dtype, without scales"
-    reason = _triton.cannot_multiply(args.x) or too_many(len(args.offsets) - 1, TRITON_EXPERTS)
+    reason = _triton.cannot_compute(args.x) or too_many(len(args.offsets) - 1, TRITON_EXPERTS)
     return reason or _triton.unsupported(args.x)
 
 

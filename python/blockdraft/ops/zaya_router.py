@@ -155,7 +155,7 @@ def _triton_unsupported(args: Args) -> str | None:
         return (
             f"a matrix of {classes} classes by {router} channels has {TRITON_BYTES} bytes or more"
         )
-    reason = _triton.cannot_multiply(args.hidden) or _other_dtype(args)
+    reason = _triton.cannot_compute(args.hidden) or _other_dtype(args)
     return reason or _triton.unsupported(args.hidden)
 
 

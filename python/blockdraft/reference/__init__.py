@@ -9,6 +9,7 @@ from .fused_moe import fused_moe
 from .linear import linear
 from .moe_dispatch import moe_dispatch
 from .plan_branches import plan_branches
+from .residual_norm import residual_norm
 from .sample_drafts import sample_drafts
 from .zaya_router import zaya_router
 
@@ -21,6 +22,7 @@ __all__ = [
     "linear",
     "moe_dispatch",
     "plan_branches",
+    "residual_norm",
     "sample_drafts",
     "store_kv",
     "zaya_router",

@@ -1,0 +1,127 @@
+from typing import NamedTuple
+
+import torch
+
+from .. import reference
+from ..contract import F32, FLOATS, I32, Check
+from ..registry import Op, Out, by_name
+from . import _native, _triton
+
+
+def residual_norm(
+    x: torch.Tensor,
+    weight: torch.Tensor,
+    eps: float,
+    *,
+    scale: torch.Tensor | None = None,
+    bias: torch.Tensor | None = None,
+    residual: torch.Tensor | None = None,
+    residual_scale: torch.Tensor | None = None,
+    residual_bias: torch.Tensor | None = None,
+    index: torch.Tensor | None = None,
+    out: torch.Tensor | None = None,
+    stream: torch.Tensor | None = None,
+    backend: str | None = None,
+) -> torch.Tensor:
+    """RMSNorm of the residual stream after a block's output was added to it: the stream is
+    (x + bias) * scale + (residual + residual_bias) * residual_scale. The first of a model gathers
+    embeddings, and the last one the rows that are read.
+
+    x            bf16 | fp16 | fp32 [N,H], the block's output
+    weight       [H], of the norm; eps is added to the mean of squares
+    scale, bias  [H] or None: 1 and 0; residual_scale, residual_bias likewise
+    residual     float32 [N,H], the stream before, or None
+    index        int32 [R], rows of x and residual to take, in 0 .. N-1; None: all
+    out          [R,H], x's dtype, made if None; shares no memory with the inputs
+    stream       float32 [R,H], written if given; without `index` it may be `residual` itself
+    Sums are fp32; the stream is rounded to x's dtype before the norm (as transformers does).
+    Returns out. The kernels take weights of x's dtype, and an H that is a multiple of 8. Raises
+    ValueError or TypeError, before anything is written.
+    """
+    check = Check("residual_norm")
+    check.tensor("x", x, "N H")
+    check.tensor("weight", weight, "H", FLOATS)
+    scales = dict(scale=scale, bias=bias)
+    scales |= dict(residual_scale=residual_scale, residual_bias=residual_bias)
+    for name, t in scales.items():
+        check.tensor(name, t, "H", FLOATS, optional=True)
+    check.tensor("residual", residual, "N H", F32, optional=True)
+    check.tensor("index", index, "R", I32, optional=True)
+    check.dims.setdefault("R", len(x))
+    check.values("index", index, 0, len(x) - 1, f"0 .. {len(x) - 1}")
+    inputs = dict(x=x, weight=weight, residual=residual)
+    (out,) = check.outputs(None if out is None else (out,), ("R H",), (x.dtype,), inputs)
+    if stream is not None:
+        own = stream is residual and index is None
+        others = dict(x=x, weight=weight, out=out) | ({} if own else dict(residual=residual))
+        check.output("stream", stream, "R H", F32, others)
+    args = Args(
+        x=x,
+        weight=weight,
+        eps=eps,
+        scale=scale,
+        bias=bias,
+        residual=residual,
+        residual_scale=residual_scale,
+        residual_bias=residual_bias,
+        index=index,
+        out=out,
+        stream=stream,
+    )
+    OP(backend, args)
+    return out
+
+
+class Args(NamedTuple):
+    x: torch.Tensor
+    weight: torch.Tensor
+    eps: float
+    scale: torch.Tensor | None
+    bias: torch.Tensor | None
+    residual: torch.Tensor | None
+    residual_scale: torch.Tensor | None
+    residual_bias: torch.Tensor | None
+    index: torch.Tensor | None
+    out: Out
+    stream: Out | None
+
+
+def _other_weights(args: Args) -> str | None:
+    return _native.mixed(
+        x=args.x,
+        weight=args.weight,
+        scale=args.scale,
+        bias=args.bias,
+        residual_scale=args.residual_scale,
+        residual_bias=args.residual_bias,
+    )
+
+
+def _cpp_unsupported(args: Args) -> str | None:
+    if args.x.shape[1] % 8:
+        return f"the hidden size is a multiple of 8, not {args.x.shape[1]}"
+    reason = _native.unsupported(args.x) or _other_weights(args)
+    if reason or args.x.is_cpu:
+        return reason
+    return _native.unaligned(
+        x=args.x,
+        weight=args.weight,
+        scale=args.scale,
+        bias=args.bias,
+        residual=args.residual,
+        residual_scale=args.residual_scale,
+        residual_bias=args.residual_bias,
+        out=args.out,
+        stream=args.stream,
+    )
+
+
+def _triton_unsupported(args: Args) -> str | None:
+    reason = _triton.cannot_compute(args.x) or _other_weights(args)
+    return reason or _triton.unsupported(args.x)
+
+
+OP = Op("residual_norm", Args)
+_triton.register(OP, _triton_unsupported)
+_native.register(OP, _cpp_unsupported)
+OP.register("reference", by_name(OP, reference.residual_norm))

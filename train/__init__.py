@@ -1,0 +1,1 @@
+"""Trains the byte-level ZAYA that ships in `blockdraft/data`: `python -m blockdraft.train OUT`."""
