@@ -44,7 +44,7 @@ def build(parameters: dict[str, Any], dtype: torch.dtype, device: str) -> Prepar
     stream = torch.empty(rows, HIDDEN, device=device)
 
     def ours(backend: str) -> tuple[torch.Tensor, torch.Tensor]:
-        ops.residual_norm(x, weight, EPS, **given, out=out, stream=stream, backend=backend)
+        ops.residual_norm(x, weight, EPS, **given, out=(out, stream), backend=backend)
         return out, stream
 
     def torch_ops(x, residual):

@@ -276,10 +276,9 @@ def test_a_wrong_dtype_is_refused(tmp_path, dtype):
 
 WRONG_FOR_A_CACHE = {
     "page": ["16", 16.0, True, None, [16], -16, 0, 4, 24, HUGE, 2**31],
-    "max_tokens": [
-        *[5, "55", None, [], ["5"], [5.0], [True], [-1]],
-        *[[2**31], [HUGE], [2**31 - 1] * 9],
-    ],
+    "pages": ["5", 5.0, True, [5], -1, 2**31],
+    "requests": ["5", 5.0, True, None, [5], 0, -1, 2**31],
+    "max_tokens": ["55", 5.0, True, None, [5], -1, 2**31, HUGE],
     "dtype": ["bfloat16", None, torch.int32],
     "config": [None, SMALL],
 }
@@ -287,7 +286,8 @@ WRONG_FOR_A_CACHE = {
 
 @pytest.mark.parametrize("name", WRONG_FOR_A_CACHE)
 def test_a_cache_names_what_it_refuses(name):
-    given = dict(config=ZayaConfig(**SMALL), max_tokens=[5, 9], dtype=torch.float32, page=8)
+    given = dict(config=ZayaConfig(**SMALL), requests=2, max_tokens=9)
+    given |= dict(dtype=torch.float32, page=8)
     PagedCache(**given)
     for value in WRONG_FOR_A_CACHE[name]:
         with pytest.raises(ValueError, match=f"^PagedCache: {name}: expected .+, got ") as caught:
@@ -301,6 +301,7 @@ NAMESPACE = SimpleNamespace(
     zaya_router=ops.zaya_router,
     fused_moe=ops.fused_moe,
     linear=ops.linear,
+    residual_norm=ops.residual_norm,
     commit=ops.commit,
 )
 COPIES = {"pickle": lambda x: pickle.loads(pickle.dumps(x)), "deepcopy": copy.deepcopy}
@@ -313,7 +314,9 @@ def random_model(**given):
 
 @torch.no_grad()
 def prefilled(model):
-    cache = model.new_cache([20, 9], page=8)
+    cache = model.new_cache(2, 20, page=8)
+    cache.open(0, 20)
+    cache.open(1, 9)
     hidden = model.prefill([list(range(10)) * 2, [3, 1, 4]], cache, chunk=7)
     return model.logits(hidden), cache
 

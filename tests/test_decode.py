@@ -183,10 +183,16 @@ def test_invalid_logits_end_a_request_and_leave_the_others(tiny):
         def __getattr__(self, name):
             return getattr(tiny, name)
 
-        def logits(self, hidden):
-            out = tiny.logits(hidden)
-            out[1] = torch.nan
-            return out
+        def plan(self, inputs, cache):
+            planned = tiny.plan(inputs, cache)
+            proper = planned.run
+
+            def run():
+                proper()
+                planned.logits[1] = torch.nan
+
+            planned.run = run
+            return planned
 
     work = prompts(3, 20)
     done = BlockDecoder(Broken(), BlockLayout.tidar(16, P=2)).generate(work)

@@ -93,10 +93,11 @@ def test_nothing_of_a_call_stays_on_the_decoder(decoder):
 
 def test_normalisers_keep_their_type(decoder):
     """Those that a decode starts with are those that `sample_drafts` gives later."""
-    state = decoder._start(work(10))
-    first = state.draft_lse.dtype
-    decoder.step(state)
-    assert state.draft_lse.dtype == first
+    batch = decoder.batch(4, 32)
+    batch.add(*work(10))
+    before = batch.state.draft_lse.clone()
+    batch.step()
+    assert batch.state.draft_lse.dtype == before.dtype and not batch.state.draft_lse.equal(before)
 
 
 def test_on_step_counts_the_tokens(decoder):

@@ -12,7 +12,8 @@ import pytest
 import torch
 from toy import ToyModel
 
-from blockdraft import BlockDecoder, BlockLayout, Request, decode, rng
+from blockdraft import BlockDecoder, BlockLayout, Request, ops, rng
+from blockdraft.registry import OPS, Backend
 
 RUNS, LENGTH = 200_000, 6
 LIMIT = 120.0  # chi2(63) exceeds it with probability 2e-5
@@ -85,9 +86,8 @@ def test_keys_of_token_positions_would_be_caught(monkeypatch):
 
     monkeypatch.setattr(rng, "uniform", by_token)
     # the reference is the backend that draws from `rng`
-    monkeypatch.setattr(
-        decode.ops, "accept_drafts", partial(decode.ops.accept_drafts, backend="reference")
-    )
+    reference = partial(ops.accept_drafts, backend="reference")
+    monkeypatch.setattr(ops, "accept_drafts", reference)
     g, _ = g_statistic(BlockLayout(3, 4, 4), rule="block")
     print(f"keyed by token position: G = {g:.0f}")
     assert g > LIMIT
@@ -96,23 +96,27 @@ def test_keys_of_token_positions_would_be_caught(monkeypatch):
 def test_truncating_accepted_tokens_would_be_caught(monkeypatch):
     """Mutant: when no proposal matches the accepted length, drop accepted tokens down to one that
     does."""
-    proper = decode.ops.accept_drafts
+    op = OPS["accept_drafts"]
 
-    def truncating(logits, drafts, draft_len, branch, *args, **kwargs):
-        verdict = proper(logits, drafts, draft_len, branch, *args, **kwargs)
-        level = torch.where(
-            (branch >= 1) & (branch <= verdict.accepted[:, None] + 1), branch, 0
-        ).amax(1)
-        cut = (level > 0) & (level <= verdict.accepted)
-        a = torch.where(cut, level - 1, verdict.accepted)
-        y = torch.where(
-            cut,
-            drafts.gather(1, a.clamp(min=0, max=drafts.shape[1] - 1)[:, None].long())[:, 0],
-            verdict.next_token,
-        )
-        return verdict._replace(accepted=a, next_token=y, shift=torch.zeros_like(verdict.shift))
+    def truncating(proper):
+        def run(*values):
+            proper(*values)
+            args = op.unflatten(*values)
+            reached = (args.branch >= 1) & (args.branch <= args.accepted[:, None] + 1)
+            level = torch.where(reached, args.branch, 0).amax(1)
+            cut = (level > 0) & (level <= args.accepted)
+            a = torch.where(cut, level - 1, args.accepted)
+            drafts = args.draft_tokens
+            kept = drafts.gather(1, a.clamp(0, drafts.shape[1] - 1)[:, None].long())[:, 0]
+            args.next_token.copy_(torch.where(cut, kept, args.next_token))
+            args.accepted.copy_(a)
+            args.shift.zero_()
 
-    monkeypatch.setattr(decode.ops, "accept_drafts", truncating)
+        return run
+
+    for name, backend in op.backends.items():
+        mutant = Backend(truncating(backend.run), backend.unsupported)
+        monkeypatch.setitem(op.backends, name, mutant)
     layout, options = CASES["missing branches"]
     g, _ = g_statistic(layout, **options)
     print(f"truncating: G = {g:.0f}")

@@ -35,16 +35,12 @@ def case(rows, hidden, dtype, options=SCALES + ("residual",), read=None, seed=0,
 
 
 def compare(x, weight, given, backend, spread=False):
-    rows = len(given.get("index", x))
-    expected_stream = torch.empty(rows, x.shape[1], device=x.device)
-    expected = ops.residual_norm(
-        x, weight, EPS, **given, stream=expected_stream, backend="reference"
-    )
+    expected, expected_stream = ops.residual_norm(x, weight, EPS, **given, backend="reference")
     out = poisoned(*expected.shape, dtype=x.dtype, device=x.device)
     stream = poisoned(*expected.shape, dtype=torch.float32, device=x.device)
     if spread:
         out, stream, x = rows_apart(out), rows_apart(stream), rows_apart(x)
-    ops.residual_norm(x, weight, EPS, **given, out=out, stream=stream, backend=backend)
+    ops.residual_norm(x, weight, EPS, **given, out=(out, stream), backend=backend)
     assert_close(out, expected, x.dtype, "out")
     assert_close(stream, expected_stream, torch.float32, "stream")
 
@@ -77,19 +73,21 @@ def test_fuzz(backend, data):
 @pytest.mark.parametrize("backend", list(OPS["residual_norm"].backends))
 def test_the_stream_in_place(backend):
     x, weight, given = case(9, 64, torch.float32, device=device_of(backend))
-    stream = torch.empty_like(given["residual"])
-    expected = ops.residual_norm(x, weight, EPS, **given, stream=stream, backend="reference")
-    own = given | dict(stream=given["residual"])
-    assert_close(ops.residual_norm(x, weight, EPS, **own, backend=backend), expected, x.dtype)
-    assert_close(given["residual"], stream, torch.float32)
+    expected, stream = ops.residual_norm(x, weight, EPS, **given, backend="reference")
+    out = torch.empty_like(x), given["residual"]
+    ops.residual_norm(x, weight, EPS, **given, out=out, backend=backend)
+    assert_close(out[0], expected, x.dtype)
+    assert_close(out[1], stream, torch.float32)
+    alone = ops.residual_norm(x, weight, EPS, with_stream=False, backend=backend)
+    assert alone[0].shape == x.shape and alone[1] is None
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_nan_stays_in_its_row(backend):
     x, weight, given = case(6, 64, torch.float32, device=device_of(backend))
-    clean = ops.residual_norm(x, weight, EPS, **given, backend=backend)
+    clean, _ = ops.residual_norm(x, weight, EPS, **given, backend=backend)
     x[2, 5] = torch.nan
-    found = ops.residual_norm(x, weight, EPS, **given, backend=backend)
+    found, _ = ops.residual_norm(x, weight, EPS, **given, backend=backend)
     others = torch.arange(6, device=x.device) != 2
     assert torch.equal(found[others], clean[others]) and found[2].isnan().all()
 
@@ -97,9 +95,9 @@ def test_nan_stays_in_its_row(backend):
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 def test_a_row_s_bits_do_not_depend_on_the_others(dtype):
     x, weight, given = case(300, 1032, dtype)
-    every = ops.residual_norm(x, weight, EPS, **given, backend="cpp")
+    every, _ = ops.residual_norm(x, weight, EPS, **given, backend="cpp")
     index = torch.tensor([250, 3, 3], dtype=torch.int32)
-    some = ops.residual_norm(x, weight, EPS, **given, index=index, backend="cpp")
+    some, _ = ops.residual_norm(x, weight, EPS, **given, index=index, backend="cpp")
     assert torch.equal(some, every[index.long()])
 
 
@@ -108,12 +106,12 @@ def test_bad_arguments():
     with pytest.raises(ValueError, match=r"index: expected 0 \.\. 2, got 3"):
         index = torch.tensor([3], dtype=torch.int32)
         ops.residual_norm(x, weight, EPS, **given, index=index)
-    with pytest.raises(ValueError, match="stream: expected memory apart from residual's"):
+    with pytest.raises(ValueError, match=r"out\[1\]: expected memory apart from residual's"):
         index = torch.tensor([1, 0, 2], dtype=torch.int32)
-        ops.residual_norm(x, weight, EPS, **given, index=index, stream=given["residual"])
+        ops.residual_norm(x, weight, EPS, **given, index=index, out=(x.clone(), given["residual"]))
     with pytest.raises(ValueError, match="weight is torch.bfloat16, as x is, not torch.float32"):
         ops.residual_norm(x, weight.float(), EPS, backend="cpp")
     x, weight, _ = case(3, 12, torch.float32)
     with pytest.raises(ValueError, match="the hidden size is a multiple of 8, not 12"):
         ops.residual_norm(x, weight, EPS, backend="cpp")
-    assert ops.residual_norm(x, weight, EPS).shape == (3, 12)  # the reference takes it
+    assert ops.residual_norm(x, weight, EPS)[0].shape == (3, 12)  # the reference takes it

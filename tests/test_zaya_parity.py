@@ -76,7 +76,10 @@ def oracle(tmp_path, seed=0, **changes):
 
 @torch.no_grad()
 def run_chunks(model, tokens, chunk):
-    cache = model.new_cache([tokens.shape[1] + 1] * len(tokens), page=8)
+    length = tokens.shape[1] + 1
+    cache = model.new_cache(len(tokens), length, page=8)
+    for request in range(len(tokens)):
+        cache.open(request, length)
     out = []
     for piece in tokens.split(chunk, 1):
         rows = Rows.prefill(cache.prefix_lens, [piece.shape[1]] * len(piece), tokens.shape[1])

@@ -1,6 +1,7 @@
 """A differentiable forward pass over sequences of verify rows and proposals, all under one
 structured mask."""
 
+from collections.abc import Callable
 from types import SimpleNamespace
 from typing import NamedTuple
 
@@ -27,8 +28,9 @@ class Sequences(NamedTuple):
 
 
 class TrainingOps(SimpleNamespace):
-    """The reference ops in differentiable form. Attention uses one dense mask, since all sequences
-    have the same branches. `loads` gathers the experts that each layer chose."""
+    """The reference ops in differentiable form, which write no buffers. Attention uses one dense
+    mask, since all sequences have the same branches. `loads` gathers the experts that each layer
+    chose."""
 
     def __init__(self, rows: Rows):
         batch = len(rows.prefix_lens)
@@ -42,8 +44,8 @@ class TrainingOps(SimpleNamespace):
             out = F.scaled_dot_product_attention(q, k, v, mask, scale=scale, enable_gqa=True)
             return out.transpose(1, 2).flatten(0, 1)
 
-        def cca(*args, late_start=None):
-            return reference.cca_qkv(*args[:13], late_start=late_start)
+        def cca(*args, **kwargs):
+            return reference.cca_qkv(*args[:13], **kwargs)
 
         def router(*args, **kwargs):
             out = reference.zaya_router(*args, **kwargs)
@@ -51,13 +53,23 @@ class TrainingOps(SimpleNamespace):
             return out
 
         super().__init__(
-            block_attention=attention,
-            cca_qkv=cca,
-            zaya_router=router,
-            fused_moe=reference.fused_moe,
-            linear=reference.linear,
+            block_attention=_pure(attention),
+            cca_qkv=_pure(cca),
+            zaya_router=_pure(router),
+            fused_moe=_pure(reference.fused_moe),
+            linear=_pure(reference.linear),
+            residual_norm=_pure(reference.residual_norm),
             loads=loads,
         )
+
+
+def _pure(function: Callable) -> Callable:
+    """The function without the options that only say where results go."""
+
+    def run(*args, out=None, workspace=None, with_stream=True, **kwargs):
+        return function(*args, **kwargs)
+
+    return run
 
 
 def draw(

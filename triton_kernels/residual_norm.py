@@ -68,7 +68,7 @@ def warps(padded: int) -> int:
 
 
 def launch(args) -> None:
-    rows, hidden = args.out.shape
+    rows, hidden = args.norm.shape
     if rows == 0:
         return
     padded = triton.next_power_of_2(hidden)
@@ -81,13 +81,13 @@ def launch(args) -> None:
         args.residual_scale,
         args.residual_bias,
         args.index,
-        args.out,
+        args.norm,
         args.stream,
         args.eps,
         rows,
         args.x.stride(0),
         0 if args.residual is None else args.residual.stride(0),
-        args.out.stride(0),
+        args.norm.stride(0),
         0 if args.stream is None else args.stream.stride(0),
         HIDDEN=hidden,
         PADDED=padded,

@@ -6,7 +6,7 @@ from functools import cache
 
 import torch
 
-from . import env
+from . import env, registry
 from .types import MoeWorkspace, Rows, Sampling
 
 FLOATS = (torch.bfloat16, torch.float16, torch.float32)
@@ -58,7 +58,7 @@ class Check:
     "B+1" is B plus one.
 
     readable: whether values may be looked at: no device synchronisation (see `env.check_values`),
-    and not while compiling.
+    and not while compiling or recording (see `Plan`), when there are none yet.
     """
 
     def __init__(self, op: str):
@@ -103,8 +103,10 @@ class Check:
             )
         if self.device is None:
             self.device = t.device
-            self.readable = not torch.compiler.is_compiling() and (
-                t.device.type == "cpu" or env.check_values()
+            self.readable = (
+                not torch.compiler.is_compiling()
+                and not registry.is_recording()
+                and (t.device.type == "cpu" or env.check_values())
             )
         if t.device != self.device:
             self.fail(name, f"device {self.device}", t.device)

@@ -1,154 +1,233 @@
-"""What one call of `BlockDecoder.generate` works on: the requests' parameters, and their state."""
+"""What a batch of requests holds between two passes, in tensors that stay where they are: a step
+changes them in place, so that it can be planned once and captured in a graph."""
 
 import secrets
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
 
 import torch
 
-from .types import Accepted, Completion, Request, Sampling
+from .layout import BlockLayout
+from .types import Accepted, PassInputs, Request, Sampling
 
 
-@dataclass(frozen=True, eq=False, kw_only=True)
 class Parameters:
-    """What the requests of a batch ask for, as tensors on the model's device.
+    """What the requests of a batch ask for, by slot.
 
-    seed              int64 [B]
-    max_new_tokens    int32 [B]
-    stop              int32 [B,S], filled up with -1, which is no token
-    target_sampling   how the model's logits become p
-    drafter_sampling  how the drafter's become q
-    mix               float32 [B], or None where every request has 1
-    branches          int32 [P], the decoder's; not used where each pass plans its own
+    seed int64 [B]; limit int32 [B], tokens to emit at most; stop int32 [B,S], filled up with -1,
+    which is no token. `used` names the options that some request uses; ops skip the others' work.
     """
 
-    seed: torch.Tensor
-    max_new_tokens: torch.Tensor
-    stop: torch.Tensor
-    target_sampling: Sampling
-    drafter_sampling: Sampling
-    mix: torch.Tensor | None
-    branches: torch.Tensor
+    OFF = dict(top_k=0, top_p=1.0, mix=1.0)
 
-    @staticmethod
-    def of(requests: Sequence[Request], branches: list[int], device: torch.device) -> "Parameters":
-        """Gather the parameters of all requests; draws the seeds that they leave open."""
+    def __init__(self, capacity: int, device: torch.device) -> None:
+        def full(value: float, dtype: torch.dtype) -> torch.Tensor:
+            return torch.full((capacity,), value, dtype=dtype, device=device)
 
-        def column(values: list, dtype: torch.dtype) -> torch.Tensor:
-            return torch.tensor(values, dtype=dtype, device=device)
+        self.seed = full(0, torch.int64)
+        self.limit = full(1, torch.int32)
+        self.stop = torch.full((capacity, 1), -1, dtype=torch.int32, device=device)
+        self.temperature = full(1, torch.float32)
+        self.draft_temperature = full(1, torch.float32)
+        self.options = dict(
+            top_k=full(0, torch.int32), top_p=full(1, torch.float32), mix=full(1, torch.float32)
+        )
+        self.used: frozenset[str] = frozenset()
 
-        def column_unless(off: float, name: str, dtype: torch.dtype) -> torch.Tensor | None:
-            """None where every request leaves an option off: the ops then skip its work."""
-            values = [getattr(r, name) for r in requests]
-            return None if all(value == off for value in values) else column(values, dtype)
+    def write(self, slots: list[int], requests: Sequence[Request]) -> None:
+        """Set the slots' parameters; draws the seeds that requests leave open."""
+        at = torch.tensor(slots, device=self.seed.device)
+
+        def put(tensor: torch.Tensor, values: list) -> None:
+            tensor[at] = torch.tensor(values, dtype=tensor.dtype).to(tensor.device)
 
         seeds = [secrets.randbits(64) - 2**63 if r.seed is None else r.seed for r in requests]
         drafting = [
             r.temperature if r.draft_temperature is None else r.draft_temperature for r in requests
         ]
-        width = max(1, max(len(r.stop) for r in requests))
-        stop = [[*r.stop] + [-1] * (width - len(r.stop)) for r in requests]
-        top_k = column_unless(0, "top_k", torch.int32)
-        top_p = column_unless(1, "top_p", torch.float32)
-        temperature = column([r.temperature for r in requests], torch.float32)
-        return Parameters(
-            seed=column(seeds, torch.int64),
-            max_new_tokens=column([r.max_new_tokens for r in requests], torch.int32),
-            stop=column(stop, torch.int32),
-            target_sampling=Sampling(temperature, top_k, top_p),
-            drafter_sampling=Sampling(column(drafting, torch.float32), top_k, top_p),
-            mix=column_unless(1, "mix", torch.float32),
-            branches=column(branches, torch.int32),
-        )
+        put(self.seed, seeds)
+        put(self.limit, [r.max_new_tokens for r in requests])
+        put(self.temperature, [r.temperature for r in requests])
+        put(self.draft_temperature, drafting)
+        for name, tensor in self.options.items():
+            put(tensor, [getattr(r, name) for r in requests])
+        width = max(self.stop.shape[1], *(len(r.stop) for r in requests))
+        if width > self.stop.shape[1]:
+            more = self.stop.new_full((len(self.stop), width - self.stop.shape[1]), -1)
+            self.stop = torch.cat([self.stop, more], 1)
+        put(self.stop, [[*r.stop] + [-1] * (width - len(r.stop)) for r in requests])
+
+    def use(self, requests: Sequence[Request]) -> None:
+        """Note the options that these requests, all that are active, use."""
+        names = self.OFF.items()
+        self.used = frozenset(n for n, off in names if any(getattr(r, n) != off for r in requests))
+
+    def option(self, name: str) -> torch.Tensor | None:
+        return self.options[name] if name in self.used else None
+
+    def sampling(self, temperature: torch.Tensor) -> Sampling:
+        return Sampling(temperature, self.option("top_k"), self.option("top_p"))
 
 
-@dataclass(eq=False, kw_only=True)
 class State:
     """Where a batch stands between two passes; drafts are those under test in the next one.
 
-    cache         the model's own; the decoder reads its `prefix_lens` and `max_tokens`
+    inputs        of the model's pass
     anchor        int32 [B], the last token emitted, or of the prompt
     drafts        int32 [B,K], -1 where there is none
-    draft_len     int32 [B], drafts in use; -1: the request has ended
-    draft_logits  [B,K,vocab] from which the drafts were drawn
-    draft_lse     [B,K], their log-normalisers
+    draft_len     int32 [B], drafts in use; -1: the slot is empty, or its request has ended
+    draft_lse     [B,K,2], the normalisers of the distributions that drafts were drawn from
     shift         int32 [B]: draft i came from mask shift + 1 + i of its proposal
     branch        int32 [B,P], branches of the next pass's proposals; -1: none
+    position      int32 [B], prefix lengths at the start of the pass; all its random numbers are
+                  drawn at this place
+    remaining     int32 [B], tokens still to emit
+    verdict       what acceptance decided in the last pass
     emitted       int32 [B], tokens emitted so far
     stopped       bool [B], whether a stop token was emitted
     status        int32 [B], not 0 where the logits were invalid (see Accepted)
     tokens        int32 [B, most tokens + V], valid up to `emitted`
     logprobs      float32, likewise
-    committed     for each pass int32 [B], tokens that it yielded, before a cut at a stop token
+    passes        int32 [B]; committed int32 [B, most tokens + 1]: what each of so many passes
+                  yielded, before a cut at a stop token
     tried, kept   float64 [M], how many drafts of each mask offset were judged, and accepted
     """
 
-    parameters: Parameters
-    cache: Any
-    anchor: torch.Tensor
-    drafts: torch.Tensor
-    draft_len: torch.Tensor
-    draft_logits: torch.Tensor
-    draft_lse: torch.Tensor
-    shift: torch.Tensor
-    branch: torch.Tensor
-    emitted: torch.Tensor
-    stopped: torch.Tensor
-    status: torch.Tensor
-    tokens: torch.Tensor
-    logprobs: torch.Tensor
-    committed: list[torch.Tensor]
-    tried: torch.Tensor
-    kept: torch.Tensor
+    def __init__(
+        self,
+        layout: BlockLayout,
+        prefix_lens: torch.Tensor,
+        max_prefix: int,
+        most: int,
+        mask_token: int,
+    ) -> None:
+        device, batch = prefix_lens.device, len(prefix_lens)
 
-    def running(self) -> bool:
-        """Whether any request still has tokens to emit; waits for the device."""
-        return bool((self.draft_len >= 0).any())
+        def zeros(*shape: int, dtype: torch.dtype = torch.int32) -> torch.Tensor:
+            return torch.zeros(shape, dtype=dtype, device=device)
 
-    def emit(self, verdict: Accepted) -> None:
-        """Append the accepted drafts and the next token, cut after the first stop token."""
-        accepted = verdict.accepted[:, None]
-        next_token = verdict.next_token[:, None]
-        column = torch.arange(self.drafts.shape[1] + 1, device=self.drafts.device)
-        tokens = torch.cat([self.drafts, next_token], 1)
-        tokens = torch.where(column == accepted, next_token, tokens)
-        is_stop = (tokens[..., None] == self.parameters.stop[:, None]).any(-1)
-        is_stop &= column <= accepted
+        self.layout, self.prefix_lens = layout, prefix_lens
+        self.anchor = zeros(batch)
+        self.drafts = zeros(batch, layout.K) - 1
+        self.draft_len = zeros(batch) - 1
+        self.draft_lse = zeros(batch, layout.K, 2, dtype=torch.float64)
+        self.shift = zeros(batch)
+        self.branch = zeros(batch, layout.P) - 1
+        self.position = zeros(batch)
+        self.remaining = zeros(batch) + 1
+        self.emitted = zeros(batch)
+        self.stopped = zeros(batch, dtype=torch.bool)
+        self.status = zeros(batch)
+        self.tokens = zeros(batch, most + layout.V)
+        self.logprobs = zeros(batch, most + layout.V, dtype=torch.float32)
+        self.passes = zeros(batch)
+        self.committed = zeros(batch, most + 1)
+        # planning starts as if each mask offset had been tried twice and kept once
+        self.tried = zeros(layout.M, dtype=torch.float64) + 2
+        self.kept = self.tried / 2
+        self.verdict = Accepted(
+            *(zeros(batch) for _ in range(6)), zeros(batch, layout.V, dtype=torch.float32)
+        )
+        place = torch.arange(batch * layout.rows, dtype=torch.int32, device=device)
+        place = place.view(batch, layout.rows)
+        self._first = place[:, :1]
+        self._draft = torch.arange(layout.K, dtype=torch.int32, device=device)
+        self._column = torch.arange(layout.V, device=device)
+        tokens = torch.full((batch * layout.rows,), max(mask_token, 0), dtype=torch.int32)
+        self.inputs = PassInputs(
+            tokens=tokens.to(device),
+            live=zeros(batch * layout.rows, dtype=torch.bool),
+            rows=layout.pack(prefix_lens, self.draft_len, self.branch, max_prefix),
+            verify_rows=place[:, : layout.V].contiguous(),
+            draft_rows=zeros(batch, layout.K),
+            accepted=self.verdict.accepted,
+        )
+
+    def place(self, slots: list[int], requests: Sequence[Request]) -> None:
+        """Start these requests, whose prompts but for their last tokens are cached, in the slots.
+        Nothing is drafted yet: the first pass has one proposal, which continues the anchor."""
+        at = torch.tensor(slots, device=self.anchor.device)
+        last = torch.tensor([r.prompt[-1] for r in requests], dtype=torch.int32)
+        self.anchor[at] = last.to(self.anchor.device)
+        self.drafts[at] = -1
+        self.branch[at] = -1
+        self.branch[at, :1] = 1
+        for tensor in (self.draft_len, self.shift, self.emitted, self.status, self.passes):
+            tensor[at] = 0
+        self.stopped[at] = False
+
+    def clear(self, slots: list[int]) -> None:
+        """Leave the slots idle."""
+        at = torch.tensor(slots, device=self.anchor.device)
+        self.draft_len[at] = -1
+        self.branch[at] = -1
+
+    def begin(self, limit: torch.Tensor) -> None:
+        """Set the pass's inputs: anchor, drafts, masks (dead ones as 0), and what is in use."""
+        layout, batch = self.layout, len(self.anchor)
+        self.position.copy_(self.prefix_lens)
+        torch.sub(limit, self.emitted, out=self.remaining)
+        tokens = self.inputs.tokens.view(batch, layout.rows)
+        live = self.inputs.live.view(batch, layout.rows)
+        torch.clamp(self.anchor, min=0, out=tokens[:, 0])
+        torch.le(self._column, self.draft_len[:, None], out=live[:, : layout.V])
+        if layout.K > 0:
+            torch.clamp(self.drafts, min=0, out=tokens[:, 1 : layout.V])
+        if layout.P > 0:
+            masks = live[:, layout.V :].unflatten(1, (layout.P, layout.M))
+            masks.copy_((self.branch > 0)[..., None])
+
+    def emit(self, stop: torch.Tensor, limit: torch.Tensor) -> None:
+        """Append the accepted drafts and the next token, cut after the first stop token, and end
+        the requests that are done."""
+        v, column = self.verdict, self._column
+        accepted, next_token = v.accepted[:, None], v.next_token[:, None]
+        tokens = torch.where(
+            column == accepted, next_token, torch.cat([self.drafts, next_token], 1)
+        )
+        is_stop = (tokens[..., None] == stop[:, None]).any(-1) & (column <= accepted)
         stops = is_stop.any(1)
-        count = torch.where(stops, is_stop.int().argmax(1) + 1, verdict.accepted + 1).int()
+        count = torch.where(stops, is_stop.int().argmax(1) + 1, v.accepted + 1).int()
         # A pass writes all V columns, which is why the buffers are longer by V. The next pass
         # overwrites those beyond `count`, or nothing ever reads them.
-        place = (self.emitted[:, None] + column).long()
+        place = self.emitted[:, None] + column
         self.tokens.scatter_(1, place, tokens)
-        self.logprobs.scatter_(1, place, verdict.target_logprob)
-        self.committed.append(verdict.accepted + 1)
+        self.logprobs.scatter_(1, place, v.target_logprob)
+        self.committed.scatter_(1, self.passes[:, None].long(), accepted + 1)
+        self.passes += v.accepted >= 0
         self.emitted += count
         self.stopped |= stops
-        self.status = torch.where(verdict.status != 0, verdict.status, self.status)
-        self.anchor = verdict.next_token
+        self.status.copy_(torch.where(v.status != 0, v.status, self.status))
+        self.anchor.copy_(v.next_token)
+        done = self.stopped | (self.emitted >= limit)
+        self.draft_len.copy_(v.draft_len).masked_fill_(done, -1)
+        self.shift.copy_(v.shift)
 
-    def measure(self, accepted: torch.Tensor) -> None:
-        """Count the drafts of this pass that were judged and kept, by the mask they came from."""
-        draft = torch.arange(self.drafts.shape[1], device=accepted.device)
+    def measure(self) -> None:
+        """Count the drafts of the pass that were judged and kept, by the mask they came from; to be
+        called before `emit`."""
+        accepted = self.verdict.accepted
         # the first draft that is not kept was judged, the ones after it were not
-        tried = draft < torch.minimum(accepted + 1, self.draft_len)[:, None]
-        kept = tried & (draft < accepted[:, None])
-        offset = (self.shift[:, None] + 1 + draft).clamp(max=len(self.tried) - 1).flatten()
+        tried = self._draft < torch.minimum(accepted + 1, self.draft_len)[:, None]
+        kept = tried & (self._draft < accepted[:, None])
+        offset = self.offsets().flatten()
         self.tried.index_add_(0, offset, tried.flatten().double())
         self.kept.index_add_(0, offset, kept.flatten().double())
 
-    def completions(self) -> list[Completion]:
-        """What each request came to."""
-        columns = (self.tokens, self.logprobs, self.emitted, self.status, self.stopped)
-        committed = torch.stack(self.committed, 1)
-        requests = zip(*(column.tolist() for column in columns), committed.tolist())
-        return [
-            Completion(
-                tokens=tokens[:count],
-                logprobs=logprobs[:count],
-                reason="invalid" if status else "stop" if stopped else "length",
-                committed=[yielded for yielded in passes if yielded],
-            )
-            for tokens, logprobs, count, status, stopped, passes in requests
-        ]
+    def offsets(self) -> torch.Tensor:
+        """int64 [B,K]: the mask offset of each draft within its proposal."""
+        offset = self.shift[:, None] + 1 + self._draft
+        return offset.clamp(max=self.layout.M - 1).long()
+
+    def choose_rows(self) -> None:
+        """Set the rows to draft from, of the proposal that acceptance chose."""
+        proposal = self.verdict.proposal.clamp(min=0)[:, None]
+        row = self.layout.mask_row(proposal, self.offsets())
+        self.inputs.draft_rows.copy_(self._first + row)
+
+    def choose_branches(self, branches: torch.Tensor) -> None:
+        """The given branches, int32 [P], cut to what each request's drafts reach, D + 1. Of those
+        that become equal the first stays, since the others would draft the same."""
+        reach = torch.minimum(branches, self.draft_len[:, None] + 1)
+        repeated = torch.zeros_like(reach, dtype=torch.bool)
+        repeated[:, 1:] = reach[:, 1:] == reach[:, :-1]
+        self.branch.copy_(reach.masked_fill(repeated | (reach < 1), -1))

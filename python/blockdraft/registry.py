@@ -4,9 +4,11 @@ of it is one torch operator, `<NAMESPACE>::<op>_<backend>`, of the schema that f
 import inspect
 import operator
 import string
+import threading
 import types
 import typing
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Annotated, Any, NamedTuple
 
@@ -24,6 +26,29 @@ Scratch = Annotated[torch.Tensor, "scratch"]  # leaves anything in it
 
 _LIBRARY = torch.library.Library(NAMESPACE, "DEF")
 _SCALARS = {int: "int", float: "float", bool: "bool"}
+
+
+class _Recorder(threading.local):
+    """Where this thread's calls are recorded instead of run, if they are."""
+
+    calls: list[tuple[Callable[..., None], tuple[Any, ...]]] | None = None
+
+
+_RECORDER = _Recorder()
+
+
+@contextmanager
+def recording(calls: list[tuple[Callable[..., None], tuple[Any, ...]]]) -> Iterator[None]:
+    """Within, kernels are added to `calls` with their arguments, instead of run (see `Plan`)."""
+    before, _RECORDER.calls = _RECORDER.calls, calls
+    try:
+        yield
+    finally:
+        _RECORDER.calls = before
+
+
+def is_recording() -> bool:
+    return _RECORDER.calls is not None
 
 
 class Argument(NamedTuple):
@@ -123,7 +148,11 @@ class Op:
         self.backends[backend] = Backend(overload, unsupported)
 
     def __call__(self, backend: str | None, args: Any) -> None:
-        self.select(backend, args).run(*self.flatten(args))
+        run, values = self.select(backend, args).run, self.flatten(args)
+        if torch.compiler.is_compiling() or not is_recording():
+            run(*values)
+        else:
+            _RECORDER.calls.append((run, values))
 
     def select(self, backend: str | None, args: Any) -> Backend:
         """The named backend, or the first that supports the arguments. One asked for by name raises

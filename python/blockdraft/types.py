@@ -165,6 +165,25 @@ class Rows:
         )
 
 
+@dataclass(frozen=True, eq=False, kw_only=True)
+class PassInputs:
+    """What one pass of B requests reads, in tensors that stay while their values change.
+
+    tokens       int32 [T], ids of the packed rows; live bool [T], which rows are in use
+    rows         of T = B * (V + P*M) rows
+    verify_rows  int32 [B,V], places of the verify rows among the T
+    draft_rows   int32 [B,K], places of the mask rows that are drafted from, known after acceptance
+    accepted     int32 [B], verify rows 0..accepted[b] are kept; -1: none
+    """
+
+    tokens: torch.Tensor
+    live: torch.Tensor
+    rows: Rows
+    verify_rows: torch.Tensor
+    draft_rows: torch.Tensor
+    accepted: torch.Tensor
+
+
 def is_integer(value: object, least: int, most: int) -> bool:
     """Whether value is an int within the bounds; True and False are no integers here."""
     return isinstance(value, int) and not isinstance(value, bool) and least <= value <= most
@@ -245,7 +264,7 @@ class Completion:
     tokens     emitted ids; the last is the stop token if there was one
     logprobs   of each token under the unmixed target distribution (temperature 1 for a greedy
                request)
-    reason     "stop", "length", or "invalid": NaN, +inf or nothing finite in the logits
+    reason     "stop", "length", "abort", or "invalid": NaN, +inf or nothing finite in the logits
     committed  tokens that each of the request's passes yielded, before any cut at a stop token
     """
 

@@ -92,7 +92,6 @@ def calls():
             residual_scale=randn(8),
             residual_bias=randn(8),
             index=i32(3, 0),
-            stream=torch.empty(2, 8),
         ),
         "moe_dispatch": partial(ops.moe_dispatch, i32(1, -1, 0).view(3, 1), 2),
         "fused_moe": partial(

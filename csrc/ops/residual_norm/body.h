@@ -15,7 +15,7 @@ void schedule(const ResidualNormParams<T>& p, int rows, Run run) {
 }
 
 // The rows from `id` times `rows` on. A wave has a whole row, eight elements in each thread at a
-// time, so that few rows have many bytes in flight. In between, `out` holds the rounded stream.
+// time, so that few rows have many bytes in flight. In between, `norm` holds the rounded stream.
 template <class Group, class T>
 void residual_norm(Group& group, const ResidualNormParams<T>& p, int64_t id, int rows) {
   const int first = int(id) * rows;
@@ -29,7 +29,7 @@ void residual_norm(Group& group, const ResidualNormParams<T>& p, int64_t id, int
     const T* x = p.x.at(from);
     const float* residual = p.residual ? p.residual.at(from) : nullptr;
     float* stream = p.stream ? p.stream.at(row) : nullptr;
-    T* out = p.out.at(row);
+    T* out = p.norm.at(row);
     const float squares = wave.fold(
         p.hidden / 8, 0.0f,
         [&](int j) {

@@ -18,12 +18,12 @@ struct ResidualNormParams {
   const T* residual_scale;
   const T* residual_bias;
   const int32_t* index;   // [rows], or none: all
-  View<T, 1> out;         // [rows][hidden]
+  View<T, 1> norm;        // [rows][hidden]
   View<float, 1> stream;  // [rows][hidden], or none
 
   int rows, hidden;
 
-  BLOCKDRAFT_POINTERS(x, weight, scale, bias, residual, residual_scale, residual_bias, index, out,
+  BLOCKDRAFT_POINTERS(x, weight, scale, bias, residual, residual_scale, residual_bias, index, norm,
                       stream)
 };
 

@@ -7,8 +7,8 @@ namespace blockdraft {
 
 static void residual_norm_torch(Tensor x, Tensor weight, double eps, Optional scale, Optional bias,
                                 Optional residual, Optional residual_scale, Optional residual_bias,
-                                Optional index, Tensor out, Optional stream) {
-  if (out.numel() == 0) return;
+                                Optional index, Tensor norm, Optional stream) {
+  if (norm.numel() == 0) return;
   for_float_type(x, [&]<class T>(T) {
     const ResidualNormParams<T> p{.x = view<const T, 1>(x),
                                   .weight = data<T>(weight),
@@ -19,10 +19,10 @@ static void residual_norm_torch(Tensor x, Tensor weight, double eps, Optional sc
                                   .residual_scale = data<T>(residual_scale),
                                   .residual_bias = data<T>(residual_bias),
                                   .index = data<int32_t>(index),
-                                  .out = view<T, 1>(out),
+                                  .norm = view<T, 1>(norm),
                                   .stream = view<float, 1>(stream),
-                                  .rows = int(out.size(0)),
-                                  .hidden = int(out.size(1))};
+                                  .rows = int(norm.size(0)),
+                                  .hidden = int(norm.size(1))};
     launch_on_device_of(x, p);
   });
 }

@@ -15,13 +15,18 @@ def _need(ok: bool, name: str, expected: str, got) -> None:
         raise ValueError(f"PagedCache: {name}: expected {expected}, got {brief(got)}")
 
 
-class PagedCache:
-    """The state of B requests in L layers.
+class OutOfPages(RuntimeError):
+    """A request needs more pages than are free. Nothing was changed."""
 
-    k, v         [L,pages,page,Hk,Dh]; the rows of block_table, int32 [B,max_pages], are the pages
-                 of each request, enough for its own entry of `max_tokens`
+
+class PagedCache:
+    """The state of up to B requests in L layers.
+
+    k, v         [L,pages,page,Hk,Dh]; request b's pages are the first of row b of block_table,
+                 int32 [B,max_pages], taken by `open` and given back by `close`
     conv_state   [L,B,taps-1,C], late_state [L,B,Hk*Dh/2]; request b owns slot b
     prefix_lens  int32 [B], tokens whose K/V are cached
+    max_tokens   of a request, the host's bound on its prefix
     projected    [L,T,...], projections of the last pass, from which `ZayaModel.commit` takes the
                  new state; None before the first pass
     """
@@ -29,44 +34,64 @@ class PagedCache:
     def __init__(
         self,
         config: ZayaConfig,
-        max_tokens: list[int],
+        requests: int,
+        max_tokens: int,
         dtype: torch.dtype,
         device: torch.device | str = "cpu",
+        *,
         page: int = 16,
+        pages: int | None = None,
     ) -> None:
         _need(isinstance(config, ZayaConfig), "config", "a ZayaConfig", config)
-        _need(isinstance(max_tokens, (list, tuple)), "max_tokens", "a list", max_tokens)
-        if not max_tokens:
-            raise ValueError(
-                "PagedCache: max_tokens: expected one entry per request, got an empty batch"
-            )
-        for tokens in max_tokens:
-            _need(is_whole(tokens, 0, _MOST), "max_tokens", f"integers in 0..{_MOST}", tokens)
+        _need(is_whole(requests, 1, _MOST), "requests", f"an integer in 1..{_MOST}", requests)
+        _need(is_whole(max_tokens, 0, _MOST), "max_tokens", f"an integer in 0..{_MOST}", max_tokens)
         _need(dtype in FLOATS, "dtype", "bfloat16, float16 or float32", dtype)
         whole = is_whole(page, 8, _MOST)
         _need(whole and page & (page - 1) == 0, "page", "a power of two >= 8", page)
-        counts = [-(-tokens // page) for tokens in max_tokens]
-        _need(sum(counts) <= _MOST, "max_tokens", f"at most {_MOST} pages in all", sum(counts))
+        width = -(-max_tokens // page)
+        pages = requests * width if pages is None else pages
+        _need(is_whole(pages, 0, _MOST), "pages", f"an integer in 0..{_MOST}", pages)
 
-        batch, layers = len(counts), config.num_hidden_layers
+        layers = config.num_hidden_layers
         on = dict(dtype=dtype, device=device)
-        shape = (layers, sum(counts), page, config.num_key_value_heads, config.head_dim)
+        shape = (layers, pages, page, config.num_key_value_heads, config.head_dim)
         self.k = torch.zeros(shape, **on)
         self.v = torch.zeros(shape, **on)
-        self.block_table = _page_table(counts).to(device)
-        self.conv_state = torch.zeros(layers, batch, config.conv_depth, config.conv_channels, **on)
-        self.late_state = torch.zeros(layers, batch, config.late_channels, **on)
-        self.prefix_lens = torch.zeros(batch, dtype=torch.int32, device=device)
-        self.slots = torch.arange(batch, dtype=torch.int32, device=device)
-        self.max_tokens = max(max_tokens)
+        self.block_table = torch.zeros(requests, width, dtype=torch.int32, device=device)
+        self.conv_state = torch.zeros(
+            layers, requests, config.conv_depth, config.conv_channels, **on
+        )
+        self.late_state = torch.zeros(layers, requests, config.late_channels, **on)
+        self.prefix_lens = torch.zeros(requests, dtype=torch.int32, device=device)
+        self.slots = torch.arange(requests, dtype=torch.int32, device=device)
+        self.max_tokens = max_tokens
         self.projected: torch.Tensor | None = None
+        self._page = page
+        self._free = list(range(pages))[::-1]
+        self._pages: dict[int, list[int]] = {}
 
+    @property
+    def free_pages(self) -> int:
+        return len(self._free)
 
-def _page_table(counts: list[int]) -> torch.Tensor:
-    """int32 [B,max_pages]: request b owns the next `counts[b]` pages; the rest of its row is 0."""
-    table = torch.zeros(len(counts), max(counts), dtype=torch.int32)
-    first = 0
-    for b, count in enumerate(counts):
-        table[b, :count] = torch.arange(first, first + count)
-        first += count
-    return table
+    def open(self, request: int, tokens: int) -> None:
+        """Give request b an empty prefix and pages for `tokens` tokens. Raises OutOfPages."""
+        _need(tokens <= self.max_tokens, "tokens", f"at most {self.max_tokens}", tokens)
+        _need(request not in self._pages, "request", "one that is closed", request)
+        count = -(-tokens // self._page)
+        if count > len(self._free):
+            raise OutOfPages(
+                f"PagedCache: tokens: expected at most {len(self._free)} free pages of "
+                f"{self._page}, got {tokens}, which need {count}"
+            )
+        pages = [self._free.pop() for _ in range(count)]
+        self._pages[request] = pages
+        self.block_table[request, :count] = torch.tensor(pages, dtype=torch.int32)
+        self.prefix_lens[request] = 0
+
+    def close(self, request: int) -> None:
+        """Take the pages of request b back; its prefix is empty then."""
+        _need(request in self._pages, "request", "one that is open", request)
+        self._free += self._pages.pop(request)[::-1]
+        self.block_table[request] = 0
+        self.prefix_lens[request] = 0

@@ -4,16 +4,28 @@ autoregressive steps and block steps."""
 import importlib
 import os
 from types import ModuleType, SimpleNamespace
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
 from .. import ops as fast_ops
-from ..types import Rows
+from ..plan import Plan
+from ..types import PassInputs, Rows
+from .buffers import Buffers
 from .cache import PagedCache
 from .checkpoint import read
 from .config import ZayaConfig
 from .weights import LayerWeights, ZayaWeights, assemble
+
+Ops = Any  # a namespace with the functions of blockdraft.ops
+
+
+class Stream(NamedTuple):
+    """The residual stream, and the last block's output with its scaling."""
+
+    y: torch.Tensor
+    residual: torch.Tensor
+    scaling: list[torch.Tensor]
 
 
 class ZayaModel:
@@ -59,9 +71,14 @@ class ZayaModel:
         config = ZayaConfig.load(folder)
         return cls(config, assemble(config, read(folder, dtype, device)))
 
-    def new_cache(self, max_tokens: list[int], page: int = 16) -> PagedCache:
-        """An empty cache for a batch in which request b comes to at most `max_tokens[b]` tokens."""
-        return PagedCache(self.config, max_tokens, self.dtype, self.device, page)
+    def new_cache(
+        self, requests: int, max_tokens: int, page: int = 16, pages: int | None = None
+    ) -> PagedCache:
+        """An empty cache for a batch of up to `requests`, each of at most `max_tokens`, that share
+        `pages` pages (None: enough for all)."""
+        return PagedCache(
+            self.config, requests, max_tokens, self.dtype, self.device, page=page, pages=pages
+        )
 
     def forward(
         self, tokens: torch.Tensor, rows: Rows, cache: PagedCache | None = None
@@ -76,37 +93,26 @@ class ZayaModel:
                 "ZayaModel.forward: tokens: expected int32 or int64 of shape [T], "
                 f"got {tokens.dtype} {list(tokens.shape)}"
             )
-        w = self.weights
         live = rows.table(len(tokens)).live
-        hidden = ((w.embedding[tokens] + w.input_bias) * w.input_scale).float()
-        router_state = None
-        projected = []
-        for i, layer in enumerate(w.layers):
-            x = self._norm(hidden, layer.input_norm)
-            attended, projection = self._attention(i, layer, x, rows, cache)
-            projected.append(projection)
-            hidden = _residual(attended, hidden, layer.attention_scaling)
-            x = self._norm(hidden, layer.moe_norm)
-            weights, experts, _, router_state = self.ops.zaya_router(
-                x, router_state, **layer.router, eps=self.config.rms_norm_eps, live=live
-            )
-            y = self.ops.fused_moe(x, experts, weights, layer.gate_up, layer.down)
-            hidden = _residual(y, hidden, layer.moe_scaling)
+        buffers = Buffers.new(self.config, len(tokens), rows, self.dtype, self.device)
+        stream = self._layers(self.ops, tokens.int(), live, rows, cache, buffers)
         if cache is not None:
-            cache.projected = torch.stack(projected)
-        return self._norm(hidden, w.norm)
+            cache.projected = buffers.projected
+        return self._read(self.ops, stream)
+
+    def plan(self, inputs: PassInputs, cache: PagedCache) -> "ZayaPass":
+        """The pass over `inputs`, to run as often as wanted while their values change."""
+        return ZayaPass(self, inputs, cache)
 
     def logits(self, hidden: torch.Tensor) -> torch.Tensor:
         """Logits [...,vocab_size] of final hidden states [...,H]."""
-        w = self.weights
         flat = hidden.reshape(-1, hidden.shape[-1])
-        return self.ops.linear(flat, w.lm_head, w.lm_head_bias).unflatten(0, hidden.shape[:-1])
+        return self._head(self.ops, flat).unflatten(0, hidden.shape[:-1])
 
     def commit(self, accepted: torch.Tensor, rows: Rows, cache: PagedCache) -> None:
         """Keep rows 0..accepted[b] of the last pass (-1: nothing): the state becomes that after row
         accepted[b], and the prefix grows by accepted[b] + 1."""
-        qk, _, v_late = self._split(cache.projected)
-        self.ops.commit(qk, v_late, accepted, rows, cache.conv_state, cache.late_state, cache.slots)
+        self._commit(self.ops, cache.projected, accepted, rows, cache)
 
     def prefill(
         self, prompts: list[list[int]], cache: PagedCache, chunk: int = 512
@@ -127,17 +133,103 @@ class ZayaModel:
             self.commit(rows.draft_len, rows, cache)
         return hidden
 
+    def _layers(
+        self,
+        ops: Ops,
+        tokens: torch.Tensor,
+        live: torch.Tensor,
+        rows: Rows,
+        cache: PagedCache | None,
+        buffers: Buffers,
+    ) -> Stream:
+        """The residual stream after the last layer, which is still to be added to it."""
+        w, eps = self.weights, self.config.rms_norm_eps
+        x, residual = ops.residual_norm(
+            w.embedding,
+            w.layers[0].input_norm,
+            eps,
+            scale=w.input_scale,
+            bias=w.input_bias,
+            index=tokens,
+            out=(buffers.norm, buffers.stream),
+        )
+        state = None
+        for i, layer in enumerate(w.layers):
+            y = self._attention(ops, i, layer, x, rows, cache, buffers)
+            x, residual = self._add(
+                ops, y, residual, layer.attention_scaling, layer.moe_norm, buffers
+            )
+            weights, experts, _, state = ops.zaya_router(
+                x, state, **layer.router, eps=eps, live=live, out=buffers.routing[i % 2]
+            )
+            y = ops.fused_moe(
+                x,
+                experts,
+                weights,
+                layer.gate_up,
+                layer.down,
+                out=buffers.y,
+                workspace=buffers.moe,
+            )
+            if i + 1 < len(w.layers):
+                norm = w.layers[i + 1].input_norm
+                x, residual = self._add(ops, y, residual, layer.moe_scaling, norm, buffers)
+        return Stream(y, residual, layer.moe_scaling)
+
+    def _add(
+        self,
+        ops: Ops,
+        y: torch.Tensor,
+        residual: torch.Tensor,
+        scaling: list[torch.Tensor],
+        norm: torch.Tensor,
+        buffers: Buffers,
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """A block's output added to the stream, and the norm that the next one reads."""
+        out = buffers.norm, buffers.stream
+        return ops.residual_norm(
+            y, norm, self.config.rms_norm_eps, **_named(scaling), residual=residual, out=out
+        )
+
+    def _read(self, ops: Ops, stream: Stream, index: torch.Tensor | None = None) -> torch.Tensor:
+        """Final hidden states of the rows `index`, or of all."""
+        return ops.residual_norm(
+            stream.y,
+            self.weights.norm,
+            self.config.rms_norm_eps,
+            **_named(stream.scaling),
+            residual=stream.residual,
+            index=index,
+            with_stream=False,
+        )[0]
+
+    def _head(self, ops: Ops, hidden: torch.Tensor) -> torch.Tensor:
+        return ops.linear(hidden, self.weights.lm_head, self.weights.lm_head_bias)
+
+    def _commit(
+        self,
+        ops: Ops,
+        projected: torch.Tensor,
+        accepted: torch.Tensor,
+        rows: Rows,
+        cache: PagedCache,
+    ) -> None:
+        qk, _, v_late = self._split(projected)
+        ops.commit(qk, v_late, accepted, rows, cache.conv_state, cache.late_state, cache.slots)
+
     def _attention(
         self,
+        ops: Ops,
         i: int,
         layer: LayerWeights,
         x: torch.Tensor,
         rows: Rows,
         cache: PagedCache | None,
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """The attention's output and its projection, of which `commit` keeps a row."""
-        projection = self.ops.linear(x, layer.projection, layer.projection_bias)
-        qk, v_now, v_late = self._split(projection)
+        buffers: Buffers,
+    ) -> torch.Tensor:
+        projection = ops.linear(
+            x, layer.projection, layer.projection_bias, out=buffers.projected[i]
+        )
         late_start = None
         if layer.projection_bias is not None:
             late_start = self._split(layer.projection_bias)[2]
@@ -145,10 +237,8 @@ class ZayaModel:
         if cache is not None:
             state = (cache.conv_state[i], cache.late_state[i], cache.slots)
             pages = (cache.k[i], cache.v[i], cache.block_table)
-        q, k, v = self.ops.cca_qkv(
-            qk,
-            v_now,
-            v_late,
+        q, k, v = ops.cca_qkv(
+            *self._split(projection),
             layer.conv0_weight,
             layer.conv0_bias,
             layer.conv1_weight,
@@ -159,8 +249,9 @@ class ZayaModel:
             *state,
             *pages,
             late_start=late_start,
+            out=buffers.qkv,
         )
-        out = self.ops.block_attention(
+        attended = ops.block_attention(
             q,
             k,
             v,
@@ -168,18 +259,15 @@ class ZayaModel:
             rows,
             scale=self.config.head_dim**-0.5,
             window=self.config.window(i),
+            out=buffers.attended,
+            workspace=buffers.attention,
         )
-        return self.ops.linear(out.flatten(1), layer.o_weight, layer.o_bias), projection
+        return ops.linear(attended.flatten(1), layer.o_weight, layer.o_bias, out=buffers.y)
 
     def _split(self, projection: torch.Tensor) -> tuple[torch.Tensor, ...]:
         """Queries and keys, the values for the token itself, the values for its successor."""
         late = self.config.late_channels
         return projection.split([self.config.conv_channels, late, late], -1)
-
-    def _norm(self, x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
-        x = x.to(self.dtype).float()
-        scale = torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + self.config.rms_norm_eps)
-        return weight * (x * scale).to(self.dtype)
 
     def _cos_sin(self, i: int, rows: Rows) -> torch.Tensor:
         """float32 [positions, rotary_dim]: cosines, then sines. A table that is too short for the
@@ -195,8 +283,37 @@ class ZayaModel:
         return table
 
 
-def _residual(x: torch.Tensor, residual: torch.Tensor, scaling: list[torch.Tensor]) -> torch.Tensor:
-    """The scaled sum of a layer's output and the residual stream, which stays fp32 as in ZAYA's own
-    code."""
-    scale, bias, residual_scale, residual_bias = scaling
-    return (x + bias) * scale + (residual + residual_bias) * residual_scale
+def _named(scaling: list[torch.Tensor]) -> dict[str, torch.Tensor]:
+    return dict(zip(("scale", "bias", "residual_scale", "residual_bias"), scaling))
+
+
+class ZayaPass:
+    """A pass of a fixed layout, planned: `logits` [B,V,vocab] of the verify rows, `draft_logits`
+    [B,K,vocab] of the rows to draft from."""
+
+    def __init__(self, model: ZayaModel, inputs: PassInputs, cache: PagedCache) -> None:
+        rows, total = inputs.rows, len(inputs.tokens)
+        buffers = Buffers.new(model.config, total, rows, model.dtype, model.device)
+        self._run, self._commit, self._draft = (Plan(model.ops) for _ in range(3))
+        ops = self._run.ops
+        stream = model._layers(ops, inputs.tokens, inputs.live, rows, cache, buffers)
+        self.logits = self._logits(model, ops, stream, inputs.verify_rows)
+        self.draft_logits = self._logits(model, self._draft.ops, stream, inputs.draft_rows)
+        model._commit(self._commit.ops, buffers.projected, inputs.accepted, rows, cache)
+
+    @staticmethod
+    def _logits(model: ZayaModel, ops: Ops, stream: Stream, rows: torch.Tensor) -> torch.Tensor:
+        flat = model._head(ops, model._read(ops, stream, rows.flatten()))
+        return flat.unflatten(0, rows.shape)
+
+    def run(self) -> None:
+        """Pass over `inputs.tokens`, and write `logits`."""
+        self._run.run()
+
+    def commit(self) -> None:
+        """Keep the verify rows 0..inputs.accepted of the pass; the prefixes grow."""
+        self._commit.run()
+
+    def draft(self) -> None:
+        """Write `draft_logits` of the pass's rows `inputs.draft_rows`."""
+        self._draft.run()

@@ -19,10 +19,10 @@ def residual_norm(
     residual_scale: torch.Tensor | None = None,
     residual_bias: torch.Tensor | None = None,
     index: torch.Tensor | None = None,
-    out: torch.Tensor | None = None,
-    stream: torch.Tensor | None = None,
+    with_stream: bool = True,
+    out: tuple[torch.Tensor, torch.Tensor | None] | None = None,
     backend: str | None = None,
-) -> torch.Tensor:
+) -> tuple[torch.Tensor, torch.Tensor | None]:
     """RMSNorm of the residual stream after a block's output was added to it: the stream is
     (x + bias) * scale + (residual + residual_bias) * residual_scale. The first of a model gathers
     embeddings, and the last one the rows that are read.
@@ -32,11 +32,12 @@ def residual_norm(
     scale, bias  [H] or None: 1 and 0; residual_scale, residual_bias likewise
     residual     float32 [N,H], the stream before, or None
     index        int32 [R], rows of x and residual to take, in 0 .. N-1; None: all
-    out          [R,H], x's dtype, made if None; shares no memory with the inputs
-    stream       float32 [R,H], written if given; without `index` it may be `residual` itself
-    Sums are fp32; the stream is rounded to x's dtype before the norm (as transformers does).
-    Returns out. The kernels take weights of x's dtype, and an H that is a multiple of 8. Raises
-    ValueError or TypeError, before anything is written.
+    with_stream  whether the stream is wanted (with `out`: if that has one)
+    out          (norm [R,H], x's dtype; stream float32 [R,H] or None), made if None. They share no
+                 memory with the inputs, but without `index` the stream may be `residual` itself
+    Returns (norm, stream). Sums are fp32; the stream is rounded to x's dtype before the norm (as
+    transformers does). The kernels take weights of x's dtype, and an H that is a multiple of 8.
+    Raises ValueError or TypeError, before anything is written.
     """
     check = Check("residual_norm")
     check.tensor("x", x, "N H")
@@ -49,12 +50,18 @@ def residual_norm(
     check.tensor("index", index, "R", I32, optional=True)
     check.dims.setdefault("R", len(x))
     check.values("index", index, 0, len(x) - 1, f"0 .. {len(x) - 1}")
-    inputs = dict(x=x, weight=weight, residual=residual)
-    (out,) = check.outputs(None if out is None else (out,), ("R H",), (x.dtype,), inputs)
-    if stream is not None:
-        own = stream is residual and index is None
-        others = dict(x=x, weight=weight, out=out) | ({} if own else dict(residual=residual))
-        check.output("stream", stream, "R H", F32, others)
+    inputs = dict(x=x, weight=weight)
+    if out is not None:
+        with_stream = len(out) == 2 and out[1] is not None
+        out = out if with_stream else out[:1]
+    in_place = out is not None and with_stream and out[1] is residual and index is None
+    if not in_place:
+        inputs["residual"] = residual
+    wanted = 1 + with_stream
+    norm, stream = (
+        *check.outputs(out, ("R H", "R H")[:wanted], (x.dtype, torch.float32)[:wanted], inputs),
+        None,
+    )[:2]
     args = Args(
         x=x,
         weight=weight,
@@ -65,11 +72,11 @@ def residual_norm(
         residual_scale=residual_scale,
         residual_bias=residual_bias,
         index=index,
-        out=out,
+        norm=norm,
         stream=stream,
     )
     OP(backend, args)
-    return out
+    return norm, stream
 
 
 class Args(NamedTuple):
@@ -82,7 +89,7 @@ class Args(NamedTuple):
     residual_scale: torch.Tensor | None
     residual_bias: torch.Tensor | None
     index: torch.Tensor | None
-    out: Out
+    norm: Out
     stream: Out | None
 
 
@@ -111,7 +118,7 @@ def _cpp_unsupported(args: Args) -> str | None:
         residual=args.residual,
         residual_scale=args.residual_scale,
         residual_bias=args.residual_bias,
-        out=args.out,
+        norm=args.norm,
         stream=args.stream,
     )
 

@@ -1,0 +1,53 @@
+"""Ops that are checked once and run many times on the same tensors: a step of a decode, captured in
+the way of a CUDA graph, on any device."""
+
+from collections.abc import Callable
+from types import ModuleType, SimpleNamespace
+from typing import Any
+
+from . import ops, registry
+
+
+class Plan:
+    """The kernel calls of a sequence of ops.
+
+        plan = Plan()
+        q, k, v = plan.ops.cca_qkv(qk, v_now, v_late, ...)  # checks, allocates, chooses the backend
+        out = plan.ops.block_attention(q, k, v, ...)
+        plan.run()                                          # now, and as often as wanted
+
+    `plan.ops` has the functions of `blockdraft.ops`. They record the kernel instead of starting it
+    and return the tensors that it will write. `run` starts all of them in order, without checks, on
+    the tensors as they are then: the caller changes inputs in place. Shapes, dtypes and numbers
+    are checked and fixed; the values of tensors (prefix lengths, drafts, page numbers) are not
+    looked at. What is computed by other means in between is not recorded: views are fine,
+    arithmetic is not.
+    """
+
+    def __init__(self, namespace: ModuleType | SimpleNamespace = ops) -> None:
+        self._calls: list[tuple[Callable[..., None], tuple[Any, ...]]] = []
+        self.ops = _Recording(namespace, self._calls)
+
+    def __len__(self) -> int:
+        """How many kernels are recorded."""
+        return len(self._calls)
+
+    def run(self) -> None:
+        for kernel, arguments in self._calls:
+            kernel(*arguments)
+
+
+class _Recording:
+    def __init__(self, namespace: ModuleType | SimpleNamespace, calls: list) -> None:
+        self._namespace = namespace
+        self._calls = calls
+
+    def __getattr__(self, name: str) -> Callable[..., Any]:
+        function = getattr(self._namespace, name)
+
+        def record(*args: Any, **kwargs: Any) -> Any:
+            with registry.recording(self._calls):
+                return function(*args, **kwargs)
+
+        setattr(self, name, record)
+        return record
