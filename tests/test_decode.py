@@ -7,44 +7,13 @@ from pathlib import Path
 
 import pytest
 import torch
+from models import random_model
 
 from blockdraft import BlockDecoder, BlockLayout, Request
 from blockdraft.data import TINY
-from blockdraft.models.config import ZayaConfig
-from blockdraft.models.weights import assemble, shapes
 from blockdraft.models.zaya import ZayaModel
 
 PRESETS = {"tidar": BlockLayout.tidar, "zyphra": BlockLayout.zyphra}
-
-
-def random_model(seed=0):
-    """Every tensor is random. The vocabulary is small, so that some drafts are accepted."""
-    config = ZayaConfig(
-        vocab_size=9,
-        hidden_size=32,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=1,
-        head_dim=8,
-        moe_intermediate_size=16,
-        num_experts=3,
-        router_hidden_size=8,
-        max_position_embeddings=2048,
-        mask_token_id=8,
-        sliding_window=40,
-        layer_types=["hybrid", "hybrid_sliding"],
-    )
-    generator = torch.Generator().manual_seed(seed)
-    tensors = {}
-    for name, shape in shapes(config).items():
-        noise = torch.randn(shape, generator=generator)
-        centred = name.endswith(("norm.weight", "layernorm.weight", "_scale", "temp"))
-        tensors[name] = (
-            1 + 0.2 * noise
-            if centred
-            else noise * (0.1 if len(shape) == 1 else 2 * noise[0].numel() ** -0.5)
-        )
-    return ZayaModel(config, assemble(config, tensors))
 
 
 def requests(vocab, count, length, temperature=0.0):

@@ -17,6 +17,14 @@ struct fp16 {
 typedef float four __attribute__((vector_size(16)));
 typedef float eight __attribute__((vector_size(32)));
 
+inline float sum_of(eight x) {
+  four low, high;
+  __builtin_memcpy(&low, &x, sizeof low);
+  __builtin_memcpy(&high, reinterpret_cast<const char*>(&x) + sizeof low, sizeof high);
+  const four y = low + high;
+  return (y[0] + y[1]) + (y[2] + y[3]);
+}
+
 constexpr double kLog2e = 1.4426950408889634;
 
 template <class N>

@@ -19,6 +19,8 @@ _LAZY = {
     "MoeWorkspace": "types",
     "Sampling": "types",
     "Accepted": "types",
+    "Batch": "batch",
+    "Plan": "plan",
 }
 _MODULES = ("ops", "reference", "models", "decode", "layout", "rng", "testing", "types")
 

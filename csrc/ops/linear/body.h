@@ -28,8 +28,13 @@ void linear(Gemm& gemm, const LinearParams<T>& p, int64_t id) {
       [&](int i, int c, four y) {
         const int channel = first + i, count = least(p.outputs - channel, kEpilogueRows);
         T* out = p.out.at(row + c) + channel;
-        for (int j = 0; j < count; ++j)
-          Gemm::store(out + j, p.bias ? y[j] + Gemm::value(p.bias[channel + j]) : y[j]);
+        if (p.bias)
+          for (int j = 0; j < count; ++j) y[j] += Gemm::value(p.bias[channel + j]);
+        if (count == kEpilogueRows) {
+          for (int j = 0; j < kEpilogueRows; ++j) Gemm::store(out + j, y[j]);
+        } else {
+          for (int j = 0; j < count; ++j) Gemm::store(out + j, y[j]);
+        }
       });
 }
 

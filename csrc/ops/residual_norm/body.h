@@ -40,8 +40,7 @@ void residual_norm(Group& group, const ResidualNormParams<T>& p, int64_t id, int
           if (stream) Group::store(stream + k, y);
           Group::store(out + k, y);
           y = Group::values(out + k);
-          y *= y;
-          return ((y[0] + y[1]) + (y[2] + y[3])) + ((y[4] + y[5]) + (y[6] + y[7]));
+          return sum_of(y * y);
         },
         [](float a, float b) { return a + b; });
     const float factor = 1 / __builtin_sqrtf(squares / float(p.hidden) + p.eps);

@@ -97,22 +97,37 @@ class Gemm : public Group {
 
   template <class Weight, class Column, class Epilogue>
   void multiply(int rows, int columns, int depth, Weight weight, Column column, Epilogue epilogue) {
-    sums_.assign(kRows * columns, 0.0f);
     const int parts = ceil_div(depth, kDepth);
     const int staged = columns <= kFew ? parts : 1;  // at a time
+    auto finish = [&](int i, int c, four y) {
+      for (int j = rows - i; j < kEpilogueRows; ++j) y[j] = 0;
+      epilogue(i, c, y);
+    };
+    if (parts == 1) {
+      stage(columns, depth, 0, 1, column);
+      for (int i = 0; i < rows; i += kTileRows)
+        absorb(i, rows, columns, depth, 0, tokens_.data(), weight, finish);
+      return;
+    }
+    sums_.assign(kRows * columns, 0.0f);
+    auto accumulate = [&](int i, int c, four y) {
+      four total;
+      std::memcpy(&total, &sums_[c * kRows + i], sizeof total);
+      total += y;
+      std::memcpy(&sums_[c * kRows + i], &total, sizeof total);
+    };
     for (int first = 0; first < parts; first += staged) {
       stage(columns, depth, first, staged, column);
       for (int i = 0; i < rows; i += kTileRows)
         for (int part = first; part < first + staged; ++part)
           absorb(i, rows, columns, depth, part, tokens_.data() + (part - first) * columns * kDepth,
-                 weight);
+                 weight, accumulate);
     }
     for (int c = 0; c < columns; ++c)
       for (int i = 0; i < rows; i += kEpilogueRows) {
         four y;
         std::memcpy(&y, &sums_[c * kRows + i], sizeof y);
-        for (int j = rows - i; j < kEpilogueRows; ++j) y[j] = 0;
-        epilogue(i, c, y);
+        finish(i, c, y);
       }
   }
 
@@ -171,11 +186,11 @@ class Gemm : public Group {
     }
   }
 
-  // A tile of channels by all columns, over a part of the depth. The next channels are fetched
-  // meanwhile.
-  template <class Weight>
-  void absorb(int i, int rows, int columns, int depth, int part, const float* tokens,
-              Weight weight) {
+  // A tile of channels by all columns, over a part of the depth: take(i, c, sums of four channels).
+  // The next channels are fetched meanwhile.
+  template <class Weight, class Take>
+  void absorb(int i, int rows, int columns, int depth, int part, const float* tokens, Weight weight,
+              Take take) {
     const int start = part * kDepth, count = least(depth - start, kDepth);
     const T *own[kTileRows], *next[kTileRows];
     for (int j = 0; j < kTileRows; ++j) {
@@ -185,7 +200,7 @@ class Gemm : public Group {
     Fetch fetch{{next[0], next[1], next[2], next[3]}, ceil_div(columns, kTileColumns), 0};
     each_tile(columns, [&](int first, int width) {
       const float* x = tokens + first * kDepth;
-      float* sums = sums_.data() + first * kRows + i;
+      four sums[kTileColumns];
       ++fetch.turn;
       if (width == 1) multiply_tile<1>(own, fetch, x, sums, count);
       if (width == 2) multiply_tile<2>(own, fetch, x, sums, count);
@@ -195,6 +210,7 @@ class Gemm : public Group {
         if (width == 5) multiply_tile<5>(own, fetch, x, sums, count);
         if (width == 6) multiply_tile<6>(own, fetch, x, sums, count);
       }
+      for (int c = 0; c < width; ++c) take(i, first + c, sums[c]);
     });
   }
 
@@ -206,8 +222,8 @@ class Gemm : public Group {
 
   template <int kWidth>
   __attribute__((noinline)) static void multiply_tile(const T* const (&own)[kTileRows],
-                                                      const Fetch& fetch, const float* x,
-                                                      float* out, int depth) {
+                                                      const Fetch& fetch, const float* x, four* out,
+                                                      int depth) {
     wide sums[kTileRows][kWidth];
     const T *w0 = own[0], *w1 = own[1], *w2 = own[2], *w3 = own[3];
 #pragma GCC unroll 4
@@ -234,12 +250,8 @@ class Gemm : public Group {
       add_unit(padded[0], padded[1], padded[2], padded[3], x, sums);
     }
 #pragma GCC unroll 8
-    for (int c = 0; c < kWidth; ++c) {
-      four total;
-      std::memcpy(&total, out + c * kRows, sizeof total);
-      total += sums_of(sums[0][c], sums[1][c], sums[2][c], sums[3][c]);
-      std::memcpy(out + c * kRows, &total, sizeof total);
-    }
+    for (int c = 0; c < kWidth; ++c)
+      out[c] = sums_of(sums[0][c], sums[1][c], sums[2][c], sums[3][c]);
   }
 
   template <int kWidth>

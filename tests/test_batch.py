@@ -1,0 +1,165 @@
+"""A batch whose requests come and go: each request's tokens are those of its solo run, pages and
+slots come back, and what does not fit changes nothing."""
+
+import random
+
+import pytest
+import torch
+from models import random_model
+
+from blockdraft import BlockDecoder, BlockLayout, Request
+from blockdraft.models.cache import OutOfPages
+
+LAYOUT = BlockLayout(3, 4, 2)
+
+
+def requests(count, seed=0, longest=40):
+    """Requests that differ in length, in every option, and in whether they stop."""
+    draw = random.Random(seed)
+    return [
+        Request(
+            [draw.randrange(8) for _ in range(draw.randint(1, 30))],
+            draw.randint(1, longest),
+            seed=draw.randrange(2**40),
+            temperature=draw.choice([0.0, 0.7, 1.0]),
+            top_k=draw.choice([0, 0, 3]),
+            top_p=draw.choice([1.0, 1.0, 0.8]),
+            mix=draw.choice([1.0, 1.0, 0.5]),
+            stop=draw.choice([(), (), (2,), (5, 7, 1)]),
+        )
+        for _ in range(count)
+    ]
+
+
+def solo(decoder, request):
+    return decoder.generate([request])[0]
+
+
+def is_prefix(short, whole):
+    length = len(short.tokens)
+    return short.tokens == whole.tokens[:length] and short.logprobs == whole.logprobs[:length]
+
+
+def soak(decoder, work, capacity, pages, steps, seed=0):
+    """Add the requests at random times, and abort some; returns each one's completion."""
+    draw = random.Random(seed)
+    batch = decoder.batch(capacity, max_tokens=80, pages=pages)
+    free = batch.cache.free_pages
+    waiting, running, done = list(enumerate(work)), {}, {}
+    refused = 0
+    for _ in range(steps):
+        while waiting and draw.random() < 0.5:
+            i, request = waiting[0]
+            try:
+                (ticket,) = batch.add(request)
+            except (OutOfPages, OverflowError):
+                refused += 1
+                break
+            running[ticket] = i
+            waiting.pop(0)
+        if running and draw.random() < 0.1:
+            ticket = draw.choice(list(running))
+            done[running.pop(ticket)] = batch.abort(ticket)
+        for ticket, completion in batch.step(draw.choice([1, 1, 3])).items():
+            done[running.pop(ticket)] = completion
+        if not waiting and not running:
+            break
+    assert batch.active == 0 and not waiting and not running
+    assert batch.cache.free_pages == free
+    return done, refused
+
+
+def same_as_alone(decoder, work, done):
+    aborted = 0
+    for i, request in enumerate(work):
+        alone = solo(decoder, request)
+        if done[i].reason == "abort":
+            assert is_prefix(done[i], alone)
+            aborted += 1
+        else:
+            assert done[i] == alone
+    return aborted
+
+
+@pytest.mark.parametrize("rule", ["token", "block"])
+def test_requests_come_and_go(rule):
+    decoder = BlockDecoder(random_model(1), LAYOUT, rule=rule, page=8)
+    work = requests(24)
+    done, refused = soak(decoder, work, capacity=5, pages=30, steps=600)
+    aborted = same_as_alone(decoder, work, done)
+    assert refused > 0 and 0 < aborted < 12, "the case exercises neither limits nor aborts"
+
+
+@pytest.mark.slow
+def test_soak():
+    """64 slots, 400 requests: everything that is given out comes back."""
+    decoder = BlockDecoder(random_model(1), LAYOUT, page=8)
+    work = requests(400, seed=1)
+    done, refused = soak(decoder, work, capacity=64, pages=80, steps=2000, seed=1)
+    assert same_as_alone(decoder, work, done) > 0 and refused > 0
+
+
+def test_a_full_batch_refuses_and_stays_intact():
+    decoder = BlockDecoder(random_model(1), LAYOUT, page=8)
+    work = requests(3, seed=2)
+    batch = decoder.batch(2, max_tokens=80)
+    tickets = batch.add(*work[:2])
+    with pytest.raises(OverflowError, match="Batch.add: requests: expected at most 0, .* got 1"):
+        batch.add(work[2])
+    done = {}
+    while batch.active:
+        done |= batch.step()
+    assert [done[t] for t in tickets] == [solo(decoder, r) for r in work[:2]]
+
+
+def test_exhausted_pages_fail_one_request():
+    decoder = BlockDecoder(random_model(1), LAYOUT, page=8)
+    fits, too_long = Request([1] * 20, 20, seed=1), Request([1] * 30, 40, seed=2)
+    batch = decoder.batch(3, max_tokens=80, pages=16)
+    (ticket,) = batch.add(fits)
+    free = batch.cache.free_pages
+    with pytest.raises(OutOfPages, match="at most 4 free pages of 8, got 74, which need 10"):
+        batch.add(fits, too_long)  # neither of the two is added
+    assert batch.cache.free_pages == free and batch.active == 1
+    done = {}
+    while batch.active:
+        done |= batch.step(4)
+    assert done == {ticket: solo(decoder, fits)}
+
+
+def test_bad_arguments():
+    decoder = BlockDecoder(random_model(1), LAYOUT)
+    with pytest.raises(ValueError, match="BlockDecoder.batch: capacity: expected an integer"):
+        decoder.batch(0, 10)
+    batch = decoder.batch(1, max_tokens=10)
+    with pytest.raises(ValueError, match="max_new_tokens of at most 10 together, got 12"):
+        batch.add(Request([1, 2], 10))
+    with pytest.raises(ValueError, match="Batch.abort: ticket: expected an active one, got 7"):
+        batch.abort(7)
+    with pytest.raises(ValueError, match="steps_per_sync: expected an integer of at least 1"):
+        decoder.generate([Request([1], 4)], steps_per_sync=0)
+
+
+@pytest.mark.parametrize("passes", [2, 7])
+def test_passes_between_two_looks_change_nothing(passes):
+    decoder = BlockDecoder(random_model(1), LAYOUT)
+    work = requests(5, seed=3)
+    assert decoder.generate(work, steps_per_sync=passes) == decoder.generate(work)
+
+
+def test_a_plan_runs_again_on_the_same_tensors():
+    from blockdraft import Plan, ops
+
+    x, weight = torch.randn(3, 16), torch.randn(8, 16)
+    plan = Plan()
+    out = plan.ops.linear(x, weight)
+    normed, _ = plan.ops.residual_norm(out, torch.ones(8), 1e-5)
+    assert len(plan) == 2
+    for _ in range(2):
+        x.copy_(torch.randn(3, 16))
+        plan.run()
+        expected, _ = ops.residual_norm(ops.linear(x, weight), torch.ones(8), 1e-5)
+        assert torch.equal(normed, expected)
+    with pytest.raises(ValueError, match="linear: weight: expected shape"):
+        plan.ops.linear(x, weight[:, :4])
+    assert torch.equal(ops.linear(x, weight), out)  # nothing records any more
