@@ -71,6 +71,33 @@ def attend(q, k, v, k_cache, v_cache, table, rows, *, out=None, lse=None, backen
     return out
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
+@settings(max_examples=60, deadline=None, derandomize=True)
+@given(data=st.data())
+def test_few_columns_of_the_cpu(dtype, data):
+    """At most eight query columns of a KV head, which have a tile of their own: rows of plain
+    decoding, and one or two drafts."""
+    draw = data.draw
+    group = draw(st.sampled_from([1, 2, 3, 4, 8]))
+    rows = draw(st.integers(1, 8 // group))
+    prefixes = draw(st.lists(st.sampled_from([0, 1, 7, 63, 64, 65, 200]), min_size=1, max_size=3))
+    generator = torch.Generator().manual_seed(draw(st.integers(0, 1000)))
+    heads, dim = (2 * group, 2), 8 * draw(st.integers(1, 17))
+    layout = BlockLayout(rows - 1, 1, 0)
+    q, k, v, k_cache, v_cache, table, packed, *_ = inputs(layout, prefixes, generator, heads, dim)
+    tensors = [t.to(dtype) for t in (q, k, v, k_cache, v_cache)]
+    options = dict(window=draw(st.sampled_from([0, 0, 5, 64])))
+    out, lse = poisoned(*q.shape, dtype=dtype), poisoned(*q.shape[:2], dtype=torch.float32)
+    found = attend(*tensors, table, packed, out=out, lse=lse, backend="cpp", **options)
+    expected_lse = torch.empty_like(lse)
+    wide = [t.float() for t in tensors]
+    expected = attend(*wide, table, packed, lse=expected_lse, backend="reference", **options)
+    assert_close(found, expected, dtype, "out")
+    finite = expected_lse.isfinite()
+    assert torch.equal(finite, lse.isfinite())
+    assert_close(lse[finite], expected_lse[finite], torch.float32, "lse", slack=8)
+
+
 def alone(q, keys, values, position, key_position, exempt, window, causal_from, scale):
     """Plain attention of one row over a sequence: keys up to its own place, the window, and its
     exempt own block."""

@@ -6,6 +6,7 @@
 
 #include "ops/block_attention/body.h"
 #include "tile/cpu/attention.h"
+#include "tile/cpu/narrow.h"
 
 namespace blockdraft {
 namespace {
@@ -18,12 +19,22 @@ float* aligned_memory(int64_t floats) {
 }
 
 template <class Tile, class T>
+void attend_item(const AttentionParams<T>& p, const AttentionItem& item, int columns) {
+  Tile tile(aligned_memory(Tile::floats(columns, p.head_dim)), p.head_dim);
+  Attention<Tile, T>(tile, p, item).run();
+}
+
+template <class Tile, class T>
 void attend(const AttentionParams<T>& p, const AttentionGrid<T>& grid, const Parallel& parallel) {
   parallel.each(grid.items, [&](int64_t id) {
     AttentionItem item;
     if (!grid.item(p, id, item)) return;
-    Tile tile(aligned_memory(Tile::floats(item.rows * p.group(), p.head_dim)), p.head_dim);
-    Attention<Tile, T>(tile, p, item).run();
+    const int columns = item.rows * p.group();
+    using Narrow = cpu::NarrowTile<T, AttentionColumn>;
+    if (columns <= Narrow::kGroupColumns)
+      attend_item<Narrow>(p, item, columns);
+    else
+      attend_item<Tile>(p, item, columns);
   });
 }
 

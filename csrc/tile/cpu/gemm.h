@@ -62,24 +62,15 @@ inline void divide(vec& a, vec& b) {
 #endif
 }
 
-// The sums of four vectors' lanes.
+#ifdef __AVX512F__
 inline four sums_of(wide a, wide b, wide c, wide d) {
-#if defined(__AVX512F__)
   auto half = [](wide x) {
-    return _mm256_add_ps(_mm512_castps512_ps256((__m512)x), _mm512_extractf32x8_ps((__m512)x, 1));
+    return (vec)_mm256_add_ps(_mm512_castps512_ps256((__m512)x),
+                              _mm512_extractf32x8_ps((__m512)x, 1));
   };
-  const __m256 pairs =
-      _mm256_hadd_ps(_mm256_hadd_ps(half(a), half(b)), _mm256_hadd_ps(half(c), half(d)));
-  return (four)_mm_add_ps(_mm256_castps256_ps128(pairs), _mm256_extractf128_ps(pairs, 1));
-#elif defined(__AVX__)
-  const __m256 pairs = _mm256_hadd_ps(_mm256_hadd_ps(a, b), _mm256_hadd_ps(c, d));
-  return (four)_mm_add_ps(_mm256_castps256_ps128(pairs), _mm256_extractf128_ps(pairs, 1));
-#else
-  four out{};
-  for (int j = 0; j < kWide; ++j) out += four{a[j], b[j], c[j], d[j]};
-  return out;
-#endif
+  return sums_of(half(a), half(b), half(c), half(d));
 }
+#endif
 
 template <class T>
 class Gemm : public Group {

@@ -115,6 +115,16 @@ inline void store(fp16* p, vec x) {
 #endif
 }
 
+// The sums of four vectors' lanes.
+inline four sums_of(vec a, vec b, vec c, vec d) {
+#ifdef __AVX__
+  const __m256 pairs = _mm256_hadd_ps(_mm256_hadd_ps(a, b), _mm256_hadd_ps(c, d));
+  return (four)_mm_add_ps(_mm256_castps256_ps128(pairs), _mm256_extractf128_ps(pairs, 1));
+#else
+  return {sum_of(a), sum_of(b), sum_of(c), sum_of(d)};
+#endif
+}
+
 #ifdef __AVX512F__
 constexpr int kWide = 16;
 #else

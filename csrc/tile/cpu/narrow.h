@@ -1,0 +1,253 @@
+// The attention tile of a CPU for a few query columns: a row of plain decoding has as many as its
+// GQA group. Keys and values are read where they lie, since staging them would cost more than the
+// products. Reading limits it, so that it fetches the next tile during the products.
+#pragma once
+
+#include <cmath>
+#include <vector>
+
+#include "tile/attention.h"
+#include "tile/cpu/group.h"
+
+namespace blockdraft::cpu {
+
+template <class T, class X>
+class NarrowTile : public Group {
+  static constexpr int kColumns = 4;  // of a panel, some of which may be empty
+
+ public:
+  static constexpr int kKeys = 64, kBuffers = 1;  // whose values stay in the L1
+  static constexpr int kGroupColumns = 8;
+
+  struct Panel {
+    float* queries;  // [head_dim / kLanes][kColumns][kLanes], scaled
+    float* output;   // [kColumns][head_dim]
+    vec top, sum;    // maxima and sums of the columns, twice: of even and of odd keys
+    int count;
+    X x[kColumns];
+
+    template <class F>
+    bool any(F f) const {
+      for (int c = 0; c < count; ++c)
+        if (f(x[c])) return true;
+      return false;
+    }
+  };
+
+  // The floats that `memory` of the constructor needs, aligned to a cache line.
+  static int64_t floats(int columns, int head_dim) {
+    return int64_t(ceil_div(columns, kColumns)) * 2 * kColumns * head_dim;
+  }
+  NarrowTile(float* memory, int head_dim) : memory_(memory), head_dim_(head_dim) {}
+
+  template <class Describe, class Query>
+  void open(int n, Describe x, Query query, float scale) {
+    panels_ = ceil_div(n, kColumns);
+    for (int p = 0; p < panels_; ++p) {
+      Panel& panel = panel_[p];
+      panel.queries = memory_ + 2 * p * kColumns * head_dim_;
+      panel.output = panel.queries + kColumns * head_dim_;
+      panel.count = least(n - p * kColumns, kColumns);
+      panel.top = splat(-INFINITY);
+      panel.sum = vec{};
+      std::fill(panel.output, panel.output + kColumns * head_dim_, 0.0f);
+      for (int c = 0; c < kColumns; ++c) {
+        if (c < panel.count) panel.x[c] = x(p * kColumns + c);
+        const T* src = c < panel.count ? query(panel.x[c]) : nullptr;
+        for (int d = 0; d < head_dim_; d += kLanes)
+          cpu::store(panel.queries + d * kColumns + c * kLanes,
+                     src ? to_float(src + d) * scale : vec{});
+      }
+    }
+  }
+
+  template <class Place>
+  void locate(Place place, int n) {
+    for (int i = 0; i < n; ++i) places_[i] = place(i);
+  }
+
+  template <class Key, class Value>
+  void load(Key key, Value value, int n) {
+    Rows& rows = rows_[1 - staged_];
+    rows.count = n;
+    for (int i = 0; i < n; ++i) {
+      rows.keys[i] = key(places_[i], i);
+      rows.values[i] = value(places_[i], i);
+    }
+  }
+
+  void deposit(int) { staged_ = 1 - staged_; }
+
+  template <class F>
+  void each_panel(F f) {
+    fetched_ = 0;
+    for (int p = 0; p < panels_; ++p) f(panel_[p]);
+    fetch(kKeys);
+  }
+
+  void scores(const Panel& panel) {
+    const Rows& rows = rows_[staged_];
+    for (int i = 0; i < rows.count; i += 2) {
+      fetch(i / 2 + 1);
+      const int second = least(i + 1, rows.count - 1);
+      dots(rows.keys[i], rows.keys[second], panel.queries, scores_ + i * kColumns);
+    }
+    if (rows.count % 2) hide(rows.count);
+  }
+
+  template <class Visible>
+  void mask(const Panel& panel, Visible visible) {
+    for (int c = 0; c < panel.count; ++c) {
+      const auto seen = visible(panel.x[c]);
+      for (int i = 0; i < rows_[staged_].count; ++i)
+        if (i < seen.from || i >= seen.to) scores_[i * kColumns + c] = -INFINITY;
+    }
+  }
+
+  void absorb(Panel& panel) {
+    weigh(panel);
+    for (int d = 0; d < head_dim_; d += 2 * kLanes) {
+      fetch(kKeys / 2 + (d + 2 * kLanes) * kKeys / 2 / head_dim_);
+      if (d + kLanes < head_dim_)
+        add_values<2>(panel.output, d);
+      else
+        add_values<1>(panel.output, d);
+    }
+  }
+
+  struct Output {
+    const float* column;
+    int head_dim;
+    static bool leader() { return true; }
+    template <class D>
+    void store(D* p, float scale) const {
+      for (int d = 0; d < head_dim; d += kLanes)
+        cpu::store(p + d, scale == 0 ? vec{} : to_float(column + d) * scale);
+    }
+  };
+
+  template <class F>
+  void close(F f) {
+    for (int p = 0; p < panels_; ++p) {
+      const Panel& panel = panel_[p];
+      for (int c = 0; c < panel.count; ++c)
+        f(panel.x[c], panel.top[c], panel.sum[c] + panel.sum[c + kColumns],
+          Output{panel.output + c * head_dim_, head_dim_});
+    }
+  }
+
+ private:
+  struct Rows {
+    const T *keys[kKeys], *values[kKeys];
+    int count = 0;
+  };
+
+  // The scores of two keys.
+  __attribute__((always_inline)) void dots(const T* first, const T* second, const float* queries,
+                                           float* out) const {
+    vec a[kColumns] = {}, b[kColumns] = {};
+    for (int d = 0; d < head_dim_; d += kLanes, queries += kColumns * kLanes) {
+      const vec x = to_float(first + d), y = to_float(second + d);
+#pragma GCC unroll 4
+      for (int c = 0; c < kColumns; ++c) {
+        const vec query = to_float(queries + c * kLanes);
+        a[c] += x * query;
+        b[c] += y * query;
+      }
+    }
+    const four one = sums_of(a[0], a[1], a[2], a[3]), other = sums_of(b[0], b[1], b[2], b[3]);
+    std::memcpy(out, &one, sizeof one);
+    std::memcpy(out + kColumns, &other, sizeof other);
+  }
+
+  void hide(int key) { std::fill_n(scores_ + key * kColumns, kColumns, -INFINITY); }
+
+  // Scores become weights; the columns' maxima and sums move on, and the outputs shrink. A vector
+  // has two keys of all columns.
+  void weigh(Panel& panel) {
+    const int n = rows_[staged_].count * kColumns;
+    vec top = panel.top;
+    for (int i = 0; i < n; i += kLanes) top = maximum(top, to_float(scores_ + i));
+    vec turned;
+    for (int j = 0; j < kLanes; ++j) turned[j] = top[(j + kColumns) % kLanes];
+    top = maximum(top, turned);
+    const vec base = top == splat(-INFINITY) ? vec{} : top;  // as finite_or_zero
+    vec sum{};
+    for (int i = 0; i < n; i += kLanes) {
+      const vec weight = power(to_float(scores_ + i) - base);
+      cpu::store(scores_ + i, weight);
+      sum += weight;
+    }
+    const vec shrink = power(panel.top - base);
+    const bool grown = __builtin_memcmp(&panel.top, &top, sizeof top) != 0;
+    panel.sum = panel.sum * shrink + sum;
+    panel.top = top;
+    if (!grown) return;
+    for (int c = 0; c < kColumns; ++c)
+      for (int d = 0; d < head_dim_; d += kLanes) {
+        float* out = panel.output + c * head_dim_ + d;
+        cpu::store(out, to_float(out) * shrink[c]);
+      }
+  }
+
+  static vec maximum(vec a, vec b) {  // b if either is NaN
+#ifdef __AVX__
+    return _mm256_max_ps(a, b);
+#else
+    return a > b ? a : b;
+#endif
+  }
+  // 2^x for x <= 0, 0 for -inf, NaN for NaN.
+  static vec power(vec x) {
+    const vec within = exp2_within(maximum(splat(-126.0f), x));
+    return x == splat(-INFINITY) ? vec{} : within;
+  }
+
+  // Adds the weighted values of kVectors * kLanes channels from d on.
+  template <int kVectors>
+  __attribute__((noinline)) void add_values(float* output, int d) const {
+    const Rows& rows = rows_[staged_];
+    vec sums[kColumns][kVectors];
+#pragma GCC unroll 4
+    for (int c = 0; c < kColumns; ++c)
+#pragma GCC unroll 2
+      for (int v = 0; v < kVectors; ++v)
+        sums[c][v] = to_float(output + c * head_dim_ + d + v * kLanes);
+    for (int i = 0; i < rows.count; ++i) {
+      vec value[kVectors];
+#pragma GCC unroll 2
+      for (int v = 0; v < kVectors; ++v) value[v] = to_float(rows.values[i] + d + v * kLanes);
+#pragma GCC unroll 4
+      for (int c = 0; c < kColumns; ++c) {
+        const vec weight = splat(scores_[i * kColumns + c]);
+#pragma GCC unroll 2
+        for (int v = 0; v < kVectors; ++v) sums[c][v] += weight * value[v];
+      }
+    }
+#pragma GCC unroll 4
+    for (int c = 0; c < kColumns; ++c)
+#pragma GCC unroll 2
+      for (int v = 0; v < kVectors; ++v)
+        cpu::store(output + c * head_dim_ + d + v * kLanes, sums[c][v]);
+  }
+
+  // Prefetches the next tile up to row `end`, into the L2: it is larger than the L1.
+  void fetch(int end) {
+    const Rows& ahead = rows_[1 - staged_];
+    for (end = least(end, ahead.count); fetched_ < end; ++fetched_)
+      for (int byte = 0; byte < head_dim_ * int(sizeof(T)); byte += 64) {
+        __builtin_prefetch(reinterpret_cast<const char*>(ahead.keys[fetched_]) + byte, 0, 2);
+        __builtin_prefetch(reinterpret_cast<const char*>(ahead.values[fetched_]) + byte, 0, 2);
+      }
+  }
+
+  float* memory_;
+  int head_dim_, panels_ = 0, staged_ = 0, fetched_ = 0, places_[kKeys];
+  Rows rows_[2];
+  Panel panel_[kGroupColumns / kColumns];
+  alignas(64) float scores_[(kKeys + 1) * kColumns];
+};
+
+static_assert(AttentionTarget<NarrowTile<float, int>, float, int>);
+
+}  // namespace blockdraft::cpu
