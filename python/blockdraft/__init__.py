@@ -20,6 +20,7 @@ _LAZY = {
     "Sampling": "types",
     "Accepted": "types",
     "Batch": "batch",
+    "choose_layout": "choose",
     "Plan": "plan",
 }
 _MODULES = ("ops", "reference", "models", "decode", "layout", "rng", "testing", "types")

@@ -121,7 +121,7 @@ inline four sums_of(vec a, vec b, vec c, vec d) {
   const __m256 pairs = _mm256_hadd_ps(_mm256_hadd_ps(a, b), _mm256_hadd_ps(c, d));
   return (four)_mm_add_ps(_mm256_castps256_ps128(pairs), _mm256_extractf128_ps(pairs, 1));
 #else
-  return {sum_of(a), sum_of(b), sum_of(c), sum_of(d)};
+  return four{sum_of(a), sum_of(b), sum_of(c), sum_of(d)};
 #endif
 }
 
