@@ -91,6 +91,38 @@ for _op, _short in OPS.items():
 bench.add_command(_command("all", "all"))
 
 
+@bench.command()
+@click.option("--batch", type=click.IntRange(1), multiple=True, default=(1, 8), show_default=True)
+@click.option(
+    "--context", type=click.IntRange(1), multiple=True, default=(1024, 8192), show_default=True
+)
+@click.option(
+    "--proposals", type=click.IntRange(0, 16), multiple=True, default=(0, 1, 3), show_default=True
+)
+@click.option("--layers", type=click.IntRange(1), default=2, show_default=True)
+@click.option("--vocab", type=click.IntRange(8), default=262272, show_default=True)
+@click.option(
+    "--dtype",
+    type=click.Choice(["bfloat16", "float16", "float32"]),
+    default="bfloat16",
+    show_default=True,
+)
+@click.option("--threads", type=click.IntRange(1), help="CPU threads. [default: torch's choice]")
+@click.option("--passes", type=click.IntRange(1), default=3, show_default=True)
+@click.option(
+    "--json", "path", type=click.Path(dir_okay=False, path_type=Path), help="Write the results."
+)
+def step(**options) -> None:
+    """Time whole passes of a stack of ZAYA1-8B's layers with random weights, by op.
+
+    Plain decoding (one row a request) is measured beside 16 verify rows and each number of
+    proposals of 16 masks. Every option in brackets may be repeated.
+    """
+    from .step import run
+
+    run(**options)
+
+
 def _run(
     op: str,
     quick: bool,

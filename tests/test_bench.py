@@ -331,3 +331,19 @@ def test_the_exponential_that_is_timed_is_one(variant):
     for x in torch.linspace(-126, 126.9, 1000).tolist():
         expected = 2.0 ** torch.tensor(x, dtype=torch.float32).double().item()
         assert probe.exponential(x) == pytest.approx(expected, rel=4e-7)
+
+
+def test_a_whole_pass_by_op(tmp_path):
+    """A layer of released widths with a small vocabulary, plain and with a proposal."""
+    path = tmp_path / "step.json"
+    options = "--layers 1 --vocab 64 --context 32 --batch 2 --proposals 1 --passes 1"
+    run = CliRunner().invoke(main, ["bench", "step", *options.split(), "--json", str(path)])
+    assert run.exit_code == 0, run.output
+    for text in ("batch 2, context 32, 1 layers", "fused_moe", "breaks even at", "peak memory"):
+        assert text in run.output
+    plain, block = json.loads(path.read_text())["passes"]
+    assert plain["proposals"] is None and block["proposals"] == 1
+    for each in (plain, block):
+        ops_of_it = set(each["by_op"]) - {"the rest"}
+        assert ops_of_it == set(each["limit_ms"]) and len(ops_of_it) >= 8
+        assert sum(each["by_op"].values()) == pytest.approx(each["seconds"][0])

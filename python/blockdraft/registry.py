@@ -28,17 +28,25 @@ _LIBRARY = torch.library.Library(NAMESPACE, "DEF")
 _SCALARS = {int: "int", float: "float", bool: "bool"}
 
 
+class Call(NamedTuple):
+    """A kernel of an op, and its arguments."""
+
+    op: str
+    kernel: Callable[..., None]
+    arguments: tuple[Any, ...]
+
+
 class _Recorder(threading.local):
     """Where this thread's calls are recorded instead of run, if they are."""
 
-    calls: list[tuple[Callable[..., None], tuple[Any, ...]]] | None = None
+    calls: list[Call] | None = None
 
 
 _RECORDER = _Recorder()
 
 
 @contextmanager
-def recording(calls: list[tuple[Callable[..., None], tuple[Any, ...]]]) -> Iterator[None]:
+def recording(calls: list[Call]) -> Iterator[None]:
     """Within, kernels are added to `calls` with their arguments, instead of run (see `Plan`)."""
     before, _RECORDER.calls = _RECORDER.calls, calls
     try:
@@ -152,7 +160,7 @@ class Op:
         if torch.compiler.is_compiling() or not is_recording():
             run(*values)
         else:
-            _RECORDER.calls.append((run, values))
+            _RECORDER.calls.append(Call(self.name, run, values))
 
     def select(self, backend: str | None, args: Any) -> Backend:
         """The named backend, or the first that supports the arguments. One asked for by name raises
