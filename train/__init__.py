@@ -1,1 +1,1 @@
-"""Trains the byte-level ZAYA that ships in `blockdraft/data`: `python -m blockdraft.train OUT`."""
+"""Makes the tiny ZAYA of `blockdraft/data`: `python -m blockdraft.train run OUT`."""

@@ -1,6 +1,7 @@
-"""`python -m blockdraft.train OUT`: train the tiny model, or go on where OUT stopped."""
+"""`python -m blockdraft.train`: make the tiny model, and see what it is worth."""
 
 import dataclasses
+import json
 import time
 from pathlib import Path
 
@@ -41,7 +42,12 @@ def with_progress(run: Run, folder: Path, save_every: int, console: Console) -> 
         train(run, folder, save_every, report)
 
 
-@click.command(help=__doc__)
+@click.group(help=__doc__)
+def main() -> None:
+    pass
+
+
+@main.command()
 @click.argument("out", type=click.Path(file_okay=False, path_type=Path))
 @click.option("--steps", default=Recipe.steps, show_default=True)
 @click.option(
@@ -54,23 +60,39 @@ def with_progress(run: Run, folder: Path, save_every: int, console: Console) -> 
 @click.option("--seed", default=Recipe.seed, show_default=True)
 @click.option("--save-every", default=200, show_default=True, help="Steps between checkpoints.")
 @click.option("--threads", default=0, help="Of the CPU; 0: torch's own choice.")
-def main(out: Path, steps: int, without: str, seed: int, save_every: int, threads: int) -> None:
+def run(out: Path, steps: int, without: str, seed: int, save_every: int, threads: int) -> None:
+    """Train into the folder OUT, or go on where it stopped."""
     console = Console(stderr=True)
     if threads:
         torch.set_num_threads(threads)
     began = time.perf_counter()
     if (out / "run.json").exists():
-        run = Run.resume(out)
-        console.print(f"going on at step {run.done} of {run.recipe.steps}")
+        training = Run.resume(out)
+        console.print(f"going on at step {training.done} of {training.recipe.steps}")
     else:
         recipe = dataclasses.replace(Recipe(steps=steps, seed=seed), **ABLATIONS[without])
-        run = Run(recipe)
-    console.print(f"{len(run.data) / 1e6:.1f} MB of text, {parameters(run):,} parameters")
-    with_progress(run, out, save_every, console)
-    size = run.export(out)
+        training = Run(recipe)
+    count = sum(tensor.numel() for tensor in training.tensors.values())
+    console.print(f"{len(training.data) / 1e6:.1f} MB of text, {count:,} parameters")
+    with_progress(training, out, save_every, console)
+    size = training.export(out)
     minutes = (time.perf_counter() - began) / 60
     console.print(f"{out}: {size:.2f} MB after {minutes:.1f} min", soft_wrap=True)
 
 
-def parameters(run: Run) -> int:
-    return sum(tensor.numel() for tensor in run.tensors.values())
+@main.command()
+@click.argument("folder", type=click.Path(exists=True, file_okay=False, path_type=Path))
+@click.option("--json", "path", type=click.Path(dir_okay=False, path_type=Path))
+def evaluate(folder: Path, path: Path | None) -> None:
+    """Losses and acceptance of the model in FOLDER on the held-out files, by mask offset."""
+    from .evaluate import evaluate, tables
+
+    console = Console(highlight=False)
+    with console.status("evaluating"):
+        found = evaluate(folder)
+    console.print(f"autoregressive head: {found.plain:.3f} nats a token")
+    for table in tables(found):
+        console.print(table)
+    if path:
+        blocks = {block: each._asdict() for block, each in found.blocks.items()}
+        path.write_text(json.dumps(dict(plain=found.plain, blocks=blocks), indent=1) + "\n")
