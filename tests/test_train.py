@@ -92,7 +92,7 @@ def test_the_export_decodes_and_is_evaluated(tmp_path):
     assert all(0 <= p <= 1.001 for p in (*each.sampled, *each.greedy, *each.text))
     assert all(1 <= tokens <= 4.001 for tokens in each.tokens.values())
     shown = CliRunner().invoke(main, ["evaluate", "--help"])
-    assert shown.exit_code == 0 and "by mask offset" in shown.output
+    assert shown.exit_code == 0 and "held-out files" in shown.output
 
 
 def test_expected_length_counts_what_is_accepted_in_a_row():
