@@ -194,7 +194,7 @@ class Batch:
         self.forward.commit()
         if self.decoder.planned:
             s.measure()
-        s.emit(p.stop, p.limit)
+        s.emit(p.stop if p.stops else None, p.limit)
         if self.decoder.layout.P == 0:
             return
         s.choose_rows()
@@ -203,7 +203,7 @@ class Batch:
         if self.decoder.planned:
             rate = s.kept / s.tried
             ops.plan_branches(
-                rate[s.offsets()], rate, self.decoder.layout.P, s.draft_len, out=s.branch
+                rate[s.offset], rate, self.decoder.layout.P, s.draft_len, out=s.branch
             )
         else:
             s.choose_branches(self.branches)

@@ -14,7 +14,8 @@ class Parameters:
     """What the requests of a batch ask for, by slot.
 
     seed int64 [B]; limit int32 [B], tokens to emit at most; stop int32 [B,S], filled up with -1,
-    which is no token. `used` names the options that some request uses; ops skip the others' work.
+    which is no token; stops: whether there is any. `used` names the options that some request uses;
+    ops skip the others' work.
     """
 
     OFF = dict(top_k=0, top_p=1.0, mix=1.0)
@@ -32,6 +33,7 @@ class Parameters:
             top_k=full(0, torch.int32), top_p=full(1, torch.float32), mix=full(1, torch.float32)
         )
         self.used: frozenset[str] = frozenset()
+        self.stops = False
 
     def write(self, slots: list[int], requests: Sequence[Request]) -> None:
         """Set the slots' parameters; draws the seeds that requests leave open."""
@@ -58,6 +60,7 @@ class Parameters:
 
     def use(self, requests: Sequence[Request]) -> None:
         """Note the options that these requests, all that are active, use."""
+        self.stops = any(r.stop for r in requests)
         names = self.OFF.items()
         self.used = frozenset(n for n, off in names if any(getattr(r, n) != off for r in requests))
 
@@ -72,22 +75,22 @@ class State:
     """Where a batch stands between two passes; drafts are those under test in the next one.
 
     inputs        of the model's pass
-    anchor        int32 [B], the last token emitted, or of the prompt
+    anchor        int32 [B], the last token emitted, or of the prompt: the verdict's next token
     drafts        int32 [B,K], -1 where there is none
     draft_len     int32 [B], drafts in use; -1: the slot is empty, or its request has ended
     draft_lse     [B,K,2], the normalisers of the distributions that drafts were drawn from
-    shift         int32 [B]: draft i came from mask shift + 1 + i of its proposal
+    offset        int32 [B,K]: the mask offset of each draft within its proposal
     branch        int32 [B,P], branches of the next pass's proposals; -1: none
     position      int32 [B], prefix lengths at the start of the pass; all its random numbers are
                   drawn at this place
     remaining     int32 [B], tokens still to emit
-    verdict       what acceptance decided in the last pass
+    verdict       what acceptance decided in the last pass; acceptance overwrites all of it
     emitted       int32 [B], tokens emitted so far
     stopped       bool [B], whether a stop token was emitted
     status        int32 [B], not 0 where the logits were invalid (see Accepted)
     tokens        int32 [B, most tokens + V], valid up to `emitted`
     logprobs      float32, likewise
-    passes        int32 [B]; committed int32 [B, most tokens + 1]: what each of so many passes
+    passes        int64 [B]; committed int32 [B, most tokens + 1]: what each of so many passes
                   yielded, before a cut at a stop token
     tried, kept   float64 [M], how many drafts of each mask offset were judged, and accepted
     """
@@ -106,11 +109,10 @@ class State:
             return torch.zeros(shape, dtype=dtype, device=device)
 
         self.layout, self.prefix_lens = layout, prefix_lens
-        self.anchor = zeros(batch)
         self.drafts = zeros(batch, layout.K) - 1
         self.draft_len = zeros(batch) - 1
         self.draft_lse = zeros(batch, layout.K, 2, dtype=torch.float64)
-        self.shift = zeros(batch)
+        self.offset = zeros(batch, layout.K)
         self.branch = zeros(batch, layout.P) - 1
         self.position = zeros(batch)
         self.remaining = zeros(batch) + 1
@@ -119,7 +121,7 @@ class State:
         self.status = zeros(batch)
         self.tokens = zeros(batch, most + layout.V)
         self.logprobs = zeros(batch, most + layout.V, dtype=torch.float32)
-        self.passes = zeros(batch)
+        self.passes = zeros(batch, dtype=torch.int64)
         self.committed = zeros(batch, most + 1)
         # planning starts as if each mask offset had been tried twice and kept once
         self.tried = zeros(layout.M, dtype=torch.float64) + 2
@@ -127,11 +129,13 @@ class State:
         self.verdict = Accepted(
             *(zeros(batch) for _ in range(6)), zeros(batch, layout.V, dtype=torch.float32)
         )
+        self.anchor = self.verdict.next_token
         place = torch.arange(batch * layout.rows, dtype=torch.int32, device=device)
         place = place.view(batch, layout.rows)
-        self._first = place[:, :1]
+        self._masks = place[:, :1] + layout.V
         self._draft = torch.arange(layout.K, dtype=torch.int32, device=device)
         self._column = torch.arange(layout.V, device=device)
+        self._none = zeros(1) - 1
         tokens = torch.full((batch * layout.rows,), max(mask_token, 0), dtype=torch.int32)
         self.inputs = PassInputs(
             tokens=tokens.to(device),
@@ -151,7 +155,7 @@ class State:
         self.drafts[at] = -1
         self.branch[at] = -1
         self.branch[at, :1] = 1
-        for tensor in (self.draft_len, self.shift, self.emitted, self.status, self.passes):
+        for tensor in (self.draft_len, self.emitted, self.status, self.passes):
             tensor[at] = 0
         self.stopped[at] = False
 
@@ -176,31 +180,30 @@ class State:
             masks = live[:, layout.V :].unflatten(1, (layout.P, layout.M))
             masks.copy_((self.branch > 0)[..., None])
 
-    def emit(self, stop: torch.Tensor, limit: torch.Tensor) -> None:
-        """Append the accepted drafts and the next token, cut after the first stop token, and end
-        the requests that are done."""
+    def emit(self, stop: torch.Tensor | None, limit: torch.Tensor) -> None:
+        """Append the accepted drafts and the next token, cut after the first stop token (`stop`
+        None: there are none), and end the requests that are done."""
         v, column = self.verdict, self._column
-        accepted, next_token = v.accepted[:, None], v.next_token[:, None]
-        tokens = torch.where(
-            column == accepted, next_token, torch.cat([self.drafts, next_token], 1)
-        )
-        is_stop = (tokens[..., None] == stop[:, None]).any(-1) & (column <= accepted)
-        stops = is_stop.any(1)
-        count = torch.where(stops, is_stop.int().argmax(1) + 1, v.accepted + 1).int()
+        accepted = v.accepted[:, None]
+        tokens = torch.cat([self.drafts, v.next_token[:, None]], 1)
+        tokens = torch.where(column == accepted, v.next_token[:, None], tokens)
         # A pass writes all V columns, which is why the buffers are longer by V. The next pass
         # overwrites those beyond `count`, or nothing ever reads them.
         place = self.emitted[:, None] + column
         self.tokens.scatter_(1, place, tokens)
         self.logprobs.scatter_(1, place, v.target_logprob)
-        self.committed.scatter_(1, self.passes[:, None].long(), accepted + 1)
-        self.passes += v.accepted >= 0
+        count = v.accepted + 1
+        self.committed.scatter_(1, self.passes[:, None], count[:, None])
+        self.passes += count > 0
+        if stop is not None:
+            is_stop = (tokens[..., None] == stop[:, None]).any(-1) & (column <= accepted)
+            stops = is_stop.any(1)
+            count = torch.where(stops, is_stop.int().argmax(1).int() + 1, count)
+            self.stopped |= stops
         self.emitted += count
-        self.stopped |= stops
-        self.status.copy_(torch.where(v.status != 0, v.status, self.status))
-        self.anchor.copy_(v.next_token)
-        done = self.stopped | (self.emitted >= limit)
-        self.draft_len.copy_(v.draft_len).masked_fill_(done, -1)
-        self.shift.copy_(v.shift)
+        torch.maximum(self.status, v.status, out=self.status)
+        done = (self.emitted >= limit).logical_or_(self.stopped)
+        torch.where(done, self._none, v.draft_len, out=self.draft_len)
 
     def measure(self) -> None:
         """Count the drafts of the pass that were judged and kept, by the mask they came from; to be
@@ -209,25 +212,24 @@ class State:
         # the first draft that is not kept was judged, the ones after it were not
         tried = self._draft < torch.minimum(accepted + 1, self.draft_len)[:, None]
         kept = tried & (self._draft < accepted[:, None])
-        offset = self.offsets().flatten()
+        offset = self.offset.flatten()
         self.tried.index_add_(0, offset, tried.flatten().double())
         self.kept.index_add_(0, offset, kept.flatten().double())
 
-    def offsets(self) -> torch.Tensor:
-        """int64 [B,K]: the mask offset of each draft within its proposal."""
-        offset = self.shift[:, None] + 1 + self._draft
-        return offset.clamp(max=self.layout.M - 1).long()
-
     def choose_rows(self) -> None:
-        """Set the rows to draft from, of the proposal that acceptance chose."""
+        """Set the rows to draft from, of the proposal that acceptance chose: draft i comes from its
+        mask shift + 1 + i."""
+        M = self.layout.M
+        torch.add(self.verdict.shift[:, None], self._draft + 1, out=self.offset)
+        self.offset.clamp_(max=M - 1)
         proposal = self.verdict.proposal.clamp(min=0)[:, None]
-        row = self.layout.mask_row(proposal, self.offsets())
-        self.inputs.draft_rows.copy_(self._first + row)
+        row = torch.add(self._masks, proposal, alpha=M)
+        torch.add(row, self.offset, out=self.inputs.draft_rows)
 
     def choose_branches(self, branches: torch.Tensor) -> None:
         """The given branches, int32 [P], cut to what each request's drafts reach, D + 1. Of those
         that become equal the first stays, since the others would draft the same."""
-        reach = torch.minimum(branches, self.draft_len[:, None] + 1)
-        repeated = torch.zeros_like(reach, dtype=torch.bool)
-        repeated[:, 1:] = reach[:, 1:] == reach[:, :-1]
-        self.branch.copy_(reach.masked_fill(repeated | (reach < 1), -1))
+        most = self.draft_len[:, None] + 1
+        reach = torch.minimum(branches, most)
+        before = torch.minimum(torch.nn.functional.pad(branches[:-1], (1, 0)), most)
+        torch.where(reach == before, self._none, reach, out=self.branch)
