@@ -16,14 +16,14 @@ void schedule(const LinearParams<T>& p, int rows, int columns, Run run) {
   run.template operator()<LinearStep::kMultiply>(tiles * ceil_div(p.rows, columns));
 }
 
-// Items that share weights follow each other.
+// The tile `id` of `rows` channels. Tiles that share weights follow each other.
 template <class Gemm, class T>
-void linear(Gemm& gemm, const LinearParams<T>& p, int64_t id) {
+void linear(Gemm& gemm, const LinearParams<T>& p, int64_t id, int rows) {
   const int chunks = ceil_div(p.rows, Gemm::kGroupColumns);
-  const int first = int(id / chunks) * Gemm::kRows;
+  const int first = int(id / chunks) * rows;
   const int row = int(id % chunks) * Gemm::kGroupColumns;
   gemm.multiply(
-      least(p.outputs - first, Gemm::kRows), least(p.rows - row, Gemm::kGroupColumns), p.inputs,
+      least(p.outputs - first, rows), least(p.rows - row, Gemm::kGroupColumns), p.inputs,
       [&](int i) { return p.weight.at(first + i); }, [&](int c) { return p.x.at(row + c); },
       [&](int i, int c, four y) {
         const int channel = first + i, count = least(p.outputs - channel, kEpilogueRows);
