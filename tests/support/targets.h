@@ -47,7 +47,7 @@ inline void on_two_threads(int64_t n, int64_t, const Parallel::Part& body) {
   other.join();
 }
 
-inline Parallel two_threads() { return {on_two_threads, 2}; }
+inline Parallel two_threads() { return {on_two_threads, 2, 0}; }
 
 // The launches of a schedule, as pairs of a step and its groups.
 struct Launches {

@@ -26,7 +26,12 @@ void attend_item(const AttentionParams<T>& p, const AttentionItem& item, int col
 
 template <class Tile, class T>
 void attend(const AttentionParams<T>& p, const AttentionGrid<T>& grid, const Parallel& parallel) {
-  parallel.each(grid.items, [&](int64_t id) {
+  int64_t scores = 0;
+  for (int r = 0; r < p.rows.batch; ++r) {
+    const int64_t rows = p.rows.count(r);
+    scores += rows * (p.rows.prefix_lens[r] + rows);
+  }
+  parallel.each(grid.items, 2 * scores * p.query_heads * p.head_dim, [&](int64_t id) {
     AttentionItem item;
     if (!grid.item(p, id, item)) return;
     const int columns = item.rows * p.group();

@@ -15,7 +15,8 @@ void launch(const CcaParams<T>& p, const Parallel& parallel) {
   const int64_t bytes =
       kColumns * Memory::of_row(p.head_dim, p.taps1, true) + Memory::shared(p.head_dim, p.taps0);
   schedule(p, kColumns, [&]<CcaStep kStep>(int64_t groups) {
-    parallel.each(groups, [&](int64_t id) {
+    const int64_t channels = int64_t(p.query_heads + p.kv_heads) * p.head_dim;
+    parallel.each(groups, p.total_rows * channels * p.head_dim * p.taps1, [&](int64_t id) {
       thread_local Gemm gemm;
       thread_local std::vector<char> memory;
       memory.resize(bytes);

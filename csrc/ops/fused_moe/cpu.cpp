@@ -10,7 +10,7 @@ void launch(const FusedMoeParams<T>& p, const Parallel& parallel) {
   using Gemm = cpu::Gemm<T>;
   schedule(p, Gemm::kRows, Gemm::kGroupColumns, [&]<MoeStep kStep>(int64_t groups) {
     if constexpr (kStep == MoeStep::kDispatch) return launch(p.dispatch(), parallel);
-    parallel.each(groups, [&](int64_t id) {
+    parallel.each(groups, int64_t(p.pairs()) * p.hidden * p.inner, [&](int64_t id) {
       thread_local Gemm gemm;
       int32_t found[kFewPairs];
       fused_moe<kStep>(gemm, p, id, found);
