@@ -1,5 +1,6 @@
 // Which device a launch on another than the current one goes to: ops/torch.h as a ROCm build
-// compiles it, on stand-ins for libtorch's functions, with device 0 current and a tensor on device 1.
+// compiles it, on stand-ins for libtorch's functions, with device 0 current and a tensor on
+// device 1.
 #include <cstdio>
 
 #include "ops/torch.h"

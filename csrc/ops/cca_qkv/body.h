@@ -31,8 +31,8 @@ struct CcaMemory {
   CcaRow* rows;    // [columns]
   int token_stride, output_stride;
 
-  // Bytes of a row's tokens and outputs, of all that a row has, and of what all rows share. 16 bytes
-  // more than is used, so that rows begin in different banks of a GPU.
+  // Bytes of a row's tokens and outputs, of all that a row has, and of what all rows share. 16
+  // bytes more than is used, so that rows begin in different banks of a GPU.
   static int64_t of_tokens(int head_dim, int taps) { return head_dim * taps * sizeof(X) + 16; }
   static int64_t of_outputs(int head_dim) { return head_dim * sizeof(float) + 16; }
   static int64_t of_row(int head_dim, int taps, bool apart) {

@@ -1,5 +1,5 @@
-// Sorts pairs (row, choice) by expert: a stable counting sort by one group, of which each part counts
-// and then places the pairs of rows that follow each other.
+// Sorts pairs (row, choice) by expert: a stable counting sort by one group, of which each part
+// counts and then places the pairs of rows that follow each other.
 #pragma once
 
 #include "ops/moe_dispatch/params.h"
@@ -15,8 +15,8 @@ void schedule(const DispatchParams&, Run run) {
   run.template operator()<DispatchStep::kDispatch>(1);
 }
 
-// The group's memory has this many counters: a row of them for each part, and one of sums. There are
-// 2^shift parts, as many as it has room for.
+// The group's memory has this many counters: a row of them for each part, and one of sums. There
+// are 2^shift parts, as many as it has room for.
 constexpr int kDispatchCounts = 8192;
 inline int dispatch_shift(int num_experts) {
   int shift = 6;

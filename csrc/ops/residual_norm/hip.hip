@@ -1,5 +1,5 @@
-// GPU launcher of residual_norm for gfx942 and gfx950: a workgroup of one wave for each row, so that
-// a few hundred rows are on as many compute units.
+// GPU launcher of residual_norm for gfx942 and gfx950: a workgroup of one wave for each row, so
+// that a few hundred rows are on as many compute units.
 #include "tile/cdna/launch.h"
 
 #pragma clang force_cuda_host_device begin
