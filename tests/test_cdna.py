@@ -294,3 +294,24 @@ def test_cca_qkv_in_the_emulator(dim, kernels, dtype, arch, emulator, code_objec
     name = f"cca_qkv_kernelI{MANGLED[dtype]}LNS_7CcaStepE0E"
     emulator.run(code_objects("cca_qkv", arch), name, groups, THREADS, params.raw[:-1])
     cca.assert_same(found, cca.expected(arguments))
+
+
+@pytest.mark.parametrize("arch", ARCHES)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
+def test_residual_norm_in_the_emulator(dtype, arch, emulator, code_objects):
+    """A row of more than eight elements a lane, and one of fewer lanes than a wave."""
+    generator = torch.Generator().manual_seed(0)
+    for hidden in (1032, 40):
+        names = ("weight", "scale", "bias", "residual_scale", "residual_bias")
+        given = {name: torch.randn(hidden, generator=generator).to(dtype) for name in names}
+        given["residual"] = torch.randn(7, hidden, generator=generator)
+        given["index"] = torch.tensor([6, 0, 3], dtype=torch.int32)
+        x = torch.randn(7, hidden, generator=generator).to(dtype)
+        call = partial(ops.residual_norm, x, eps=1e-5, **given)
+        expected = call(backend="reference")
+        out = tuple(poisoned(*t.shape, dtype=t.dtype) for t in expected)
+        params = harness.recorded(*harness.captured(call, out=out))
+        name = f"residual_norm_kernelI{MANGLED[dtype]}LNS_16ResidualNormStepE0E"
+        emulator.run(code_objects("residual_norm", arch), name, 3, 64, params.raw[:-1])
+        assert_close(out[0], expected[0], dtype)
+        assert_close(out[1], expected[1], torch.float32)
