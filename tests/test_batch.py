@@ -2,6 +2,7 @@
 slots come back, and what does not fit changes nothing."""
 
 import random
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -127,6 +128,37 @@ def test_exhausted_pages_fail_one_request():
     assert done == {ticket: solo(decoder, fits)}
 
 
+def test_a_failing_prefill_leaves_the_batch_as_it_was(monkeypatch):
+    decoder = BlockDecoder(random_model(1), LAYOUT, page=8)
+    batch = decoder.batch(2, max_tokens=80)
+    request, other = requests(2, seed=4)
+    (ticket,) = batch.add(request)
+    free = batch.cache.free_pages
+
+    def fail(*args):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(decoder.model, "prefill", fail)
+        with pytest.raises(KeyboardInterrupt):
+            batch.add(Request([1, 2, 3], 4, top_p=0.5))
+    assert batch.cache.free_pages == free and batch.active == 1 and batch.add() == []
+    (second,) = batch.add(other)
+    done = {}
+    while batch.active:
+        done |= batch.step()
+    assert done == {ticket: solo(decoder, request), second: solo(decoder, other)}
+
+
+def test_a_cache_refuses_before_it_takes_pages():
+    cache = random_model(1).new_cache(2, 40, page=8)
+    free = cache.free_pages
+    for bad in ((2, 8), (-1, 8), (0, 41), (0, -1), (True, 8)):
+        with pytest.raises(ValueError, match="PagedCache: (request|tokens): expected an integer"):
+            cache.open(*bad)
+    assert cache.free_pages == free
+
+
 def test_bad_arguments():
     decoder = BlockDecoder(random_model(1), LAYOUT)
     with pytest.raises(ValueError, match="BlockDecoder.batch: capacity: expected an integer"):
@@ -163,3 +195,5 @@ def test_a_plan_runs_again_on_the_same_tensors():
     with pytest.raises(ValueError, match="linear: weight: expected shape"):
         plan.ops.linear(x, weight[:, :4])
     assert torch.equal(ops.linear(x, weight), out)  # nothing records any more
+    with pytest.raises(TypeError, match="Plan: double: expected an op of blockdraft"):
+        Plan(SimpleNamespace(double=lambda x: 2 * x)).ops.double(x)

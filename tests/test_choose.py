@@ -74,6 +74,12 @@ def test_passes_are_timed_and_reported(model):
     assert seen[-1] == (len(choices), len(choices)) and len(seen) == len(choices)
 
 
+def test_requests_near_the_model_s_longest(model, monkeypatch):
+    monkeypatch.setattr(model.config, "max_position_embeddings", 100, raising=False)
+    near = [Request([0] * 90, 10)]
+    assert choose.measure_pass(model, near, BlockLayout(15, 16, 1), passes=2) > 0
+
+
 def test_bad_arguments(model):
     with pytest.raises(ValueError, match="choose_layout: requests: expected at least one"):
         choose_layout(model, [])

@@ -109,6 +109,9 @@ def test_bad_arguments():
     with pytest.raises(ValueError, match=r"out\[1\]: expected memory apart from residual's"):
         index = torch.tensor([1, 0, 2], dtype=torch.int32)
         ops.residual_norm(x, weight, EPS, **given, index=index, out=(x.clone(), given["residual"]))
+    with pytest.raises(ValueError, match="out: expected memory apart from scale's"):
+        wide = torch.ones(3, 16, dtype=torch.bfloat16)
+        ops.residual_norm(x, weight, EPS, scale=wide[0], out=(wide, None))
     with pytest.raises(ValueError, match="weight is torch.bfloat16, as x is, not torch.float32"):
         ops.residual_norm(x, weight.float(), EPS, backend="cpp")
     x, weight, _ = case(3, 12, torch.float32)

@@ -45,6 +45,7 @@ class Batch:
         self._tickets: dict[int, int] = {}  # slot by ticket
         self._free = list(range(capacity))[::-1]
         self._issued = 0
+        self._planned_for: frozenset[str] | None = None  # options
         self._plan_sampling()
 
     @property
@@ -72,21 +73,30 @@ class Batch:
                 f"Batch.add: requests: expected at most {len(self._free)}, for which there are "
                 f"free slots, got {len(requests)}"
             )
+        if not requests:
+            return []
         slots = self._open(requests)
-        for slot, request in zip(slots, requests):
-            self._requests[slot] = request
+        try:
+            self._start(slots, requests)
+        except BaseException:  # an interrupt, too, leaves the batch as it was
+            self._vacate(slots)
+            raise
+        tickets = list(range(self._issued, self._issued + len(requests)))
+        self._issued += len(requests)
+        self._tickets |= zip(tickets, slots)
+        return tickets
+
+    def _start(self, slots: list[int], requests: Sequence[Request]) -> None:
+        """Cache the prompts, and put the requests into their slots."""
         prompts: list[list[int]] = [[] for _ in range(len(self.state.anchor))]
         for slot, request in zip(slots, requests):
+            self._requests[slot] = request
             prompts[slot] = list(request.prompt[:-1])
         if any(prompts):
             self.decoder.model.prefill(prompts, self.cache, self.decoder.chunk)
         self.parameters.write(slots, requests)
-        self.state.place(slots, requests)
-        tickets = list(range(self._issued, self._issued + len(requests)))
-        self._issued += len(requests)
-        self._tickets |= zip(tickets, slots)
         self._plan_sampling()
-        return tickets
+        self.state.place(slots, requests)
 
     def step(self, passes: int = 1) -> dict[int, Completion]:
         """Run so many passes, then wait for the device and return the requests that have ended, by
@@ -109,13 +119,18 @@ class Batch:
                 tokens = len(request.prompt) + request.max_new_tokens + self.decoder.layout.V
                 self.cache.open(self._free[-1], tokens)
                 slots.append(self._free.pop())
-        except Exception:
-            self._give_back(slots)
+        except BaseException:
+            self._vacate(slots)
             raise
         return slots
 
-    def _give_back(self, slots: list[int]) -> None:
+    def _vacate(self, slots: list[int]) -> None:
+        """Leave the slots idle and free, with their pages."""
+        if not slots:
+            return
+        self.state.clear(slots)
         for slot in reversed(slots):
+            self._requests.pop(slot, None)
             self.cache.close(slot)
             self._free.append(slot)
 
@@ -124,11 +139,7 @@ class Batch:
             return {}
         slots = [self._tickets.pop(ticket) for ticket in tickets]
         done = dict(zip(tickets, self._completions(slots, "abort" if aborted else "length")))
-        if aborted:
-            self.state.clear(slots)
-        self._give_back(slots)
-        for slot in slots:
-            del self._requests[slot]
+        self._vacate(slots)
         return done
 
     def _completions(self, slots: list[int], reason: str) -> list[Completion]:
@@ -149,15 +160,15 @@ class Batch:
 
     def _plan_sampling(self) -> None:
         """Plan acceptance and drafting, again where requests use other options than before."""
-        before, p = self.parameters.used, self.parameters
+        p = self.parameters
         p.use(list(self._requests.values()))
-        if hasattr(self, "_accepting") and p.used == before:
+        if p.used == self._planned_for:
             return
         s, decoder = self.state, self.decoder
         target, drafter = (p.sampling(t) for t in (p.temperature, p.draft_temperature))
         place = dict(seed=p.seed, position=s.position, **decoder.vocabulary)
-        self._accepting, self._drafting = Plan(), Plan()
-        self._accepting.ops.accept_drafts(
+        accepting, drafting = Plan(), Plan()
+        accepting.ops.accept_drafts(
             self.forward.logits,
             s.drafts,
             s.draft_len,
@@ -175,7 +186,7 @@ class Batch:
             **place,
         )
         if decoder.layout.P > 0:
-            self._drafting.ops.sample_drafts(
+            drafting.ops.sample_drafts(
                 self.forward.draft_logits,
                 s.draft_len,
                 drafter_sampling=drafter,
@@ -183,6 +194,7 @@ class Batch:
                 out=(s.drafts, s.draft_lse),
                 **place,
             )
+        self._accepting, self._drafting, self._planned_for = accepting, drafting, p.used
 
     @torch.no_grad()
     def _advance(self) -> None:

@@ -83,7 +83,14 @@ def measure_pass(
     model: Model, requests: Sequence[Request], layout: BlockLayout, passes: int
 ) -> float:
     """Seconds of a pass over these requests with this layout, the median of `passes`."""
-    longer = [replace(r, max_new_tokens=(passes + 3) * layout.V, stop=()) for r in requests]
+    count = (passes + 3) * layout.V
+    longest = getattr(model.config, "max_position_embeddings", None)
+    longer = []
+    for r in requests:
+        # a prompt that leaves no room is cut; its last tokens are about as much work
+        prompt = r.prompt if longest is None else r.prompt[-max(longest - count, 1) :]
+        new = count if longest is None else min(count, longest - len(prompt))
+        longer.append(replace(r, prompt=prompt, max_new_tokens=new, stop=()))
     batch = _start(BlockDecoder(model, layout), longer)
     batch.step(2)  # the second pass is the first with drafts
     times = []

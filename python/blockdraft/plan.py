@@ -75,8 +75,14 @@ class _Recording:
         function = getattr(self._namespace, name)
 
         def record(*args: Any, **kwargs: Any) -> Any:
+            before = len(self._calls)
             with registry.recording(self._calls):
-                return function(*args, **kwargs)
+                result = function(*args, **kwargs)
+            if len(self._calls) == before:
+                raise TypeError(
+                    f"Plan: {name}: expected an op of blockdraft, which records kernels"
+                )
+            return result
 
         setattr(self, name, record)
         return record

@@ -76,7 +76,10 @@ class PagedCache:
 
     def open(self, request: int, tokens: int) -> None:
         """Give request b an empty prefix and pages for `tokens` tokens. Raises OutOfPages."""
-        _need(tokens <= self.max_tokens, "tokens", f"at most {self.max_tokens}", tokens)
+        most = self.max_tokens
+        _need(is_whole(tokens, 0, most), "tokens", f"an integer in 0..{most}", tokens)
+        last = len(self.prefix_lens) - 1
+        _need(is_whole(request, 0, last), "request", f"an integer in 0..{last}", request)
         _need(request not in self._pages, "request", "one that is closed", request)
         count = -(-tokens // self._page)
         if count > len(self._free):

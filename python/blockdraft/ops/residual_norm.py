@@ -50,7 +50,7 @@ def residual_norm(
     check.tensor("index", index, "R", I32, optional=True)
     check.dims.setdefault("R", len(x))
     check.values("index", index, 0, len(x) - 1, f"0 .. {len(x) - 1}")
-    inputs = dict(x=x, weight=weight)
+    inputs = dict(x=x, weight=weight, index=index, **scales)
     if out is not None:
         with_stream = len(out) == 2 and out[1] is not None
         out = out if with_stream else out[:1]
