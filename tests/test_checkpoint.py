@@ -20,6 +20,7 @@ from blockdraft.models.checkpoint import read
 from blockdraft.models.config import ZayaConfig
 from blockdraft.models.weights import assemble, shapes
 from blockdraft.models.zaya import ZayaModel
+from blockdraft.ops import _native
 
 SMALL = dict(
     vocab_size=11,
@@ -347,3 +348,19 @@ def test_a_copied_decoder_gives_the_same_tokens(copied):
     done = decoder.generate(requests)
     after = COPIES[copied](decoder)
     assert before.generate(requests) == done and after.generate(requests) == done
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_every_pass_of_a_converted_checkpoint_is_on_kernels(tmp_path, dtype):
+    """A weight of another dtype would leave an op to its reference, which nobody would notice."""
+    if _native.MISSING:
+        pytest.skip(_native.MISSING)
+    config = ZayaConfig(**SMALL | dict(hidden_size=48, head_dim=16, router_hidden_size=16))
+    tensors = {name: t.to(dtype) for name, t in random_tensors(config).items()}
+    model = ZayaModel(config, assemble(config, tensors))
+    batch = BlockDecoder(model, BlockLayout.autoregressive()).batch(1, 20)
+    planned = batch.forward
+    for plan in (planned._run, planned._commit, batch._accepting):
+        for call in plan._calls:
+            # linear has its own choice
+            assert call.op == "linear" or "_cpp" in str(call.kernel), call.kernel

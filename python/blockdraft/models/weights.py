@@ -179,6 +179,7 @@ def _layer(tensors: dict[str, torch.Tensor], i: int) -> LayerWeights:
     projections = [f"{attention}qkv_proj.{name}" for name in _PROJECTIONS]
     biased = f"{projections[0]}.bias" in tensors
     router = {key: tensors.get(f"{moe}gate.{name}") for key, (name, _) in _router(0, 0, 0).items()}
+    router["balancing_bias"] = router["balancing_bias"].float()  # as the kernels take it
     return LayerWeights(
         input_norm=tensors[f"{layer}input_layernorm.weight"],
         projection=torch.cat([tensors[f"{name}.weight"] for name in projections]),
