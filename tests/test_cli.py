@@ -5,7 +5,8 @@ import re
 import pytest
 from click.testing import CliRunner
 
-from blockdraft import demo
+from blockdraft import BlockLayout, demo
+from blockdraft.choose import Choice
 from blockdraft.cli import main
 from blockdraft.decode import Completion
 
@@ -35,6 +36,7 @@ def test_demo_prints_what_it_promises():
         r"wall time for 64 bytes: autoregressive [\d.]+ s .*: [\d.]+x, the median of 5 interleaved",
         out.output,
     )
+    assert re.search(r"of \d+ layouts K = \d+ with \d+ proposals of \d+ drafts best", out.output)
     assert "repetition" in out.output and "tokens committed by a forward, greedy" in out.output
 
 
@@ -42,13 +44,16 @@ def test_the_demo_decodes_each_piece_in_both_ways_before_the_next(monkeypatch):
     order = []
 
     class Decoder:
-        def __init__(self, model, layout):
+        def __init__(self, model, layout, branches=()):
             self.name = "block" if layout.P else "plain"
 
         def generate(self, work, on_step):
             order.append((self.name, work[0].max_new_tokens, len(work[0].prompt)))
             return [Completion([32] * r.max_new_tokens, [], "length", [1]) for r in work]
 
+    block = Choice(BlockLayout(1, 2, 1), (1,), 2e-3, 1.4, 700.0)
+    plain = Choice(BlockLayout.autoregressive(), (), 1e-3, 1.0, 1000.0)
+    monkeypatch.setattr(demo, "_choose", lambda *_: [plain, block])
     monkeypatch.setattr(demo, "BlockDecoder", Decoder)
     monkeypatch.setattr(demo, "teacher_forced", lambda *_: [1])
     demo.run(7, 1, 0)

@@ -15,6 +15,7 @@ from rich.text import Text
 
 from . import BlockDecoder, BlockLayout, Request
 from .bench.timing import UNSTEADY, disagree, median_and_mad
+from .choose import Choice, choose_layout
 from .data import HELD_OUT, TINY
 from .models.zaya import ZayaModel
 
@@ -67,18 +68,19 @@ def run(tokens: int, prompts: int, threads: int) -> None:
     assert FILE in HELD_OUT
     source = (Path(sysconfig.get_paths()["stdlib"]) / FILE).read_bytes()
     model = ZayaModel.load(TINY, torch.float32)
-    layout = BlockLayout.tidar(16)
     starts = [i * (len(source) - CONTEXT) // prompts for i in range(prompts)]
     texts = [list(source[start : start + CONTEXT]) for start in starts]
     console.print(
         f"{FILE} (held out), {prompts} prompts of {CONTEXT} bytes, {tokens} bytes each; "
-        f"K = {layout.K}, {layout.P} proposals of {layout.M}; "
         f"fp32, CPU threads: {torch.get_num_threads()}",
         soft_wrap=True,
     )
+    choices = _choose(console, model, texts, tokens)
+    block = next(choice for choice in choices if choice.layout.P > 0)
+    console.print(_chosen(choices, block), soft_wrap=True)
 
     plain_decoder = BlockDecoder(model, BlockLayout.autoregressive())
-    decoder = BlockDecoder(model, layout)
+    decoder = BlockDecoder(model, block.layout, branches=block.branches)
     plain = Completions("autoregressive, greedy", plain_decoder, texts, 0.0)
     greedy = Completions("block diffusion, greedy", decoder, texts, 0.0)
     sampled = Completions("block diffusion, T = 1", decoder, texts, 1.0)
@@ -88,7 +90,7 @@ def run(tokens: int, prompts: int, threads: int) -> None:
             greedy.extend(count, progress)
         sampled.extend(tokens, progress)
         progress.add_task("true text", total=None)
-        forced = teacher_forced(model, source, layout.M)
+        forced = teacher_forced(model, source, block.layout.M)
 
     _show_text(console, texts[0], greedy.tokens[0])
     _show_rates(console, greedy, sampled, forced)
@@ -97,6 +99,33 @@ def run(tokens: int, prompts: int, threads: int) -> None:
     console.print(speed(plain, greedy), soft_wrap=True)
     same = "equals" if plain.tokens == greedy.tokens else "DIFFERS FROM"
     console.print(f"greedy block-diffusion output {same} the autoregressive output")
+
+
+def _choose(
+    console: Console, model: ZayaModel, texts: list[list[int]], tokens: int
+) -> list[Choice]:
+    requests = [Request(text, min(tokens, 64), temperature=0.0) for text in texts]
+    with _progress(console) as progress:
+        task = progress.add_task("layouts", total=None)
+        return choose_layout(
+            model,
+            requests,
+            report=lambda done, of: progress.update(task, completed=done, total=of),
+        )
+
+
+def _chosen(choices: list[Choice], block: Choice) -> str:
+    """The best layout with drafts, and whether plain decoding is faster."""
+    plain = next(choice for choice in choices if choice.layout.P == 0)
+    layout, ratio = block.layout, block.tokens_per_s / plain.tokens_per_s
+    line = (
+        f"of {len(choices)} layouts K = {layout.K} with {layout.P} proposals of {layout.M} drafts "
+        f"best here: {block.tokens_per_pass:.2f} tokens a pass of {1e3 * block.pass_s:.2f} ms, "
+        f"plain decoding 1 of {1e3 * plain.pass_s:.2f} ms: {ratio:.2f}x"
+    )
+    if choices[0] is plain:
+        return f"{line}. On this machine choose_layout takes plain decoding for this model"
+    return line
 
 
 def _progress(console: Console) -> Progress:
