@@ -18,7 +18,7 @@ from ..batch import Batch
 from ..decode import BlockDecoder
 from ..layout import BlockLayout
 from ..models.config import ZayaConfig
-from ..models.weights import assemble, shapes
+from ..models.weights import assemble, is_scale, shapes
 from ..models.zaya import ZayaModel
 from ..plan import profiling
 from ..roofline.step import pass_ops
@@ -73,7 +73,7 @@ def random_model(layers: int, vocab: int, dtype: torch.dtype) -> ZayaModel:
         # A long row of numbers that repeats: drawing billions takes longer than the measurement.
         size = torch.Size(shape).numel()
         part = torch.randn(min(size, 1 << 22), generator=generator)
-        if name.endswith(("norm.weight", "layernorm.weight", "_scale", "temp")):
+        if is_scale(name):
             part = 1 + 0.1 * part
         else:
             part = part * (0.02 if len(shape) == 1 else shape[-1] ** -0.5)
@@ -98,7 +98,7 @@ def measure(batch: Batch, context: int, passes: int) -> tuple[list[float], dict[
         state.prefix_lens.fill_(context)
         state.draft_len.fill_(layout.K)
         state.drafts.random_(batch.decoder.model.config.mask_token_id)
-        state.branch.copy_(batch.branches)
+        state.branch.copy_(state.branches)
         with profiling() as seconds:
             began = time.perf_counter()
             batch.step()

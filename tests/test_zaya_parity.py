@@ -8,7 +8,7 @@ import torch
 
 from blockdraft import Rows, ops
 from blockdraft.models.config import ZayaConfig as OurConfig
-from blockdraft.models.weights import assemble, shapes
+from blockdraft.models.weights import assemble, is_scale, shapes
 from blockdraft.models.zaya import ZayaModel
 
 transformers = pytest.importorskip("transformers", reason="transformers is the oracle of this file")
@@ -57,11 +57,10 @@ def randomise(model, seed, skip_bias=0.15):
         if "inv_freq" in name:
             continue
         noise = torch.randn(t.shape, generator=generator)
-        centred = name.endswith(("norm.weight", "layernorm.weight", "_scale", "temp"))
         scale = 0.1 if t.dim() == 1 else 2 * t[0].numel() ** -0.5
         # tokens differ, and so does their routing
         scale *= 4 if "embed" in name or "router_mlp.out_proj" in name else 1
-        t.data.copy_(1 + 0.3 * noise if centred else scale * noise)
+        t.data.copy_(1 + 0.3 * noise if is_scale(name) else scale * noise)
         if name.endswith("balancing_biases"):
             t[-1] = skip_bias
 

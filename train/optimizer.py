@@ -43,12 +43,10 @@ class Optimizer:
     def __init__(self, learned: Tensors, peak_lr: float, muon: bool):
         self.learned = learned
         self.matrices = {n: t for n, t in learned.items() if muon and is_matrix(n, t)}
-        rest = {n: t for n, t in learned.items() if n not in self.matrices}
-        decayed = [t for t in rest.values() if t.dim() > 1]
-        others = [t for t in rest.values() if t.dim() == 1]
+        self.rest = {n: t for n, t in learned.items() if n not in self.matrices}
+        decayed = [t for t in self.rest.values() if t.dim() > 1]
+        others = [t for t in self.rest.values() if t.dim() == 1]
         self.momentum = {n: torch.zeros_like(t) for n, t in self.matrices.items()}
-        self.rest = list(rest)
-        self.names = {id(t): n for n, t in rest.items()}
         self.peak_lr = peak_lr
         self.adam = torch.optim.AdamW(
             [dict(params=decayed, weight_decay=DECAY), dict(params=others, weight_decay=0.0)],
@@ -77,8 +75,10 @@ class Optimizer:
     def state(self) -> Tensors:
         """Tensors by `momentum.NAME`, `mean.NAME` and `square.NAME`, and Adam's steps."""
         out = {f"momentum.{n}": t for n, t in self.momentum.items()}
-        for tensor, moments in self.adam.state.items():
-            name = self.names[id(tensor)]
+        for name, tensor in self.rest.items():
+            moments = self.adam.state.get(tensor)
+            if not moments:  # before the first step
+                continue
             out[f"mean.{name}"] = moments["exp_avg"]
             out[f"square.{name}"] = moments["exp_avg_sq"]
             out[f"adam_step.{name}"] = moments["step"]
@@ -87,9 +87,9 @@ class Optimizer:
     def load(self, state: Tensors) -> None:
         for name, tensor in self.momentum.items():
             tensor.copy_(state[f"momentum.{name}"])
-        for name in self.rest:
+        for name, tensor in self.rest.items():
             if f"mean.{name}" in state:
-                self.adam.state[self.learned[name]] = dict(
+                self.adam.state[tensor] = dict(
                     exp_avg=state[f"mean.{name}"].clone(),
                     exp_avg_sq=state[f"square.{name}"].clone(),
                     step=state[f"adam_step.{name}"].clone(),

@@ -11,7 +11,7 @@ from safetensors.torch import load_file, save_file
 
 from ..layout import BlockLayout
 from ..models.config import ZayaConfig
-from ..models.weights import shapes
+from ..models.weights import is_scale, shapes
 from . import corpus
 from .forward import draw, logits_of
 from .losses import losses
@@ -31,7 +31,7 @@ def initial(shape_of: dict[str, tuple[int, ...]], layers: int, seed: int) -> Ten
             tensors[name] = torch.full(shape, -1.0)
         elif name.endswith("bias"):
             tensors[name] = torch.zeros(shape)
-        elif name.endswith(("norm.weight", "layernorm.weight", "_scale", "temp")):
+        elif is_scale(name):
             tensors[name] = torch.ones(shape)
         else:
             fan = math.prod(shape[1:]) if "conv" in name else shape[-1]
@@ -71,10 +71,9 @@ class Run:
         else:
             pick = torch.randint(len(recipe.blocks), (), generator=generator).item()
             block = recipe.blocks[pick]
-            # longer sequences have no more mask rows each: attention's cost is quadratic in them
-            layout = BlockLayout(
-                length - 1, block, 2 * recipe.length // block // (1 + (longer == 1))
-            )
+            # longer sequences have only twice the mask rows: attention is quadratic in all rows
+            masks = recipe.length * (1 if longer == 1 else 2)
+            layout = BlockLayout(length - 1, block, masks // block)
         drawn = draw(self.data, layout, batch, generator)
         verify, masks, loads = logits_of(self.tensors, self.config, layout, drawn)
         found = losses(verify, masks, drawn, recipe, share >= 1 - recipe.accept)

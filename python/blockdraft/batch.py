@@ -37,9 +37,10 @@ class Batch:
         room = max_tokens + layout.V
         self.cache = model.new_cache(capacity, room, decoder.page, pages)
         self.parameters = Parameters(capacity, model.device)
-        self.branches = torch.tensor(decoder.branches, dtype=torch.int32, device=model.device)
         mask_token = decoder.vocabulary["mask_token"]
-        self.state = State(layout, self.cache.prefix_lens, room, max_tokens, mask_token)
+        self.state = State(
+            layout, self.cache.prefix_lens, room, max_tokens, mask_token, decoder.branches
+        )
         self.forward = model.plan(self.state.inputs, self.cache)
         self._requests: dict[int, Request] = {}  # by slot
         self._tickets: dict[int, int] = {}  # slot by ticket
@@ -144,7 +145,8 @@ class Batch:
 
     def _completions(self, slots: list[int], reason: str) -> list[Completion]:
         """What the slots' requests have come to; `reason` where there was no stop token."""
-        s, at = self.state, torch.tensor(slots, device=self.branches.device)
+        s = self.state
+        at = torch.tensor(slots, device=s.anchor.device)
         columns = (s.tokens, s.logprobs, s.emitted, s.status, s.stopped, s.committed, s.passes)
         return [
             Completion(
@@ -218,7 +220,7 @@ class Batch:
                 rate[s.offset], rate, self.decoder.layout.P, s.draft_len, out=s.branch
             )
         else:
-            s.choose_branches(self.branches)
+            s.choose_branches()
 
 
 def check_batch(check: Check, capacity: object, max_tokens: object, pages: object) -> None:

@@ -80,6 +80,7 @@ class State:
     draft_len     int32 [B], drafts in use; -1: the slot is empty, or its request has ended
     draft_lse     [B,K,2], the normalisers of the distributions that drafts were drawn from
     offset        int32 [B,K]: the mask offset of each draft within its proposal
+    branches      int32 [P], the decoder's; not used where each pass plans its own
     branch        int32 [B,P], branches of the next pass's proposals; -1: none
     position      int32 [B], prefix lengths at the start of the pass; all its random numbers are
                   drawn at this place
@@ -102,6 +103,7 @@ class State:
         max_prefix: int,
         most: int,
         mask_token: int,
+        branches: list[int],
     ) -> None:
         device, batch = prefix_lens.device, len(prefix_lens)
 
@@ -134,6 +136,9 @@ class State:
         place = place.view(batch, layout.rows)
         self._masks = place[:, :1] + layout.V
         self._draft = torch.arange(layout.K, dtype=torch.int32, device=device)
+        self._first_offset = self._draft + 1
+        self.branches = torch.tensor(branches, dtype=torch.int32, device=device)
+        self._lower = torch.nn.functional.pad(self.branches[:-1], (1, 0))
         self._column = torch.arange(layout.V, device=device)
         self._none = zeros(1) - 1
         tokens = torch.full((batch * layout.rows,), max(mask_token, 0), dtype=torch.int32)
@@ -220,16 +225,16 @@ class State:
         """Set the rows to draft from, of the proposal that acceptance chose: draft i comes from its
         mask shift + 1 + i."""
         M = self.layout.M
-        torch.add(self.verdict.shift[:, None], self._draft + 1, out=self.offset)
+        torch.add(self.verdict.shift[:, None], self._first_offset, out=self.offset)
         self.offset.clamp_(max=M - 1)
         proposal = self.verdict.proposal.clamp(min=0)[:, None]
         row = torch.add(self._masks, proposal, alpha=M)
         torch.add(row, self.offset, out=self.inputs.draft_rows)
 
-    def choose_branches(self, branches: torch.Tensor) -> None:
-        """The given branches, int32 [P], cut to what each request's drafts reach, D + 1. Of those
-        that become equal the first stays, since the others would draft the same."""
+    def choose_branches(self) -> None:
+        """The decoder's branches, cut to what each request's drafts reach, D + 1. Of those that
+        become equal the first stays, since the others would draft the same."""
         most = self.draft_len[:, None] + 1
-        reach = torch.minimum(branches, most)
-        before = torch.minimum(torch.nn.functional.pad(branches[:-1], (1, 0)), most)
+        reach = torch.minimum(self.branches, most)
+        before = torch.minimum(self._lower, most)
         torch.where(reach == before, self._none, reach, out=self.branch)

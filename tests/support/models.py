@@ -3,7 +3,7 @@
 import torch
 
 from blockdraft.models.config import ZayaConfig
-from blockdraft.models.weights import assemble, shapes
+from blockdraft.models.weights import assemble, is_scale, shapes
 from blockdraft.models.zaya import ZayaModel
 
 
@@ -28,10 +28,9 @@ def random_model(seed=0):
     tensors = {}
     for name, shape in shapes(config).items():
         noise = torch.randn(shape, generator=generator)
-        centred = name.endswith(("norm.weight", "layernorm.weight", "_scale", "temp"))
         tensors[name] = (
             1 + 0.2 * noise
-            if centred
+            if is_scale(name)
             else noise * (0.1 if len(shape) == 1 else 2 * noise[0].numel() ** -0.5)
         )
     return ZayaModel(config, assemble(config, tensors))

@@ -5,7 +5,6 @@
 #include "base/parallel.h"
 
 #include "ops/block_attention/body.h"
-#include "tile/cpu/attention.h"
 #include "tile/cpu/narrow.h"
 
 namespace blockdraft {

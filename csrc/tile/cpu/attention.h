@@ -11,6 +11,20 @@
 
 namespace blockdraft::cpu {
 
+// What a panel's columns are.
+template <class X, int kMost>
+struct Columns {
+  int count;
+  X x[kMost];
+
+  template <class F>
+  bool any(F f) const {
+    for (int c = 0; c < count; ++c)
+      if (f(x[c])) return true;
+    return false;
+  }
+};
+
 // kDots: bf16 operands, as on a GPU; requires has_dots().
 template <class T, class X, bool kDots = false>
 class Tile : public Group {
@@ -21,19 +35,10 @@ class Tile : public Group {
   // 136 rows in a GQA group of 4: their operands stay in the L2.
   static constexpr int kGroupColumns = 544;
 
-  struct Panel {
+  struct Panel : Columns<X, kColumns> {
     float* queries;  // [head_dim][kColumns], scaled; or pairs [head_dim / 2][kColumns], not scaled
     float* output;   // [head_dim][kColumns]
     float* running;  // maximum [kColumns], sum [kColumns]
-    int count;
-    X x[kColumns];
-
-    template <class F>
-    bool any(F f) const {
-      for (int c = 0; c < count; ++c)
-        if (f(x[c])) return true;
-      return false;
-    }
   };
 
   // The floats that `memory` of the constructor needs, aligned to a cache line.

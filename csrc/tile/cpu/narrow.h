@@ -3,11 +3,7 @@
 // products. Reading limits it, so that it fetches the next tile during the products.
 #pragma once
 
-#include <cmath>
-#include <vector>
-
-#include "tile/attention.h"
-#include "tile/cpu/group.h"
+#include "tile/cpu/attention.h"
 
 namespace blockdraft::cpu {
 
@@ -19,19 +15,10 @@ class NarrowTile : public Group {
   static constexpr int kKeys = 64, kBuffers = 1;  // whose values stay in the L1
   static constexpr int kGroupColumns = 8;
 
-  struct Panel {
+  struct Panel : Columns<X, kColumns> {
     float* queries;  // [head_dim / kLanes][kColumns][kLanes], scaled
     float* output;   // [kColumns][head_dim]
     vec top, sum;    // maxima and sums of the columns, twice: of even and of odd keys
-    int count;
-    X x[kColumns];
-
-    template <class F>
-    bool any(F f) const {
-      for (int c = 0; c < count; ++c)
-        if (f(x[c])) return true;
-      return false;
-    }
   };
 
   // The floats that `memory` of the constructor needs, aligned to a cache line.
@@ -190,13 +177,6 @@ class NarrowTile : public Group {
       }
   }
 
-  static vec maximum(vec a, vec b) {  // b if either is NaN
-#ifdef __AVX__
-    return _mm256_max_ps(a, b);
-#else
-    return a > b ? a : b;
-#endif
-  }
   // 2^x for x <= 0, 0 for -inf, NaN for NaN.
   static vec power(vec x) {
     const vec within = exp2_within(maximum(splat(-126.0f), x));

@@ -154,13 +154,19 @@ wide to_wide(const T* p) {
 #endif
 }
 
-inline wide maximum_wide(wide a, wide b) {  // b if either is NaN
-#if defined(__AVX512F__)
-  return (wide)_mm512_max_ps((__m512)a, (__m512)b);
-#elif defined(__AVX__)
+inline vec maximum(vec a, vec b) {  // b if either is NaN
+#ifdef __AVX__
   return _mm256_max_ps(a, b);  // gcc does not recognise a > b ? a : b if one is a constant
 #else
   return a > b ? a : b;
+#endif
+}
+
+inline wide maximum_wide(wide a, wide b) {  // likewise
+#ifdef __AVX512F__
+  return (wide)_mm512_max_ps((__m512)a, (__m512)b);
+#else
+  return maximum(a, b);
 #endif
 }
 

@@ -80,6 +80,12 @@ def shapes(config: ZayaConfig) -> dict[str, tuple[int, ...]]:
     return out
 
 
+def is_scale(name: str) -> bool:
+    """Whether a tensor of a checkpoint multiplies each channel or head, so that 1 changes nothing:
+    what random weights are drawn around."""
+    return name.endswith(("norm.weight", "layernorm.weight", "_scale", "temp"))
+
+
 def _attention_shapes(config: ZayaConfig) -> dict[str, tuple[int, ...]]:
     H, Dh, channels = config.hidden_size, config.head_dim, config.conv_channels
     queries, keys = config.num_attention_heads * Dh, config.num_key_value_heads * Dh

@@ -57,11 +57,9 @@ def residual_norm(
     in_place = out is not None and with_stream and out[1] is residual and index is None
     if not in_place:
         inputs["residual"] = residual
-    wanted = 1 + with_stream
-    norm, stream = (
-        *check.outputs(out, ("R H", "R H")[:wanted], (x.dtype, torch.float32)[:wanted], inputs),
-        None,
-    )[:2]
+    dtypes = (x.dtype, torch.float32) if with_stream else (x.dtype,)
+    outputs = check.outputs(out, ("R H",) * len(dtypes), dtypes, inputs)
+    norm, stream = outputs if with_stream else (*outputs, None)
     args = Args(
         x=x,
         weight=weight,
@@ -93,15 +91,14 @@ class Args(NamedTuple):
     stream: Out | None
 
 
+def _vectors(args: Args) -> dict[str, torch.Tensor | None]:
+    """Of the hidden size."""
+    names = ("weight", "scale", "bias", "residual_scale", "residual_bias")
+    return {name: getattr(args, name) for name in names}
+
+
 def _other_weights(args: Args) -> str | None:
-    return _native.mixed(
-        x=args.x,
-        weight=args.weight,
-        scale=args.scale,
-        bias=args.bias,
-        residual_scale=args.residual_scale,
-        residual_bias=args.residual_bias,
-    )
+    return _native.mixed(x=args.x, **_vectors(args))
 
 
 def _cpp_unsupported(args: Args) -> str | None:
@@ -110,17 +107,8 @@ def _cpp_unsupported(args: Args) -> str | None:
     reason = _native.unsupported(args.x) or _other_weights(args)
     if reason or args.x.is_cpu:
         return reason
-    return _native.unaligned(
-        x=args.x,
-        weight=args.weight,
-        scale=args.scale,
-        bias=args.bias,
-        residual=args.residual,
-        residual_scale=args.residual_scale,
-        residual_bias=args.residual_bias,
-        norm=args.norm,
-        stream=args.stream,
-    )
+    rows = dict(x=args.x, residual=args.residual, norm=args.norm, stream=args.stream)
+    return _native.unaligned(**rows, **_vectors(args))
 
 
 def _triton_unsupported(args: Args) -> str | None:
