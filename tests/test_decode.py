@@ -138,6 +138,15 @@ def test_limits_and_single_tokens(tiny):
             assert sum(c.committed) == limit
 
 
+def test_a_prompt_longer_than_a_split_beside_a_short_one(tiny):
+    """The prefix of one request is attended to in two parts, that of the other in one."""
+    source = Path(textwrap.__file__).read_bytes()
+    work = [Request(list(source[:n]), 30, temperature=0.0) for n in (5000, 30)]
+    together = same_as_autoregressive(tiny, BlockLayout(3, 4, 2), work)
+    decoder = BlockDecoder(tiny, BlockLayout(3, 4, 2))
+    assert [decoder.generate([request])[0] for request in work] == together
+
+
 def test_mixed_logits_accept_more(tiny):
     def mean(mix):
         work = [Request(r.prompt, 80, seed=5, temperature=1.0, mix=mix) for r in prompts(3, 80)]
