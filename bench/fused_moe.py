@@ -13,6 +13,7 @@ from .. import ops
 from ..roofline import costs
 from ..roofline.costs import Cost
 from ..testing import assert_close
+from . import ggml
 from .case import Implementation, Normal, Prepared, backends
 
 EXPERTS, HIDDEN, INNER = 16, 2048, 2048
@@ -64,8 +65,8 @@ def inputs(parameters: dict[str, Any], dtype: torch.dtype, device: str) -> Input
 def by_expert(data: Inputs) -> tuple[torch.Tensor, torch.Tensor]:
     """The rows sorted by expert, and where the rows of each expert begin."""
     experts = data.experts[:, 0].long()
-    counts = torch.bincount(experts, minlength=EXPERTS)
-    offsets = torch.cat([experts.new_zeros(1), counts.cumsum(0)])
+    bounds = torch.arange(EXPERTS + 1, device=experts.device)
+    offsets = (experts < bounds[:, None]).sum(1)  # no bincount, which would wait for a GPU
     return experts.argsort(stable=True), offsets.int()
 
 
@@ -158,6 +159,21 @@ def transformers(data: Inputs, name: str) -> Run:
     return run
 
 
+def vllm(data: Inputs) -> Run:
+    from vllm.model_executor.layers.fused_moe import fused_experts
+
+    index = data.experts.long()
+    return lambda: fused_experts(data.x, data.gate_up, data.down, data.weights, index)
+
+
+def aiter(data: Inputs) -> Run:
+    from aiter.fused_moe import fused_moe
+    from aiter.ops.shuffle import shuffle_weight
+
+    first, second = (shuffle_weight(w, layout=(16, 16)) for w in (data.gate_up, data.down))
+    return lambda: fused_moe(data.x, first, second, data.weights, data.experts)
+
+
 def peers(data: Inputs) -> list[Implementation]:
     names = ["eager", "grouped_mm"]
     if len(data.x) <= 16:
@@ -172,6 +188,10 @@ def peers(data: Inputs) -> list[Implementation]:
     ]
     if data.x.device.type == "cpu":
         found.append(Implementation("oneDNN prepacked loop", lambda: prepacked(data)))
+        found.append(Implementation("ggml mul_mat_id", lambda: ggml.experts(**vars(data))))
+    else:
+        found.append(Implementation("vLLM fused_experts", lambda: vllm(data)))
+        found.append(Implementation("AITER fused_moe", lambda: aiter(data)))
     return found
 
 

@@ -20,6 +20,11 @@ inline wide first_of(const float* p) { return load_wide(p); }
 inline wide second_of(const float* p) { return load_wide(p + kWide); }
 inline wide first_of(const fp16* p) { return to_wide(p); }
 inline wide second_of(const fp16* p) { return to_wide(p + kWide); }
+inline uwide pairs_of(const bf16* p) {
+  uwide pairs;
+  std::memcpy(&pairs, p, sizeof pairs);
+  return pairs;
+}
 #if defined(__AVX2__) && !defined(__AVX512F__)
 inline wide first_of(const bf16* p) {
   wide out;
@@ -38,15 +43,22 @@ inline void add_product(wide& sum, wide a, wide b) {
   asm("vfmadd231ps %2, %1, %0" : "+x"(sum) : "x"(a), "x"(b));
 }
 #else
-inline uwide pairs_of(const bf16* p) {
-  uwide pairs;
-  std::memcpy(&pairs, p, sizeof pairs);
-  return pairs;
-}
 inline wide first_of(const bf16* p) { return (wide)(pairs_of(p) << 16); }
 inline wide second_of(const bf16* p) { return (wide)(pairs_of(p) & 0xffff0000u); }
 inline void add_product(wide& sum, wide a, wide b) { sum = multiply_add(a, b, sum); }
 #endif
+
+// A unit at once, for tiles that leave registers free: half as many loads of bf16.
+template <class T>
+void load_unit(const T* p, wide& first, wide& second) {
+  first = first_of(p);
+  second = second_of(p);
+}
+inline void load_unit(const bf16* p, wide& first, wide& second) {
+  const uwide pairs = pairs_of(p);
+  first = (wide)(pairs << 16);
+  second = (wide)(pairs & 0xffff0000u);
+}
 
 // (a, b) := their even elements, their odd elements.
 inline void divide(vec& a, vec& b) {
@@ -76,50 +88,38 @@ template <class T>
 class Gemm : public Group {
   static constexpr int kTileRows = 4;
 #ifdef __AVX512F__
-  static constexpr int kTileColumns = 6;  // 24 accumulators of 32 registers
+  static constexpr int kRegisters = 32;
+  static constexpr int kTileColumns = 6;  // 24 accumulators
 #else
-  static constexpr int kTileColumns = 3;  // 12 of 16
+  static constexpr int kRegisters = 16;
+  static constexpr int kTileColumns = 3;  // 12 accumulators
 #endif
-  static constexpr int kDepth = 1024;  // of a part, whose tokens stay in the L2
-  static constexpr int kFew = 8;       // columns, whose tokens stay there over the whole depth
+  static constexpr int kDepth = 2048 / sizeof(T);  // of a part, of which a tile stays in the L1
+  static constexpr int kStaged = 1 << 17;          // numbers of tokens that stay in the L2
 
  public:
-  static constexpr int kRows = 128, kGroupColumns = 48;
+  static constexpr int kRows = 256, kGroupColumns = 48;
 
   template <class Weight, class Column, class Epilogue>
   void multiply(int rows, int columns, int depth, Weight weight, Column column, Epilogue epilogue) {
     const int parts = ceil_div(depth, kDepth);
-    const int staged = columns <= kFew ? parts : 1;  // at a time
-    auto finish = [&](int i, int c, four y) {
-      for (int j = rows - i; j < kEpilogueRows; ++j) y[j] = 0;
-      epilogue(i, c, y);
-    };
-    if (parts == 1) {
-      stage(columns, depth, 0, 1, column);
-      for (int i = 0; i < rows; i += kTileRows)
-        absorb(i, rows, columns, depth, 0, tokens_.data(), weight, finish);
-      return;
-    }
-    sums_.assign(kRows * columns, 0.0f);
-    auto accumulate = [&](int i, int c, four y) {
-      four total;
-      std::memcpy(&total, &sums_[c * kRows + i], sizeof total);
-      total += y;
-      std::memcpy(&sums_[c * kRows + i], &total, sizeof total);
-    };
+    const int staged = most(1, least(kStaged / (columns * kDepth), parts));  // at a time
+    if (staged < parts) sums_.resize(kRows / kTileRows * columns);
     for (int first = 0; first < parts; first += staged) {
-      stage(columns, depth, first, staged, column);
-      for (int i = 0; i < rows; i += kTileRows)
-        for (int part = first; part < first + staged; ++part)
+      const int last = least(first + staged, parts);
+      stage(columns, depth, first, last, column);
+      for (int i = 0; i < rows; i += kTileRows) {
+        four here[kGroupColumns], *sums = here;
+        if (staged < parts) sums = &sums_[i / kTileRows * columns];
+        for (int part = first; part < last; ++part)
           absorb(i, rows, columns, depth, part, tokens_.data() + (part - first) * columns * kDepth,
-                 weight, accumulate);
-    }
-    for (int c = 0; c < columns; ++c)
-      for (int i = 0; i < rows; i += kEpilogueRows) {
-        four y;
-        std::memcpy(&y, &sums_[c * kRows + i], sizeof y);
-        finish(i, c, y);
+                 weight, [&](int c, four y) { sums[c] = part ? sums[c] + y : y; });
+        for (int c = 0; last == parts && c < columns; ++c) {
+          for (int j = rows - i; j < kEpilogueRows; ++j) sums[c][j] = 0;
+          epilogue(i, c, sums[c]);
+        }
       }
+    }
   }
 
  private:
@@ -136,12 +136,12 @@ class Gemm : public Group {
 
   // tokens_ := parts of the columns, as [part][tile][unit][column of the tile][kUnit].
   template <class Column>
-  void stage(int columns, int depth, int first_part, int parts, Column column) {
-    tokens_.resize(parts * columns * kDepth);
-    for (int part = 0; part < parts; ++part) {
-      const int start = (first_part + part) * kDepth, count = least(depth - start, kDepth);
+  void stage(int columns, int depth, int first_part, int last_part, Column column) {
+    tokens_.resize((last_part - first_part) * columns * kDepth);
+    for (int part = first_part; part < last_part; ++part) {
+      const int start = part * kDepth, count = least(depth - start, kDepth);
       each_tile(columns, [&](int first, int width) {
-        float* tile = tokens_.data() + (part * columns + first) * kDepth;
+        float* tile = tokens_.data() + ((part - first_part) * columns + first) * kDepth;
         for (int c = 0; c < width; ++c)
           stage_column(column(first + c), start, count, tile + c * kUnit, width * kUnit);
       });
@@ -177,8 +177,8 @@ class Gemm : public Group {
     }
   }
 
-  // A tile of channels by all columns, over a part of the depth: take(i, c, sums of four channels).
-  // The next channels are fetched meanwhile.
+  // A tile of channels by all columns, over a part of the depth: take(c, sums of four channels). The
+  // next channels are fetched into the L2 meanwhile: of lines that the L1 waits for there are few.
   template <class Weight, class Take>
   void absorb(int i, int rows, int columns, int depth, int part, const float* tokens, Weight weight,
               Take take) {
@@ -201,7 +201,7 @@ class Gemm : public Group {
         if (width == 5) multiply_tile<5>(own, fetch, x, sums, count);
         if (width == 6) multiply_tile<6>(own, fetch, x, sums, count);
       }
-      for (int c = 0; c < width; ++c) take(i, first + c, sums[c]);
+      for (int c = 0; c < width; ++c) take(first + c, sums[c]);
     });
   }
 
@@ -227,7 +227,7 @@ class Gemm : public Group {
     for (; k + kLine <= depth; k += kLine) {
       if (--turn == 0) {
         turn = fetch.tiles;
-        for (const T* row : fetch.rows) __builtin_prefetch(row + k);
+        for (const T* row : fetch.rows) __builtin_prefetch(row + k, 0, 2);
       }
 #pragma GCC unroll 2
       for (int u = 0; u < kLine; u += kUnit, x += kWidth * kUnit)
@@ -252,6 +252,20 @@ class Gemm : public Group {
     wide token[kWidth];
 #pragma GCC unroll 8
     for (int c = 0; c < kWidth; ++c) token[c] = load_wide(x + c * kUnit);
+    if constexpr ((kTileRows + 2) * kWidth + 3 <= kRegisters) {
+      wide other[kWidth];
+#pragma GCC unroll 8
+      for (int c = 0; c < kWidth; ++c) other[c] = load_wide(x + c * kUnit + kWide);
+      const T* const rows[] = {w0, w1, w2, w3};
+#pragma GCC unroll 4
+      for (int j = 0; j < kTileRows; ++j) {
+        wide first, second;
+        load_unit(rows[j], first, second);
+        add_row(first, token, sums[j]);
+        add_row(second, other, sums[j]);
+      }
+      return;
+    }
     add_row(first_of(w0), token, sums[0]);
     add_row(first_of(w1), token, sums[1]);
     add_row(first_of(w2), token, sums[2]);
@@ -270,7 +284,9 @@ class Gemm : public Group {
     for (int c = 0; c < kWidth; ++c) add_product(sums[c], weight, token[c]);
   }
 
-  std::vector<float> tokens_, sums_;  // kept between calls
+  // kept between calls
+  std::vector<float> tokens_;
+  std::vector<four> sums_;
 };
 
 static_assert(GemmTarget<Gemm<bf16>, bf16>);
