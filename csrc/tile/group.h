@@ -20,6 +20,7 @@
 //   group.ballot(n, f)     the bits i < n <= 64 for which f(i) is true, in all threads of the group
 //   Group::reload(p)       the kernel's parameters p, read again, so that they need not stay in
 //                          registers in between
+//   Group::expect(p, n)    n elements will be read soon; may do nothing
 //   Group::uniform(x)      x, which must be the same in all threads of the group
 //   group.leader()         true for one thread of the group
 //   Group::values(p)       eight elements as floats, from a multiple of 16 bytes on
@@ -58,6 +59,7 @@ concept GroupTarget = requires(const G group, int n, float* p) {
   group.by_waves(n, Example());
   group.ballot(n, Example::test) << 1;
   n = G::uniform(G::reload(n));
+  G::expect(p, n);
   group.leader() ? 1 : 0;
   group.barrier();
   G::store(p, G::exp2(four{G::exp2(G::value(*p))})[0]);

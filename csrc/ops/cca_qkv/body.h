@@ -101,8 +101,23 @@ struct Cca {
     });
   }
 
+  // The channels of a row that this head's residual path averages with its own.
+  const T* others(const Params& p, const CcaRow& row) const {
+    const int kv = head - p.query_heads, group = p.group();
+    return p.qk.at(row.row) + (kv < 0 ? p.query_heads + head / group : kv * group) * dim;
+  }
+  // A row's pieces are far from each other, so that no CPU would guess the next.
+  void fetch(const Params& p, int c) const {
+    if (c >= count || memory.rows[c].position < 0) return;
+    const CcaRow& row = memory.rows[c];
+    Gemm::expect(p.qk.at(row.row) + head * dim, dim);
+    Gemm::expect(others(p, row), head < p.query_heads ? dim : p.group() * dim);
+  }
+
   // The first convolution.
   auto mix(const Params& p, int c) const {
+    constexpr int kAhead = 4;
+    fetch(p, c + kAhead);
     const CcaRow& row = memory.rows[c];
     const float *planes = memory.planes, *bias = planes + p.taps0 * dim;
     X* out = memory.tokens + c * memory.token_stride;
@@ -164,7 +179,7 @@ struct Cca {
     const int group = p.group(), kv = head - p.query_heads;
     const T* in = p.qk.at(row.row);
     const T* own = in + head * dim;
-    const T* others = in + (kv < 0 ? p.query_heads + head / group : kv * group) * dim;
+    const T* others = this->others(p, row);
     const float* bias = memory.planes + (p.taps0 + 1) * dim;
     float *out = memory.outputs + c * memory.output_stride,
           *squares = memory.squares + c * (dim / kChunk);

@@ -99,6 +99,8 @@ class Group {
   }
   bool leader() const { return thread_index() == 0; }
   static int uniform(int x) { return __builtin_amdgcn_readfirstlane(x); }
+  template <class T>
+  static void expect(const T*, int) {}
   // The compiler cannot tell that it reads the same again. Params are the kernel's only argument.
   template <class Params>
   static Params reload(const Params&) {

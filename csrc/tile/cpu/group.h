@@ -73,6 +73,12 @@ class Group {
   static bool leader() { return true; }
   static void barrier() {}
   static int uniform(int x) { return x; }
+  template <class T>
+  static void expect(const T* p, int n) {
+    constexpr int kLine = 64 / sizeof(T);
+    for (int i = 0; i < n; i += kLine) __builtin_prefetch(p + i);
+    asm volatile("");  // gcc drops calls of a function that does nothing but prefetch
+  }
   template <class Params>
   static const Params& reload(const Params& p) {
     return p;
