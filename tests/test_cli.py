@@ -5,10 +5,13 @@ import re
 import pytest
 from click.testing import CliRunner
 
-from blockdraft import BlockLayout, demo
+from blockdraft import BlockLayout
 from blockdraft.choose import Choice
 from blockdraft.cli import main
 from blockdraft.decode import Completion
+from blockdraft.demo import mix, race
+from blockdraft.demo import run as course
+from blockdraft.demo.completions import Completions, speed
 
 
 def test_info_names_every_op_and_each_backend_s_state():
@@ -25,41 +28,100 @@ def test_info_names_every_op_and_each_backend_s_state():
         assert word in out.output
 
 
-def test_demo_prints_what_it_promises():
-    out = CliRunner().invoke(main, ["demo", "--tokens", "32", "--prompts", "2"])
+def test_demo_prints_what_it_promises(tmp_path):
+    arguments = ["demo", "--tokens", "32", "--prompts", "2", "--plot", str(tmp_path)]
+    out = CliRunner().invoke(main, arguments, env={"COLUMNS": "140"})
     assert out.exit_code == 0, out.output
-    assert "greedy block-diffusion output equals the autoregressive output" in out.output
-    for name in ("greedy", r"T = 1", r"true text \(teacher\)"):
-        rate = re.search(rf"^  {name} +(\d+\.\d+)", out.output, re.M)
-        assert rate and 1.0 <= float(rate.group(1)) <= 16.0, name
-    assert re.search(
-        r"wall time for 64 bytes: autoregressive [\d.]+ s .*: [\d.]+x, the median of 5 interleaved",
-        out.output,
-    )
+    assert "DIFFERS" not in out.output
+    for name, more in (("greedy", "equals autoregressive"), ("T = 1", "lossless")):
+        line = re.search(rf"^ *block diffusion, {name} +(\d+\.\d+) .*{more}", out.output, re.M)
+        assert line and 1.0 <= float(line.group(1)) <= 16.0, name
+    assert re.search(r"true text \(teacher\): \d", out.output, re.I)
+    assert re.search(r"[\d.]+x ± \d+%", out.output)
     assert re.search(r"of \d+ layouts K = \d+ with \d+ proposals of \d+ drafts best", out.output)
-    assert "repetition" in out.output and "tokens committed by a forward, greedy" in out.output
+    assert "tokens committed by a forward, block diffusion, greedy" in out.output
+    for op in ("fused_moe", "block_attention", "between"):
+        assert re.search(rf"^ *{op} +\d+ \(\d+%\) +\d+ \(\d+%\)", out.output, re.M)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["acceptance.png", "by_op.png"]
 
 
-def test_the_demo_decodes_each_piece_in_both_ways_before_the_next(monkeypatch):
+class Counted:
+    """A decoder of one token a pass and request, which notes its passes."""
+
+    order: list[str] = []
+
+    def __init__(self, model, layout, branches=()):
+        self.name = "block" if layout.P else "plain"
+
+    def batch(self, capacity, max_tokens):
+        return CountedBatch(self)
+
+
+class CountedBatch:
+    def __init__(self, decoder):
+        self.decoder = decoder
+        self.emitted = 0
+
+    def add(self, *requests):
+        self.requests = requests
+        self.active = len(requests)
+        return list(range(len(requests)))
+
+    def step(self):
+        self.decoder.order.append(self.decoder.name)
+        self.emitted += len(self.requests)
+        count = self.requests[0].max_new_tokens
+        if self.emitted < count * len(self.requests):
+            return {}
+        self.active = 0
+        return {
+            i: Completion([32] * count, [r.mix - 2.0] * count, "length", [1] * count)
+            for i, r in enumerate(self.requests)
+        }
+
+
+BLOCK = Choice(BlockLayout(1, 2, 1), (1,), 2e-3, 1.4, 700.0)
+PLAIN = Choice(BlockLayout.autoregressive(), (), 1e-3, 1.0, 1000.0)
+
+
+def test_the_demo_s_decoders_take_turns(monkeypatch):
+    monkeypatch.setattr(Counted, "order", [])
+    monkeypatch.setattr(course, "_choose", lambda *_: [PLAIN, BLOCK])
+    monkeypatch.setattr(course, "BlockDecoder", Counted)
+    monkeypatch.setattr(course, "teacher_forced", lambda *_: [1])
+    monkeypatch.setattr(course, "race", lambda *_: None)
+    course.decode(10, 1, 0)
+    assert Counted.order == (["plain"] * 2 + ["block"] * 2) * 5 + ["block"] * 10
+
+
+def test_the_mix_sweep_reports_each_weight_s_likelihood(monkeypatch, tmp_path):
+    monkeypatch.setattr(course, "_choose", lambda *_: [PLAIN, BLOCK])
+    monkeypatch.setattr(mix, "BlockDecoder", Counted)
+    arguments = ["demo", "--mix-sweep", "--tokens", "8", "--prompts", "1", "--plot", str(tmp_path)]
+    out = CliRunner().invoke(main, arguments, env={"COLUMNS": "140"})
+    assert out.exit_code == 0, out.output
+    for weight in mix.WEIGHTS:
+        nats = f"{2 - weight:.3f}"
+        found = re.findall(rf"^ *{weight:g}(?: \(lossless\))? +[\d.]+ +{nats} ", out.output, re.M)
+        assert len(found) == 2, weight
+    assert (tmp_path / "mix.png").stat().st_size > 5000
+
+
+def test_a_race_gives_each_step_to_the_one_that_has_used_less_time():
     order = []
 
-    class Decoder:
-        def __init__(self, model, layout, branches=()):
-            self.name = "block" if layout.P else "plain"
+    class Steps:
+        def __init__(self, name, cost):
+            self.name, self.cost = name, cost
+            self.seconds, self.active, self.run = 0.0, 1, self
 
-        def generate(self, work, on_step):
-            order.append((self.name, work[0].max_new_tokens, len(work[0].prompt)))
-            return [Completion([32] * r.max_new_tokens, [], "length", [1]) for r in work]
+        def step(self):
+            order.append(self.name)
+            self.seconds += self.cost
+            self.active = int(self.seconds < 6)
 
-    block = Choice(BlockLayout(1, 2, 1), (1,), 2e-3, 1.4, 700.0)
-    plain = Choice(BlockLayout.autoregressive(), (), 1e-3, 1.0, 1000.0)
-    monkeypatch.setattr(demo, "_choose", lambda *_: [plain, block])
-    monkeypatch.setattr(demo, "BlockDecoder", Decoder)
-    monkeypatch.setattr(demo, "teacher_forced", lambda *_: [1])
-    demo.run(7, 1, 0)
-    assert demo.pieces(7) == [1, 1, 2, 1, 2] and demo.pieces(2) == [1, 1]
-    pieces = list(zip(demo.pieces(7), (192, 193, 194, 196, 197)))
-    assert order[:-1] == [(name, *piece) for piece in pieces for name in ("plain", "block")]
+    race.take_turns([Steps("slow", 3.0), Steps("fast", 1.0)])
+    assert order == ["slow"] + ["fast"] * 3 + ["slow"] + ["fast"] * 3
 
 
 @pytest.mark.parametrize(
@@ -67,13 +129,12 @@ def test_the_demo_decodes_each_piece_in_both_ways_before_the_next(monkeypatch):
     [([1.0, 1.0, 1.1], "2.00x", False), ([1.0, 2.0, 4.0], "1.00x", True)],
 )
 def test_the_demo_says_when_its_runs_disagree(block, ratio, disagrees):
-    plain, greedy = (demo.Completions(name, None, [[1]], 0.0) for name in ("plain", "greedy"))
-    plain.tokens[0] += [1] * 30
-    plain.seconds += [2.0, 2.0, 2.0]
-    greedy.seconds += block
-    line = demo.speed(plain, greedy)
-    assert ratio in line and "3 interleaved runs" in line
-    assert ("DISAGREE" in line) == disagrees
+    plain, greedy = (Completions(name, Counted(0, PLAIN.layout), [[1]], 3, 0.0) for name in "ab")
+    plain.pieces += [2.0, 2.0, 2.0]
+    greedy.pieces += block
+    shown, warning = speed(plain, greedy)
+    assert shown.startswith(ratio)
+    assert ("DISAGREE" in warning) == disagrees
 
 
 def test_ops_have_short_names():

@@ -17,7 +17,8 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-from .recipe import ABLATIONS, Recipe
+from ..models.config import ZayaConfig
+from .recipe import ABLATIONS, Recipe, refining
 from .run import Run, train
 
 COLUMNS = (
@@ -57,10 +58,23 @@ def main() -> None:
     show_default=True,
     help="The recipe, or the recipe with one ingredient changed.",
 )
+@click.option(
+    "--start",
+    type=click.Path(exists=True, file_okay=False, path_type=Path),
+    help="Begin with the weights of the model in this folder.",
+)
 @click.option("--seed", default=Recipe.seed, show_default=True)
 @click.option("--save-every", default=200, show_default=True, help="Steps between checkpoints.")
 @click.option("--threads", default=0, help="Of the CPU; 0: torch's own choice.")
-def run(out: Path, steps: int, without: str, seed: int, save_every: int, threads: int) -> None:
+def run(
+    out: Path,
+    steps: int,
+    without: str,
+    start: Path | None,
+    seed: int,
+    save_every: int,
+    threads: int,
+) -> None:
     """Train into the folder OUT, or go on where it stopped."""
     console = Console(stderr=True)
     if threads:
@@ -71,7 +85,9 @@ def run(out: Path, steps: int, without: str, seed: int, save_every: int, threads
         console.print(f"going on at step {training.done} of {training.recipe.steps}")
     else:
         recipe = dataclasses.replace(Recipe(steps=steps, seed=seed), **ABLATIONS[without])
-        training = Run(recipe)
+        if start:
+            recipe = refining(recipe, ZayaConfig.load(start).num_experts)
+        training = Run(recipe, start)
     count = sum(tensor.numel() for tensor in training.tensors.values())
     console.print(f"{len(training.data) / 1e6:.1f} MB of text, {count:,} parameters")
     with_progress(training, out, save_every, console)

@@ -1,7 +1,7 @@
 """What a training run is made of. Each ingredient of the drafter can be left out, to see what it is
 worth."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from ..data import BYTE_EOS, BYTE_MASK, BYTE_VOCAB
 
@@ -53,6 +53,11 @@ ABLATIONS: dict[str, dict[str, object]] = {
     "AdamW for the matrices": dict(muon=False),
     "short context only": dict(long=0.0),
 }
+
+
+def refining(recipe: Recipe, experts: int) -> Recipe:
+    """The recipe for a model that can already write, with so many experts."""
+    return replace(recipe, experts=experts, plain=0.1)
 
 
 def config(recipe: Recipe) -> dict[str, object]:

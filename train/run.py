@@ -10,6 +10,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from ..layout import BlockLayout
+from ..models.checkpoint import read
 from ..models.config import ZayaConfig
 from ..models.weights import is_scale, shapes
 from . import corpus
@@ -27,8 +28,7 @@ def initial(shape_of: dict[str, tuple[int, ...]], layers: int, seed: int) -> Ten
     tensors = {}
     for name, shape in shape_of.items():
         if name.endswith("balancing_biases"):
-            # All classes are equal. -1, since transformers resets that of skip to it.
-            tensors[name] = torch.full(shape, -1.0)
+            tensors[name] = torch.zeros(shape)
         elif name.endswith("bias"):
             tensors[name] = torch.zeros(shape)
         elif is_scale(name):
@@ -42,6 +42,15 @@ def initial(shape_of: dict[str, tuple[int, ...]], layers: int, seed: int) -> Ten
     return tensors
 
 
+def bar_skip(tensors: Tensors) -> None:
+    """No token skips its experts, as in released checkpoints: probabilities differ by less than the
+    biases do. Otherwise whole layers learn to skip, since skipping is easily learned."""
+    for name, tensor in tensors.items():
+        if name.endswith("balancing_biases"):
+            tensor[:-1] -= tensor[:-1].mean()
+            tensor[-1] = -1.0
+
+
 def is_learned(name: str) -> bool:
     return not name.endswith("balancing_biases")
 
@@ -50,12 +59,23 @@ class Run:
     """A training run, one `step` at a time. What a step draws follows from its number, so that a
     run resumed from `save` is the same run."""
 
-    def __init__(self, recipe: Recipe):
+    def __init__(self, recipe: Recipe, start: Path | None = None):
+        """`start`: a folder with the model whose weights to begin with; None: random ones."""
         self.recipe = recipe
         self.config = ZayaConfig(**{k: v for k, v in config(recipe).items() if k != "model_type"})
         self.data = corpus.tokens(corpus.training_files(recipe.tests), recipe.seed)
         shape_of = shapes(self.config)
-        self.tensors = initial(shape_of, self.config.num_hidden_layers, recipe.seed)
+        if start is None:
+            self.tensors = initial(shape_of, self.config.num_hidden_layers, recipe.seed)
+        else:
+            self.tensors = read(start, torch.float32)
+            found = {name: tuple(tensor.shape) for name, tensor in self.tensors.items()}
+            if found != shape_of:
+                differing = sorted({name for name, _ in found.items() ^ shape_of.items()})
+                raise ValueError(
+                    f"Run: start: expected the recipe's shapes, differing: {differing}"
+                )
+        bar_skip(self.tensors)
         learned = {n: t.requires_grad_() for n, t in self.tensors.items() if is_learned(n)}
         self.optimizer = Optimizer(learned, recipe.peak_lr, recipe.muon)
         self.done = 0

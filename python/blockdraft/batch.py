@@ -108,6 +108,12 @@ class Batch:
         ended = [ticket for ticket, slot in self._tickets.items() if draft_len[slot] < 0]
         return self._close(ended)
 
+    def tokens(self, ticket: int) -> list[int]:
+        """What an active request has emitted so far; waits for the device."""
+        Check("Batch.tokens").need(ticket in self._tickets, "ticket", "an active one", ticket)
+        slot = self._tickets[ticket]
+        return self.state.tokens[slot, : int(self.state.emitted[slot])].tolist()
+
     def abort(self, ticket: int) -> Completion:
         """End a request now; returns what it has come to."""
         Check("Batch.abort").need(ticket in self._tickets, "ticket", "an active one", ticket)

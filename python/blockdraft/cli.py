@@ -1,5 +1,7 @@
 """The command `blockdraft`. Heavy imports wait until a command runs."""
 
+from pathlib import Path
+
 import click
 
 from .bench.command import bench, measure_command
@@ -35,12 +37,24 @@ def main() -> None:
     show_default=True,
     help="CPU threads; 0: torch's choice. Products of the tiny model are too small to share.",
 )
-def demo(tokens: int, prompts: int, threads: int) -> None:
+@click.option(
+    "--mix-sweep",
+    is_flag=True,
+    help="Instead: speed and quality by how much of the drafter is mixed into the target.",
+)
+@click.option(
+    "--plot",
+    "plots",
+    type=click.Path(file_okay=False, path_type=Path),
+    metavar="FOLDER",
+    help="Write pictures there, too.",
+)
+def demo(tokens: int, prompts: int, threads: int, mix_sweep: bool, plots: Path | None) -> None:
     """Complete a held-out file with the shipped byte-level ZAYA: autoregressively and by block
     diffusion."""
-    from .demo import run
+    from .demo.run import decode, sweep_mix
 
-    run(tokens, prompts, threads)
+    (sweep_mix if mix_sweep else decode)(tokens, prompts, threads, plots)
 
 
 @main.command()
