@@ -51,12 +51,15 @@ class Attention {
   }
 
   void run() {
-    const int group = p_.group();
+    const int group = p_.group(), own = item_.rows * group;
+    int heads = 1;  // a CPU reads those of a few rows together, which lie beside each other
+    if constexpr (requires { tile_.heads; }) heads = tile_.heads;
     tile_.open(
-        item_.rows * group,
+        own * heads,
         [&](int c) {
-          return attention_column(p_, item_.request, item_.first_row + c / group,
-                                  item_.kv_head * group + c % group);
+          const int head = (item_.kv_head + (heads == 1 ? 0 : c / own)) * group + c % group;
+          return attention_column(p_, item_.request,
+                                  item_.first_row + (heads == 1 ? c : c % own) / group, head);
         },
         [&](const AttentionColumn& x) {
           return x.limit ? p_.q.at(first_ + x.row, x.head) : nullptr;

@@ -17,10 +17,22 @@ float* aligned_memory(int64_t floats) {
   return memory.data() + (-at & 15);  // aligned to a cache line
 }
 
-template <class Tile, class T>
-void attend_item(const AttentionParams<T>& p, const AttentionItem& item, int columns) {
-  Tile tile(aligned_memory(Tile::floats(columns, p.head_dim)), p.head_dim);
+template <class Tile, class T, class... Heads>
+void attend_item(const AttentionParams<T>& p, const AttentionItem& item, int columns,
+                 Heads... heads) {
+  Tile tile(aligned_memory(Tile::floats(columns, p.head_dim)), p.head_dim, heads...);
   Attention<Tile, T>(tile, p, item).run();
+}
+
+// Whether the items of all KV heads are one, which has the same bits.
+template <class Narrow, class T>
+bool joins_heads(const AttentionParams<T>& p, int64_t items, int threads) {
+  const bool fits = p.rows.max_rows * p.group() <= Narrow::kHeadColumns &&
+                    p.rows.max_rows * p.query_heads <= Narrow::kGroupColumns;
+  const bool whole = p.group() % 4 == 0;  // panels
+  const bool alike =
+      !p.k_cache || (p.k_cache.stride[2] == p.k.stride[1] && p.v_cache.stride[2] == p.v.stride[1]);
+  return fits && whole && alike && items >= 2 * threads * p.kv_heads;
 }
 
 template <class Tile, class T>
@@ -30,13 +42,17 @@ void attend(const AttentionParams<T>& p, const AttentionGrid<T>& grid, const Par
     const int64_t rows = p.rows.count(r);
     scores += rows * (p.rows.prefix_lens[r] + rows);
   }
-  parallel.each(grid.items, 2 * scores * p.query_heads * p.head_dim, [&](int64_t id) {
+  using Narrow = cpu::NarrowTile<T, AttentionColumn>;
+  const int joined = joins_heads<Narrow>(p, grid.items, parallel.threads) ? p.kv_heads : 1;
+  const int64_t of_head = int64_t(grid.splits) * grid.tiles;
+  parallel.each(grid.items / joined, 2 * scores * p.query_heads * p.head_dim, [&](int64_t i) {
+    const int64_t id = i / of_head * joined * of_head + i % of_head;
     AttentionItem item;
     if (!grid.item(p, id, item)) return;
     const int columns = item.rows * p.group();
-    using Narrow = cpu::NarrowTile<T, AttentionColumn>;
-    if (columns <= Narrow::kGroupColumns)
-      attend_item<Narrow>(p, item, columns);
+    if (columns <= Narrow::kHeadColumns)
+      attend_item<Narrow>(p, item, columns * joined, joined,
+                          typename Narrow::Apart{p.k.stride[1], p.v.stride[1]});
     else
       attend_item<Tile>(p, item, columns);
   });

@@ -1,6 +1,8 @@
 // The attention tile of a CPU for a few query columns: a row of plain decoding has as many as its
 // GQA group. Keys and values are read where they lie, since staging them would cost more than the
-// products. Reading limits it, so that it fetches the next tile during the products.
+// products. Reading limits it, so that it fetches the next tile during the products. It may have
+// all KV heads of a row: they lie beside each other, and a CPU that reads one also prefetches the
+// next.
 #pragma once
 
 #include "tile/cpu/attention.h"
@@ -12,20 +14,29 @@ class NarrowTile : public Group {
   static constexpr int kColumns = 4;  // of a panel, some of which may be empty
 
  public:
-  static constexpr int kKeys = 64, kBuffers = 1;  // whose values stay in the L1
-  static constexpr int kGroupColumns = 8;
+  static constexpr int kKeys = 64, kBuffers = 1;              // whose values stay in the L1
+  static constexpr int kHeadColumns = 8, kGroupColumns = 16;  // of a KV head, and of all
+
+  // How far the keys of a KV head are from the first one's, and the values.
+  struct Apart {
+    int64_t keys, values;
+  };
+  const int heads;
 
   struct Panel : Columns<X, kColumns> {
     float* queries;  // [head_dim / kLanes][kColumns][kLanes], scaled
     float* output;   // [kColumns][head_dim]
     vec top, sum;    // maxima and sums of the columns, twice: of even and of odd keys
+    Apart apart;     // of its KV head
   };
 
   // The floats that `memory` of the constructor needs, aligned to a cache line.
   static int64_t floats(int columns, int head_dim) {
     return int64_t(ceil_div(columns, kColumns)) * 2 * kColumns * head_dim;
   }
-  NarrowTile(float* memory, int head_dim) : memory_(memory), head_dim_(head_dim) {}
+  // `heads`: KV heads, each with as many columns, whole panels if there are several.
+  NarrowTile(float* memory, int head_dim, int heads, Apart apart)
+      : heads(heads), memory_(memory), head_dim_(head_dim), apart_(apart) {}
 
   template <class Describe, class Query>
   void open(int n, Describe x, Query query, float scale) {
@@ -35,6 +46,8 @@ class NarrowTile : public Group {
       panel.queries = memory_ + 2 * p * kColumns * head_dim_;
       panel.output = panel.queries + kColumns * head_dim_;
       panel.count = least(n - p * kColumns, kColumns);
+      const int head = p * heads / panels_;
+      panel.apart = {head * apart_.keys, head * apart_.values};
       panel.top = splat(-INFINITY);
       panel.sum = vec{};
       std::fill(panel.output, panel.output + kColumns * head_dim_, 0.0f);
@@ -68,8 +81,7 @@ class NarrowTile : public Group {
   template <class F>
   void each_panel(F f) {
     fetched_ = 0;
-    for (int p = 0; p < panels_; ++p) f(panel_[p]);
-    fetch(kKeys);
+    for (turn_ = 0; turn_ < panels_; ++turn_) f(panel_[turn_]);
   }
 
   void scores(const Panel& panel) {
@@ -77,7 +89,8 @@ class NarrowTile : public Group {
     for (int i = 0; i < rows.count; i += 2) {
       fetch(i / 2 + 1);
       const int second = least(i + 1, rows.count - 1);
-      dots(rows.keys[i], rows.keys[second], panel.queries, scores_ + i * kColumns);
+      dots(rows.keys[i] + panel.apart.keys, rows.keys[second] + panel.apart.keys, panel.queries,
+           scores_ + i * kColumns);
     }
     if (rows.count % 2) hide(rows.count);
   }
@@ -96,9 +109,9 @@ class NarrowTile : public Group {
     for (int d = 0; d < head_dim_; d += 2 * kLanes) {
       fetch(kKeys / 2 + (d + 2 * kLanes) * kKeys / 2 / head_dim_);
       if (d + kLanes < head_dim_)
-        add_values<2>(panel.output, d);
+        add_values<2>(panel, d);
       else
-        add_values<1>(panel.output, d);
+        add_values<1>(panel, d);
     }
   }
 
@@ -185,8 +198,10 @@ class NarrowTile : public Group {
 
   // Adds the weighted values of kVectors * kLanes channels from d on.
   template <int kVectors>
-  __attribute__((noinline)) void add_values(float* output, int d) const {
+  __attribute__((noinline)) void add_values(const Panel& panel, int d) const {
     const Rows& rows = rows_[staged_];
+    float* const output = panel.output;
+    const int64_t first = panel.apart.values + d;
     vec sums[kColumns][kVectors];
 #pragma GCC unroll 4
     for (int c = 0; c < kColumns; ++c)
@@ -196,7 +211,7 @@ class NarrowTile : public Group {
     for (int i = 0; i < rows.count; ++i) {
       vec value[kVectors];
 #pragma GCC unroll 2
-      for (int v = 0; v < kVectors; ++v) value[v] = to_float(rows.values[i] + d + v * kLanes);
+      for (int v = 0; v < kVectors; ++v) value[v] = to_float(rows.values[i] + first + v * kLanes);
 #pragma GCC unroll 4
       for (int c = 0; c < kColumns; ++c) {
         const vec weight = splat(scores_[i * kColumns + c]);
@@ -211,18 +226,25 @@ class NarrowTile : public Group {
         cpu::store(output + c * head_dim_ + d + v * kLanes, sums[c][v]);
   }
 
-  // Prefetches the next tile up to row `end`, into the L2: it is larger than the L1.
+  // Prefetches the next tile, up to row `end` if this panel were the only one, into the L2: it is
+  // larger than the L1.
   void fetch(int end) {
     const Rows& ahead = rows_[1 - staged_];
+    end = (turn_ * kKeys + least(end, kKeys)) / panels_;
     for (end = least(end, ahead.count); fetched_ < end; ++fetched_)
-      for (int byte = 0; byte < head_dim_ * int(sizeof(T)); byte += 64) {
-        __builtin_prefetch(reinterpret_cast<const char*>(ahead.keys[fetched_]) + byte, 0, 2);
-        __builtin_prefetch(reinterpret_cast<const char*>(ahead.values[fetched_]) + byte, 0, 2);
+      for (int head = 0; head < heads; ++head) {
+        const T* key = ahead.keys[fetched_] + head * apart_.keys;
+        const T* value = ahead.values[fetched_] + head * apart_.values;
+        for (int byte = 0; byte < head_dim_ * int(sizeof(T)); byte += 64) {
+          __builtin_prefetch(reinterpret_cast<const char*>(key) + byte, 0, 2);
+          __builtin_prefetch(reinterpret_cast<const char*>(value) + byte, 0, 2);
+        }
       }
   }
 
   float* memory_;
-  int head_dim_, panels_ = 0, staged_ = 0, fetched_ = 0, places_[kKeys];
+  int head_dim_, panels_ = 0, turn_ = 0, staged_ = 0, fetched_ = 0, places_[kKeys];
+  Apart apart_;
   Rows rows_[2];
   Panel panel_[kGroupColumns / kColumns];
   alignas(64) float scores_[(kKeys + 1) * kColumns];
