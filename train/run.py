@@ -107,13 +107,13 @@ class Run:
                 self.averages[name] = 0.98 * last + 0.02 * value.item()
 
     def save(self, folder: Path) -> None:
-        """The checkpoint to resume from: state.safetensors, and the recipe."""
+        """The checkpoint to resume from: run.state (safetensors), and the recipe."""
         state = {f"weight.{n}": t.detach() for n, t in self.tensors.items()}
         state |= self.optimizer.state()
         state = {name: t.contiguous() for name, t in state.items()}
         part = folder / "state.part"
         save_file(state, part, metadata={"step": str(self.done)})
-        part.replace(folder / "state.safetensors")
+        part.replace(folder / "run.state")
         kept = dict(step=self.done, recipe=asdict(self.recipe), averages=self.averages)
         (folder / "run.json").write_text(json.dumps(kept, indent=1) + "\n")
 
@@ -122,7 +122,7 @@ class Run:
         kept = json.loads((folder / "run.json").read_text())
         kept["recipe"]["blocks"] = tuple(kept["recipe"]["blocks"])
         run = cls(Recipe(**kept["recipe"]))
-        state = load_file(folder / "state.safetensors")
+        state = load_file(folder / "run.state")
         with torch.no_grad():
             for name, tensor in run.tensors.items():
                 tensor.copy_(state[f"weight.{name}"])
