@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 from .budget import LATENCY_S
 from .devices import BASIS_TEXT, Ceilings
+from .figures import KINDS
 from .output import number, table
 
 
@@ -46,7 +47,7 @@ def figures(rows: Sequence[dict]) -> None:
     """The figures in use, a column for each device."""
     used = {(r["device"], r["figure"], r["kind"]): r for r in rows if r["used"]}
     names = list(dict.fromkeys(r["device"] for r in rows))
-    quoted_first = sorted(rows, key=lambda r: r["kind"] == "achieved")
+    quoted_first = sorted(rows, key=lambda r: KINDS.index(r["kind"]))
     lines = dict.fromkeys((r["figure"], r["kind"]) for r in quoted_first)
     table(
         "Dense figures, without sparsity",
@@ -56,7 +57,8 @@ def figures(rows: Sequence[dict]) -> None:
             for figure, kind in lines
         ],
         [
-            "? unconfirmed. quoted: by the vendor; achieved: measured by somebody. "
+            "? unconfirmed. quoted: by the vendor; achieved: measured by somebody; assumed: nobody "
+            "measured it, another device's share or a rule stands in. "
             "`devices --sources` names source and date of each.",
         ],
     )

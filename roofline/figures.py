@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 CONFIDENCE = ("read", "derived", "unconfirmed")
-KINDS = ("quoted", "achieved")
+KINDS = ("quoted", "achieved", "assumed")
 ITEMSIZE_BYTES = {"fp32": 4.0, "bf16": 2.0, "fp16": 2.0, "fp8": 1.0, "fp6": 0.75, "fp4": 0.5}
 # products a second in each dtype
 RATES = tuple(f"{dtype}_tflops" for dtype in ITEMSIZE_BYTES)
@@ -25,12 +25,31 @@ FIGURES = (
     "xcds",
 )
 
+# Where a figure of any device lies, so that a wrong unit is refused: from a small CPU to ten times
+# what the largest device has
+RANGES = {
+    **dict.fromkeys((*RATES, "fp32_vector_tflops"), (1e-3, 1e5)),
+    "exp_tera_per_s": (1e-4, 1e3),
+    "memory_gb": (0.1, 1e4),
+    "memory_tb_per_s": (1e-3, 100),
+    "last_level_cache_mib": (0.1, 1e5),
+    "last_level_cache_tb_per_s": (1e-3, 1e3),
+    "l2_mib": (0.01, 1e4),
+    "l2_tb_per_s": (1e-3, 1e3),
+    "lds_kib": (1, 1e4),
+    "register_kib": (1, 1e5),
+    "compute_units": (1, 1e5),
+    "clock_ghz": (0.01, 20),
+    "wave": (1, 1024),
+    "xcds": (1, 1024),
+}
+
 
 @dataclass(frozen=True)
 class Figure:
     """One number of a device, in the unit that its name (one of FIGURES) ends with.
 
-    kind        "quoted" by the vendor, or "achieved" by somebody
+    kind        "quoted" by the vendor, "achieved" by somebody, or "assumed" where nobody measured
     source      what it was read in, or derived from
     date        of publication or of reading, such as "2026-11"
     confidence  one of CONFIDENCE

@@ -48,8 +48,3 @@ def weight_count(config: ZayaConfig) -> int:
     idle_experts = config.num_experts - 1
     expert = 3 * config.hidden_size * config.moe_intermediate_size
     return active_weights(config) + config.num_hidden_layers * idle_experts * expert
-
-
-def kv_bytes_per_token(config: ZayaConfig, itemsize: float) -> float:
-    """Of all layers, as if none had a window."""
-    return 2 * config.num_hidden_layers * config.num_key_value_heads * config.head_dim * itemsize

@@ -1,15 +1,18 @@
 """Options that several commands share, and what they make of them."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 
 import click
 
-from .acceptance import Acceptance, from_options
-from .devices import Ceilings, ceilings, find, load
+from .acceptance import ATTRIBUTES, from_options
+from .calibration import load as read_calibration
+from .devices import Ceilings, ceilings, find, load, measured_cpu
 from .figures import Device
 from .models import find as find_model
-from .output import numbers
-from .plan import Steady, best_branches, steady_state
+from .models import title
+from .output import numbers, pairs
+from .plan import Accepting, Steady, best_branches, steady_state
 from .workload import Workload
 
 _FILE = click.Path(exists=True, dir_okay=False)
@@ -83,13 +86,20 @@ model_options = combine(
         show_default=True,
         help="Microseconds added for each kernel launch.",
     ),
+    click.option(
+        "--calibration",
+        "calibration_file",
+        type=_FILE,
+        help="File of `calibrate --out`: what was measured, beside the ideal.",
+    ),
     devices_option,
 )
 acceptance_options = combine(
     click.option(
         "--mean",
         type=float,
-        help="Mean tokens a pass with full drafts.  [default: 4.6, Zyphra's lossless figure]",
+        help="Mean tokens a pass with full drafts.  [default: the chance of each draft that gives "
+        "4.6 with 16, Zyphra's lossless figure]",
     ),
     click.option("--alpha", type=float, help="Probability of each draft, independent."),
     click.option(
@@ -103,8 +113,47 @@ acceptance_options = combine(
         help="Factor on the acceptance by mask offset, M numbers, or @FILE; "
         "alone: the acceptance itself.",
     ),
+    click.option(
+        "--mixture",
+        callback=pairs,
+        help="Kinds of requests, each with the probability of its drafts: SHARE:ALPHA,...",
+    ),
+    click.option(
+        "--attribute",
+        type=click.Choice(ATTRIBUTES),
+        default="position",
+        show_default=True,
+        help="What decides whether a draft is accepted: its place among the drafts, or the mask "
+        "row that it came from.",
+    ),
 )
 workload_options = combine(device_option, batch_option, context_option, model_options)
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What the shared options say.
+
+    title        of the model
+    work         the workload without branches
+    rates        of the device, for ideal times; calibrated: the same with a calibration, or None
+    accepting    how many drafts are accepted
+    otherwise    the same law attributed the other way; None where there is no other way
+    """
+
+    title: str
+    work: Workload
+    device: Device
+    rates: Ceilings
+    calibrated: Ceilings | None
+    launch_us: float
+    accepting: Accepting
+    otherwise: Accepting | None
+
+    @property
+    def trusted(self) -> Ceilings:
+        """The calibrated rates where there are any."""
+        return self.calibrated or self.rates
 
 
 def prepare(
@@ -117,12 +166,18 @@ def prepare(
     routing: tuple[float, ...] | None,
     basis: str,
     launch_us: float,
+    calibration_file: str | None,
     devices_file: str | None,
     device: str,
     batch: int,
     context: int,
-) -> tuple[Workload, Ceilings, Device]:
-    """The workload without branches, the device's ceilings, and the device."""
+    mean: float | None,
+    alpha: float | None,
+    histogram: Sequence[float] | None,
+    offsets: Sequence[float] | None,
+    mixture: Sequence[tuple[float, float]] | None,
+    attribute: str,
+) -> Setting:
     if not 0 <= drafts <= 256:
         raise ValueError(f"--drafts: expected 0 .. 256, got {drafts}")
     work = Workload(
@@ -138,22 +193,28 @@ def prepare(
         routing=routing,
         accepted=0,
     )
-    found = find(device, load(devices_file))
-    return work, ceilings(found, dtype, basis), found
-
-
-def acceptance_of(
-    work: Workload,
-    mean: float | None,
-    alpha: float | None,
-    histogram: Sequence[float] | None,
-    offsets: Sequence[float] | None,
-) -> Acceptance:
-    return from_options(work.verify_rows - 1, work.mask_rows, mean, alpha, histogram, offsets)
+    calibration = read_calibration(calibration_file) if calibration_file else None
+    if device.lower() == "cpu" and calibration and calibration.limits:
+        found = measured_cpu(calibration.limits, calibration_file)
+    else:
+        found = find(device, load(devices_file))
+    rates = ceilings(found, dtype, basis)
+    law = (drafts, work.mask_rows, mean, alpha, histogram, offsets, mixture)
+    other = next(a for a in ATTRIBUTES if a != attribute)
+    return Setting(
+        title(model),
+        work,
+        found,
+        rates,
+        replace(rates, calibration=calibration) if calibration else None,
+        launch_us,
+        from_options(*law, attribute),
+        from_options(*law, other) if offsets is None else None,
+    )
 
 
 def drafting_branches(
-    acceptance: Acceptance, proposals: int, branches: Sequence[float] | None = None
+    acceptance: Accepting, proposals: int, branches: Sequence[float] | None = None
 ) -> Steady:
     """The steady state of the branches given, or of the best `proposals` ones."""
     if branches is None:
@@ -164,10 +225,15 @@ def drafting_branches(
         raise _without_proposals(acceptance, "no branches")
     if any(c != int(c) for c in branches):
         raise ValueError(f"branches: expected integers, got {list(branches)}")
+    if len(set(branches)) < len(branches):
+        raise ValueError(
+            "branches: expected different ones (a repeated branch is dead, yet its rows run), "
+            f"got {list(branches)}"
+        )
     return steady_state(acceptance, map(int, branches))
 
 
-def _without_proposals(acceptance: Acceptance, got: object) -> ValueError:
+def _without_proposals(acceptance: Accepting, got: object) -> ValueError:
     most = len(acceptance.drafts) + 1
     return ValueError(
         f"proposals: expected 1 .. {most} (one for each branch; "

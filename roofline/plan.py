@@ -13,7 +13,7 @@ from itertools import combinations
 from math import comb
 from typing import TYPE_CHECKING
 
-from .acceptance import Acceptance
+from .acceptance import Acceptance, Mixture
 from .devices import Ceilings
 from .step import pass_seconds
 from .workload import Workload
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     import numpy as np
 
 Branches = tuple[int, ...]
+Accepting = Acceptance | Mixture
 
 # Up to so many sets of branches are tried one by one; more are searched, without a proof
 EXHAUSTIVE = 200_000
@@ -61,12 +62,19 @@ class Option:
 AUTOREGRESSIVE = Steady((), 1.0, 0.0, ())
 
 
-def steady_state(acceptance: Acceptance, branches: Iterable[int]) -> Steady:
+def steady_state(acceptance: Accepting, branches: Iterable[int]) -> Steady:
     return _best(acceptance, [tuple(branches)])
 
 
-def _solve(acceptance: Acceptance, sets: list[Branches]) -> tuple["np.ndarray", "np.ndarray"]:
-    """Tokens a pass [sets] and shares of the shifts [sets, M] of many sets, solved together."""
+def _solve(acceptance: Accepting, sets: list[Branches]) -> tuple["np.ndarray", "np.ndarray"]:
+    """Tokens a pass [sets] and shares of the shifts [sets, M] of many sets, solved together: the
+    means over the kinds of requests."""
+    found = [(share, *_solve_kind(kind, sets)) for share, kind in acceptance.parts]
+    tokens = sum(share * of_kind for share, of_kind, _ in found)
+    return tokens, sum(share * shifts for share, _, shifts in found)
+
+
+def _solve_kind(acceptance: Acceptance, sets: list[Branches]) -> tuple["np.ndarray", "np.ndarray"]:
     import numpy as np
 
     states = len(acceptance.offsets)
@@ -120,7 +128,7 @@ def _stationary(move: "np.ndarray") -> "np.ndarray":
 
 @lru_cache(maxsize=256)
 def best_branches(
-    acceptance: Acceptance, proposals: int, exhaustive: int = EXHAUSTIVE
+    acceptance: Accepting, proposals: int, exhaustive: int = EXHAUSTIVE
 ) -> tuple[Steady, bool]:
     """The best set of `proposals` branches, the same for every pass, and whether it is proven best.
 
@@ -141,7 +149,7 @@ def best_branches(
     return _exchange(acceptance, found, every), False
 
 
-def _exchange(acceptance: Acceptance, found: Steady, every: range) -> Steady:
+def _exchange(acceptance: Accepting, found: Steady, every: range) -> Steady:
     """The set after exchanging single branches as long as that helps."""
     while True:
         held = set(found.branches)
@@ -159,7 +167,7 @@ def _exchange(acceptance: Acceptance, found: Steady, every: range) -> Steady:
         found = better
 
 
-def _best(acceptance: Acceptance, sets: Iterable[Branches]) -> Steady:
+def _best(acceptance: Accepting, sets: Iterable[Branches]) -> Steady:
     """The first of the best sets."""
     sets = list(sets)
     best = None
@@ -168,12 +176,13 @@ def _best(acceptance: Acceptance, sets: Iterable[Branches]) -> Steady:
         n = int((tokens > tokens.max() * (1 - EQUAL)).argmax())
         if best is None or tokens[n] > best.tokens_per_pass * (1 + EQUAL):
             shares = tuple(map(float, share[n]))
-            drafts = sum(p * acceptance.draft_len(s) for s, p in enumerate(shares))
+            draft_len = acceptance.parts[0][1].draft_len
+            drafts = sum(p * draft_len(s) for s, p in enumerate(shares))
             best = Steady(sets[start + n], float(tokens[n]), drafts, shares)
     return best
 
 
-def candidates(acceptance: Acceptance, proposals: Iterable[int]) -> list[tuple[Steady, bool]]:
+def candidates(acceptance: Accepting, proposals: Iterable[int]) -> list[tuple[Steady, bool]]:
     """The best branches for each P, as `best_branches` gives them; P = 0 is autoregressive
     decoding."""
     return [
@@ -188,12 +197,19 @@ def plan(
     gives everything but the branches and the mean acceptance."""
     options = []
     for steady, exact in choices:
-        work = drafting(w, steady) if steady.branches else w.autoregressive()
-        seconds = pass_seconds(work, ceilings, launch_us)
+        seconds = pass_seconds(drafting(w, steady), ceilings, launch_us)
         options.append(Option(steady, exact, seconds, w.batch * steady.tokens_per_pass / seconds))
     return options
 
 
+def best(options: Iterable[Option]) -> Option:
+    """The option with most tokens per second."""
+    return max(options, key=lambda o: o.tokens_per_s)
+
+
 def drafting(w: Workload, steady: Steady) -> Workload:
-    """The workload with the branches and the mean acceptance of a steady state."""
+    """The workload with the branches and the mean acceptance of a steady state; without branches
+    that of autoregressive decoding."""
+    if not steady.branches:
+        return w.autoregressive()
     return replace(w, branches=steady.branches, accepted=steady.tokens_per_pass - 1)

@@ -6,7 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from . import page, sweep
-from .acceptance import Acceptance
+from .plan import Accepting
 from .blocks import affordable
 from .canvas import Subject, save, token_label
 from .devices import Ceilings, ceilings
@@ -20,7 +20,7 @@ def draw_all(
     subject: Subject,
     device: Device,
     known: Sequence[Device],
-    acceptance: Acceptance,
+    acceptance: Accepting,
     slack: float,
     folder: Path,
 ) -> list[Path]:

@@ -5,27 +5,34 @@ from dataclasses import dataclass
 
 from ..models.config import ZayaConfig
 from . import costs
+from .calibration import Calibration
 from .costs import Cost
 from .devices import Ceilings
 from .figures import ITEMSIZE_BYTES
 from .launches import launches
-from .models import kv_bytes_per_token, weight_count
 from .workload import Workload
 
 
 @dataclass(frozen=True)
 class OpCost:
-    """cost: of all calls of an op in a pass. launches: the kernels that they start."""
+    """cost: of all `calls` of an op in a pass. launches: the kernels that they start. stem: the op's,
+    where its name says in what place it stands."""
 
     name: str
     cost: Cost
     launches: int
+    calls: int = 1
+    stem: str = ""
+
+    @property
+    def op(self) -> str:
+        return self.stem or self.name
 
 
 @dataclass(frozen=True)
 class OpTime:
     """seconds: of all calls of the op in a pass, launches included. bound: "memory", "matrix",
-    "vector", "L2", "arithmetic" (on a CPU) or "launch"."""
+    "vector", "L2", "arithmetic" (on a CPU), "launch" or "host"."""
 
     op: OpCost
     seconds: float
@@ -71,21 +78,27 @@ def _layer_ops(w: Workload) -> list[OpCost]:
             "norms, residuals",
             norms * costs.residual_norm(rows, hidden, size),
             norms * launches("residual_norm"),
+            norms,
+            "residual_norm",
         ),
         OpCost(
             "qkv projection",
             layers * costs.linear(rows, hidden, qkv_channels, size),
             layers * launches("linear"),
+            layers,
+            "linear",
         ),
-        OpCost("cca_qkv", layers * cca, layers * launches("cca_qkv")),
-        OpCost("block_attention", _attention(w), layers * attending),
+        OpCost("cca_qkv", layers * cca, layers * launches("cca_qkv"), layers),
+        OpCost("block_attention", _attention(w), layers * attending, layers),
         OpCost(
             "output projection",
             layers * costs.linear(rows, head_channels, hidden, size),
             layers * launches("linear"),
+            layers,
+            "linear",
         ),
-        OpCost("zaya_router", layers * router, layers * launches("zaya_router")),
-        OpCost("fused_moe", layers * moe, layers * launches("fused_moe", pairs=rows)),
+        OpCost("zaya_router", layers * router, layers * launches("zaya_router"), layers),
+        OpCost("fused_moe", layers * moe, layers * launches("fused_moe", pairs=rows), layers),
     ]
 
 
@@ -131,7 +144,7 @@ def _vocabulary_ops(w: Workload) -> list[OpCost]:
 
     def lm_head(name: str, rows: int) -> OpCost:
         cost = costs.linear(rows, w.model.hidden_size, vocabulary, size)
-        return OpCost(f"LM head, {name}", cost, launches("linear"))
+        return OpCost(f"LM head, {name}", cost, launches("linear"), 1, "linear")
 
     accept = OpCost(
         "accept_drafts",
@@ -165,9 +178,12 @@ def _commit(w: Workload) -> OpCost:
 
 
 def time_ops(ops: Sequence[OpCost], ceilings: Ceilings, launch_us: float = 0.0) -> list[OpTime]:
-    """Each op after the other, `launch_us` microseconds added for each kernel started."""
+    """Each op after the other, `launch_us` microseconds added for each kernel started. Calibrated
+    ceilings bring fixed costs of their own instead, and end with the host's share of a pass."""
     if not 0 <= launch_us <= 1000:
         raise ValueError(f"launch_us: expected 0 .. 1000 microseconds, got {launch_us!r}")
+    if ceilings.calibration is not None:
+        return _calibrated(ops, ceilings, ceilings.calibration)
     timed = []
     for op in ops:
         seconds, bound = ceilings.seconds(op.cost)
@@ -176,16 +192,18 @@ def time_ops(ops: Sequence[OpCost], ceilings: Ceilings, launch_us: float = 0.0) 
     return timed
 
 
+def _calibrated(
+    ops: Sequence[OpCost], ceilings: Ceilings, calibration: Calibration
+) -> list[OpTime]:
+    timed = []
+    for op in ops:
+        seconds = calibration.seconds(op.op, *ceilings.phases(op.cost), op.calls, op.launches)
+        timed.append(OpTime(op, seconds, ceilings.seconds(op.cost)[1]))
+    if calibration.host_us:
+        host = OpCost("host", Cost(0, 0, 0), 0)
+        timed.append(OpTime(host, 1e-6 * calibration.host_us, "host"))
+    return timed
+
+
 def pass_seconds(w: Workload, ceilings: Ceilings, launch_us: float = 0.0) -> float:
     return sum(timed.seconds for timed in time_ops(pass_ops(w), ceilings, launch_us))
-
-
-def fits(w: Workload, rates: Ceilings) -> bool:
-    """Whether the weights, but for the norms, and the cache fit into the device's memory; true
-    where its size is not known."""
-    if rates.memory_gb is None:
-        return True
-    weights = weight_count(w.model) * ITEMSIZE_BYTES[w.dtype]
-    cached = w.batch * w.context_tokens
-    cache = cached * kv_bytes_per_token(w.model, ITEMSIZE_BYTES[w.kv_dtype])
-    return weights + cache <= rates.memory_gb * 1e9

@@ -51,6 +51,12 @@ class Workload:
             f"branches in 1..{self.verify_rows}",
             self.branches,
         )
+        _need(
+            len(set(self.branches)) == len(self.branches),
+            "branches",
+            "different ones (a repeated branch is dead, yet its rows run)",
+            self.branches,
+        )
         for name in ("dtype", "kv_dtype"):
             value = getattr(self, name)
             _need(value in ITEMSIZE_BYTES, name, f"one of {known}", value)

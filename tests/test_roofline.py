@@ -7,7 +7,7 @@ import sys
 import pytest
 
 from blockdraft import roofline
-from blockdraft.roofline import blocks, costs, models, step
+from blockdraft.roofline import blocks, costs, memory, models, step
 from blockdraft.roofline.devices import ceilings, find, load
 from blockdraft.roofline.figures import CONFIDENCE
 
@@ -59,7 +59,7 @@ def test_hand_checked_figures():
         15.7,
     ]
     assert round(costs.linear(1, 2048, 262272, 2).bytes / 1e9, 2) == 1.07
-    assert models.kv_bytes_per_token(ZAYA, 2) == 40 * 1024
+    assert memory.kv_bytes(ZAYA, 1, 2) == 40 * 1024
     long = costs.block_attention(1 << 17, 16, [], 1, 8, 2, 128, 2)
     assert long.flops / long.bytes == pytest.approx(64, rel=1e-3)
 
@@ -124,7 +124,7 @@ def test_a_file_extends_and_overrides(tmp_path):
         ),
         (
             "[X.quoted]\nmemory_tb_per_s = inf\nbf16_tflops = 1",
-            "expected a number in 1e-06 .. 1e\\+07, got inf",
+            "expected a number in 0.001 .. 100, got inf",
         ),
         (
             "[X.quoted]\nmemory_tb_per_s = 5.3e12\nbf16_tflops = 1",
@@ -134,6 +134,18 @@ def test_a_file_extends_and_overrides(tmp_path):
         (
             "[X.quoted]\nmemory_tb_per_s = { value = 1, source = [1] }\nbf16_tflops = 1",
             "expected source, confidence and note as text",
+        ),
+        (
+            "[X.quoted]\nmemory_tb_per_s = 5300\nbf16_tflops = 1",
+            "X.quoted.memory_tb_per_s: expected a number in 0.001 .. 100, got 5300",
+        ),
+        (
+            "[X.quoted]\nmemory_tb_per_s = 5\nbf16_tflops = 1\n[X.achieved]\nmemory_tb_per_s = 6",
+            "X.achieved.memory_tb_per_s: expected at most the quoted 5, got 6",
+        ),
+        (
+            "[mi300x.achieved]\nbf16_tflops = 1400",
+            "MI300X.achieved.bf16_tflops: expected at most the quoted 1307.4, got 1400",
         ),
         ("sources = 1", "sources: expected NAME = { title, date }"),
         ("[sources]\na = { title = 'x' }", "sources: expected NAME"),
