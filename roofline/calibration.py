@@ -1,5 +1,5 @@
-"""What measurements say of a device: for each op an efficiency and a fixed cost, from which the time
-of other shapes and of whole passes follows."""
+"""What measurements say of a device: for each op an efficiency and a fixed cost, from which the
+time of other shapes and of whole passes follows."""
 
 import json
 import math
@@ -145,8 +145,8 @@ def of_results(data: dict, impl: str, dtype: str, source: str) -> Calibration:
     if not by_op:
         found = sorted({f"{r['impl']} {r['dtype']}" for r in data["results"] if r["ms"]})
         raise ValueError(
-            f"calibrate: --impl, --dtype: expected one of {', '.join(found) or 'nothing (no times)'}"
-            f", got {impl} {dtype}"
+            "calibrate: --impl, --dtype: expected one of "
+            f"{', '.join(found) or 'nothing (no times)'}, got {impl} {dtype}"
         )
     ops = {op: fit(samples) for op, samples in by_op.items()}
     every = [sample for samples in by_op.values() for sample in samples]
@@ -189,6 +189,17 @@ def of_two_rates(
         launch_s = 0.0
     others = Fit(whole=float(factor), shapes=2)
     return Calibration("", source, "", {}, others, launch_us=1e6 * float(launch_s))
+
+
+def explicable(
+    one: tuple[float, int], many: tuple[float, int], one_measured: float
+) -> tuple[tuple[float, float], tuple[float, float]]:
+    """The seconds of the second pass that one efficiency and one launch cost can explain, given
+    those of the first: (all of it launches, all of it efficiency). Each with what explains it: the
+    microseconds of a launch, the efficiency."""
+    launch_s = max(0.0, one_measured - one[0]) / one[1]
+    efficiency = one[0] / one_measured
+    return (many[0] + launch_s * many[1], 1e6 * launch_s), (many[0] / efficiency, efficiency)
 
 
 def save(path: Path, calibration: Calibration) -> None:

@@ -53,7 +53,7 @@ SHAPES = {
         ],
     ),
     "fused_moe": (
-        [dict(T=1), dict(T=16), dict(T=64), dict(T=272), dict(T=512)],
+        [dict(T=1), dict(T=4), dict(T=16), dict(T=64), dict(T=272)],
         [
             dict(T=8),
             dict(T=24),
@@ -62,7 +62,7 @@ SHAPES = {
             dict(T=96),
             dict(T=136),
             dict(T=192),
-            dict(T=384),
+            dict(T=2),
         ],
     ),
     "zaya_router": (
@@ -82,7 +82,6 @@ SHAPES = {
             dict(of="qkv", T=272),
             dict(of="head", T=1),
             dict(of="head", T=16),
-            dict(of="head", T=64),
         ],
         [
             dict(of="output", T=8),
@@ -91,8 +90,8 @@ SHAPES = {
             dict(of="qkv", T=64),
             dict(of="output", T=136),
             dict(of="output", T=272),
+            dict(of="output", T=96),
             dict(of="head", T=8),
-            dict(of="head", T=32),
         ],
     ),
     "accept_drafts": (
@@ -112,8 +111,8 @@ SHAPES = {
     # Only large batches: a smaller state stays in the last-level cache, even with 16 bits, so that
     # memory does not limit it
     "commit": (
-        [dict(B=b) for b in (64, 96, 128)],
-        [dict(B=b) for b in (72, 80, 88, 104, 112, 120, 136, 144)],
+        [dict(B=b) for b in (64, 80, 96, 128)],
+        [dict(B=b) for b in (68, 72, 76, 88, 104, 112, 120, 136)],
     ),
 }
 

@@ -6,6 +6,8 @@ import click
 from . import device_tables as tables
 from . import rows as table_rows
 from .blocks import kinds, verdict
+from .command_calibrate import calibrate, explain
+from .command_deploy import deploy, memory, search
 from .command_passes import plan, step, sweep
 from .devices import ceilings, find, load
 from .models import find as find_model
@@ -144,5 +146,5 @@ def budget(
     return rows, show
 
 
-for command in (step, plan, sweep):
+for command in (step, plan, sweep, search, memory, deploy, calibrate, explain):
     roofline.add_command(command)

@@ -86,8 +86,7 @@ class _Reader:
             raise ValueError(f"{self.owner}{where}: expected {expected}, got {got!r}")
 
     def section(self, kind: str, table: object) -> dict[str, tuple[Figure, ...]]:
-        """[NAME.quoted], [NAME.achieved] or [NAME.assumed], whose source and confidence are those of every figure
-        without its own."""
+        """[NAME.KIND], whose source and confidence are those of every figure without its own."""
         self.need(isinstance(table, dict), f".{kind}", "a table of figures", table)
         default = {
             "source": table.get("source", self.path),

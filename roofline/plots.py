@@ -6,11 +6,11 @@ from dataclasses import replace
 from pathlib import Path
 
 from . import page, sweep
-from .plan import Accepting
 from .blocks import affordable
-from .canvas import Subject, save, token_label
+from .canvas import Subject, device_color, save, token_label
 from .devices import Ceilings, ceilings
 from .figures import Device
+from .plan import Accepting
 from .plot_roofline import roofline
 
 _MARKERS = "osD^vPX*h<>"
@@ -71,7 +71,8 @@ def blocks_against_context(
                 for n in contexts
             ]
             label = f"{rates.device}{' ?' * bool(rates.doubtful)}"
-            axes.plot(contexts, values, marker=marker, markersize=5, label=label)
+            color = device_color(rates.device)
+            axes.plot(contexts, values, marker=marker, markersize=5, label=label, color=color)
         axes.set_xscale("log", base=2)
         axes.set_xticks(contexts, map(token_label, contexts))
         axes.set(

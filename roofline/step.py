@@ -15,8 +15,8 @@ from .workload import Workload
 
 @dataclass(frozen=True)
 class OpCost:
-    """cost: of all `calls` of an op in a pass. launches: the kernels that they start. stem: the op's,
-    where its name says in what place it stands."""
+    """cost: of all `calls` of an op in a pass. launches: the kernels that they start. stem: that of
+    the op, where its name says in what place it stands."""
 
     name: str
     cost: Cost

@@ -11,9 +11,9 @@ from collections import Counter
 import pytest
 from click.testing import CliRunner
 
+from blockdraft.bench.names import stem
 from blockdraft.cli import main
 from blockdraft.data import TINY
-from blockdraft.bench.names import stem
 from blockdraft.roofline import check
 from blockdraft.roofline.acceptance import solve_alpha
 

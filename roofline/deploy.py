@@ -1,0 +1,142 @@
+"""Devices and batches that serve under a limit of time per token: tokens per second of a user
+against those of a GPU, and what a million tokens cost."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from . import memory
+from .devices import Ceilings
+from .plan import Option, Steady, plan
+from .plan import best as best_option
+from .workload import Workload
+
+Choices = Sequence[tuple[Steady, bool]]
+
+
+@dataclass(frozen=True)
+class Serving:
+    """One device with one batch.
+
+    max_batch      that fits at this context with this P; None: the device's memory is not known
+    ms_per_token   mean time between the tokens of a request
+    on_front       no other batch of this device is better for both the user and the GPU
+    under_limit    of time per token
+    price          dollars an hour; None: not given
+    """
+
+    device: str
+    doubtful: bool
+    batch: int
+    max_batch: int | None
+    option: Option
+    price: float | None = None
+    on_front: bool = False
+    under_limit: bool = True
+
+    @property
+    def user_tokens_per_s(self) -> float:
+        return self.option.tokens_per_s / self.batch
+
+    @property
+    def ms_per_token(self) -> float:
+        return 1e3 / self.user_tokens_per_s
+
+    @property
+    def dollars_per_million(self) -> float | None:
+        if self.price is None:
+            return None
+        return self.price / 3600 / self.option.tokens_per_s * 1e6
+
+    def to_row(self) -> dict:
+        return {
+            "device": self.device,
+            "doubtful": self.doubtful,
+            "batch": self.batch,
+            "max_batch": self.max_batch,
+            "proposals": len(self.option.steady.branches),
+            "branches": list(self.option.steady.branches),
+            "tokens_per_pass": self.option.steady.tokens_per_pass,
+            "pass_ms": 1e3 * self.option.pass_seconds,
+            "ms_per_token": self.ms_per_token,
+            "user_tokens_per_s": self.user_tokens_per_s,
+            "gpu_tokens_per_s": self.option.tokens_per_s,
+            "dollars_per_million": self.dollars_per_million,
+            "on_front": self.on_front,
+            "under_limit": self.under_limit,
+        }
+
+
+def batches(most: int | None) -> list[int]:
+    """Powers of two, with their halves between, up to what fits."""
+    top = 1024 if most is None else most
+    sizes = sorted({size for i in range(11) for size in (2**i, 3 * 2**i // 2)})
+    return [size for size in sizes if size <= top] + ([top] if top not in sizes and top else [])
+
+
+def servings(
+    w: Workload,
+    choices: Choices,
+    rates: Ceilings,
+    launch_us: float = 0.0,
+    limit_ms: float | None = None,
+    price: float | None = None,
+) -> list[Serving]:
+    """Every batch of a device that fits, each with its best P. `w` gives everything but the batch
+    and the branches."""
+    if limit_ms is not None and not limit_ms > 0:
+        raise ValueError(f"limit_ms: expected more than 0 ms a token, got {limit_ms!r}")
+    if price is not None and not 0 < price < 1e6:
+        raise ValueError(f"price: expected more than 0 dollars an hour, got {price!r}")
+    most = memory.max_batch(w.autoregressive(), rates)
+    found = []
+    for size in batches(most):
+        work = replace(w, batch=size)
+        options = [
+            o
+            for o in plan(work, choices, rates, launch_us)
+            if memory.fits(_with(work, o.steady), rates)
+        ]
+        if options:
+            chosen = best_option(options)
+            fitting = memory.max_batch(_with(work, chosen.steady), rates)
+            serving = Serving(rates.device, bool(rates.doubtful), size, fitting, chosen, price)
+            slow = limit_ms is not None and serving.ms_per_token > limit_ms
+            found.append(replace(serving, under_limit=not slow))
+    return [replace(s, on_front=_on_front(s, found)) for s in found]
+
+
+def _with(w: Workload, steady: Steady) -> Workload:
+    return replace(w, branches=steady.branches) if steady.branches else w.autoregressive()
+
+
+def _on_front(one: Serving, others: Sequence[Serving]) -> bool:
+    return not any(
+        o.user_tokens_per_s >= one.user_tokens_per_s
+        and o.option.tokens_per_s > one.option.tokens_per_s
+        for o in others
+    )
+
+
+def chosen(found: Sequence[Serving]) -> Serving | None:
+    """The batch with most tokens per second of the GPU under the limit; None where none is."""
+    fast = [s for s in found if s.under_limit]
+    return max(fast, key=lambda s: s.option.tokens_per_s) if fast else None
+
+
+def prices(given: Sequence[str], devices: Sequence[str]) -> Mapping[str, float]:
+    """Dollars an hour by device, from NAME=DOLLARS."""
+    found = {}
+    for text in given:
+        name, _, dollars = text.partition("=")
+        known = next((d for d in devices if d.lower() == name.strip().lower()), None)
+        try:
+            value = float(dollars)
+        except ValueError:
+            value = -1.0
+        if known is None or not 0 < value < 1e6:
+            raise ValueError(
+                f"--price: expected NAME=DOLLARS_AN_HOUR with a name of {', '.join(devices)}, "
+                f"got {text!r}"
+            )
+        found[known] = value
+    return found
