@@ -66,11 +66,16 @@ class Serving:
         }
 
 
-def batches(most: int | None) -> list[int]:
-    """Powers of two, with their halves between, up to what fits."""
-    top = 1024 if most is None else most
-    sizes = sorted({size for i in range(11) for size in (2**i, 3 * 2**i // 2)})
-    return [size for size in sizes if size <= top] + ([top] if top not in sizes and top else [])
+# A batch whose rate of the GPU falls so little short of the best serves its users sooner
+NEARLY = 0.99
+
+
+def batches(most: Sequence[int | None]) -> list[int]:
+    """Powers of two, with their halves between, up to what fits; and each of `most`."""
+    found = {size for size in most if size}
+    top = max(found) if found else (0 if 0 in most else 1024)
+    steps = {size for i in range(11) for size in (2**i, 3 * 2**i // 2)}
+    return sorted(size for size in found | steps if size <= top)
 
 
 def servings(
@@ -87,7 +92,7 @@ def servings(
         raise ValueError(f"limit_ms: expected more than 0 ms a token, got {limit_ms!r}")
     if price is not None and not 0 < price < 1e6:
         raise ValueError(f"price: expected more than 0 dollars an hour, got {price!r}")
-    most = memory.max_batch(w.autoregressive(), rates)
+    most = [memory.max_batch(_with(w, steady), rates) for steady, _ in choices]
     found = []
     for size in batches(most):
         work = replace(w, batch=size)
@@ -118,9 +123,22 @@ def _on_front(one: Serving, others: Sequence[Serving]) -> bool:
 
 
 def chosen(found: Sequence[Serving]) -> Serving | None:
-    """The batch with most tokens per second of the GPU under the limit; None where none is."""
+    """The least batch that comes near the most tokens per second of the GPU under the limit; None
+    where none is."""
     fast = [s for s in found if s.under_limit]
-    return max(fast, key=lambda s: s.option.tokens_per_s) if fast else None
+    most = max((s.option.tokens_per_s for s in fast), default=0.0)
+    return next((s for s in fast if s.option.tokens_per_s >= NEARLY * most), None)
+
+
+def binding(found: Sequence[Serving]) -> str:
+    """What keeps the chosen batch from more tokens per second."""
+    best = chosen(found)
+    if best is None:
+        return "too slow" if found else "does not fit"
+    if best.batch == best.max_batch:
+        return "memory is the limit"
+    faster = any(s.option.tokens_per_s * NEARLY > best.option.tokens_per_s for s in found)
+    return "time per token is the limit" if faster else "more requests add nothing"
 
 
 def prices(given: Sequence[str], devices: Sequence[str]) -> Mapping[str, float]:

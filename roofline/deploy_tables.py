@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 
-from .deploy import Serving, chosen
+from .deploy import NEARLY, Serving, binding, chosen
 from .options import Setting
 from .output import number, short, table
 from .pass_tables import calibration_note, rate_notes
@@ -120,8 +120,8 @@ def deploy(
     limit = f"at most {limit_ms:g} ms a token" if limit_ms else "no limit of time per token"
     priced = any(s.price for servings in found.values() for s in servings)
     table(
-        f"{setting.title}, context {setting.work.context_tokens}, {limit}: the batch with most "
-        "tokens per second",
+        f"{setting.title}, context {setting.work.context_tokens}, {limit}: the least batch with "
+        f"{NEARLY:.0%} of the most tokens per second",
         (
             "device",
             "batch",
@@ -149,9 +149,7 @@ def deploy(
 def _deploy_line(name: str, servings: Sequence[Serving], priced: bool) -> list[str]:
     best = chosen(servings)
     if best is None:
-        why = "too slow" if servings else "does not fit"
-        return [name, *["-"] * (6 + priced), why]
-    edge = best.batch == max(s.batch for s in servings)
+        return [name, *["-"] * (6 + priced), binding(servings)]
     doubt = " ?" * best.doubtful
     return [
         name + doubt,
@@ -162,5 +160,5 @@ def _deploy_line(name: str, servings: Sequence[Serving], priced: bool) -> list[s
         short(best.user_tokens_per_s),
         short(best.option.tokens_per_s),
         *([number(best.dollars_per_million, ".3f")] if priced else []),
-        "memory is the limit" if edge else "time per token is the limit",
+        binding(servings),
     ]
