@@ -97,7 +97,7 @@ def explained(setting: Setting, rows: Sequence[dict], work: Workload, reach: tup
             + (
                 "."
                 if first["launch_us"]
-                else "; no launch cost above 0 fits both: one efficiency is fitted to both."
+                else "; no launch cost above 0 fits both, so that it is fitted to both."
             ),
             f"With {tokens[0]:.2f} tokens a pass {launch_us:.0f} us a launch and no other loss would "
             f"explain both, with {tokens[1]:.2f} an efficiency of {efficiency:.1%} and no launch "

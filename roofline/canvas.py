@@ -30,13 +30,15 @@ def device_color(name: str) -> str:
 @dataclass(frozen=True)
 class Subject:
     """What is drawn: a model by its title, a workload without branches, the rates that the times
-    rest on, microseconds for each launch, and the branches of the pass with proposals."""
+    rest on, microseconds for each launch, the branches of the pass with proposals, and calibrated
+    rates where there are any."""
 
     model: str
     work: Workload
     rates: Ceilings
     launch_us: float
     steady: Steady
+    calibrated: Ceilings | None = None
 
     @property
     def where(self) -> str:

@@ -101,7 +101,9 @@ def plot(proposals: int, slack: float, out: Path, **options) -> tuple:
     and a page with sliders."""
     setting = prepare(**options)
     steady = drafting_branches(setting.accepting, proposals)
-    subject = canvas.Subject(setting.title, setting.work, setting.rates, setting.launch_us, steady)
+    subject = canvas.Subject(
+        setting.title, setting.work, setting.rates, setting.launch_us, steady, setting.calibrated
+    )
     known = list(load(options["devices_file"]).values())
     paths = plots.draw_all(subject, setting.device, known, setting.accepting, slack, out)
 

@@ -21,6 +21,7 @@ class Serving:
     ms_per_token   mean time between the tokens of a request
     on_front       no other batch of this device is better for both the user and the GPU
     under_limit    of time per token
+    ideal_tokens_per_s    of the GPU, without the calibration that the others rest on
     price          dollars an hour; None: not given
     """
 
@@ -29,6 +30,7 @@ class Serving:
     batch: int
     max_batch: int | None
     option: Option
+    ideal_tokens_per_s: float
     price: float | None = None
     on_front: bool = False
     under_limit: bool = True
@@ -60,6 +62,7 @@ class Serving:
             "ms_per_token": self.ms_per_token,
             "user_tokens_per_s": self.user_tokens_per_s,
             "gpu_tokens_per_s": self.option.tokens_per_s,
+            "ideal_gpu_tokens_per_s": self.ideal_tokens_per_s,
             "dollars_per_million": self.dollars_per_million,
             "on_front": self.on_front,
             "under_limit": self.under_limit,
@@ -93,6 +96,7 @@ def servings(
     if price is not None and not 0 < price < 1e6:
         raise ValueError(f"price: expected more than 0 dollars an hour, got {price!r}")
     most = [memory.max_batch(_with(w, steady), rates) for steady, _ in choices]
+    uncalibrated = replace(rates, calibration=None)
     found = []
     for size in batches(most):
         work = replace(w, batch=size)
@@ -104,7 +108,16 @@ def servings(
         if options:
             chosen = best_option(options)
             fitting = memory.max_batch(_with(work, chosen.steady), rates)
-            serving = Serving(rates.device, bool(rates.doubtful), size, fitting, chosen, price)
+            ideal = plan(work, [(chosen.steady, chosen.exact)], uncalibrated, launch_us)[0]
+            serving = Serving(
+                rates.device,
+                bool(rates.doubtful),
+                size,
+                fitting,
+                chosen,
+                ideal.tokens_per_s,
+                price,
+            )
             slow = limit_ms is not None and serving.ms_per_token > limit_ms
             found.append(replace(serving, under_limit=not slow))
     return [replace(s, on_front=_on_front(s, found)) for s in found]

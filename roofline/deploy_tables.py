@@ -118,6 +118,7 @@ def deploy(
     limit_ms: float | None,
 ) -> None:
     limit = f"at most {limit_ms:g} ms a token" if limit_ms else "no limit of time per token"
+    calibrated = setting.calibrated is not None
     priced = any(s.price for servings in found.values() for s in servings)
     table(
         f"{setting.title}, context {setting.work.context_tokens}, {limit}: the least batch with "
@@ -130,13 +131,16 @@ def deploy(
             "ms/token",
             "tokens/s a user",
             "tokens/s a GPU",
+            *(["ideal"] if calibrated else []),
             *(["$/million tokens"] if priced else []),
             "",
         ),
-        [_deploy_line(name, servings, priced) for name, servings in found.items()],
+        [_deploy_line(name, servings, priced, calibrated) for name, servings in found.items()],
         [
             "? rests on an unconfirmed or assumed figure. fits: the most requests of this length "
-            "(see `memory`). $/million: the price over the tokens of a GPU that is always full.",
+            "(see `memory`)."
+            + " $/million: the price over the tokens of a GPU that is always full."
+            * priced,
             *(f"{name} is left out: {why}" for name, why in lacking.items()),
             f"Acceptance: {setting.accepting.text}.",
             f"Basis {setting.rates.basis} for every device; the figures and their sources: "
@@ -146,10 +150,12 @@ def deploy(
     )
 
 
-def _deploy_line(name: str, servings: Sequence[Serving], priced: bool) -> list[str]:
+def _deploy_line(
+    name: str, servings: Sequence[Serving], priced: bool, calibrated: bool
+) -> list[str]:
     best = chosen(servings)
     if best is None:
-        return [name, *["-"] * (6 + priced), binding(servings)]
+        return [name, *["-"] * (6 + priced + calibrated), binding(servings)]
     doubt = " ?" * best.doubtful
     return [
         name + doubt,
@@ -159,6 +165,7 @@ def _deploy_line(name: str, servings: Sequence[Serving], priced: bool) -> list[s
         f"{best.ms_per_token:.2f}",
         short(best.user_tokens_per_s),
         short(best.option.tokens_per_s),
+        *([short(best.ideal_tokens_per_s)] if calibrated else []),
         *([number(best.dollars_per_million, ".3f")] if priced else []),
         binding(servings),
     ]
