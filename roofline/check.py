@@ -16,6 +16,8 @@ SHAPES = {
             dict(B=4, L=1024, P=2),
             dict(B=2, L=4096, P=4),
             dict(B=2, L=3072, P=0),
+            dict(B=1, L=4096, P=0, V=1),
+            dict(B=4, L=8192, P=0, V=1),
         ],
         [
             dict(B=1, L=1024, P=3),
@@ -31,6 +33,8 @@ SHAPES = {
             dict(B=1, L=4096, P=0),
             dict(B=4, L=2048, P=0),
             dict(B=1, L=2048, P=8),
+            dict(B=2, L=4096, P=0, V=1),
+            dict(B=1, L=8192, P=0, V=1),
         ],
     ),
     "cca_qkv": (
@@ -81,6 +85,7 @@ SHAPES = {
             dict(of="output", T=64),
             dict(of="qkv", T=272),
             dict(of="head", T=1),
+            dict(of="head", T=2),
             dict(of="head", T=16),
         ],
         [
@@ -91,6 +96,7 @@ SHAPES = {
             dict(of="output", T=136),
             dict(of="output", T=272),
             dict(of="output", T=96),
+            dict(of="head", T=4),
             dict(of="head", T=8),
         ],
     ),

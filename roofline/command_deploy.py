@@ -168,7 +168,10 @@ def deploy(
     lacking = {}
     for device in chosen:
         try:
-            rates = ceilings(device, setting.work.dtype, options["basis"])
+            rates = replace(
+                ceilings(device, setting.work.dtype, options["basis"]),
+                activations=options["activations"],
+            )
         except ValueError as error:
             lacking[device.name] = str(error)
             continue

@@ -24,7 +24,8 @@ def sources(table: object, path: Path) -> dict[str, dict[str, str]]:
     """The table [sources], checked."""
     if not isinstance(table, dict) or not all(map(_is_source, table.values())):
         raise ValueError(
-            f"devices: {path}: sources: expected NAME = {{ title, date }} for each, got {table!r}"
+            f"devices: {path}: sources: expected NAME = {{ title, date }}, and a url where there "
+            f"is one, for each, got {table!r}"
         )
     return table
 
@@ -32,7 +33,7 @@ def sources(table: object, path: Path) -> dict[str, dict[str, str]]:
 def _is_source(entry: object) -> bool:
     return (
         isinstance(entry, dict)
-        and set(entry) == {"title", "date"}
+        and {"title", "date"} <= set(entry) <= {"title", "date", "url"}
         and all(isinstance(text, str) for text in entry.values())
     )
 
@@ -140,4 +141,12 @@ class _Reader:
             source,
         )
         named = self.sources.get(source, {"title": source, "date": "undated"})
-        return Figure(float(value), kind, named["title"], named["date"], confidence, full["note"])
+        return Figure(
+            float(value),
+            kind,
+            named["title"],
+            named["date"],
+            confidence,
+            full["note"],
+            named.get("url", ""),
+        )

@@ -40,7 +40,7 @@ def sources(rows: Sequence[dict]) -> None:
 
 
 def _source(row: dict) -> str:
-    return f"{row['source']} ({row['date']})"
+    return f"{row['source']} ({row['date']}){' ' * bool(row['url'])}{row['url']}"
 
 
 def figures(rows: Sequence[dict]) -> None:
@@ -107,6 +107,9 @@ def whole_passes(rows: Sequence[dict], names: Sequence[str]) -> None:
         (f"{r['block_rows']}-row blocks, {r['dtype']}", *names),
         [(basis, *(cells[basis, name] for name in names)) for basis in bases],
         [
+            "Three counts, one after the other: attention over a long prefix affords the blocks of "
+            "the first table; at this batch and context the other ops leave these proposals; "
+            "`plan` then says how many of them the acceptance repays, which may be fewer or more.",
             "Bases are explained by `step --help`; "
             "the figures behind them and their sources by `devices --sources`.",
         ],

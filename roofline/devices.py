@@ -32,9 +32,12 @@ class Ceilings:
 
     vector_flops_per_s, exps_per_s    quoted or assumed where nobody achieved others, inf where none
                                       is known
-    l2_bytes_per_s, memory_gb         None where they are not known, which leaves them out
+    l2_bytes_per_s, memory_gb, cache_bytes, cache_bytes_per_s (of the last level)    None where
+                    they are not known, which leaves them out
     used            the figures behind the rates; one that stands in for another is unconfirmed
     shared_units    products, vector arithmetic and exponentials compete for one unit, as on a CPU
+    activations     where an op finds what the one before wrote: in "memory", or in the last-level
+                    "cache", if a call's activations fit into it
     calibration     what was measured, on which times rest in place of ideal ones; None: ideal
     """
 
@@ -49,6 +52,9 @@ class Ceilings:
     memory_gb: float | None
     used: dict[str, Figure]
     shared_units: bool = False
+    cache_bytes: float | None = None
+    cache_bytes_per_s: float | None = None
+    activations: str = "memory"
     calibration: Calibration | None = None
 
     @property
@@ -66,20 +72,24 @@ class Ceilings:
         ridge = (f"{self.dtype}_tflops", "memory_tb_per_s")
         return tuple(name for name in ridge if name in self.unconfirmed)
 
-    def seconds(self, cost: Cost) -> tuple[float, str]:
-        """Time that an ideal implementation takes, everything overlapping, and what bounds it."""
-        terms = self._terms(cost)
+    def seconds(self, cost: Cost, calls: int = 1) -> tuple[float, str]:
+        """Time that an ideal implementation takes for `calls` calls, everything overlapping, and
+        what bounds it."""
+        terms = self._terms(cost, calls)
         bound = max(terms, key=terms.get)
         return terms[bound], bound
 
-    def phases(self, cost: Cost) -> tuple[float, float]:
+    def phases(self, cost: Cost, calls: int = 1) -> tuple[float, float]:
         """Seconds of main memory, and of everything else."""
-        terms = self._terms(cost)
+        terms = self._terms(cost, calls)
         memory = terms.pop("memory")
         return memory, max(terms.values())
 
-    def _terms(self, cost: Cost) -> dict[str, float]:
-        memory = cost.bytes / self.memory_bytes_per_s
+    def _terms(self, cost: Cost, calls: int) -> dict[str, float]:
+        size = self.cache_bytes or 0.0
+        held = self.activations == "cache" and cost.activations <= calls * size
+        cached = cost.activations if held else 0.0
+        memory = (cost.bytes - cached) / self.memory_bytes_per_s
         matrix = cost.flops / self.matrix_flops_per_s
         vector = cost.vector_flops / self.vector_flops_per_s + cost.exps / self.exps_per_s
         if self.shared_units:
@@ -88,6 +98,8 @@ class Ceilings:
             terms = {"memory": memory, "matrix": matrix, "vector": vector}
         if self.l2_bytes_per_s:
             terms["L2"] = cost.l2_bytes / self.l2_bytes_per_s
+        if cached and self.cache_bytes_per_s:
+            terms["cache"] = cost.bytes / self.cache_bytes_per_s
         return terms
 
 
@@ -109,6 +121,8 @@ def ceilings(device: Device, dtype: str, basis: str) -> Ceilings:
             used[name] = figure
     rate = {name: figure.value * 1e12 for name, figure in used.items()}
     size = device.figure("memory_gb", "quoted")
+    cache = device.figure("last_level_cache_mib", "quoted")
+    cache_rate = device.figure("last_level_cache_tb_per_s", "achieved")
     return Ceilings(
         device=device.name,
         dtype=dtype,
@@ -121,6 +135,8 @@ def ceilings(device: Device, dtype: str, basis: str) -> Ceilings:
         memory_gb=size.value if size else None,
         used=used,
         shared_units=device.arch == "cpu",
+        cache_bytes=cache.value * 2**20 if cache else None,
+        cache_bytes_per_s=cache_rate.value * 1e12 if cache_rate else None,
     )
 
 

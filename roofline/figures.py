@@ -15,14 +15,9 @@ FIGURES = (
     "memory_tb_per_s",
     "last_level_cache_mib",
     "last_level_cache_tb_per_s",
-    "l2_mib",
     "l2_tb_per_s",
-    "lds_kib",
-    "register_kib",
     "compute_units",
     "clock_ghz",
-    "wave",
-    "xcds",
 )
 
 # Where a figure of any device lies, so that a wrong unit is refused: from a small CPU to ten times
@@ -34,14 +29,9 @@ RANGES = {
     "memory_tb_per_s": (1e-3, 100),
     "last_level_cache_mib": (0.1, 1e5),
     "last_level_cache_tb_per_s": (1e-3, 1e3),
-    "l2_mib": (0.01, 1e4),
     "l2_tb_per_s": (1e-3, 1e3),
-    "lds_kib": (1, 1e4),
-    "register_kib": (1, 1e5),
     "compute_units": (1, 1e5),
     "clock_ghz": (0.01, 20),
-    "wave": (1, 1024),
-    "xcds": (1, 1024),
 }
 
 
@@ -50,7 +40,7 @@ class Figure:
     """One number of a device, in the unit that its name (one of FIGURES) ends with.
 
     kind        "quoted" by the vendor, "achieved" by somebody, or "assumed" where nobody measured
-    source      what it was read in, or derived from
+    source      what it was read in, or derived from; url: where that stands, "" for a derivation
     date        of publication or of reading, such as "2026-11"
     confidence  one of CONFIDENCE
     """
@@ -61,6 +51,7 @@ class Figure:
     date: str
     confidence: str
     note: str = ""
+    url: str = ""
 
 
 @dataclass(frozen=True)

@@ -87,6 +87,14 @@ model_options = combine(
         help="Microseconds added for each kernel launch.",
     ),
     click.option(
+        "--activations",
+        type=click.Choice(["memory", "cache"]),
+        default="memory",
+        show_default=True,
+        help="Where an op finds what the one before wrote: in main memory, or in the last-level "
+        "cache if it fits.",
+    ),
+    click.option(
         "--calibration",
         "calibration_file",
         type=_FILE,
@@ -166,6 +174,7 @@ def prepare(
     routing: tuple[float, ...] | None,
     basis: str,
     launch_us: float,
+    activations: str,
     calibration_file: str | None,
     devices_file: str | None,
     device: str,
@@ -198,7 +207,7 @@ def prepare(
         found = measured_cpu(calibration.limits, calibration_file)
     else:
         found = find(device, load(devices_file))
-    rates = ceilings(found, dtype, basis)
+    rates = replace(ceilings(found, dtype, basis), activations=activations)
     law = (drafts, work.mask_rows, mean, alpha, histogram, offsets, mixture)
     other = next(a for a in ATTRIBUTES if a != attribute)
     return Setting(

@@ -107,12 +107,20 @@ def rate_notes(setting: Setting) -> list[str]:
         else "launch overhead not counted (--launch-us)"
     )
     return [
-        "Ideal times: each op reads its inputs from main memory and overlaps all it does; "
-        f"{launches}.",
+        f"Ideal times: each op {_activations(rates)} and overlaps all it does; {launches}.",
         f"Basis {rates.basis}: {BASIS_TEXT[rates.basis]}. Rates: {used}. "
         "Sources: `devices --sources`.",
         calibration_note(setting),
     ]
+
+
+def _activations(rates: Ceilings) -> str:
+    if rates.activations == "memory":
+        return "reads its inputs from main memory"
+    if not rates.cache_bytes:
+        return "reads its inputs from main memory (no last-level cache is known)"
+    size = f"{rates.cache_bytes / 2**20:.0f} MiB"
+    return f"finds activations of up to {size} in the last-level cache"
 
 
 def calibration_note(setting: Setting) -> str:

@@ -15,6 +15,7 @@ _COLORS = {
     "arithmetic": "tab:orange",
     "vector": "tab:green",
     "L2": "tab:purple",
+    "cache": "tab:cyan",
     "launch": "tab:red",
 }
 

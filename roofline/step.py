@@ -32,7 +32,7 @@ class OpCost:
 @dataclass(frozen=True)
 class OpTime:
     """seconds: of all calls of the op in a pass, launches included. bound: "memory", "matrix",
-    "vector", "L2", "arithmetic" (on a CPU), "launch" or "host"."""
+    "vector", "L2", "cache", "arithmetic" (on a CPU), "launch" or "host"."""
 
     op: OpCost
     seconds: float
@@ -186,7 +186,7 @@ def time_ops(ops: Sequence[OpCost], ceilings: Ceilings, launch_us: float = 0.0) 
         return _calibrated(ops, ceilings, ceilings.calibration)
     timed = []
     for op in ops:
-        seconds, bound = ceilings.seconds(op.cost)
+        seconds, bound = ceilings.seconds(op.cost, op.calls)
         launching = 1e-6 * launch_us * op.launches
         timed.append(OpTime(op, seconds + launching, "launch" if launching > seconds else bound))
     return timed
@@ -197,8 +197,9 @@ def _calibrated(
 ) -> list[OpTime]:
     timed = []
     for op in ops:
-        seconds = calibration.seconds(op.op, *ceilings.phases(op.cost), op.calls, op.launches)
-        timed.append(OpTime(op, seconds, ceilings.seconds(op.cost)[1]))
+        phases = ceilings.phases(op.cost, op.calls)
+        seconds = calibration.seconds(op.op, *phases, op.calls, op.launches)
+        timed.append(OpTime(op, seconds, ceilings.seconds(op.cost, op.calls)[1]))
     if calibration.host_us:
         host = OpCost("host", Cost(0, 0, 0), 0)
         timed.append(OpTime(host, 1e-6 * calibration.host_us, "host"))
