@@ -97,11 +97,11 @@ def explained(setting: Setting, rows: Sequence[dict], work: Workload, reach: tup
             + (
                 "."
                 if first["launch_us"]
-                else "; no launch cost above 0 fits both, so that it is fitted to both."
+                else "; no launch cost above 0 fits both, so it is fitted to both."
             ),
-            f"With {tokens[0]:.2f} tokens a pass {launch_us:.0f} us a launch and no other loss would "
-            f"explain both, with {tokens[1]:.2f} an efficiency of {efficiency:.1%} and no launch "
-            "cost; with more, proposals cost this stack more than verify rows do.",
+            f"With {tokens[0]:.2f} tokens a pass {launch_us:.0f} us a launch and no other loss "
+            f"would explain both, with {tokens[1]:.2f} an efficiency of {efficiency:.1%} and no "
+            "launch cost; with more, proposals cost this stack more than verify rows do.",
             f"Acceptance: {setting.accepting.text}. The measured ms follow from it.",
             f"Ideal times, basis {setting.rates.basis}; sources: `devices --sources`.",
         ],

@@ -5,41 +5,23 @@ from collections.abc import Sequence
 import click
 
 from . import pass_tables as tables
-from . import plan as planning
-from . import rows as table_rows
+from . import study
 from . import sweep as sweeping
-from .devices import Ceilings
 from .options import (
-    Setting,
     acceptance_options,
     device_option,
-    drafting_branches,
     model_options,
     prepare,
     workload_options,
 )
 from .output import numbers, output_options
-
-# P of `plan` and `sweep` where there are so many branches
-MAX_PROPOSALS = 8
+from .plan import best
 
 max_proposals_option = click.option(
     "--max-proposals",
     type=int,
     help="P from 0 (autoregressive) up to this.  [default: 8, or K + 1 where that is less]",
 )
-
-
-def most_proposals(setting: Setting, asked: int | None) -> int:
-    """The greatest P."""
-    branches = setting.work.verify_rows
-    if asked is None:
-        return min(MAX_PROPOSALS, branches)
-    if not 0 <= asked <= branches:
-        raise ValueError(
-            f"--max-proposals: expected 0 .. {branches} (one for each branch), got {asked}"
-        )
-    return asked
 
 
 @click.command()
@@ -57,16 +39,7 @@ def most_proposals(setting: Setting, asked: int | None) -> int:
 def step(proposals: int, branches: Sequence[float] | None, **options) -> tuple:
     """Time, bound and share of each op, autoregressive and block diffusion side by side."""
     setting = prepare(**options)
-    steady = drafting_branches(setting.accepting, proposals, branches)
-    drafting = planning.drafting(setting.work, steady)
-    rows = table_rows.steps(
-        setting.work.autoregressive(),
-        drafting,
-        steady.tokens_per_pass,
-        setting.rates,
-        setting.launch_us,
-        setting.calibrated,
-    )
+    rows, drafting = study.step_rows(setting, proposals, branches)
 
     def show() -> None:
         tables.step(setting, rows, drafting)
@@ -83,27 +56,17 @@ def step(proposals: int, branches: Sequence[float] | None, **options) -> tuple:
 def plan(max_proposals: int | None, simulate: int | None, **options) -> tuple:
     """The best P and branches for a device, batch, context and acceptance, in the steady state."""
     setting = prepare(**options)
-    most = most_proposals(setting, max_proposals)
-    found = _options(setting, setting.accepting, most, setting.rates)
-    rows = table_rows.plans(found, setting.accepting, simulate, setting.work, setting.rates)
-    if setting.calibrated:
-        measured = _options(setting, setting.accepting, most, setting.calibrated)
-        table_rows.beside(rows, measured)
+    most = study.most_proposals(setting, max_proposals)
+    rows = study.plan_rows(setting, most, simulate)
     other = None
     if setting.otherwise is not None:
-        other = planning.best(_options(setting, setting.otherwise, most, setting.trusted))
+        options = study.options_of(setting, setting.otherwise, most, setting.trusted)
+        other = best(options)
 
     def show() -> None:
         tables.plan(setting, rows, other)
 
     return rows, show
-
-
-def _options(
-    setting: Setting, accepting: planning.Accepting, most: int, rates: Ceilings
-) -> list[planning.Option]:
-    choices = planning.candidates(accepting, range(most + 1))
-    return planning.plan(setting.work, choices, rates, setting.launch_us)
 
 
 @click.command()
@@ -125,7 +88,7 @@ def sweep(
         setting.rates,
         batches,
         contexts,
-        most_proposals(setting, max_proposals),
+        study.most_proposals(setting, max_proposals),
         setting.launch_us,
         setting.calibrated,
     )

@@ -7,8 +7,8 @@ from math import ceil
 
 from ..models.config import ZayaConfig
 
-# Assumed. Rows that read their shared operand from L2 once: attention rows of a KV head, and rows (or
-# columns) of a matrix product
+# Assumed. Rows that read their shared operand from L2 once: attention rows of a KV head, and rows
+# (or columns) of a matrix product
 ATTENTION_TILE = 256
 MATRIX_TILE = 256
 
@@ -24,6 +24,7 @@ class Cost:
     l2_bytes        from L2 to the compute units, where each row tile reads the shared operand again
     activations     those of `bytes` that the op before wrote or the next one reads, which a large
                     last-level cache may hold
+    link_bytes      that a GPU sends to others
     """
 
     flops: float
@@ -32,6 +33,7 @@ class Cost:
     vector_flops: float = 0.0
     l2_bytes: float = 0.0
     activations: float = 0.0
+    link_bytes: float = 0.0
 
     def __add__(self, other: "Cost") -> "Cost":
         return Cost(
@@ -41,6 +43,7 @@ class Cost:
             self.vector_flops + other.vector_flops,
             self.l2_bytes + other.l2_bytes,
             self.activations + other.activations,
+            self.link_bytes + other.link_bytes,
         )
 
     def __mul__(self, times: float) -> "Cost":
@@ -51,6 +54,7 @@ class Cost:
             self.vector_flops * times,
             self.l2_bytes * times,
             self.activations * times,
+            self.link_bytes * times,
         )
 
     __rmul__ = __mul__

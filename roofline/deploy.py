@@ -21,11 +21,13 @@ class Serving:
     ms_per_token   mean time between the tokens of a request
     on_front       no other batch of this device is better for both the user and the GPU
     under_limit    of time per token
-    ideal_tokens_per_s    of the GPU, without the calibration that the others rest on
-    price          dollars an hour; None: not given
+    gpus           that share a pass
+    ideal_tokens_per_s    of a GPU, without the calibration that the other times rest on
+    price          dollars an hour of one; None: not given
     """
 
     device: str
+    gpus: int
     doubtful: bool
     batch: int
     max_batch: int | None
@@ -40,6 +42,10 @@ class Serving:
         return self.option.tokens_per_s / self.batch
 
     @property
+    def gpu_tokens_per_s(self) -> float:
+        return self.option.tokens_per_s / self.gpus
+
+    @property
     def ms_per_token(self) -> float:
         return 1e3 / self.user_tokens_per_s
 
@@ -47,7 +53,7 @@ class Serving:
     def dollars_per_million(self) -> float | None:
         if self.price is None:
             return None
-        return self.price / 3600 / self.option.tokens_per_s * 1e6
+        return self.price / 3600 / self.gpu_tokens_per_s * 1e6
 
     def to_row(self) -> dict:
         return {
@@ -61,7 +67,8 @@ class Serving:
             "pass_ms": 1e3 * self.option.pass_seconds,
             "ms_per_token": self.ms_per_token,
             "user_tokens_per_s": self.user_tokens_per_s,
-            "gpu_tokens_per_s": self.option.tokens_per_s,
+            "gpus": self.gpus,
+            "gpu_tokens_per_s": self.gpu_tokens_per_s,
             "ideal_gpu_tokens_per_s": self.ideal_tokens_per_s,
             "dollars_per_million": self.dollars_per_million,
             "on_front": self.on_front,
@@ -111,11 +118,12 @@ def servings(
             ideal = plan(work, [(chosen.steady, chosen.exact)], uncalibrated, launch_us)[0]
             serving = Serving(
                 rates.device,
+                w.tp,
                 bool(rates.doubtful),
                 size,
                 fitting,
                 chosen,
-                ideal.tokens_per_s,
+                ideal.tokens_per_s / w.tp,
                 price,
             )
             slow = limit_ms is not None and serving.ms_per_token > limit_ms

@@ -158,13 +158,13 @@ def _deploy_line(
         return [name, *["-"] * (6 + priced + calibrated), binding(servings)]
     doubt = " ?" * best.doubtful
     return [
-        name + doubt,
+        (f"{best.gpus} x " if best.gpus > 1 else "") + name + doubt,
         str(best.batch),
         number(best.max_batch, "d"),
         str(len(best.option.steady.branches)),
         f"{best.ms_per_token:.2f}",
         short(best.user_tokens_per_s),
-        short(best.option.tokens_per_s),
+        short(best.gpu_tokens_per_s),
         *([short(best.ideal_tokens_per_s)] if calibrated else []),
         *([number(best.dollars_per_million, ".3f")] if priced else []),
         binding(servings),

@@ -38,6 +38,7 @@ class Ceilings:
     shared_units    products, vector arithmetic and exponentials compete for one unit, as on a CPU
     activations     where an op finds what the one before wrote: in "memory", or in the last-level
                     "cache", if a call's activations fit into it
+    link_bytes_per_s, link_s    between GPUs: of one GPU in one direction, and the latency of a sum
     calibration     what was measured, on which times rest in place of ideal ones; None: ideal
     """
 
@@ -55,6 +56,8 @@ class Ceilings:
     cache_bytes: float | None = None
     cache_bytes_per_s: float | None = None
     activations: str = "memory"
+    link_bytes_per_s: float = math.inf
+    link_s: float = 0.0
     calibration: Calibration | None = None
 
     @property
@@ -98,6 +101,8 @@ class Ceilings:
             terms = {"memory": memory, "matrix": matrix, "vector": vector}
         if self.l2_bytes_per_s:
             terms["L2"] = cost.l2_bytes / self.l2_bytes_per_s
+        if cost.link_bytes:
+            terms["link"] = cost.link_bytes / self.link_bytes_per_s + calls * self.link_s
         if cached and self.cache_bytes_per_s:
             terms["cache"] = cost.bytes / self.cache_bytes_per_s
         return terms

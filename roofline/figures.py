@@ -5,6 +5,8 @@ from dataclasses import dataclass
 CONFIDENCE = ("read", "derived", "unconfirmed")
 KINDS = ("quoted", "achieved", "assumed")
 ITEMSIZE_BYTES = {"fp32": 4.0, "bf16": 2.0, "fp16": 2.0, "fp8": 1.0, "fp6": 0.75, "fp4": 0.5}
+# Weights may be kept in fewer bits than they are multiplied in; mxfp4 has a scale of 8 bits for 32
+WEIGHT_BYTES = {**ITEMSIZE_BYTES, "mxfp4": 0.5 + 1 / 32}
 # products a second in each dtype
 RATES = tuple(f"{dtype}_tflops" for dtype in ITEMSIZE_BYTES)
 FIGURES = (

@@ -6,7 +6,7 @@ from math import floor, inf
 from ..models.config import ZayaConfig
 from .devices import Ceilings
 from .figures import ITEMSIZE_BYTES
-from .models import weight_count
+from .models import weight_parts
 from .workload import Workload
 
 # Share of the memory that is left to the framework, graphs and fragments: assumed
@@ -15,7 +15,7 @@ RESERVE = 0.04
 
 @dataclass(frozen=True)
 class Memory:
-    """Bytes of each part.
+    """Bytes of each part, on one of the GPUs that share a pass.
 
     weights        of all experts, without norms
     cache          K and V; a layer with a window keeps no more tokens than that
@@ -57,7 +57,7 @@ def kv_bytes_unwindowed(model: ZayaConfig, tokens: int, itemsize: float) -> floa
 def of(w: Workload) -> Memory:
     m = w.model
     size = ITEMSIZE_BYTES[w.dtype]
-    rows = w.batch * w.rows
+    rows = w.pass_rows
     verified = w.batch * w.verify_rows
     tokens = w.context_tokens + w.verify_rows
     values = m.num_key_value_heads * m.head_dim
@@ -71,14 +71,28 @@ def of(w: Workload) -> Memory:
     committed = size * m.num_hidden_layers * (m.conv_channels + m.late_channels)
     state = size * m.num_hidden_layers * (m.conv_depth * m.conv_channels + m.late_channels)
     drafts = w.batch * (w.verify_rows - 1) if w.branches else 0
-    headed = rows if w.branches and w.lm_head == "once" else verified
+    once = w.branches and w.lm_head == "once"
+    headed = w.batch * w.rows if once else verified
     return Memory(
-        weights=weight_count(m) * size,
-        cache=w.batch * kv_bytes(m, tokens, ITEMSIZE_BYTES[w.kv_dtype]),
-        states=w.batch * state,
-        activations=rows * of_row + verified * committed,
+        weights=_weights(w),
+        cache=w.batch * kv_bytes(m, tokens, ITEMSIZE_BYTES[w.kv_dtype]) * kv_share(w),
+        states=w.batch * state / w.tp,
+        activations=rows * of_row + verified * committed / w.tp,
         logits=(headed + drafts) * m.vocab_size * size,
     )
+
+
+def _weights(w: Workload) -> float:
+    """Of one GPU. The router and the convolutions are on each, in the dtype of activations."""
+    head, projections, experts, rest = weight_parts(w.model)
+    shared = head * w.head_bytes + (projections + experts) * w.weight_bytes
+    return shared / w.tp + rest * ITEMSIZE_BYTES[w.dtype]
+
+
+def kv_share(w: Workload) -> float:
+    """Of the KV heads that a GPU keeps: whole ones, so that many GPUs keep the same."""
+    heads = w.model.num_key_value_heads
+    return max(1, heads // w.tp) / heads
 
 
 def room(memory_gb: float | None, reserve: float = RESERVE) -> float:

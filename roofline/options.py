@@ -61,6 +61,36 @@ model_options = combine(
     ),
     click.option("--kv-dtype", help="Of the cache.  [default: --dtype]"),
     click.option(
+        "--weight-dtype",
+        default="",
+        help="Of the weights of projections and experts, such as fp8 or mxfp4; products stay in "
+        "--dtype.  [default: --dtype]",
+    ),
+    click.option("--head-dtype", default="", help="Of the LM head's weights.  [default: --dtype]"),
+    click.option(
+        "--prefill",
+        type=int,
+        default=0,
+        show_default=True,
+        help="Rows of a prompt in each pass, half way through the context.",
+    ),
+    click.option(
+        "--tp",
+        type=int,
+        default=1,
+        show_default=True,
+        help="GPUs that share every layer; rates are those of all together.",
+    ),
+    click.option(
+        "--ep", type=int, default=1, show_default=True, help="As --tp: each has whole experts."
+    ),
+    click.option(
+        "--link",
+        callback=numbers,
+        help="GB/s of a GPU to the others in one direction, and microseconds of a sum over the "
+        "GPUs; with --tp.",
+    ),
+    click.option(
         "--lm-head",
         default="twice",
         show_default=True,
@@ -70,6 +100,18 @@ model_options = combine(
         "--routing",
         callback=numbers,
         help="Share of rows of each expert, or @FILE.  [default: uniform]",
+    ),
+    click.option(
+        "--correlation",
+        type=float,
+        default=0.0,
+        show_default=True,
+        help="Of the experts of a request's rows: 0 independent, 1 all the same.",
+    ),
+    click.option(
+        "--touched",
+        callback=pairs,
+        help="Experts of a layer that were measured to be touched: ROWS:EXPERTS,...",
     ),
     click.option(
         "--basis",
@@ -138,6 +180,18 @@ acceptance_options = combine(
 workload_options = combine(device_option, batch_option, context_option, model_options)
 
 
+def defaults() -> dict[str, object]:
+    """What `prepare` takes, by name, where a command is given no option."""
+
+    @click.command()
+    @workload_options
+    @acceptance_options
+    def command(**options: object) -> None:
+        pass
+
+    return command.make_context("defaults", []).params
+
+
 @dataclass(frozen=True)
 class Setting:
     """What the shared options say.
@@ -172,6 +226,14 @@ def prepare(
     kv_dtype: str | None,
     lm_head: str,
     routing: tuple[float, ...] | None,
+    weight_dtype: str,
+    head_dtype: str,
+    prefill: int,
+    tp: int,
+    ep: int,
+    link: tuple[float, ...] | None,
+    correlation: float,
+    touched: tuple[tuple[float, float], ...] | None,
     basis: str,
     launch_us: float,
     activations: str,
@@ -201,13 +263,20 @@ def prepare(
         lm_head=lm_head,
         routing=routing,
         accepted=0,
+        weight_dtype=weight_dtype,
+        head_dtype=head_dtype,
+        prefill_rows=prefill,
+        correlation=correlation,
+        touched=touched,
+        tp=tp,
+        ep=ep,
     )
     calibration = read_calibration(calibration_file) if calibration_file else None
     if device.lower() == "cpu" and calibration and calibration.limits:
         found = measured_cpu(calibration.limits, calibration_file)
     else:
         found = find(device, load(devices_file))
-    rates = replace(ceilings(found, dtype, basis), activations=activations)
+    rates = linked(replace(ceilings(found, dtype, basis), activations=activations), tp, link)
     law = (drafts, work.mask_rows, mean, alpha, histogram, offsets, mixture)
     other = next(a for a in ATTRIBUTES if a != attribute)
     return Setting(
@@ -220,6 +289,20 @@ def prepare(
         from_options(*law, attribute),
         from_options(*law, other) if offsets is None else None,
     )
+
+
+def linked(rates: Ceilings, tp: int, link: Sequence[float] | None) -> Ceilings:
+    """With the rate and the latency between GPUs. No device figure says them: they depend on the
+    node."""
+    if tp == 1 and link is None:
+        return rates
+    if link is None or len(link) != 2 or not (link[0] > 0 and link[1] >= 0):
+        got = None if link is None else list(link)
+        raise ValueError(
+            "--link: expected GB/s and microseconds, such as 400,10, since --tp is more than 1, "
+            f"got {got}"
+        )
+    return replace(rates, link_bytes_per_s=1e9 * link[0], link_s=1e-6 * link[1])
 
 
 def drafting_branches(

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from . import memory
+from . import experts, memory
 from .devices import BASIS_TEXT, Ceilings
 from .options import Setting
 from .output import short, table
@@ -40,11 +40,17 @@ def step(setting: Setting, rows: Sequence[dict], work: Workload) -> None:
             _speeds("", one["total"], many["total"]),
             *([_speeds("calibrated_", one["total"], many["total"])] if calibrated else []),
             "GFLOP, MB (of main memory) and launches are those of the block pass.",
+            _experts(setting, work),
             *memory_notes([work], setting.rates),
             f"Acceptance: {setting.accepting.text}.",
             *rate_notes(setting),
         ],
     )
+
+
+def _experts(setting: Setting, work: Workload) -> str:
+    units = setting.device.figure("compute_units", "quoted")
+    return experts.spread(work, int(units.value) if units else None).text
 
 
 def _speeds(kind: str, one: dict, many: dict) -> str:

@@ -60,13 +60,13 @@ def _curve(axes, name: str, servings: Sequence[Serving]) -> None:
     color = device_color(name)
     best = chosen(servings)
     label = name + " ?" * servings[0].doubtful
-    points = [(s.user_tokens_per_s, s.option.tokens_per_s) for s in servings]
+    points = [(s.user_tokens_per_s, s.gpu_tokens_per_s) for s in servings]
     axes.plot(*zip(*points, strict=True), "-", color=color, linewidth=1.2, label=label)
     for serving, point in zip(servings, points, strict=True):
         face = color if serving.on_front else "white"
         axes.plot(*point, "o", color=color, markerfacecolor=face, markersize=4)
     if best is not None:
-        point = best.user_tokens_per_s, best.option.tokens_per_s
+        point = best.user_tokens_per_s, best.gpu_tokens_per_s
         axes.plot(*point, "o", color=color, markerfacecolor="none", markersize=11)
         axes.annotate(
             str(best.batch),

@@ -16,6 +16,8 @@ _COLORS = {
     "vector": "tab:green",
     "L2": "tab:purple",
     "cache": "tab:cyan",
+    "link": "tab:brown",
+    "host": "tab:gray",
     "launch": "tab:red",
 }
 

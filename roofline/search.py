@@ -28,6 +28,9 @@ class Limits:
     proposals: int = 8
 
 
+LIMITS = Limits()
+
+
 @dataclass(frozen=True)
 class Found:
     """A layout with its best branches.
@@ -53,7 +56,7 @@ def search(
     w: Workload,
     accepting: Accepting,
     rates: Ceilings,
-    limits: Limits = Limits(),
+    limits: Limits = LIMITS,
     launch_us: float = 0.0,
     keep: int = 8,
 ) -> list[Found]:

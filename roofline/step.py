@@ -2,6 +2,8 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
+from math import sqrt
 
 from ..models.config import ZayaConfig
 from . import costs
@@ -40,39 +42,47 @@ class OpTime:
 
 
 def expected_experts(w: Workload) -> float:
-    """Experts of a layer that the pass is expected to touch; rows are taken as independent."""
+    """Experts of a layer that the pass is expected to touch. The rows of a request count as
+    1 + (rows - 1) (1 - correlation) independent ones."""
+    if w.touched is not None:
+        return _interpolated(w.touched, w.pass_rows)
     experts = w.model.num_experts
     routing = w.routing or (1.0,) * experts
     total = sum(routing)
-    return costs.distinct_experts(w.batch * w.rows, [share / total for share in routing])
+    rows = w.batch * (1 + (w.rows - 1) * (1 - w.correlation)) + w.prefill_rows
+    return costs.distinct_experts(rows, [share / total for share in routing])
+
+
+def _interpolated(points: Sequence[tuple[float, float]], at: float) -> float:
+    """Linear between the points, and constant beyond them."""
+    points = [(0.0, 0.0), *points]
+    for (low, before), (high, after) in pairwise(points):
+        if at <= high:
+            return before + (after - before) * (at - low) / (high - low)
+    return points[-1][1]
 
 
 def pass_ops(w: Workload) -> list[OpCost]:
-    """Every op of the pass, summed over its layers."""
-    return [*_layer_ops(w), *_vocabulary_ops(w), _commit(w)]
+    """Every op of the pass on one GPU, summed over its layers."""
+    return [*_layer_ops(w), *_exchange(w), *_vocabulary_ops(w), _commit(w)]
 
 
 def _layer_ops(w: Workload) -> list[OpCost]:
     m = w.model
     size = ITEMSIZE_BYTES[w.dtype]
     layers = m.num_hidden_layers
-    rows = w.batch * w.rows
+    rows = w.pass_rows
     hidden = m.hidden_size
     norms = 2 * layers + 1
-    qkv_channels = m.conv_channels + 2 * m.late_channels
-    head_channels = m.num_attention_heads * m.head_dim
-    cca = costs.cca_qkv(
-        rows,
-        m.num_attention_heads,
-        m.num_key_value_heads,
-        m.head_dim,
-        m.cca_time0,
-        m.cca_time1,
-        size,
+    heads, kv_heads = _heads(w)
+    qkv_channels = (heads + kv_heads) * m.head_dim + 2 * m.late_channels // min(
+        w.tp, m.num_key_value_heads
     )
+    cca = costs.cca_qkv(rows, heads, kv_heads, m.head_dim, m.cca_time0, m.cca_time1, size)
     router = costs.zaya_router(rows, hidden, m.router_hidden_size, m.num_experts, size)
-    moe = costs.fused_moe(rows, expected_experts(w), hidden, m.moe_intermediate_size, size)
     attending = launches("block_attention", prefix=w.context_tokens)
+    qkv = costs.linear(rows, hidden, qkv_channels, size, w.weight_bytes)
+    output = costs.linear(rows, heads * m.head_dim, hidden, size, w.weight_bytes)
     return [
         OpCost(
             "norms, residuals",
@@ -81,30 +91,66 @@ def _layer_ops(w: Workload) -> list[OpCost]:
             norms,
             "residual_norm",
         ),
-        OpCost(
-            "qkv projection",
-            layers * costs.linear(rows, hidden, qkv_channels, size),
-            layers * launches("linear"),
-            layers,
-            "linear",
-        ),
+        OpCost("qkv projection", layers * qkv, layers * launches("linear"), layers, "linear"),
         OpCost("cca_qkv", layers * cca, layers * launches("cca_qkv"), layers),
         OpCost("block_attention", _attention(w), layers * attending, layers),
-        OpCost(
-            "output projection",
-            layers * costs.linear(rows, head_channels, hidden, size),
-            layers * launches("linear"),
-            layers,
-            "linear",
-        ),
+        OpCost("output projection", layers * output, layers * launches("linear"), layers, "linear"),
         OpCost("zaya_router", layers * router, layers * launches("zaya_router"), layers),
-        OpCost("fused_moe", layers * moe, layers * launches("fused_moe", pairs=rows), layers),
+        OpCost("fused_moe", layers * _moe(w), layers * launches("fused_moe", pairs=rows), layers),
     ]
 
 
-def _attention(w: Workload) -> Cost:
-    """Of all layers, each with its window."""
+def _heads(w: Workload) -> tuple[int, int]:
+    """Query heads and KV heads of a GPU."""
     m = w.model
+    return m.num_attention_heads // w.tp, max(1, m.num_key_value_heads // w.tp)
+
+
+def _moe(w: Workload) -> Cost:
+    """One layer's experts. With whole experts on each GPU the busiest one counts: it has no fewer
+    than its share, and at least one that is touched."""
+    m = w.model
+    rows = w.pass_rows
+    inner = m.moe_intermediate_size
+    touched = expected_experts(w)
+    if w.ep == 1:
+        inner //= w.tp
+    else:
+        rows, touched = busiest(rows, touched, m.num_experts, w.ep)
+    return costs.fused_moe(
+        rows, touched, m.hidden_size, inner, ITEMSIZE_BYTES[w.dtype], w.weight_bytes
+    )
+
+
+def busiest(rows: float, touched: float, experts: int, gpus: int) -> tuple[float, float]:
+    """Rows and touched experts of the busiest of the GPUs, over which the experts are spread:
+    assumed two standard deviations above the mean, and no more than there are."""
+    own = experts // gpus
+    share = 1 / gpus
+    most = min(rows, rows * share + 2 * sqrt(rows * share * (1 - share)))
+    hit = touched / experts
+    found = own * hit + 2 * sqrt(own * hit * (1 - hit))
+    return most, min(own, touched, max(1.0, found))
+
+
+def _exchange(w: Workload) -> list[OpCost]:
+    """Two sums over the GPUs in each layer, of every row's hidden state:
+    the bytes that a GPU sends and receives in a ring."""
+    if w.tp == 1:
+        return []
+    size = ITEMSIZE_BYTES[w.dtype]
+    count = 2 * w.model.num_hidden_layers
+    ring = 2 * (w.tp - 1) / w.tp
+    moved = ring * w.pass_rows * w.model.hidden_size * size
+    sums = Cost(0, 0, 0, link_bytes=count * moved)
+    return [OpCost("sums over GPUs", sums, count, count, "exchange")]
+
+
+def _attention(w: Workload) -> Cost:
+    """Of all layers, each with its window. Rows of a prompt are taken to be half way through the
+    context."""
+    m = w.model
+    heads, kv_heads = _heads(w)
     total = Cost(0, 0, 0)
     for window, layers in _windows(m).items():
         request = costs.block_attention(
@@ -112,14 +158,27 @@ def _attention(w: Workload) -> Cost:
             w.verify_rows,
             w.branches,
             w.mask_rows,
-            m.num_attention_heads,
-            m.num_key_value_heads,
+            heads,
+            kv_heads,
             m.head_dim,
             ITEMSIZE_BYTES[w.dtype],
             ITEMSIZE_BYTES[w.kv_dtype],
             window,
         )
         total += w.batch * request * layers
+        if w.prefill_rows:
+            total += layers * costs.block_attention(
+                w.context_tokens // 2,
+                w.prefill_rows,
+                (),
+                1,
+                heads,
+                kv_heads,
+                m.head_dim,
+                ITEMSIZE_BYTES[w.dtype],
+                ITEMSIZE_BYTES[w.kv_dtype],
+                window,
+            )
     return total
 
 
@@ -143,7 +202,8 @@ def _vocabulary_ops(w: Workload) -> list[OpCost]:
     chosen = w.batch * drafts
 
     def lm_head(name: str, rows: int) -> OpCost:
-        cost = costs.linear(rows, w.model.hidden_size, vocabulary, size)
+        own = -(-vocabulary // w.tp)
+        cost = costs.linear(rows, w.model.hidden_size, own, size, w.head_bytes)
         return OpCost(f"LM head, {name}", cost, launches("linear"), 1, "linear")
 
     accept = OpCost(
