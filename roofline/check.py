@@ -57,17 +57,8 @@ SHAPES = {
         ],
     ),
     "fused_moe": (
-        [dict(T=1), dict(T=4), dict(T=16), dict(T=64), dict(T=272)],
-        [
-            dict(T=8),
-            dict(T=24),
-            dict(T=32),
-            dict(T=48),
-            dict(T=96),
-            dict(T=136),
-            dict(T=192),
-            dict(T=2),
-        ],
+        [dict(T=t) for t in (1, 4, 16, 32, 64, 128, 272)],
+        [dict(T=t) for t in (2, 8, 12, 24, 48, 96, 136, 192)],
     ),
     "zaya_router": (
         [dict(T=1), dict(T=16), dict(T=96), dict(T=272), dict(T=1024)],

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 
 from . import memory
 from .devices import Ceilings
-from .plan import Option, Steady, plan
+from .plan import Option, Steady, drafting, plan
 from .plan import best as best_option
 from .workload import Workload
 
@@ -102,7 +102,7 @@ def servings(
         raise ValueError(f"limit_ms: expected more than 0 ms a token, got {limit_ms!r}")
     if price is not None and not 0 < price < 1e6:
         raise ValueError(f"price: expected more than 0 dollars an hour, got {price!r}")
-    most = [memory.max_batch(_with(w, steady), rates) for steady, _ in choices]
+    most = [memory.max_batch(drafting(w, steady), rates) for steady, _ in choices]
     uncalibrated = replace(rates, calibration=None)
     found = []
     for size in batches(most):
@@ -110,11 +110,11 @@ def servings(
         options = [
             o
             for o in plan(work, choices, rates, launch_us)
-            if memory.fits(_with(work, o.steady), rates)
+            if memory.fits(drafting(work, o.steady), rates)
         ]
         if options:
             chosen = best_option(options)
-            fitting = memory.max_batch(_with(work, chosen.steady), rates)
+            fitting = memory.max_batch(drafting(work, chosen.steady), rates)
             ideal = plan(work, [(chosen.steady, chosen.exact)], uncalibrated, launch_us)[0]
             serving = Serving(
                 rates.device,
@@ -129,10 +129,6 @@ def servings(
             slow = limit_ms is not None and serving.ms_per_token > limit_ms
             found.append(replace(serving, under_limit=not slow))
     return [replace(s, on_front=_on_front(s, found)) for s in found]
-
-
-def _with(w: Workload, steady: Steady) -> Workload:
-    return replace(w, branches=steady.branches) if steady.branches else w.autoregressive()
 
 
 def _on_front(one: Serving, others: Sequence[Serving]) -> bool:

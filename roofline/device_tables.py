@@ -40,7 +40,9 @@ def sources(rows: Sequence[dict]) -> None:
 
 
 def _source(row: dict) -> str:
-    return f"{row['source']} ({row['date']}){' ' * bool(row['url'])}{row['url']}"
+    """With the url on a line of its own, so that it breaks in no terminal."""
+    url = f"\n    {row['url']}" if row["url"] else ""
+    return f"{row['source']} ({row['date']}){url}"
 
 
 def figures(rows: Sequence[dict]) -> None:

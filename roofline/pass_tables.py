@@ -1,6 +1,7 @@
 """The tables that `step`, `plan` and `sweep` print of their rows."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from . import experts, memory
 from .devices import BASIS_TEXT, Ceilings
@@ -225,15 +226,9 @@ def _plan_warnings(setting: Setting, rows: Sequence[dict]) -> list[str]:
     large = [r for r in rows if not r["fits"]]
     if large:
         worst = max(large, key=lambda r: r["proposals"])
-        widest = _widened(setting.work, tuple(worst["branches"]))
+        widest = replace(setting.work, branches=tuple(worst["branches"]))
         notes += memory_notes([widest], setting.rates)
     return notes
-
-
-def _widened(work: Workload, branches: tuple[int, ...]) -> Workload:
-    from dataclasses import replace
-
-    return replace(work, branches=branches) if branches else work.autoregressive()
 
 
 def sweep(setting: Setting, rows: Sequence[dict]) -> None:

@@ -95,7 +95,28 @@ def test_every_figure_has_source_date_and_confidence():
                     assert figure.kind == kind, where
                     assert figure.source and not figure.source.endswith(".toml"), where
                     assert figure.date != "undated", where
+                    assert figure.url.startswith("https://") or figure.kind == "assumed", where
                     assert figure.confidence in CONFIDENCE, where
+
+
+def test_exponentials_are_derived_from_units_and_clock():
+    """16 a clock and unit, the derivation that their source states."""
+    for device in KNOWN.values():
+        units, clock = (device.figure(n, "quoted").value for n in ("compute_units", "clock_ghz"))
+        derived = 16 * units * clock / 1e3
+        assert device.figure("exp_tera_per_s", "assumed").value == pytest.approx(derived, rel=0.01)
+
+
+def test_assumed_rates_are_the_shares_that_their_sources_state():
+    share = {"MI350X": 1565 / 2516.6, "H200": 794 / 989.4}
+    for device in KNOWN.values():
+        bf16 = device.figure("bf16_tflops", "achieved")
+        own = bf16.value / device.figure("bf16_tflops", "quoted").value if bf16 else None
+        for name, (figure,) in device.figures["assumed"].items():
+            if name.endswith("_tflops"):
+                quoted = device.figure(name, "quoted").value
+                expected = (own or share[device.name]) * quoted
+                assert figure.value == pytest.approx(expected, rel=2e-3), (device.name, name)
 
 
 def test_a_file_extends_and_overrides(tmp_path):

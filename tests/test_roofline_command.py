@@ -75,6 +75,25 @@ def test_tables_fit_the_terminal_and_break_no_cell(command, width):
     assert ("6/7" in terminal.stderr) == (command[0] == "sweep")  # its progress bar
 
 
+WIDER = [
+    ["search", "--max-drafts", 6],
+    ["memory", "--model", "zaya1-74b"],
+    ["deploy", "--price", "mi300x=2", "--limit-ms", 5, "--max-proposals", 2],
+    ["explain", "--measured", "658,803", "--branches", "5,8,11"],
+]
+
+
+@pytest.mark.parametrize("width", [60, 80, 120])
+@pytest.mark.parametrize("command", WIDER, ids=lambda command: command[0])
+def test_tables_of_a_deployment_fit_the_terminal(command, width):
+    terminal = CliRunner().invoke(
+        main, ["roofline", *map(str, command)], env={"FORCE_COLOR": "1", "COLUMNS": str(width)}
+    )
+    text = re.sub(r"\x1b\[[0-9;]*m", "", terminal.stdout)
+    assert terminal.exit_code == 0 and max(map(len, text.splitlines())) <= width
+    assert json.loads(run(*command, "--json"))
+
+
 def test_blocks_table_says_which_reading_is_the_published_one():
     table = run("blocks")
     for word in (
@@ -83,6 +102,8 @@ def test_blocks_table_says_which_reading_is_the_published_one():
         "2.58 (1.58)",
         "3.77 (2.77)?",
         "yes: peak / sustained",
+        "yes: peak / sustained, 17 rows (3.48, 4.71)",
+        "Three counts, one after the other",
         "no:  peak / peak",
         "0.771",
         "0.819",
