@@ -166,7 +166,10 @@ def _factors(offsets: Sequence[float] | None, mask_rows: int) -> tuple[float, ..
 
 def by_offset(accepting: Acceptance) -> Acceptance:
     """A law of full drafts that starts at mask 1, attributed to the mask rows: draft i of a full
-    draft came from mask 1 + i, and keeps that chance wherever it comes to stand."""
+    draft came from mask 1 + i, and keeps that chance wherever it comes to stand. Where every draft
+    has the same chance, that changes nothing."""
+    if len(set(accepting.drafts)) <= 1:
+        return accepting
     masks = _sized((1.0, *accepting.drafts), len(accepting.offsets))
     offsets = tuple(p * factor for p, factor in zip(masks, accepting.offsets, strict=True))
     return replace(accepting, drafts=(1.0,) * len(accepting.drafts), offsets=offsets)

@@ -104,10 +104,13 @@ def _largest_branch(acceptance: Acceptance, sets: list[Branches]) -> "np.ndarray
 
     V = len(acceptance.drafts) + 1
     member = np.zeros((len(sets), V + 1), bool)
-    for n, branches in enumerate(sets):
-        if not all(isinstance(c, int) and 1 <= c <= V for c in branches):
-            raise ValueError(f"branches: expected integers in 1..{V}, got {list(branches)}")
-        member[n, list(branches)] = True
+    # all sets that are solved together have the same number of branches
+    branches = np.array(sets).reshape(len(sets), -1)
+    if branches.size:
+        wrong = branches[(branches < 1) | (branches > V)]
+        if wrong.size or branches.dtype.kind not in "iu":
+            raise ValueError(f"branches: expected integers in 1..{V}, got {list(sets[0])}")
+        member[np.arange(len(sets))[:, None], branches] = True
     return np.maximum.accumulate(np.where(member, np.arange(V + 1), 0), 1)
 
 

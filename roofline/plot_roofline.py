@@ -128,7 +128,7 @@ def _points(axes, timed: list[OpTime]) -> None:
         axes.annotate(
             f"{t.op.name} ({t.bound}, {t.seconds / total:.1%})",
             place,
-            xytext=(0.67, 0.07 + gap * i),
+            xytext=(0.64, 0.07 + gap * i),
             textcoords="axes fraction",
             fontsize=8.5,
             va="center",
@@ -139,7 +139,7 @@ def _points(axes, timed: list[OpTime]) -> None:
     idle = [f"{t.op.name} ({t.seconds / total:.1%})" for t in timed if not _place(t)]
     if idle:
         axes.text(
-            0.67,
+            0.64,
             0.015,
             f"without arithmetic: {', '.join(idle)}",
             transform=axes.transAxes,
