@@ -3,8 +3,8 @@
 from collections.abc import Sequence
 
 from .calibration import Calibration, Fit
-from .options import Setting
 from .output import number, short, table
+from .setting import Setting
 from .whole_pass import Pass
 from .workload import Workload
 

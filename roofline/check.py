@@ -224,6 +224,17 @@ def predictions(data: dict) -> list[Checked]:
     return found
 
 
+def calibrated(data: dict, dtype: str) -> calibration.Calibration:
+    """Of the shapes that are not held out."""
+    fitted = {
+        (op, " ".join(f"{name}={value}" for name, value in case.items()))
+        for op, (cases, _) in SHAPES.items()
+        for case in cases
+    }
+    rows = [row for row in data["results"] if (row["op"], row["case"]) in fitted]
+    return calibration.of_results(data | {"results": rows}, IMPLEMENTATION, dtype, "check")
+
+
 def _measure(op: str, parameters: dict, label: str, dtype: str, seconds: float, ceilings) -> dict:
     """A row of a result file. The fastest sample counts, which other work on the machine disturbs
     as little as any."""

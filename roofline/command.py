@@ -12,7 +12,13 @@ from .command_passes import plan, step, sweep
 from .devices import ceilings, find, load
 from .models import find as find_model
 from .models import title
-from .options import BASES, batch_option, context_option, devices_option, model_option
+from .options import (
+    BASES,
+    batch_option,
+    context_option,
+    devices_option,
+    model_option,
+)
 from .output import output_options
 
 

@@ -10,8 +10,9 @@ from . import calibrate_tables as tables
 from . import calibration as calibrating
 from . import plan as planning
 from . import whole_pass
-from .options import acceptance_options, drafting_branches, prepare, workload_options
+from .options import acceptance_options, workload_options
 from .output import numbers, output_options
+from .setting import drafting_branches, prepare
 from .step import pass_ops, pass_seconds
 
 _IN = click.Path(exists=True, dir_okay=False, path_type=Path)
@@ -54,7 +55,7 @@ def calibrate(results: Path, impl: str, dtype: str, steps: Path | None, out: Pat
     if out:
         calibrating.save(out, found)
     rows = [{"op": op, **asdict(fit)} for op, fit in found.ops.items()]
-    rows += [{"op": "pass", **asdict(each), **each.errors} for each in passes]
+    rows += [{"op": "pass", "case": each.name, **each.to_row()} for each in passes]
 
     def show() -> None:
         tables.fits(found)

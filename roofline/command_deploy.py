@@ -19,12 +19,11 @@ from .options import (
     acceptance_options,
     context_option,
     device_option,
-    linked,
     model_options,
-    prepare,
     workload_options,
 )
 from .output import numbers, output_options
+from .setting import linked, prepare
 
 
 @click.command()

@@ -11,11 +11,11 @@ from .options import (
     acceptance_options,
     device_option,
     model_options,
-    prepare,
     workload_options,
 )
 from .output import numbers, output_options
 from .plan import best
+from .setting import prepare
 
 max_proposals_option = click.option(
     "--max-proposals",

@@ -6,18 +6,15 @@ from pathlib import Path
 import click
 
 from ..bench.names import OPS, stem
-from . import canvas, plots, tool_tables
+from . import calibrate_tables, canvas, plots, tool_tables
 from . import check as checking
 from . import isa as compiler
+from . import whole_pass as whole
 from .assembly import ARCHES
 from .devices import load
-from .options import (
-    acceptance_options,
-    drafting_branches,
-    prepare,
-    workload_options,
-)
+from .options import acceptance_options, workload_options
 from .output import output_options, progress
+from .setting import drafting_branches, prepare
 
 
 @click.command()
@@ -141,9 +138,17 @@ def plot(proposals: int, slack: float, out: Path, **options) -> tuple:
     type=click.Path(dir_okay=False, path_type=Path),
     help="Write the times as a result file, for `calibrate`.",
 )
+@click.option(
+    "--whole-pass", is_flag=True, help="Predict passes of the decoder, too; needs every op."
+)
 @output_options
 def check(
-    modules: tuple[str, ...], dtype: str, threads: int, seconds: float, save: Path | None
+    modules: tuple[str, ...],
+    dtype: str,
+    threads: int,
+    seconds: float,
+    save: Path | None,
+    whole_pass: bool,
 ) -> tuple:
     """The model against this CPU: efficiency and fixed cost of each op, fitted on some shapes,
     predict others; exit 1 beyond 25 %."""
@@ -155,8 +160,18 @@ def check(
             f"--op: expected one of {', '.join(built) or 'nothing (no C++ kernel is built)'}, "
             f"got {', '.join(missing)}"
         )
-    with progress(checking.shape_count(chosen)) as begin:
+    if whole_pass and set(chosen) != set(checking.SHAPES):
+        raise ValueError(
+            f"--whole-pass: expected every op ({', '.join(checking.SHAPES)}), "
+            f"got {', '.join(chosen)}"
+        )
+    count = checking.shape_count(chosen) + whole_pass * len(whole.PROPOSALS)
+    passes = []
+    with progress(count) as begin:
         found, data = checking.run(chosen, dtype, threads, seconds, on_shape=begin)
+        if whole_pass:
+            calibration = checking.calibrated(data, dtype)
+            calibration, passes = whole.predict(calibration, whole.measure(dtype, begin))
     if save:
         from ..bench import results
 
@@ -170,9 +185,13 @@ def check(
         }
         for c in found
     ]
+    rows += [{"op": "pass", "case": p.name, **p.to_row()} for p in passes]
     far_off = any(abs(c.error) > 0.25 for c in found if c.held_out)
+    far_off |= any(abs(p.errors["error"]) > 0.25 for p in passes)
 
     def show() -> None:
         tool_tables.predictions(found, dtype, threads)
+        if passes:
+            calibrate_tables.passes(passes, calibration)
 
     return rows, show, int(far_off)

@@ -3,10 +3,10 @@
 from collections.abc import Mapping, Sequence
 
 from .deploy import NEARLY, Serving, binding, chosen
-from .options import Setting
 from .output import number, short, table
 from .pass_tables import calibration_note, rate_notes
 from .search import Limits
+from .setting import Setting
 
 
 def search(setting: Setting, rows: Sequence[dict], limits: Limits) -> None:

@@ -5,9 +5,9 @@ from dataclasses import replace
 
 from . import experts, memory
 from .devices import BASIS_TEXT, Ceilings
-from .options import Setting
 from .output import short, table
 from .plan import Option
+from .setting import Setting
 from .workload import Workload
 
 

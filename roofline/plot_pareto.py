@@ -5,7 +5,7 @@ from pathlib import Path
 
 from .canvas import device_color, save
 from .deploy import Serving, chosen
-from .options import Setting
+from .setting import Setting
 
 
 def draw(

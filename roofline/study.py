@@ -6,7 +6,8 @@ from dataclasses import dataclass, replace
 from . import memory, plan, rows, search
 from .devices import Ceilings
 from .figures import ITEMSIZE_BYTES
-from .options import Setting, defaults, drafting_branches, prepare
+from .options import defaults
+from .setting import Setting, drafting_branches, prepare
 from .step import expected_experts, pass_seconds
 from .workload import Workload
 

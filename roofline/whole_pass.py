@@ -1,6 +1,7 @@
 """Whole passes of `bench step` against what a calibration of the ops predicts of them."""
 
 import json
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -32,6 +33,18 @@ class Pass:
         return {
             "error": self.predicted_ms / self.measured_ms - 1,
             "ideal_error": self.ideal_ms / self.measured_ms - 1,
+        }
+
+    def to_row(self) -> dict:
+        return {
+            "batch": self.work.batch,
+            "context_tokens": self.work.context_tokens,
+            "measured_ms": self.measured_ms,
+            "predicted_ms": self.predicted_ms,
+            "ideal_ms": self.ideal_ms,
+            "host_ms": self.host_ms,
+            "held_out": self.held_out,
+            **self.errors,
         }
 
 
@@ -67,6 +80,33 @@ def _pass(data: dict, each: dict) -> Pass:
     name = "1 row" if plain else f"P = {proposals}"
     host_ms = 1e3 * each["by_op"].get("the rest", 0.0)
     return Pass(name, work, 1e3 * seconds[len(seconds) // 2], host_ms)
+
+
+# What `check` measures: a stack, a batch, so many passes, and the proposals of each layout
+MEASURED = dict(layers=2, vocab=65536, batch=1, context=1024)
+PASSES = 3
+PROPOSALS = (None, 1, 3)
+
+
+def measure(dtype: str, on_pass: Callable[[str], None] = lambda label: None) -> list[Pass]:
+    """Whole passes of the decoder on this CPU, as `bench step` measures them."""
+    from ..bench import step
+    from ..bench.case import DTYPES
+    from ..layout import BlockLayout
+
+    model = step.random_model(MEASURED["layers"], MEASURED["vocab"], DTYPES[dtype])
+    context = MEASURED["context"]
+    found = []
+    for proposals in PROPOSALS:
+        plain = proposals is None
+        layout = BlockLayout.autoregressive() if plain else BlockLayout.tidar(BLOCK, proposals)
+        on_pass("pass, 1 row" if plain else f"pass, P = {proposals}")
+        room = (PASSES + 2) * layout.V
+        batch = step.prepared(model, layout, MEASURED["batch"], context, room)
+        seconds, by_op = step.measure(batch, context, PASSES)
+        each = MEASURED | dict(proposals=proposals, seconds=seconds, by_op=by_op)
+        found.append(_pass(MEASURED | dict(dtype=dtype), each))
+    return found
 
 
 def predict(found: Calibration, passes: list[Pass]) -> tuple[Calibration, list[Pass]]:

@@ -171,6 +171,12 @@ def test_whole_passes_of_bench_step_are_predicted(tmp_path):
     assert [p.held_out for p in passes] == [False, True]
     assert [p.work.rows for p in passes] == [1, 48] and passes[1].work.branches == (1, 16)
     assert passes[1].predicted_ms > 2 * passes[1].ideal_ms
+    source = tmp_path / "results.json"
+    results.save(source, measured(TRUTH))
+    rows = json.loads(run("calibrate", source, "--step", path, "--json"))
+    predicted = [r for r in rows if r["op"] == "pass"]
+    assert [r["measured_ms"] for r in predicted] == [1000, 2000]
+    assert "its host cost was used" in run("calibrate", source, "--step", path)
 
 
 @pytest.mark.parametrize(

@@ -265,6 +265,7 @@ def test_any_zaya_config_and_a_device_of_one_s_own(tmp_path):
         (["plan", "--max-proposals", 99], "expected 0 .. 17"),
         (["sweep", "--batches", "1.5"], "batches: expected integers"),
         (["sweep", "--contexts", "inf"], "expected numbers separated by commas"),
+        (["check", "--op", "moe", "--whole-pass"], "--whole-pass: expected every op"),
         (["step", "--json", "--csv"], "expected one of them, got both"),
         (["check", "--op", "nothing"], ", ".join(map(repr, check.SHAPES))),
     ],
@@ -334,4 +335,4 @@ def test_fit_is_the_mean_ratio():
 def test_the_model_predicts_this_cpu():
     """Fails on a machine that is busy with something else."""
     assert check.available(), "no C++ kernel is built"
-    run("check")
+    run("check", "--dtype", "bfloat16", "--whole-pass")

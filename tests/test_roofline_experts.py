@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from blockdraft.roofline import costs, devices, experts, memory, models, step
-from blockdraft.roofline.options import linked
+from blockdraft.roofline.setting import linked
 from blockdraft.roofline.workload import Workload
 
 MI300X = devices.ceilings(devices.load()["MI300X"], "bf16", "peak")
