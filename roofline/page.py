@@ -64,7 +64,8 @@ def data(
                 rates = ceilings(device, work.dtype, basis)
             except ValueError:
                 continue
-            figures = {name: asdict(figure) for name, figure in rates.used.items()}
+            # a page that names no address cannot be taken to load anything
+            figures = {name: asdict(replace(f, url="")) for name, f in rates.used.items()}
             used.setdefault(device.name, {})[basis] = figures
             times = [_seconds(grid, choice, rates, launch_us) for choice in choices]
             seconds.setdefault(device.name, {})[basis] = times
