@@ -98,7 +98,7 @@ def prepare(
     else:
         found = find(device, load(devices_file))
     rates = linked(replace(ceilings(found, dtype, basis), activations=activations), tp, link)
-    law = (drafts, work.mask_rows, mean, alpha, histogram, offsets, mixture)
+    given = (drafts, work.mask_rows, mean, alpha, histogram, offsets, mixture)
     other = next(a for a in ATTRIBUTES if a != attribute)
     return Setting(
         title(model),
@@ -107,8 +107,8 @@ def prepare(
         rates,
         replace(rates, calibration=calibration) if calibration else None,
         launch_us,
-        from_options(*law, attribute),
-        from_options(*law, other) if offsets is None else None,
+        from_options(*given, attribute),
+        from_options(*given, other) if offsets is None else None,
     )
 
 
