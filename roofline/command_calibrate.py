@@ -11,7 +11,7 @@ from . import calibration as calibrating
 from . import plan as planning
 from . import whole_pass
 from .options import acceptance_options, workload_options
-from .output import numbers, output_options
+from .output import numbers, output_options, pairs
 from .setting import drafting_branches, prepare
 from .step import pass_ops, pass_seconds
 
@@ -41,9 +41,22 @@ _OUT = click.option(
     help="File of `bench step --json`: the host's cost is that of its first pass, the other passes "
     "are predicted.",
 )
+@click.option(
+    "--touched",
+    callback=pairs,
+    help="Experts of a layer that the passes of --step touch: ROWS:EXPERTS,...  [default: those of "
+    "uniform routing]",
+)
 @_OUT
 @output_options
-def calibrate(results: Path, impl: str, dtype: str, steps: Path | None, out: Path | None) -> tuple:
+def calibrate(
+    results: Path,
+    impl: str,
+    dtype: str,
+    steps: Path | None,
+    touched: tuple[tuple[float, float], ...] | None,
+    out: Path | None,
+) -> tuple:
     """Efficiency and fixed microseconds of each op, from a RESULTS file of `bench` or of `check
     --save` on the target device."""
     from ..bench.results import load
@@ -51,7 +64,10 @@ def calibrate(results: Path, impl: str, dtype: str, steps: Path | None, out: Pat
     found = calibrating.of_results(load(results), impl, dtype, results.name)
     passes = []
     if steps:
-        found, passes = whole_pass.predict(found, whole_pass.read(steps))
+        measured = whole_pass.read(steps)
+        if touched:
+            measured = whole_pass.routed(measured, touched)
+        found, passes = whole_pass.predict(found, measured)
     if out:
         calibrating.save(out, found)
     rows = [{"op": op, **asdict(fit)} for op, fit in found.ops.items()]

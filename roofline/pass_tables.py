@@ -134,7 +134,10 @@ def calibration_note(setting: Setting) -> str:
     if setting.calibrated is None:
         return "No calibration: a real stack is slower; `calibrate` says by how much."
     found = setting.calibrated.calibration
-    measured = f"{', '.join(found.ops) or 'whole passes'} on {found.device or 'the device'}"
+    name = setting.rates.device.lower()
+    same = name == "cpu" or name in found.device.lower()
+    measured = f"{', '.join(found.ops) or 'whole passes'} on {found.device}"
+    measured += "" if same else f" (assumed of {setting.rates.device} as well ?)"
     return (
         f"Calibrated by {found.source}: {measured}; other ops at the mean efficiency; "
         f"{short(found.launch_us)} us a launch, {short(found.host_us)} us of the host a pass."

@@ -1,7 +1,7 @@
 """Whole passes of `bench step` against what a calibration of the ops predicts of them."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -107,6 +107,12 @@ def measure(dtype: str, on_pass: Callable[[str], None] = lambda label: None) -> 
         each = MEASURED | dict(proposals=proposals, seconds=seconds, by_op=by_op)
         found.append(_pass(MEASURED | dict(dtype=dtype), each))
     return found
+
+
+def routed(passes: list[Pass], touched: Sequence[tuple[float, float]]) -> list[Pass]:
+    """The same passes with the experts that they were seen to touch. Random weights route most
+    rows to a few, or to none."""
+    return [replace(p, work=replace(p.work, touched=tuple(touched))) for p in passes]
 
 
 def predict(found: Calibration, passes: list[Pass]) -> tuple[Calibration, list[Pass]]:

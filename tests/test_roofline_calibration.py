@@ -108,6 +108,7 @@ def test_commands_print_ideal_and_calibrated_side_by_side(tmp_path):
     text = run("calibrate", source, "--out", path)
     assert "fused_moe" in text and "80%" in text and "30.0" in text
     plan = run("plan", "--calibration", path)
+    assert "a CPU (assumed of MI300X as well ?)" in plan
     assert "calibrated ms" in plan and "Calibrated by results.json: fused_moe, linear" in plan
     rows = json.loads(run("plan", "--calibration", path, "--json"))
     assert sum(r["calibrated_best"] for r in rows) == 1
@@ -118,7 +119,8 @@ def test_commands_print_ideal_and_calibrated_side_by_side(tmp_path):
         assert own[-1]["calibrated_us"] == pytest.approx(sum(r["calibrated_us"] for r in own[:-1]))
     assert "Calibrated: autoregressive" in run("step", "--calibration", path)
     # no probe is needed where the calibration knows the machine
-    assert "cpu" in run("step", "--device", "cpu", "--calibration", path)
+    own = run("step", "--device", "cpu", "--calibration", path)
+    assert "ZAYA1-8B on cpu" in own and "assumed of cpu" not in own
     for command in (
         ["sweep", "--batches", "4", "--contexts", "1024"],
         ["search", "--max-drafts", 4],
@@ -176,6 +178,8 @@ def test_whole_passes_of_bench_step_are_predicted(tmp_path):
     rows = json.loads(run("calibrate", source, "--step", path, "--json"))
     predicted = [r for r in rows if r["op"] == "pass"]
     assert [r["measured_ms"] for r in predicted] == [1000, 2000]
+    few = json.loads(run("calibrate", source, "--step", path, "--touched", "1:1,48:2", "--json"))
+    assert few[-1]["predicted_ms"] < predicted[-1]["predicted_ms"]
     assert "its host cost was used" in run("calibrate", source, "--step", path)
 
 

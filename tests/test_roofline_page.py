@@ -202,3 +202,21 @@ def test_a_narrow_window_has_nothing_beyond_its_edge(written, tmp_path):
         assert browser.value("document.documentElement.scrollWidth") <= 420
         browser.drag("batch", 7)
         assert browser.value("document.getElementById('batch_value').textContent") == "128"
+
+
+@needs_chromium
+def test_a_device_without_the_basis_does_not_make_it_forgotten(tmp_path):
+    """A CPU has achieved figures only."""
+    rates = dict.fromkeys(("flops_per_s", "bf16_flops_per_s", "exps_per_s"), 1e11)
+    cpu = devices.measured_cpu({**rates, "read_bytes_per_s": 2e10}, "a test")
+    work = Workload(models.find("ZAYA1-8B"), branches=())
+    content = page.data("ZAYA1-8B", work, [devices.load()["MI300X"], cpu], 0.0)
+    path = page.write(tmp_path / "blocks.html", content)
+    basis = "document.getElementById('basis').value"
+    with chromium.Page(tmp_path / "profile") as browser:
+        browser.open(f"file://{path}#basis=sustained")
+        assert browser.value(basis) == "sustained"
+        browser.press("device", "cpu")
+        assert browser.value(basis) == "achieved"
+        browser.press("device", "MI300X")
+        assert browser.value(basis) == "sustained"
