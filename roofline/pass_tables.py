@@ -117,7 +117,27 @@ def rate_notes(setting: Setting) -> list[str]:
         f"Ideal times: each op {_activations(rates)} and overlaps all it does; {launches}.",
         f"Basis {rates.basis}: {BASIS_TEXT[rates.basis]}. Rates: {used}. "
         "Sources: `devices --sources`.",
+        *_gpus(setting),
         calibration_note(setting),
+    ]
+
+
+def _gpus(setting: Setting) -> list[str]:
+    """How several GPUs share a pass."""
+    work, rates = setting.work, setting.rates
+    if work.tp == 1:
+        return []
+    shared = "whole experts" if work.ep > 1 else "a share of every expert"
+    busiest = (
+        "; the busiest has two standard deviations more rows and experts than the mean (assumed)"
+        if work.ep > 1
+        else ""
+    )
+    return [
+        f"Times of each of {work.tp} GPUs, tokens of all: a share of the heads, channels and "
+        f"vocabulary, {shared}{busiest}. Two ring sums a layer at "
+        f"{rates.link_bytes_per_s / 1e9:g} GB/s and {1e6 * rates.link_s:g} us each (--link), which "
+        "nothing overlaps."
     ]
 
 

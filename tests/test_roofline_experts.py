@@ -4,7 +4,9 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from click.testing import CliRunner
 
+from blockdraft.cli import main
 from blockdraft.roofline import costs, devices, experts, memory, models, step
 from blockdraft.roofline.setting import linked
 from blockdraft.roofline.workload import Workload
@@ -129,6 +131,13 @@ def test_activations_may_stay_in_the_last_level_cache():
 def test_impossible_settings(change, message):
     with pytest.raises(ValueError, match=message):
         replace(WORK, **change)
+
+
+def test_a_pass_says_how_gpus_share_it():
+    command = ["roofline", "step", "--tp", "4", "--ep", "4", "--link", "400,10"]
+    text = CliRunner().invoke(main, command, env={"COLUMNS": "200"}).output
+    assert "Times of each of 4 GPUs, tokens of all" in text
+    assert "400 GB/s and 10 us each" in text and "two standard deviations" in text
 
 
 def test_several_gpus_need_a_link():
