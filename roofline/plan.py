@@ -79,21 +79,22 @@ def _solve_kind(acceptance: Acceptance, sets: list[Branches]) -> tuple["np.ndarr
 
     states = len(acceptance.offsets)
     best = _largest_branch(acceptance, sets)
-    top = best[:, -1]
-    move = np.zeros((len(sets), states, states))
-    commits = np.zeros(states)
-    every_set = np.arange(len(sets))
-    for s in range(states):
-        distribution = acceptance.distribution(s)
-        for a, p in enumerate(distribution):
-            commits[s] += p * (a + 1)
-            branch = best[:, a + 1]
-            if a + 1 == len(distribution):
-                # all D drafts are accepted, and every branch above D+1 is used as D+1
-                branch = np.where(top > a, a + 1, branch)
-            # the last shift supplies no drafts: there a pass ends without a branch
-            shift = np.where(branch > 0, np.minimum(a + 1 - branch, states - 1), states - 1)
-            move[every_set, s, shift] += p
+    distributions = [acceptance.distribution(s) for s in range(states)]
+    commits = np.array([sum(p * (a + 1) for a, p in enumerate(d)) for d in distributions])
+    # every way on from a state: from shift s with a drafts accepted, which are all or not
+    ways = [
+        (s, a, p, a + 1 == len(d)) for s, d in enumerate(distributions) for a, p in enumerate(d)
+    ]
+    start, accepted, chance, full = map(np.array, zip(*ways, strict=True))
+    branch = best[:, accepted + 1]
+    # where all D drafts are accepted, every branch above D+1 is used as D+1
+    branch = np.where(full & (best[:, -1:] > accepted), accepted + 1, branch)
+    # the last shift supplies no drafts: there a pass ends without a branch
+    shift = np.where(branch > 0, np.minimum(accepted + 1 - branch, states - 1), states - 1)
+    places = np.arange(len(sets))[:, None] * states**2 + start * states + shift
+    weights = np.broadcast_to(chance, places.shape).ravel()
+    move = np.bincount(places.ravel(), weights, len(sets) * states**2)
+    move = move.reshape(len(sets), states, states)
     share = _stationary(move)
     return share @ commits, share
 
