@@ -86,6 +86,7 @@ def _empty(case: Case, implementation: Implementation, limits: Limits) -> dict:
         dtype=case.dtype,
         threads=limits.threads,
         flops=case.cost.flops + case.cost.vector_flops,
+        vector_flops=case.cost.vector_flops,
         bytes=case.cost.bytes,
         exps=case.cost.exps,
         impl=implementation.name,

@@ -13,7 +13,8 @@
               timed peer
     "checked": whether the output agreed with the reference; otherwise nothing was timed
     optional: "prepare_ms", conversion of the inputs to the implementation's layout, not part of
-              ms; "error", why nothing was timed}]}
+              ms; "error", why nothing was timed; "vector_flops", the share of flops that are not
+              products}]}
 
 Files of schema 1, which had short op names and "rows" in place of "results", are read as well.
 """
@@ -45,7 +46,11 @@ _FIELDS = {
     "vs_best_peer": (*_NUMBER, _NULL),
     "checked": bool,
 }
-_OPTIONAL = {"prepare_ms": (*_NUMBER, _NULL), "error": (str, _NULL)}
+_OPTIONAL = {
+    "prepare_ms": (*_NUMBER, _NULL),
+    "error": (str, _NULL),
+    "vector_flops": (*_NUMBER, _NULL),
+}
 _DTYPES = ("bfloat16", "float16", "float32")
 _LIMITS = ("threads", "read_bytes_per_s", "flops_per_s", "bf16_flops_per_s", "exps_per_s")
 

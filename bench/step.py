@@ -31,14 +31,6 @@ BLOCK = 16
 SHORT = {"bfloat16": "bf16", "float16": "fp16", "float32": "fp32"}
 # Zyphra's tokens a forward, lossless and with mixed logits
 REPORTED = {"lossless": 4.6, "mixed": 7.7}
-# The roofline's names of what one op does in several places
-PLACES = {
-    "norms, residuals": "residual_norm",
-    "qkv projection": "linear",
-    "output projection": "linear",
-    "LM head, verify": "linear",
-    "LM head, drafts": "linear",
-}
 GLUE = "the rest"
 
 
@@ -124,7 +116,7 @@ def limit_ms(
     )
     found: Counter[str] = Counter()
     for op in pass_ops(work):
-        found[PLACES.get(op.name, op.name)] += ceilings.milliseconds(op.cost, dtype)
+        found[op.op] += ceilings.milliseconds(op.cost, dtype)
     return dict(found)
 
 

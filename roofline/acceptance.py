@@ -1,11 +1,18 @@
-"""How many drafts a pass accepts, as the probability of each draft given the ones before it."""
+"""How many drafts a pass accepts, as the probability of each draft given the ones before it; the
+same for every request (`Acceptance`), or of several kinds of requests (`Mixture`)."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
 
-# Zyphra's lossless figure, and the default of every command
+# Zyphra's lossless figure with its number of drafts, and the default of every command
 MEAN_TOKENS = 4.6
+MEAN_DRAFTS = 16
+
+# What a law that was measured with full drafts says of a mask row: its place among the drafts
+# decides, so that a far mask is as good as a near one (position); or its place in the proposal does
+# (offset)
+ATTRIBUTES = ("position", "offset")
 
 
 @dataclass(frozen=True)
@@ -18,10 +25,13 @@ class Acceptance:
     A pass whose drafts come from shift s accepts draft i with probability
     `drafts[i] * offsets[s + 1 + i]`. With all `drafts` 1 the `offsets` are what `plan_branches`
     calls `offset_accept`; with all `offsets` 1 a shift only shortens the draft.
+
+    text       what is assumed, as it is printed
     """
 
     drafts: tuple[float, ...]
     offsets: tuple[float, ...]
+    text: str = field(default="", compare=False)
 
     def __post_init__(self) -> None:
         for name in ("drafts", "offsets"):
@@ -32,6 +42,17 @@ class Acceptance:
                 )
         if not self.offsets:
             raise ValueError("acceptance: offsets: expected at least one mask row, got none")
+
+    @property
+    def parts(self) -> tuple[tuple[float, "Acceptance"], ...]:
+        """As those of a Mixture."""
+        return ((1.0, self),)
+
+    def resized(self, drafts: int, mask_rows: int) -> "Acceptance":
+        """For K and M of other sizes. Beyond what is known, the last value holds."""
+        return replace(
+            self, drafts=_sized(self.drafts, drafts), offsets=_sized(self.offsets, mask_rows)
+        )
 
     def draft_len(self, shift: int) -> int:
         """D: the drafts that a proposal supplies at this shift."""
@@ -46,6 +67,42 @@ class Acceptance:
             found.append(reached * (1 - p))
             reached *= p
         return [*found, reached]
+
+
+@dataclass(frozen=True)
+class Mixture:
+    """Several kinds of requests, each with its share of the requests under way and its acceptance.
+    A request keeps its kind; all of them run with the same branches."""
+
+    parts: tuple[tuple[float, Acceptance], ...]
+    text: str = field(default="", compare=False)
+
+    def __post_init__(self) -> None:
+        shares = [share for share, _ in self.parts]
+        if not shares or not all(share > 0 for share in shares) or abs(sum(shares) - 1) > 1e-6:
+            raise ValueError(f"mixture: expected shares above 0 that sum to 1, got {shares}")
+        if len({(len(a.drafts), len(a.offsets)) for _, a in self.parts}) > 1:
+            raise ValueError("mixture: expected the same K and M of every kind, got several")
+
+    @property
+    def drafts(self) -> tuple[float, ...]:
+        """Of the first kind: their number is that of all."""
+        return self.parts[0][1].drafts
+
+    @property
+    def offsets(self) -> tuple[float, ...]:
+        """Of the first kind: their number is that of all."""
+        return self.parts[0][1].offsets
+
+    def resized(self, drafts: int, mask_rows: int) -> "Mixture":
+        parts = ((share, part.resized(drafts, mask_rows)) for share, part in self.parts)
+        return replace(self, parts=tuple(parts))
+
+
+def _sized(values: tuple[float, ...], count: int) -> tuple[float, ...]:
+    """Cut, or continued by the last value."""
+    last = values[-1:] or (1.0,)
+    return (values + last * max(0, count - len(values)))[:count]
 
 
 def iid(
@@ -107,6 +164,17 @@ def _factors(offsets: Sequence[float] | None, mask_rows: int) -> tuple[float, ..
     return tuple(offsets)
 
 
+def by_offset(accepting: Acceptance) -> Acceptance:
+    """A law of full drafts that starts at mask 1, attributed to the mask rows: draft i of a full
+    draft came from mask 1 + i, and keeps that chance wherever it comes to stand. Where every draft
+    has the same chance, that changes nothing."""
+    if len(set(accepting.drafts)) <= 1:
+        return accepting
+    masks = _sized((1.0, *accepting.drafts), len(accepting.offsets))
+    offsets = tuple(p * factor for p, factor in zip(masks, accepting.offsets, strict=True))
+    return replace(accepting, drafts=(1.0,) * len(accepting.drafts), offsets=offsets)
+
+
 def from_options(
     drafts: int,
     mask_rows: int,
@@ -114,27 +182,57 @@ def from_options(
     alpha: float | None = None,
     counts: Sequence[float] | None = None,
     offsets: Sequence[float] | None = None,
-) -> Acceptance:
-    """One of mean (tokens a pass), alpha or a histogram, times the offsets; or the offsets alone;
-    or MEAN_TOKENS where nothing is given."""
-    options = {"mean": mean, "alpha": alpha, "histogram": counts}
+    mixture: Sequence[tuple[float, float]] | None = None,
+    attribute: str = "position",
+) -> Acceptance | Mixture:
+    """One of mean (tokens a pass), alpha, a histogram or a mixture of (share, alpha), attributed to
+    position or offset, times the offsets; or the offsets alone; or, where nothing is given, the
+    alpha with which MEAN_DRAFTS drafts yield MEAN_TOKENS."""
+    if attribute not in ATTRIBUTES:
+        raise ValueError(f"attribute: expected one of {', '.join(ATTRIBUTES)}, got {attribute!r}")
+    options = {"mean": mean, "alpha": alpha, "histogram": counts, "mixture": mixture}
     given = [name for name, value in options.items() if value is not None]
     if len(given) > 1:
         raise ValueError(
-            f"acceptance: expected one of mean, alpha, histogram, got {' and '.join(given)}"
+            f"acceptance: expected one of {', '.join(options)}, got {' and '.join(given)}"
         )
-    if counts is not None:
+    if mixture is not None:
+        found = [(s, iid(a, drafts, mask_rows, offsets)) for s, a in mixture]
+        kinds = ", ".join(f"{s:.0%} at {a:g}" for s, a in mixture)
+        text = f"requests of {len(found)} kinds, {kinds} a draft"
+    elif counts is not None:
         if len(counts) != drafts + 1:
             raise ValueError(
                 f"histogram: expected {drafts + 1} frequencies, of 0 .. {drafts} accepted drafts, "
                 f"got {len(counts)}"
             )
-        return histogram(counts, mask_rows, offsets)
+        found = [(1.0, histogram(counts, mask_rows, offsets))]
+        text = "the histogram's, anew for each pass"
+    elif mean is None and alpha is None and offsets is not None:
+        text = "the offsets' own"
+        return replace(iid(1.0, drafts, mask_rows, offsets), text=text)
+    else:
+        chance, text = _chance(drafts, mean, alpha)
+        found = [(1.0, iid(chance, drafts, mask_rows, offsets))]
+    if attribute == "offset":
+        found = [(share, by_offset(part)) for share, part in found]
+        text += "; by mask offset: a far mask keeps its own chance wherever it stands"
+    else:
+        text += "; by position: a far mask is as good as a near one"
+    if offsets is not None:
+        text += "; times --offsets"
+    if mixture is not None:
+        return Mixture(tuple(found), text)
+    return replace(found[0][1], text=text)
+
+
+def _chance(drafts: int, mean: float | None, alpha: float | None) -> tuple[float, str]:
+    """The chance of each draft, and what it rests on."""
     if alpha is not None:
-        return iid(alpha, drafts, mask_rows, offsets)
-    if mean is None and offsets is not None:
-        return iid(1.0, drafts, mask_rows, offsets)
-    if mean is None:
-        # a short draft cannot reach the usual mean
-        mean = min(MEAN_TOKENS, (drafts + 2) / 2)
-    return iid(solve_alpha(mean, drafts), drafts, mask_rows, offsets)
+        return alpha, f"{alpha:g} a draft, independent"
+    if mean is not None:
+        chance = solve_alpha(mean, drafts)
+        return chance, f"{chance:.3f} a draft, independent (mean {mean:g} with {drafts} drafts)"
+    chance = solve_alpha(MEAN_TOKENS, MEAN_DRAFTS)
+    origin = f"mean {MEAN_TOKENS:g} with {MEAN_DRAFTS} drafts, Zyphra's lossless figure"
+    return chance, f"{chance:.3f} a draft, independent ({origin})"

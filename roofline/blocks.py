@@ -1,5 +1,6 @@
 """How many draft blocks are free: in decode attention over a long prefix, and in whole passes."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from math import floor
 
@@ -109,6 +110,10 @@ def verdict(devices: dict[str, Device], model: ZayaConfig) -> list[str]:
     want = tuple(PUBLISHED.values())
     found = {reading.name: _whole_proposals(devices, model, reading) for reading in READINGS}
     fitting = [name for name, counts in found.items() if counts == want]
+    rounded = {
+        reading.name: _whole_proposals(devices, model, reading, round) for reading in READINGS
+    }
+    nearest = [_with_figures(devices, model, name) for name in rounded if rounded[name] == want]
     low, high = published_share(devices, model)
     peak = found["peak / peak"]
     return [
@@ -116,17 +121,29 @@ def verdict(devices: dict[str, Device], model: ZayaConfig) -> list[str]:
         "Whole proposals, rounded down:",
         f"  yes: {'; '.join(fitting) or 'no reading in the table'}",
         f"  no:  peak / peak, which gives {peak[0]} and {peak[1]}",
+        "Rounded to the nearest whole:",
+        f"  yes: {'; '.join(nearest) or 'no reading in the table'}",
         "  With peak FLOP/s and 16-row blocks, exactly shares of the peak bandwidth "
         f"above {low:.3f} and up to {high:.3f} give them.",
     ]
 
 
 def _whole_proposals(
-    devices: dict[str, Device], model: ZayaConfig, reading: Reading
+    devices: dict[str, Device],
+    model: ZayaConfig,
+    reading: Reading,
+    whole: Callable[[float], int] = floor,
 ) -> tuple[int | None, ...]:
     """Of the devices that numbers were published of."""
     found = [blocks(devices[name], model, reading).proposals for name in PUBLISHED]
-    return tuple(None if proposals is None else floor(proposals) for proposals in found)
+    return tuple(None if proposals is None else whole(proposals) for proposals in found)
+
+
+def _with_figures(devices: dict[str, Device], model: ZayaConfig, name: str) -> str:
+    """A reading with its proposals on the devices that numbers were published of."""
+    reading = next(reading for reading in READINGS if reading.name == name)
+    found = [blocks(devices[device], model, reading).proposals for device in PUBLISHED]
+    return f"{name} ({', '.join(f'{proposals:.2f}' for proposals in found)})"
 
 
 def affordable(w: Workload, rates: Ceilings, slack: float = 0.25, launch_us: float = 0.0) -> float:

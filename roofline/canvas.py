@@ -8,17 +8,37 @@ from .devices import BASIS_TEXT, Ceilings
 from .plan import Steady
 from .workload import Workload
 
+# The colour of a device, the same in every plot
+_COLORS = {
+    "MI300X": "#d1242f",
+    "MI325X": "#e16f24",
+    "MI350X": "#bf8700",
+    "MI355X": "#8250df",
+    "H100": "#1a7f37",
+    "H200": "#0a8f8f",
+    "B200": "#0969da",
+    "cpu": "#57606a",
+}
+_OTHERS = ("#953800", "#6e7781", "#a475f9", "#4d2d00")
+
+
+def device_color(name: str) -> str:
+    """A device of one's own has one of the further colours, by its name."""
+    return _COLORS.get(name) or _OTHERS[sum(map(ord, name)) % len(_OTHERS)]
+
 
 @dataclass(frozen=True)
 class Subject:
     """What is drawn: a model by its title, a workload without branches, the rates that the times
-    rest on, microseconds for each launch, and the branches of the pass with proposals."""
+    rest on, microseconds for each launch, the branches of the pass with proposals, and calibrated
+    rates where there are any."""
 
     model: str
     work: Workload
     rates: Ceilings
     launch_us: float
     steady: Steady
+    calibrated: Ceilings | None = None
 
     @property
     def where(self) -> str:

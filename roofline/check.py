@@ -1,9 +1,11 @@
-"""The model against this CPU: one efficiency an op, fitted on some shapes, predicts the time of
-others."""
+"""The model against this CPU: what is fitted of each op on some shapes predicts others, and whole
+passes."""
 
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+
+from . import calibration
 
 # op: (shapes to fit the efficiency on, shapes held out), parameters of its benchmark
 SHAPES = {
@@ -14,6 +16,8 @@ SHAPES = {
             dict(B=4, L=1024, P=2),
             dict(B=2, L=4096, P=4),
             dict(B=2, L=3072, P=0),
+            dict(B=1, L=4096, P=0, V=1),
+            dict(B=4, L=8192, P=0, V=1),
         ],
         [
             dict(B=1, L=1024, P=3),
@@ -29,10 +33,18 @@ SHAPES = {
             dict(B=1, L=4096, P=0),
             dict(B=4, L=2048, P=0),
             dict(B=1, L=2048, P=8),
+            dict(B=2, L=4096, P=0, V=1),
+            dict(B=1, L=8192, P=0, V=1),
         ],
     ),
     "cca_qkv": (
-        [dict(B=1, rows=64), dict(B=4, rows=64), dict(B=8, rows=136), dict(B=1, rows=272)],
+        [
+            dict(B=1, rows=16),
+            dict(B=1, rows=64),
+            dict(B=4, rows=64),
+            dict(B=8, rows=136),
+            dict(B=1, rows=272),
+        ],
         [
             dict(B=2, rows=64),
             dict(B=8, rows=64),
@@ -45,20 +57,40 @@ SHAPES = {
         ],
     ),
     "fused_moe": (
-        [dict(T=16), dict(T=64), dict(T=272)],
+        [dict(T=t) for t in (1, 4, 16, 32, 64, 128, 272)],
+        [dict(T=t) for t in (2, 8, 12, 24, 48, 96, 136, 192)],
+    ),
+    "zaya_router": (
+        [dict(T=1), dict(T=16), dict(T=96), dict(T=272), dict(T=1024)],
+        [dict(T=t) for t in (8, 24, 32, 48, 64, 136, 192, 512)],
+    ),
+    "residual_norm": (
+        [dict(T=t, few=False) for t in (1, 16, 96, 272, 1024)],
+        [dict(T=t, few=False) for t in (8, 24, 32, 48, 64, 136, 192, 512)],
+    ),
+    # both projections and the LM head
+    "linear": (
         [
-            dict(T=8),
-            dict(T=24),
-            dict(T=32),
-            dict(T=48),
-            dict(T=96),
-            dict(T=136),
-            dict(T=192),
-            dict(T=384),
+            dict(of="qkv", T=1),
+            dict(of="qkv", T=16),
+            dict(of="output", T=64),
+            dict(of="qkv", T=272),
+            dict(of="head", T=1),
+            dict(of="head", T=2),
+            dict(of="head", T=16),
+        ],
+        [
+            dict(of="output", T=8),
+            dict(of="output", T=16),
+            dict(of="qkv", T=32),
+            dict(of="qkv", T=64),
+            dict(of="output", T=136),
+            dict(of="output", T=272),
+            dict(of="output", T=96),
+            dict(of="head", T=4),
+            dict(of="head", T=8),
         ],
     ),
-    # The smallest shapes are left out: they take 0.3 ms, a fifth of which is the fixed cost of a
-    # call, which the model does not have
     "accept_drafts": (
         [dict(B=b, rule="token", accepted=a) for b, a in ((1, 8), (2, 4), (4, 12))],
         [
@@ -76,10 +108,12 @@ SHAPES = {
     # Only large batches: a smaller state stays in the last-level cache, even with 16 bits, so that
     # memory does not limit it
     "commit": (
-        [dict(B=b) for b in (64, 96, 128)],
-        [dict(B=b) for b in (72, 80, 88, 104, 112, 120, 136, 144)],
+        [dict(B=b) for b in (64, 80, 96, 128)],
+        [dict(B=b) for b in (68, 72, 76, 88, 104, 112, 120, 136)],
     ),
 }
+
+IMPLEMENTATION = "cpp"
 
 # Each shape is measured so many times, far apart, so that what disturbs the machine for a second or
 # two spoils only one of them
@@ -93,7 +127,8 @@ class Checked:
     case           its parameters; held_out: whether it was predicted, or used to fit
     limit_ms       by this machine's ceilings, each the best of a few tries
     measured_ms    of the fastest sample, which other work on the machine disturbs as little
-    efficiency     of the op, as fitted
+    efficiency     of the op, as fitted: the mean share of the limit
+    fitted_ms      by the efficiency and the fixed cost of the op, or by those of its phases
     """
 
     op: str
@@ -102,10 +137,16 @@ class Checked:
     limit_ms: float
     measured_ms: float
     efficiency: float
+    fitted_ms: float | None = None
 
     @property
     def predicted_ms(self) -> float:
-        return self.limit_ms / self.efficiency
+        return self.limit_ms / self.efficiency if self.fitted_ms is None else self.fitted_ms
+
+    @property
+    def ideal_error(self) -> float:
+        """Without any calibration."""
+        return self.limit_ms / self.measured_ms - 1
 
     @property
     def error(self) -> float:
@@ -117,7 +158,7 @@ def fit(pairs: list[tuple[float, float]]) -> float:
     return math.exp(sum(math.log(limit / measured) for limit, measured in pairs) / len(pairs))
 
 
-def available(backend: str = "cpp") -> list[str]:
+def available(backend: str = IMPLEMENTATION) -> list[str]:
     """Ops that have this backend, built."""
     from .. import ops  # noqa: F401  (registers)
     from ..ops import _native
@@ -138,43 +179,87 @@ def run(
     dtype: str,
     threads: int,
     seconds: float,
-    backend: str = "cpp",
     on_shape: Callable[[str], None] = lambda label: None,
-) -> list[Checked]:
+) -> tuple[list[Checked], dict]:
     """Times every shape with the benchmark's own inputs, check and clock, in rounds over the shapes
-    of an op."""
+    of an op. The predictions, and all times as a result file, from which `calibrate` takes them."""
     import torch
 
-    from ..bench import limits
+    from ..bench import limits, results
 
     torch.set_num_threads(threads)
     ceilings = limits.of_cpu(threads)
-    found = []
+    rows = {}  # by op and label, the faster of the rounds
     with torch.inference_mode():
         for op in chosen:
             fitted, held = SHAPES[op]
-            rows = {}  # label: limit, time
             for case in (fitted + held) * ROUNDS:
                 label = " ".join(f"{name}={value}" for name, value in case.items())
                 on_shape(f"{op} {label}")
-                limit, ms = _measure(op, case, dtype, backend, seconds / ROUNDS, ceilings)
-                rows[label] = limit, min(ms, rows.get(label, (limit, ms))[1])
-            efficiency = fit(list(rows.values())[: len(fitted)])
-            found += [
-                Checked(op, label, i >= len(fitted), limit, ms, efficiency)
-                for i, (label, (limit, ms)) in enumerate(rows.items())
-            ]
+                row = _measure(op, case, label, dtype, seconds / ROUNDS, ceilings)
+                key = op, label
+                rows[key] = min(row, rows.get(key, row), key=lambda r: r["ms"])
+    data = {
+        "schema": results.SCHEMA,
+        "machine": results.machine("cpu"),
+        "limits": ceilings.to_json(),
+        "results": list(rows.values()),
+    }
+    return predictions(data), data
+
+
+def predictions(data: dict) -> list[Checked]:
+    """Of the shapes of each op, by what the first ones show."""
+    found = []
+    for op in dict.fromkeys(row["op"] for row in data["results"]):
+        rows = [row for row in data["results"] if row["op"] == op]
+        samples = [calibration.sample(row, data["limits"]) for row in rows]
+        count = len(SHAPES[op][0])
+        of_op = calibration.fit(samples[:count])
+        efficiency = fit([(s.limit_ms, s.ms) for s in samples[:count]])
+        found += [
+            Checked(op, s.label, i >= count, s.limit_ms, s.ms, efficiency, of_op.predict_ms(s))
+            for i, s in enumerate(samples)
+        ]
     return found
 
 
-def _measure(
-    op: str, parameters: dict, dtype: str, backend: str, seconds: float, ceilings
-) -> tuple[float, float]:
+def calibrated(data: dict, dtype: str) -> calibration.Calibration:
+    """Of the shapes that are not held out."""
+    fitted = {
+        (op, " ".join(f"{name}={value}" for name, value in case.items()))
+        for op, (cases, _) in SHAPES.items()
+        for case in cases
+    }
+    rows = [row for row in data["results"] if (row["op"], row["case"]) in fitted]
+    return calibration.of_results(data | {"results": rows}, IMPLEMENTATION, dtype, "check")
+
+
+def _measure(op: str, parameters: dict, label: str, dtype: str, seconds: float, ceilings) -> dict:
+    """A row of a result file. The fastest sample counts, which other work on the machine disturbs
+    as little as any."""
     from ..bench import suite
     from ..bench.timing import interleaved
 
     case = suite.case(op, parameters, dtype)
     prepared = case.build()
-    call = next(i for i in prepared.implementations if i.name == backend).prepare()
+    call = next(i for i in prepared.implementations if i.name == IMPLEMENTATION).prepare()
     prepared.check(call(), 1.0)
-    return ceilings.milliseconds(case.cost, dtype), min(interleaved([call], seconds)[0])
+    ms = min(interleaved([call], seconds)[0])
+    return dict(
+        op=op,
+        case=label,
+        impl=IMPLEMENTATION,
+        is_peer=False,
+        dtype=dtype,
+        threads=ceilings.threads,
+        ms=ms,
+        mad=0.0,
+        flops=case.cost.flops + case.cost.vector_flops,
+        vector_flops=case.cost.vector_flops,
+        bytes=case.cost.bytes,
+        exps=case.cost.exps,
+        of_limit=ceilings.milliseconds(case.cost, dtype) / ms,
+        vs_best_peer=None,
+        checked=True,
+    )

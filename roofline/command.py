@@ -6,11 +6,19 @@ import click
 from . import device_tables as tables
 from . import rows as table_rows
 from .blocks import kinds, verdict
+from .command_calibrate import calibrate, explain
+from .command_deploy import deploy, memory, search
 from .command_passes import plan, step, sweep
 from .devices import ceilings, find, load
 from .models import find as find_model
 from .models import title
-from .options import BASES, batch_option, context_option, devices_option, model_option
+from .options import (
+    BASES,
+    batch_option,
+    context_option,
+    devices_option,
+    model_option,
+)
 from .output import output_options
 
 
@@ -144,5 +152,5 @@ def budget(
     return rows, show
 
 
-for command in (step, plan, sweep):
+for command in (step, plan, sweep, search, memory, deploy, calibrate, explain):
     roofline.add_command(command)

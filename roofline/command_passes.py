@@ -5,22 +5,23 @@ from collections.abc import Sequence
 import click
 
 from . import pass_tables as tables
-from . import plan as planning
-from . import rows as table_rows
+from . import study
 from . import sweep as sweeping
-from .models import title
 from .options import (
-    acceptance_of,
     acceptance_options,
     device_option,
-    drafting_branches,
     model_options,
-    prepare,
     workload_options,
 )
 from .output import numbers, output_options
+from .plan import best
+from .setting import prepare
 
-Numbers = Sequence[float] | None
+max_proposals_option = click.option(
+    "--max-proposals",
+    type=int,
+    help="P from 0 (autoregressive) up to this.  [default: 8, or K + 1 where that is less]",
+)
 
 
 @click.command()
@@ -35,27 +36,13 @@ Numbers = Sequence[float] | None
 )
 @click.option("--branches", callback=numbers, help="These branches instead, 1..K+1.")
 @output_options
-def step(
-    mean: float | None,
-    alpha: float | None,
-    histogram: Numbers,
-    offsets: Numbers,
-    proposals: int,
-    branches: Numbers,
-    **setting,
-) -> tuple:
+def step(proposals: int, branches: Sequence[float] | None, **options) -> tuple:
     """Time, bound and share of each op, autoregressive and block diffusion side by side."""
-    work, rates, _ = prepare(**setting)
-    launch_us = setting["launch_us"]
-    acceptance = acceptance_of(work, mean, alpha, histogram, offsets)
-    steady = drafting_branches(acceptance, proposals, branches)
-    drafting = planning.drafting(work, steady)
-    rows = table_rows.steps(
-        work.autoregressive(), drafting, steady.tokens_per_pass, rates, launch_us
-    )
+    setting = prepare(**options)
+    rows, drafting = study.step_rows(setting, proposals, branches)
 
     def show() -> None:
-        tables.step(title(setting["model"]), rows, drafting, rates, launch_us)
+        tables.step(setting, rows, drafting)
 
     return rows, show
 
@@ -63,39 +50,21 @@ def step(
 @click.command()
 @workload_options
 @acceptance_options
-@click.option(
-    "--max-proposals",
-    type=int,
-    default=8,
-    show_default=True,
-    help="P from 0 (autoregressive) up to this.",
-)
+@max_proposals_option
 @click.option("--simulate", type=int, help="Check the tokens a pass by this many simulated passes.")
 @output_options
-def plan(
-    mean: float | None,
-    alpha: float | None,
-    histogram: Numbers,
-    offsets: Numbers,
-    max_proposals: int,
-    simulate: int | None,
-    **setting,
-) -> tuple:
+def plan(max_proposals: int | None, simulate: int | None, **options) -> tuple:
     """The best P and branches for a device, batch, context and acceptance, in the steady state."""
-    work, rates, _ = prepare(**setting)
-    launch_us = setting["launch_us"]
-    acceptance = acceptance_of(work, mean, alpha, histogram, offsets)
-    if not 0 <= max_proposals <= work.verify_rows:
-        raise ValueError(
-            f"--max-proposals: expected 0 .. {work.verify_rows} (one for each branch), "
-            f"got {max_proposals}"
-        )
-    choices = planning.candidates(acceptance, range(max_proposals + 1))
-    options = planning.plan(work, choices, rates, launch_us)
-    rows = table_rows.plans(options, acceptance, simulate)
+    setting = prepare(**options)
+    most = study.most_proposals(setting, max_proposals)
+    rows = study.plan_rows(setting, most, simulate)
+    other = None
+    if setting.otherwise is not None:
+        options = study.options_of(setting, setting.otherwise, most, setting.trusted)
+        other = best(options)
 
     def show() -> None:
-        tables.plan(title(setting["model"]), rows, work, rates, launch_us)
+        tables.plan(setting, rows, other)
 
     return rows, show
 
@@ -106,25 +75,25 @@ def plan(
 @click.option("--contexts", callback=numbers, default="1024,8192,32768,131072", show_default=True)
 @model_options
 @acceptance_options
-@click.option("--max-proposals", type=int, default=8, show_default=True)
+@max_proposals_option
 @output_options
 def sweep(
-    mean: float | None,
-    alpha: float | None,
-    histogram: Numbers,
-    offsets: Numbers,
-    max_proposals: int,
-    batches: Sequence[float],
-    contexts: Sequence[float],
-    **setting,
+    max_proposals: int | None, batches: Sequence[float], contexts: Sequence[float], **options
 ) -> tuple:
     """Every batch, context and P; the table shows the best P of each batch and context."""
-    work, rates, _ = prepare(batch=1, context=0, **setting)
-    launch_us = setting["launch_us"]
-    acceptance = acceptance_of(work, mean, alpha, histogram, offsets)
-    rows = sweeping.run(work, acceptance, rates, batches, contexts, max_proposals, launch_us)
+    setting = prepare(batch=1, context=0, **options)
+    rows = sweeping.run(
+        setting.work,
+        setting.accepting,
+        setting.rates,
+        batches,
+        contexts,
+        study.most_proposals(setting, max_proposals),
+        setting.launch_us,
+        setting.calibrated,
+    )
 
     def show() -> None:
-        tables.sweep(title(setting["model"]), rows, rates, launch_us)
+        tables.sweep(setting, rows)
 
     return rows, show

@@ -7,8 +7,8 @@ from math import ceil
 
 from ..models.config import ZayaConfig
 
-# Rows that read their shared operand from L2 once: attention rows of a KV head, and rows (or
-# columns) of a matrix product
+# Assumed. Rows that read their shared operand from L2 once: attention rows of a KV head, and rows
+# (or columns) of a matrix product
 ATTENTION_TILE = 256
 MATRIX_TILE = 256
 
@@ -22,6 +22,9 @@ class Cost:
     bytes           of main memory, each read or written once, as if caches were ideal
     vector_flops    the rest of the arithmetic, in fp32
     l2_bytes        from L2 to the compute units, where each row tile reads the shared operand again
+    activations     those of `bytes` that the op before wrote or the next one reads, which a large
+                    last-level cache may hold
+    link_bytes      that a GPU sends to others
     """
 
     flops: float
@@ -29,6 +32,8 @@ class Cost:
     bytes: float
     vector_flops: float = 0.0
     l2_bytes: float = 0.0
+    activations: float = 0.0
+    link_bytes: float = 0.0
 
     def __add__(self, other: "Cost") -> "Cost":
         return Cost(
@@ -37,6 +42,8 @@ class Cost:
             self.bytes + other.bytes,
             self.vector_flops + other.vector_flops,
             self.l2_bytes + other.l2_bytes,
+            self.activations + other.activations,
+            self.link_bytes + other.link_bytes,
         )
 
     def __mul__(self, times: float) -> "Cost":
@@ -46,6 +53,8 @@ class Cost:
             self.bytes * times,
             self.vector_flops * times,
             self.l2_bytes * times,
+            self.activations * times,
+            self.link_bytes * times,
         )
 
     __rmul__ = __mul__
@@ -69,6 +78,7 @@ def linear(
         exps=0,
         bytes=weights + rows * (inputs + outputs) * itemsize,
         l2_bytes=row_tiles * weights + rows * (column_tiles * inputs + outputs) * itemsize,
+        activations=rows * (inputs + outputs) * itemsize,
     )
 
 
@@ -76,7 +86,14 @@ def residual_norm(rows: float, hidden: int, itemsize: float) -> Cost:
     """With the scaled residual sum before it, on an fp32 residual stream: sum, square, sum, two
     factors and two biases."""
     moved = rows * hidden * (2 * itemsize + 8)
-    return Cost(flops=0, exps=0, bytes=moved, vector_flops=10 * rows * hidden, l2_bytes=moved)
+    return Cost(
+        flops=0,
+        exps=0,
+        bytes=moved,
+        vector_flops=10 * rows * hidden,
+        l2_bytes=moved,
+        activations=moved,
+    )
 
 
 def block_attention(
@@ -108,6 +125,7 @@ def block_attention(
         # scale, maximum, difference and sum of each logit
         vector_flops=4 * pairs * query_heads,
         l2_bytes=tiles * keys + own,
+        activations=own,
     )
 
 
@@ -145,6 +163,7 @@ def cca_qkv(
         # residual paths, norm, temperature and rotation
         vector_flops=10 * rows * channels,
         l2_bytes=moved + _read_again(rows, weights),
+        activations=moved - weights,
     )
 
 
@@ -159,6 +178,7 @@ def zaya_router(rows: float, hidden: int, inner: int, experts: int, itemsize: fl
         bytes=moved,
         vector_flops=20 * rows * inner,
         l2_bytes=moved + _read_again(rows, weights * itemsize),
+        activations=moved - weights * itemsize,
     )
 
 
@@ -191,6 +211,7 @@ def fused_moe(
         bytes=weights + moved,
         vector_flops=4 * routed_rows * inner,
         l2_bytes=tiles * weights + moved + 2 * routed_rows * inner * itemsize,
+        activations=moved,
     )
 
 
@@ -213,6 +234,7 @@ def accept_drafts(
         bytes=moved,
         vector_flops=2 * rows * vocab,
         l2_bytes=moved,
+        activations=moved,
     )
 
 
@@ -221,7 +243,12 @@ def sample_drafts(rows: float, vocab: int, itemsize: float) -> Cost:
     running sum passes the random number."""
     moved = rows * vocab * itemsize
     return Cost(
-        flops=0, exps=rows * vocab, bytes=moved, vector_flops=2 * rows * vocab, l2_bytes=moved
+        flops=0,
+        exps=rows * vocab,
+        bytes=moved,
+        vector_flops=2 * rows * vocab,
+        l2_bytes=moved,
+        activations=moved,
     )
 
 
@@ -230,7 +257,7 @@ def commit(
 ) -> Cost:
     """State of each layer after the accepted row: read from the pass, written to its slot."""
     moved = 2 * requests * layers * (taps * channels + late_channels) * itemsize
-    return Cost(flops=0, exps=0, bytes=moved, l2_bytes=moved)
+    return Cost(flops=0, exps=0, bytes=moved, l2_bytes=moved, activations=moved / 2)
 
 
 def active_weights(config: ZayaConfig) -> int:

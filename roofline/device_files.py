@@ -1,12 +1,9 @@
 """Reads devices from TOML files. Every fault of a file is named with the place where it stands."""
 
+import math
 from pathlib import Path
 
-from .figures import CONFIDENCE, FIGURES, KINDS, RATES, Device, Figure
-
-# Any figure lies between these: a wrong unit is refused
-LEAST = 1e-6
-MOST = 1e7
+from .figures import CONFIDENCE, FIGURES, KINDS, RANGES, RATES, Device, Figure
 
 _TEXTS = ("source", "confidence", "note")
 
@@ -27,7 +24,8 @@ def sources(table: object, path: Path) -> dict[str, dict[str, str]]:
     """The table [sources], checked."""
     if not isinstance(table, dict) or not all(map(_is_source, table.values())):
         raise ValueError(
-            f"devices: {path}: sources: expected NAME = {{ title, date }} for each, got {table!r}"
+            f"devices: {path}: sources: expected NAME = {{ title, date }}, and a url where there "
+            f"is one, for each, got {table!r}"
         )
     return table
 
@@ -35,7 +33,7 @@ def sources(table: object, path: Path) -> dict[str, dict[str, str]]:
 def _is_source(entry: object) -> bool:
     return (
         isinstance(entry, dict)
-        and set(entry) == {"title", "date"}
+        and {"title", "date"} <= set(entry) <= {"title", "date", "url"}
         and all(isinstance(text, str) for text in entry.values())
     )
 
@@ -53,7 +51,7 @@ def device(
     reader.need(
         isinstance(table, dict) and set(table) <= {"arch", *KINDS},
         "",
-        "arch, quoted, achieved",
+        f"arch, {', '.join(KINDS)}",
         table,
     )
     arch = table.get("arch", before.arch if before else "unknown")
@@ -62,10 +60,17 @@ def device(
     for kind in KINDS:
         inherited = before.figures[kind] if before else {}
         figures[kind] = inherited | reader.section(kind, table.get(kind, {}))
-    either = figures["quoted"] | figures["achieved"]
-    quoted = sorted(figures["quoted"])
-    reader.need("memory_tb_per_s" in either, "", "a memory_tb_per_s", quoted)
-    reader.need(any(rate in either for rate in RATES), "", f"one of {', '.join(RATES)}", quoted)
+    quoted = figures["quoted"]
+    either = quoted | figures["achieved"]
+    reader.need("memory_tb_per_s" in either, "", "a memory_tb_per_s", sorted(quoted))
+    reader.need(
+        any(rate in either for rate in RATES), "", f"one of {', '.join(RATES)}", sorted(quoted)
+    )
+    for figure, found in figures["achieved"].items():
+        most = quoted[figure][0].value if figure in quoted else math.inf
+        for value in (f.value for f in found):
+            expected = f"at most the quoted {most:g}"
+            reader.need(value <= most, f".achieved.{figure}", expected, value)
     return Device(name, arch, figures)
 
 
@@ -82,8 +87,7 @@ class _Reader:
             raise ValueError(f"{self.owner}{where}: expected {expected}, got {got!r}")
 
     def section(self, kind: str, table: object) -> dict[str, tuple[Figure, ...]]:
-        """[NAME.quoted] or [NAME.achieved], whose source and confidence are those of every figure
-        without its own."""
+        """[NAME.KIND], whose source and confidence are those of every figure without its own."""
         self.need(isinstance(table, dict), f".{kind}", "a table of figures", table)
         default = {
             "source": table.get("source", self.path),
@@ -116,7 +120,8 @@ class _Reader:
         value = entry.get("value")
         is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
         self.need(is_number and value > 0, where, "a positive number", value)
-        self.need(LEAST <= value <= MOST, where, f"a number in {LEAST:g} .. {MOST:g}", value)
+        least, most = RANGES[where.rsplit(".", 1)[-1]]
+        self.need(least <= value <= most, where, f"a number in {least:g} .. {most:g}", value)
         full = {"note": "", **default, **entry}
         self.need(
             all(isinstance(full[name], str) for name in _TEXTS),
@@ -136,4 +141,12 @@ class _Reader:
             source,
         )
         named = self.sources.get(source, {"title": source, "date": "undated"})
-        return Figure(float(value), kind, named["title"], named["date"], confidence, full["note"])
+        return Figure(
+            float(value),
+            kind,
+            named["title"],
+            named["date"],
+            confidence,
+            full["note"],
+            named.get("url", ""),
+        )

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 from .budget import LATENCY_S
 from .devices import BASIS_TEXT, Ceilings
+from .figures import KINDS
 from .output import number, table
 
 
@@ -39,14 +40,16 @@ def sources(rows: Sequence[dict]) -> None:
 
 
 def _source(row: dict) -> str:
-    return f"{row['source']} ({row['date']})"
+    """With the url on a line of its own, so that it breaks in no terminal."""
+    url = f"\n    {row['url']}" if row["url"] else ""
+    return f"{row['source']} ({row['date']}){url}"
 
 
 def figures(rows: Sequence[dict]) -> None:
     """The figures in use, a column for each device."""
     used = {(r["device"], r["figure"], r["kind"]): r for r in rows if r["used"]}
     names = list(dict.fromkeys(r["device"] for r in rows))
-    quoted_first = sorted(rows, key=lambda r: r["kind"] == "achieved")
+    quoted_first = sorted(rows, key=lambda r: KINDS.index(r["kind"]))
     lines = dict.fromkeys((r["figure"], r["kind"]) for r in quoted_first)
     table(
         "Dense figures, without sparsity",
@@ -56,7 +59,8 @@ def figures(rows: Sequence[dict]) -> None:
             for figure, kind in lines
         ],
         [
-            "? unconfirmed. quoted: by the vendor; achieved: measured by somebody. "
+            "? unconfirmed. quoted: by the vendor; achieved: measured by somebody; assumed: nobody "
+            "measured it, another device's share or a rule stands in. "
             "`devices --sources` names source and date of each.",
         ],
     )
@@ -105,6 +109,9 @@ def whole_passes(rows: Sequence[dict], names: Sequence[str]) -> None:
         (f"{r['block_rows']}-row blocks, {r['dtype']}", *names),
         [(basis, *(cells[basis, name] for name in names)) for basis in bases],
         [
+            "Three counts, one after the other: attention over a long prefix affords the blocks of "
+            "the first table; at this batch and context the other ops leave these proposals; "
+            "`plan` then says how many of them the acceptance repays, which may be fewer or more.",
             "Bases are explained by `step --help`; "
             "the figures behind them and their sources by `devices --sources`.",
         ],

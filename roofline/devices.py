@@ -2,15 +2,17 @@
 
 import math
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 
 from . import device_files
+from .calibration import Calibration
 from .costs import Cost
 from .figures import Device, Figure
 
-# the kinds of figure that FLOP/s and bandwidths are taken from
+# The kinds of figure that FLOP/s and bandwidths are taken from. Where nobody achieved a figure, an
+# assumed one stands in, and a quoted one where there is none either
 BASES = {
     "peak": ("quoted", "quoted"),
     "sustained": ("quoted", "achieved"),
@@ -21,16 +23,23 @@ BASIS_TEXT = {
     "sustained": "quoted peak FLOP/s, achieved bandwidth",
     "achieved": "achieved FLOP/s, achieved bandwidth",
 }
+_FALL_BACK = {"quoted": ("quoted",), "achieved": ("achieved", "assumed", "quoted")}
 
 
 @dataclass(frozen=True)
 class Ceilings:
     """Rates of one device for products in `dtype` under one basis, a key of BASES.
 
-    vector_flops_per_s, exps_per_s    quoted where nobody achieved others, inf where none is known
-    l2_bytes_per_s, memory_gb         None where they are not known, which leaves them out
-    used            the figures behind the rates
+    vector_flops_per_s, exps_per_s    quoted or assumed where nobody achieved others, inf where none
+                                      is known
+    l2_bytes_per_s, memory_gb, cache_bytes, cache_bytes_per_s (of the last level)    None where
+                    they are not known, which leaves them out
+    used            the figures behind the rates; one that stands in for another is unconfirmed
     shared_units    products, vector arithmetic and exponentials compete for one unit, as on a CPU
+    activations     where an op finds what the one before wrote: in "memory", or in the last-level
+                    "cache", if a call's activations fit into it
+    link_bytes_per_s, link_s    between GPUs: of one GPU in one direction, and the latency of a sum
+    calibration     what was measured, on which times rest in place of ideal ones; None: ideal
     """
 
     device: str
@@ -44,6 +53,12 @@ class Ceilings:
     memory_gb: float | None
     used: dict[str, Figure]
     shared_units: bool = False
+    cache_bytes: float | None = None
+    cache_bytes_per_s: float | None = None
+    activations: str = "memory"
+    link_bytes_per_s: float = math.inf
+    link_s: float = 0.0
+    calibration: Calibration | None = None
 
     @property
     def ridge_flops_per_byte(self) -> float:
@@ -60,9 +75,24 @@ class Ceilings:
         ridge = (f"{self.dtype}_tflops", "memory_tb_per_s")
         return tuple(name for name in ridge if name in self.unconfirmed)
 
-    def seconds(self, cost: Cost) -> tuple[float, str]:
-        """Time that an ideal implementation takes, everything overlapping, and what bounds it."""
-        memory = cost.bytes / self.memory_bytes_per_s
+    def seconds(self, cost: Cost, calls: int = 1) -> tuple[float, str]:
+        """Time that an ideal implementation takes for `calls` calls, everything overlapping, and
+        what bounds it."""
+        terms = self._terms(cost, calls)
+        bound = max(terms, key=terms.get)
+        return terms[bound], bound
+
+    def phases(self, cost: Cost, calls: int = 1) -> tuple[float, float]:
+        """Seconds of main memory, and of everything else."""
+        terms = self._terms(cost, calls)
+        memory = terms.pop("memory")
+        return memory, max(terms.values())
+
+    def _terms(self, cost: Cost, calls: int) -> dict[str, float]:
+        size = self.cache_bytes or 0.0
+        held = self.activations == "cache" and cost.activations <= calls * size
+        cached = cost.activations if held else 0.0
+        memory = (cost.bytes - cached) / self.memory_bytes_per_s
         matrix = cost.flops / self.matrix_flops_per_s
         vector = cost.vector_flops / self.vector_flops_per_s + cost.exps / self.exps_per_s
         if self.shared_units:
@@ -71,8 +101,11 @@ class Ceilings:
             terms = {"memory": memory, "matrix": matrix, "vector": vector}
         if self.l2_bytes_per_s:
             terms["L2"] = cost.l2_bytes / self.l2_bytes_per_s
-        bound = max(terms, key=terms.get)
-        return terms[bound], bound
+        if cost.link_bytes:
+            terms["link"] = cost.link_bytes / self.link_bytes_per_s + calls * self.link_s
+        if cached and self.cache_bytes_per_s:
+            terms["cache"] = cost.bytes / self.cache_bytes_per_s
+        return terms
 
 
 def ceilings(device: Device, dtype: str, basis: str) -> Ceilings:
@@ -81,16 +114,20 @@ def ceilings(device: Device, dtype: str, basis: str) -> Ceilings:
     rate_name = f"{dtype}_tflops"
     flops, memory = BASES[basis]
     used = {
-        rate_name: device.figure(rate_name, flops),
-        "memory_tb_per_s": device.figure("memory_tb_per_s", memory),
+        rate_name: _figure(device, rate_name, flops),
+        "memory_tb_per_s": _figure(device, "memory_tb_per_s", memory),
     }
     others = {"fp32_vector_tflops": flops, "exp_tera_per_s": flops, "l2_tb_per_s": memory}
     for name, kind in others.items():
-        figure = device.figure(name, kind) or device.figure(name, "quoted")
+        # nobody measures these: a quoted one is no stand-in, and an assumed one will do
+        kinds = dict.fromkeys((kind, "quoted", "assumed"))
+        figure = next(filter(None, (device.figure(name, k) for k in kinds)), None)
         if figure:
             used[name] = figure
     rate = {name: figure.value * 1e12 for name, figure in used.items()}
     size = device.figure("memory_gb", "quoted")
+    cache = device.figure("last_level_cache_mib", "quoted")
+    cache_rate = device.figure("last_level_cache_tb_per_s", "achieved")
     return Ceilings(
         device=device.name,
         dtype=dtype,
@@ -103,6 +140,8 @@ def ceilings(device: Device, dtype: str, basis: str) -> Ceilings:
         memory_gb=size.value if size else None,
         used=used,
         shared_units=device.arch == "cpu",
+        cache_bytes=cache.value * 2**20 if cache else None,
+        cache_bytes_per_s=cache_rate.value * 1e12 if cache_rate else None,
     )
 
 
@@ -123,8 +162,17 @@ def _check(device: Device, dtype: str, basis: str) -> None:
 
 def _has(device: Device, dtype: str, basis: str) -> bool:
     flops, memory = BASES[basis]
-    rate = device.figure(f"{dtype}_tflops", flops)
-    return rate is not None and device.figure("memory_tb_per_s", memory) is not None
+    rate = _figure(device, f"{dtype}_tflops", flops)
+    return rate is not None and _figure(device, "memory_tb_per_s", memory) is not None
+
+
+def _figure(device: Device, name: str, kind: str) -> Figure | None:
+    """The figure of that kind, or the one that stands in for it."""
+    for found in _FALL_BACK[kind]:
+        figure = device.figure(name, found)
+        if figure:
+            return figure if found == kind else replace(figure, confidence="unconfirmed")
+    return None
 
 
 def this_cpu(threads: int | None = None) -> Device:
@@ -136,21 +184,26 @@ def this_cpu(threads: int | None = None) -> Device:
         found = of_cpu(threads or count)
     except RuntimeError as error:  # built without a C++ compiler
         raise ValueError(f"device: cpu: {error}") from error
+    return measured_cpu(found.to_json(), "probe")
 
-    def figure(rate: float, note: str = "") -> tuple[Figure]:
-        return (Figure(rate / 1e12, "achieved", "probe", "now", "read", note),)
+
+def measured_cpu(limits: dict[str, float], source: str) -> Device:
+    """A CPU by the `limits` of a result file or of a calibration."""
+
+    def figure(rate: str, note: str = "") -> tuple[Figure]:
+        return (Figure(limits[rate] / 1e12, "achieved", source, "now", "read", note),)
 
     achieved = {
-        "fp32_tflops": figure(found.flops_per_s, "fp32 multiply-adds"),
-        "fp16_tflops": figure(found.flops_per_s, "fp32 multiply-adds"),
+        "fp32_tflops": figure("flops_per_s", "fp32 multiply-adds"),
+        "fp16_tflops": figure("flops_per_s", "fp32 multiply-adds"),
         "bf16_tflops": figure(
-            found.bf16_flops_per_s, "dot products where the CPU has them, else fp32 multiply-adds"
+            "bf16_flops_per_s", "dot products where the CPU has them, else fp32 multiply-adds"
         ),
-        "fp32_vector_tflops": figure(found.flops_per_s),
-        "exp_tera_per_s": figure(found.exps_per_s),
-        "memory_tb_per_s": figure(found.read_bytes_per_s),
+        "fp32_vector_tflops": figure("flops_per_s"),
+        "exp_tera_per_s": figure("exps_per_s"),
+        "memory_tb_per_s": figure("read_bytes_per_s"),
     }
-    return Device("cpu", "cpu", {"quoted": {}, "achieved": achieved})
+    return Device("cpu", "cpu", {"quoted": {}, "achieved": achieved, "assumed": {}})
 
 
 @cache

@@ -43,13 +43,20 @@ def title(name: str) -> str:
     return f"{known} ({UNCONFIRMED[known]} unconfirmed)" if known in UNCONFIRMED else known
 
 
+def weight_parts(config: ZayaConfig) -> tuple[int, int, int, int]:
+    """All parameters but norms and biases: of the LM head (which the embedding shares), of the
+    projections, of the experts, and the rest."""
+    hidden = config.hidden_size
+    layers = config.num_hidden_layers
+    head = hidden * config.vocab_size
+    channels = config.conv_channels + 2 * config.late_channels
+    projections = layers * hidden * (channels + config.num_attention_heads * config.head_dim)
+    experts = 3 * layers * config.num_experts * hidden * config.moe_intermediate_size
+    return head, projections, experts, weight_count(config) - head - projections - experts
+
+
 def weight_count(config: ZayaConfig) -> int:
     """All parameters but norms and biases."""
     idle_experts = config.num_experts - 1
     expert = 3 * config.hidden_size * config.moe_intermediate_size
     return active_weights(config) + config.num_hidden_layers * idle_experts * expert
-
-
-def kv_bytes_per_token(config: ZayaConfig, itemsize: float) -> float:
-    """Of all layers, as if none had a window."""
-    return 2 * config.num_hidden_layers * config.num_key_value_heads * config.head_dim * itemsize

@@ -1,16 +1,11 @@
-"""Options that several commands share, and what they make of them."""
+"""Options that several commands share; setting.py says what becomes of them."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import click
 
-from .acceptance import Acceptance, from_options
-from .devices import Ceilings, ceilings, find, load
-from .figures import Device
-from .models import find as find_model
-from .output import numbers
-from .plan import Steady, best_branches, steady_state
-from .workload import Workload
+from .acceptance import ATTRIBUTES
+from .output import numbers, pairs
 
 _FILE = click.Path(exists=True, dir_okay=False)
 BASES = click.Choice(["peak", "sustained", "achieved"])
@@ -58,6 +53,36 @@ model_options = combine(
     ),
     click.option("--kv-dtype", help="Of the cache.  [default: --dtype]"),
     click.option(
+        "--weight-dtype",
+        default="",
+        help="Of the weights of projections and experts, such as fp8 or mxfp4; products stay in "
+        "--dtype.  [default: --dtype]",
+    ),
+    click.option("--head-dtype", default="", help="Of the LM head's weights.  [default: --dtype]"),
+    click.option(
+        "--prefill",
+        type=int,
+        default=0,
+        show_default=True,
+        help="Rows of a prompt in each pass, half way through the context.",
+    ),
+    click.option(
+        "--tp",
+        type=int,
+        default=1,
+        show_default=True,
+        help="GPUs that share every layer; rates are those of all together.",
+    ),
+    click.option(
+        "--ep", type=int, default=1, show_default=True, help="As --tp: each has whole experts."
+    ),
+    click.option(
+        "--link",
+        callback=numbers,
+        help="GB/s of a GPU to the others in one direction, and microseconds of a sum over the "
+        "GPUs; with --tp.",
+    ),
+    click.option(
         "--lm-head",
         default="twice",
         show_default=True,
@@ -67,6 +92,18 @@ model_options = combine(
         "--routing",
         callback=numbers,
         help="Share of rows of each expert, or @FILE.  [default: uniform]",
+    ),
+    click.option(
+        "--correlation",
+        type=float,
+        default=0.0,
+        show_default=True,
+        help="Of the experts of a request's rows: 0 independent, 1 all the same.",
+    ),
+    click.option(
+        "--touched",
+        callback=pairs,
+        help="Experts of a layer that were measured to be touched: ROWS:EXPERTS,...",
     ),
     click.option(
         "--basis",
@@ -83,13 +120,28 @@ model_options = combine(
         show_default=True,
         help="Microseconds added for each kernel launch.",
     ),
+    click.option(
+        "--activations",
+        type=click.Choice(["memory", "cache"]),
+        default="memory",
+        show_default=True,
+        help="Where an op finds what the one before wrote: in main memory, or in the last-level "
+        "cache if it fits.",
+    ),
+    click.option(
+        "--calibration",
+        "calibration_file",
+        type=_FILE,
+        help="File of `calibrate --out`: what was measured, beside the ideal.",
+    ),
     devices_option,
 )
 acceptance_options = combine(
     click.option(
         "--mean",
         type=float,
-        help="Mean tokens a pass with full drafts.  [default: 4.6, Zyphra's lossless figure]",
+        help="Mean tokens a pass with full drafts.  [default: the chance of each draft that gives "
+        "4.6 with 16, Zyphra's lossless figure]",
     ),
     click.option("--alpha", type=float, help="Probability of each draft, independent."),
     click.option(
@@ -103,73 +155,30 @@ acceptance_options = combine(
         help="Factor on the acceptance by mask offset, M numbers, or @FILE; "
         "alone: the acceptance itself.",
     ),
+    click.option(
+        "--mixture",
+        callback=pairs,
+        help="Kinds of requests, each with the probability of its drafts: SHARE:ALPHA,...",
+    ),
+    click.option(
+        "--attribute",
+        type=click.Choice(ATTRIBUTES),
+        default="position",
+        show_default=True,
+        help="What decides whether a draft is accepted: its place among the drafts, or the mask "
+        "row that it came from.",
+    ),
 )
 workload_options = combine(device_option, batch_option, context_option, model_options)
 
 
-def prepare(
-    model: str,
-    drafts: int,
-    mask_rows: int | None,
-    dtype: str,
-    kv_dtype: str | None,
-    lm_head: str,
-    routing: tuple[float, ...] | None,
-    basis: str,
-    launch_us: float,
-    devices_file: str | None,
-    device: str,
-    batch: int,
-    context: int,
-) -> tuple[Workload, Ceilings, Device]:
-    """The workload without branches, the device's ceilings, and the device."""
-    if not 0 <= drafts <= 256:
-        raise ValueError(f"--drafts: expected 0 .. 256, got {drafts}")
-    work = Workload(
-        model=find_model(model),
-        batch=batch,
-        context_tokens=context,
-        verify_rows=drafts + 1,
-        mask_rows=drafts + 1 if mask_rows is None else mask_rows,
-        branches=(),
-        dtype=dtype,
-        kv_dtype=kv_dtype or dtype,
-        lm_head=lm_head,
-        routing=routing,
-        accepted=0,
-    )
-    found = find(device, load(devices_file))
-    return work, ceilings(found, dtype, basis), found
+def defaults() -> dict[str, object]:
+    """What `prepare` takes, by name, where a command is given no option."""
 
+    @click.command()
+    @workload_options
+    @acceptance_options
+    def command(**options: object) -> None:
+        pass
 
-def acceptance_of(
-    work: Workload,
-    mean: float | None,
-    alpha: float | None,
-    histogram: Sequence[float] | None,
-    offsets: Sequence[float] | None,
-) -> Acceptance:
-    return from_options(work.verify_rows - 1, work.mask_rows, mean, alpha, histogram, offsets)
-
-
-def drafting_branches(
-    acceptance: Acceptance, proposals: int, branches: Sequence[float] | None = None
-) -> Steady:
-    """The steady state of the branches given, or of the best `proposals` ones."""
-    if branches is None:
-        if proposals < 1:
-            raise _without_proposals(acceptance, proposals)
-        return best_branches(acceptance, proposals)[0]
-    if not branches:
-        raise _without_proposals(acceptance, "no branches")
-    if any(c != int(c) for c in branches):
-        raise ValueError(f"branches: expected integers, got {list(branches)}")
-    return steady_state(acceptance, map(int, branches))
-
-
-def _without_proposals(acceptance: Acceptance, got: object) -> ValueError:
-    most = len(acceptance.drafts) + 1
-    return ValueError(
-        f"proposals: expected 1 .. {most} (one for each branch; "
-        f"without any, decoding is autoregressive), got {got}"
-    )
+    return command.make_context("defaults", []).params

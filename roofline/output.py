@@ -102,7 +102,7 @@ def _headings(names: list[str], widths: list[int], room: int) -> list[str]:
     if total <= room:
         return headings
     return [
-        "\n".join(textwrap.wrap(heading, max(width, *map(len, heading.split()))))
+        "\n".join(textwrap.wrap(heading, max([width, 1, *map(len, heading.split())])))
         for heading, width in zip(headings, widths, strict=True)
     ]
 
@@ -179,6 +179,23 @@ def number(value: float | None, form: str = ".2f") -> str:
 def short(value: float) -> str:
     """Whole numbers from 100 on, three digits below."""
     return f"{value:.0f}" if value >= 100 else f"{value:.3g}"
+
+
+def pairs(
+    context: click.Context, parameter: click.Parameter, value: str | None
+) -> tuple[tuple[float, float], ...] | None:
+    """click callback: A:B pairs of numbers, separated by commas."""
+    if value is None:
+        return None
+    try:
+        found = [tuple(map(float, pair.split(":"))) for pair in value.split(",")]
+        if not all(len(pair) == 2 and all(map(math.isfinite, pair)) for pair in found):
+            raise ValueError("not two finite numbers")
+        return tuple(found)
+    except ValueError as error:
+        raise click.BadParameter(
+            f"expected pairs such as 0.3:0.5,0.7:0.9, got {value!r} ({error})"
+        ) from error
 
 
 def numbers(

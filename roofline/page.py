@@ -7,17 +7,19 @@ from dataclasses import asdict, replace
 from pathlib import Path
 
 from ..models.config import ZayaConfig
-from . import acceptance
+from . import acceptance, memory
 from .blocks import READINGS, blocks
 from .devices import BASES, BASIS_TEXT, Ceilings, ceilings
 from .figures import Device
-from .plan import Steady, candidates, plan
+from .plan import Accepting, Steady, candidates, drafting, plan
 from .workload import Workload
 
 BATCHES = (1, 2, 4, 8, 16, 32, 64, 128)
 CONTEXTS = tuple(1024 * 2**i for i in range(8))
 MEANS = (2.0, 3.0, 4.6, 6.0, 7.7, 10.0)
 MAX_PROPOSALS = 6
+# The place of an acceptance of one's own on the slider of means
+GIVEN = "as given"
 
 # The best branches of each P, for one mean
 Choice = list[tuple[Steady, bool]]
@@ -27,11 +29,31 @@ def contexts_of(model: ZayaConfig) -> list[int]:
     return [n for n in CONTEXTS if n <= model.max_position_embeddings]
 
 
-def data(model_name: str, work: Workload, devices: Iterable[Device], launch_us: float) -> dict:
+def data(
+    model_name: str,
+    work: Workload,
+    devices: Iterable[Device],
+    launch_us: float,
+    accepting: Accepting | None = None,
+    start: dict | None = None,
+) -> dict:
     """seconds[device][basis][mean][batch][context][P], all by index; plans[mean][P]: branches and
-    tokens a pass."""
+    tokens a pass; request_gb[context][P].
+
+    accepting    an acceptance of one's own, which the slider of means ends with
+    start        what the page opens on, by the names of its controls
+    """
+    devices = list(devices)
+    start = start or {}
     drafts = work.verify_rows - 1
-    choices = [_choice(mean, drafts, work.mask_rows) for mean in MEANS]
+    means = [mean for mean in MEANS if mean <= drafts + 1]
+    choices = [_choice(mean, drafts, work.mask_rows) for mean in means]
+    most = min(MAX_PROPOSALS, work.verify_rows)
+    if accepting is not None:
+        choices.append(candidates(accepting, range(most + 1)))
+    batches = sorted({*BATCHES, start.get("batch", BATCHES[0])})
+    contexts = sorted({*contexts_of(work.model), start.get("context", CONTEXTS[0])})
+    grid = [[replace(work, batch=b, context_tokens=n) for n in contexts] for b in batches]
     seconds = {}
     used = {}
     free = {}
@@ -42,9 +64,10 @@ def data(model_name: str, work: Workload, devices: Iterable[Device], launch_us: 
                 rates = ceilings(device, work.dtype, basis)
             except ValueError:
                 continue
-            figures = {name: asdict(figure) for name, figure in rates.used.items()}
+            # a page that names no address cannot be taken to load anything
+            figures = {name: asdict(replace(f, url="")) for name, f in rates.used.items()}
             used.setdefault(device.name, {})[basis] = figures
-            times = [_seconds(work, choice, rates, launch_us) for choice in choices]
+            times = [_seconds(grid, choice, rates, launch_us) for choice in choices]
             seconds.setdefault(device.name, {})[basis] = times
     plans = [
         [{"branches": s.branches, "tokens": s.tokens_per_pass} for s, _ in choice]
@@ -56,9 +79,14 @@ def data(model_name: str, work: Workload, devices: Iterable[Device], launch_us: 
         "mask_rows": work.mask_rows,
         "dtype": work.dtype,
         "launch_us": launch_us,
-        "batches": BATCHES,
-        "contexts": contexts_of(work.model),
-        "means": MEANS,
+        "batches": batches,
+        "contexts": contexts,
+        "means": means + [GIVEN] * (accepting is not None),
+        "given": accepting.text if accepting is not None else "",
+        "start": start,
+        "weights_gb": memory.of(work).weights / 1e9,
+        "request_gb": [_request_gb(w, choices[0]) for w in grid[0]],
+        "room_gb": {d.name: _room_gb(d) for d in devices if d.name in seconds},
         "bases": BASIS_TEXT,
         "seconds": seconds,
         "plans": plans,
@@ -69,7 +97,20 @@ def data(model_name: str, work: Workload, devices: Iterable[Device], launch_us: 
 
 def _choice(mean: float, drafts: int, mask_rows: int) -> Choice:
     alpha = acceptance.solve_alpha(mean, drafts)
-    return candidates(acceptance.iid(alpha, drafts, mask_rows), range(MAX_PROPOSALS + 1))
+    most = min(MAX_PROPOSALS, drafts + 1)
+    return candidates(acceptance.iid(alpha, drafts, mask_rows), range(most + 1))
+
+
+def _request_gb(w: Workload, choice: Choice) -> list[float]:
+    """Of one request, by P; how many branches there are decides, not which."""
+    one = replace(w, batch=1)
+    return [memory.of(drafting(one, steady)).of_requests / 1e9 for steady, _ in choice]
+
+
+def _room_gb(device: Device) -> float | None:
+    """What a deployment may take; None where the memory is not known."""
+    size = device.figure("memory_gb", "quoted")
+    return memory.room(size.value) / 1e9 if size else None
 
 
 def _free(device: Device, model: ZayaConfig) -> list[dict]:
@@ -81,16 +122,14 @@ def _free(device: Device, model: ZayaConfig) -> list[dict]:
 
 
 def _seconds(
-    work: Workload, choice: Choice, rates: Ceilings, launch_us: float
+    grid: list[list[Workload]], choice: Choice, rates: Ceilings, launch_us: float
 ) -> list[list[Sequence[float]]]:
     """[batch][context][P]"""
 
-    def of_each_proposals(batch: int, context: int) -> list[float]:
-        options = plan(replace(work, batch=batch, context_tokens=context), choice, rates, launch_us)
-        return [float(f"{o.pass_seconds:.9g}") for o in options]
+    def of_each_proposals(w: Workload) -> list[float]:
+        return [float(f"{o.pass_seconds:.9g}") for o in plan(w, choice, rates, launch_us)]
 
-    contexts = contexts_of(work.model)
-    return [[of_each_proposals(batch, n) for n in contexts] for batch in BATCHES]
+    return [[of_each_proposals(w) for w in row] for row in grid]
 
 
 def write(path: Path, content: dict) -> Path:

@@ -13,7 +13,7 @@ from itertools import combinations
 from math import comb
 from typing import TYPE_CHECKING
 
-from .acceptance import Acceptance
+from .acceptance import Acceptance, Mixture
 from .devices import Ceilings
 from .step import pass_seconds
 from .workload import Workload
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     import numpy as np
 
 Branches = tuple[int, ...]
+Accepting = Acceptance | Mixture
 
 # Up to so many sets of branches are tried one by one; more are searched, without a proof
 EXHAUSTIVE = 200_000
@@ -61,31 +62,39 @@ class Option:
 AUTOREGRESSIVE = Steady((), 1.0, 0.0, ())
 
 
-def steady_state(acceptance: Acceptance, branches: Iterable[int]) -> Steady:
+def steady_state(acceptance: Accepting, branches: Iterable[int]) -> Steady:
     return _best(acceptance, [tuple(branches)])
 
 
-def _solve(acceptance: Acceptance, sets: list[Branches]) -> tuple["np.ndarray", "np.ndarray"]:
-    """Tokens a pass [sets] and shares of the shifts [sets, M] of many sets, solved together."""
+def _solve(acceptance: Accepting, sets: list[Branches]) -> tuple["np.ndarray", "np.ndarray"]:
+    """Tokens a pass [sets] and shares of the shifts [sets, M] of many sets, solved together: the
+    means over the kinds of requests."""
+    found = [(share, *_solve_kind(kind, sets)) for share, kind in acceptance.parts]
+    tokens = sum(share * of_kind for share, of_kind, _ in found)
+    return tokens, sum(share * shifts for share, _, shifts in found)
+
+
+def _solve_kind(acceptance: Acceptance, sets: list[Branches]) -> tuple["np.ndarray", "np.ndarray"]:
     import numpy as np
 
     states = len(acceptance.offsets)
     best = _largest_branch(acceptance, sets)
-    top = best[:, -1]
-    move = np.zeros((len(sets), states, states))
-    commits = np.zeros(states)
-    every_set = np.arange(len(sets))
-    for s in range(states):
-        distribution = acceptance.distribution(s)
-        for a, p in enumerate(distribution):
-            commits[s] += p * (a + 1)
-            branch = best[:, a + 1]
-            if a + 1 == len(distribution):
-                # all D drafts are accepted, and every branch above D+1 is used as D+1
-                branch = np.where(top > a, a + 1, branch)
-            # the last shift supplies no drafts: there a pass ends without a branch
-            shift = np.where(branch > 0, np.minimum(a + 1 - branch, states - 1), states - 1)
-            move[every_set, s, shift] += p
+    distributions = [acceptance.distribution(s) for s in range(states)]
+    commits = np.array([sum(p * (a + 1) for a, p in enumerate(d)) for d in distributions])
+    # every way on from a state: from shift s with a drafts accepted, which are all or not
+    ways = [
+        (s, a, p, a + 1 == len(d)) for s, d in enumerate(distributions) for a, p in enumerate(d)
+    ]
+    start, accepted, chance, full = map(np.array, zip(*ways, strict=True))
+    branch = best[:, accepted + 1]
+    # where all D drafts are accepted, every branch above D+1 is used as D+1
+    branch = np.where(full & (best[:, -1:] > accepted), accepted + 1, branch)
+    # the last shift supplies no drafts: there a pass ends without a branch
+    shift = np.where(branch > 0, np.minimum(accepted + 1 - branch, states - 1), states - 1)
+    places = np.arange(len(sets))[:, None] * states**2 + start * states + shift
+    weights = np.broadcast_to(chance, places.shape).ravel()
+    move = np.bincount(places.ravel(), weights, len(sets) * states**2)
+    move = move.reshape(len(sets), states, states)
     share = _stationary(move)
     return share @ commits, share
 
@@ -96,10 +105,13 @@ def _largest_branch(acceptance: Acceptance, sets: list[Branches]) -> "np.ndarray
 
     V = len(acceptance.drafts) + 1
     member = np.zeros((len(sets), V + 1), bool)
-    for n, branches in enumerate(sets):
-        if not all(isinstance(c, int) and 1 <= c <= V for c in branches):
-            raise ValueError(f"branches: expected integers in 1..{V}, got {list(branches)}")
-        member[n, list(branches)] = True
+    # all sets that are solved together have the same number of branches
+    branches = np.array(sets).reshape(len(sets), -1)
+    if branches.size:
+        wrong = branches[(branches < 1) | (branches > V)]
+        if wrong.size or branches.dtype.kind not in "iu":
+            raise ValueError(f"branches: expected integers in 1..{V}, got {list(sets[0])}")
+        member[np.arange(len(sets))[:, None], branches] = True
     return np.maximum.accumulate(np.where(member, np.arange(V + 1), 0), 1)
 
 
@@ -120,7 +132,7 @@ def _stationary(move: "np.ndarray") -> "np.ndarray":
 
 @lru_cache(maxsize=256)
 def best_branches(
-    acceptance: Acceptance, proposals: int, exhaustive: int = EXHAUSTIVE
+    acceptance: Accepting, proposals: int, exhaustive: int = EXHAUSTIVE
 ) -> tuple[Steady, bool]:
     """The best set of `proposals` branches, the same for every pass, and whether it is proven best.
 
@@ -141,7 +153,7 @@ def best_branches(
     return _exchange(acceptance, found, every), False
 
 
-def _exchange(acceptance: Acceptance, found: Steady, every: range) -> Steady:
+def _exchange(acceptance: Accepting, found: Steady, every: range) -> Steady:
     """The set after exchanging single branches as long as that helps."""
     while True:
         held = set(found.branches)
@@ -159,7 +171,7 @@ def _exchange(acceptance: Acceptance, found: Steady, every: range) -> Steady:
         found = better
 
 
-def _best(acceptance: Acceptance, sets: Iterable[Branches]) -> Steady:
+def _best(acceptance: Accepting, sets: Iterable[Branches]) -> Steady:
     """The first of the best sets."""
     sets = list(sets)
     best = None
@@ -168,12 +180,13 @@ def _best(acceptance: Acceptance, sets: Iterable[Branches]) -> Steady:
         n = int((tokens > tokens.max() * (1 - EQUAL)).argmax())
         if best is None or tokens[n] > best.tokens_per_pass * (1 + EQUAL):
             shares = tuple(map(float, share[n]))
-            drafts = sum(p * acceptance.draft_len(s) for s, p in enumerate(shares))
+            draft_len = acceptance.parts[0][1].draft_len
+            drafts = sum(p * draft_len(s) for s, p in enumerate(shares))
             best = Steady(sets[start + n], float(tokens[n]), drafts, shares)
     return best
 
 
-def candidates(acceptance: Acceptance, proposals: Iterable[int]) -> list[tuple[Steady, bool]]:
+def candidates(acceptance: Accepting, proposals: Iterable[int]) -> list[tuple[Steady, bool]]:
     """The best branches for each P, as `best_branches` gives them; P = 0 is autoregressive
     decoding."""
     return [
@@ -188,12 +201,19 @@ def plan(
     gives everything but the branches and the mean acceptance."""
     options = []
     for steady, exact in choices:
-        work = drafting(w, steady) if steady.branches else w.autoregressive()
-        seconds = pass_seconds(work, ceilings, launch_us)
+        seconds = pass_seconds(drafting(w, steady), ceilings, launch_us)
         options.append(Option(steady, exact, seconds, w.batch * steady.tokens_per_pass / seconds))
     return options
 
 
+def best(options: Iterable[Option]) -> Option:
+    """The option with most tokens per second."""
+    return max(options, key=lambda o: o.tokens_per_s)
+
+
 def drafting(w: Workload, steady: Steady) -> Workload:
-    """The workload with the branches and the mean acceptance of a steady state."""
+    """The workload with the branches and the mean acceptance of a steady state; without branches
+    that of autoregressive decoding."""
+    if not steady.branches:
+        return w.autoregressive()
     return replace(w, branches=steady.branches, accepted=steady.tokens_per_pass - 1)

@@ -15,6 +15,9 @@ _COLORS = {
     "arithmetic": "tab:orange",
     "vector": "tab:green",
     "L2": "tab:purple",
+    "cache": "tab:cyan",
+    "link": "tab:brown",
+    "host": "tab:gray",
     "launch": "tab:red",
 }
 
@@ -31,7 +34,12 @@ def roofline(subject: Subject, quoted: Ceilings, folder: Path) -> list[Path]:
     timed = {
         mode: time_ops(pass_ops(work), used, subject.launch_us) for mode, work in passes.items()
     }
-    places = [_place(t) for ops in timed.values() for t in ops]
+    calibrated = {
+        mode: time_ops(pass_ops(work), subject.calibrated) if subject.calibrated else []
+        for mode, work in passes.items()
+    }
+    every = [*timed.values(), *calibrated.values()]
+    places = [_place(t) for ops in every for t in ops]
     lowest = min(place[1] for place in places if place)
     peak = quoted.matrix_flops_per_s / 1e12
 
@@ -39,6 +47,7 @@ def roofline(subject: Subject, quoted: Ceilings, folder: Path) -> list[Path]:
         for axes, (mode, work) in zip(panels, passes.items(), strict=True):
             _roofs(axes, quoted, used)
             _points(axes, timed[mode])
+            _calibrated(axes, calibrated[mode])
             axes.set(
                 xscale="log",
                 yscale="log",
@@ -98,9 +107,18 @@ def _place(timed: OpTime) -> tuple[float, float] | None:
     return flops / timed.op.cost.bytes, flops / timed.seconds / 1e12
 
 
+def _calibrated(axes, timed: list[OpTime]) -> None:
+    """The rates that follow from what was measured, as crosses below the ideal points."""
+    places = [place for t in timed if (place := _place(t))]
+    if places:
+        axes.plot(*zip(*places, strict=True), "x", color="black", label="calibrated")
+
+
 def _points(axes, timed: list[OpTime]) -> None:
-    """Ops share intensities, so that their names would overlap beside the points. They stand in a
-    column instead, from below in the order of the points, with lines to them."""
+    """With what bounds each op, and its share of the time. Ops share intensities, so that their
+    names would overlap beside the points. They stand in a column instead, from below in the order
+    of the points, with lines to them."""
+    total = sum(t.seconds for t in timed)
     placed = [(place, t) for t in timed if (place := _place(t))]
     placed.sort(key=lambda item: (round(log10(item[0][1]), 1), item[0][0]))
     gap = 0.56 / max(len(placed) - 1, 1)
@@ -108,9 +126,9 @@ def _points(axes, timed: list[OpTime]) -> None:
         color = _COLORS[t.bound]
         axes.plot(*place, "o", color=color, markersize=6, zorder=3)
         axes.annotate(
-            f"{t.op.name} ({t.bound})",
+            f"{t.op.name} ({t.bound}, {t.seconds / total:.1%})",
             place,
-            xytext=(0.67, 0.07 + gap * i),
+            xytext=(0.64, 0.07 + gap * i),
             textcoords="axes fraction",
             fontsize=8.5,
             va="center",
@@ -118,10 +136,10 @@ def _points(axes, timed: list[OpTime]) -> None:
             bbox=dict(color="white", pad=1),
             arrowprops=dict(arrowstyle="-", color=color, linewidth=0.7, relpos=(0, 0.5)),
         )
-    idle = [t.op.name for t in timed if not _place(t)]
+    idle = [f"{t.op.name} ({t.seconds / total:.1%})" for t in timed if not _place(t)]
     if idle:
         axes.text(
-            0.67,
+            0.64,
             0.015,
             f"without arithmetic: {', '.join(idle)}",
             transform=axes.transAxes,

@@ -1,16 +1,17 @@
 """All plots of `blockdraft roofline plot`, and its page: the roofline with every op, proposals
 against context, and a heat map of the best P; each as PNG and SVG."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
 from . import page, sweep
-from .acceptance import Acceptance
 from .blocks import affordable
-from .canvas import Subject, save, token_label
+from .canvas import Subject, device_color, save, token_label
 from .devices import Ceilings, ceilings
 from .figures import Device
+from .plan import Accepting
 from .plot_roofline import roofline
 
 _MARKERS = "osD^vPX*h<>"
@@ -20,7 +21,7 @@ def draw_all(
     subject: Subject,
     device: Device,
     known: Sequence[Device],
-    acceptance: Acceptance,
+    acceptance: Accepting,
     slack: float,
     folder: Path,
 ) -> list[Path]:
@@ -38,7 +39,15 @@ def draw_all(
     shown = list(known)
     if device not in shown:
         shown.append(device)
-    content = page.data(subject.model, work, shown, subject.launch_us)
+    start = {
+        "device": device.name,
+        "basis": rates.basis,
+        "batch": work.batch,
+        "context": work.context_tokens,
+        "mean": page.GIVEN,
+        "proposals": min(subject.proposals, page.MAX_PROPOSALS),
+    }
+    content = page.data(subject.model, work, shown, subject.launch_us, acceptance, start)
     paths.append(page.write(folder / "blocks.html", content))
     return paths
 
@@ -71,7 +80,8 @@ def blocks_against_context(
                 for n in contexts
             ]
             label = f"{rates.device}{' ?' * bool(rates.doubtful)}"
-            axes.plot(contexts, values, marker=marker, markersize=5, label=label)
+            color = device_color(rates.device)
+            axes.plot(contexts, values, marker=marker, markersize=5, label=label, color=color)
         axes.set_xscale("log", base=2)
         axes.set_xticks(contexts, map(token_label, contexts))
         axes.set(
@@ -99,8 +109,12 @@ def heat_map(subject: Subject, rows: list[dict], folder: Path) -> list[Path]:
     best = {(r["batch"], r["context_tokens"]): r for r in rows if r["best"]}
     batches = sorted({batch for batch, _ in best})
     contexts = sorted({context for _, context in best})
-    values = [[best[b, n]["speed_up"] for n in contexts] for b in batches]
-    top = max(map(max, values))
+    # a cell that does not fit has no colour
+    values = [
+        [best[b, n]["speed_up"] if best[b, n]["fits"] else math.nan for n in contexts]
+        for b in batches
+    ]
+    top = max((v for row in values for v in row if v == v), default=1.0)
 
     def draw(figure, axes) -> None:
         image = axes.imshow(
@@ -109,7 +123,8 @@ def heat_map(subject: Subject, rows: list[dict], folder: Path) -> list[Path]:
         for y, b in enumerate(batches):
             for x, n in enumerate(contexts):
                 row = best[b, n]
-                color = _readable((row["speed_up"] - 1) / max(top - 1, 0.01))
+                share = (row["speed_up"] - 1) / max(top - 1, 0.01)
+                color = _readable(share) if row["fits"] else "dimgray"
                 axes.text(x, y, _cell(row), ha="center", va="center", fontsize=8, color=color)
         axes.set_xticks(range(len(contexts)), map(token_label, contexts))
         axes.set_yticks(range(len(batches)), batches)

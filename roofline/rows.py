@@ -4,12 +4,11 @@ from collections.abc import Iterable
 from dataclasses import asdict
 
 from ..models.config import ZayaConfig
-from . import budget, simulate
-from .acceptance import Acceptance
+from . import budget, memory, simulate
 from .blocks import READINGS, Blocks, Kind, affordable, blocks
 from .devices import BASES, BASIS_TEXT, Ceilings, ceilings
 from .figures import Device
-from .plan import Option
+from .plan import Accepting, Option, best, drafting
 from .step import OpTime, pass_ops, time_ops
 from .workload import Workload
 
@@ -112,8 +111,31 @@ def steps(
     tokens_per_pass: float,
     rates: Ceilings,
     launch_us: float,
+    calibrated: Ceilings | None = None,
 ) -> list[dict]:
-    """Ops of both modes, each mode ended by its total."""
+    """Ops of both modes, each mode ended by its total; with calibrated times beside the ideal ones
+    where there are any."""
+    rows = _steps(autoregressive, drafting, tokens_per_pass, rates, launch_us)
+    if calibrated is None:
+        return rows
+    measured = _steps(autoregressive, drafting, tokens_per_pass, calibrated, launch_us)
+    ideal = {(r["mode"], r["op"]): r for r in rows}
+    # the host is an op of the calibrated times only
+    merged = [r | {"us": 0.0, "share": 0.0} | ideal.get((r["mode"], r["op"]), {}) for r in measured]
+    names = ("us", "share", "tokens_per_s", "speed_up")
+    return [
+        row | {f"calibrated_{name}": r[name] for name in names if name in r}
+        for row, r in zip(merged, measured, strict=True)
+    ]
+
+
+def _steps(
+    autoregressive: Workload,
+    drafting: Workload,
+    tokens_per_pass: float,
+    rates: Ceilings,
+    launch_us: float,
+) -> list[dict]:
     one = time_ops(pass_ops(autoregressive), rates, launch_us)
     many = time_ops(pass_ops(drafting), rates, launch_us)
     base = autoregressive.batch / _seconds(one)
@@ -169,10 +191,15 @@ def _mode(
 
 
 def plans(
-    options: list[Option], acceptance: Acceptance, simulated_passes: int | None
+    options: list[Option],
+    acceptance: Accepting,
+    simulated_passes: int | None,
+    work: Workload,
+    rates: Ceilings,
 ) -> list[dict]:
     base = next((o.tokens_per_s for o in options if not o.steady.branches), None)
-    best = max(options, key=lambda o: o.tokens_per_s)
+    chosen = best(options)
+    most = max(len(o.steady.branches) for o in options)
     rows = []
     for o in options:
         branches = o.steady.branches
@@ -185,7 +212,10 @@ def plans(
             "pass_ms": o.pass_seconds * 1e3,
             "tokens_per_s": o.tokens_per_s,
             "speed_up": o.tokens_per_s / base if base else None,
-            "best": o is best,
+            "best": o is chosen,
+            "capped": o is chosen and 0 < len(branches) == most < work.verify_rows,
+            "max_batch": memory.max_batch(drafting(work, o.steady), rates),
+            "fits": memory.fits(drafting(work, o.steady), rates),
         }
         if simulated_passes:
             row["simulated_tokens_per_pass"] = (
@@ -195,6 +225,17 @@ def plans(
             )
         rows.append(row)
     return rows
+
+
+def beside(rows: list[dict], measured: list[Option]) -> None:
+    """Adds calibrated times to the rows of `plans`."""
+    chosen = best(measured)
+    base = measured[0].tokens_per_s
+    for row, o in zip(rows, measured, strict=True):
+        row["calibrated_pass_ms"] = o.pass_seconds * 1e3
+        row["calibrated_tokens_per_s"] = o.tokens_per_s
+        row["calibrated_speed_up"] = o.tokens_per_s / base
+        row["calibrated_best"] = o is chosen
 
 
 def budgets(model: ZayaConfig, row_counts: Iterable[int], device: Device, basis: str) -> list[dict]:

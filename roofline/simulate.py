@@ -4,6 +4,7 @@ the acceptance."""
 from collections.abc import Sequence
 
 from .acceptance import Acceptance
+from .plan import Accepting
 
 # Requests side by side, and the passes of each that are left out until the process has settled
 REQUESTS = 1000
@@ -11,13 +12,17 @@ SETTLING = 50
 
 
 def tokens_per_pass(
-    acceptance: Acceptance, branches: Sequence[int], passes: int = 1_000_000, seed: int = 0
+    acceptance: Accepting, branches: Sequence[int], passes: int = 1_000_000, seed: int = 0
 ) -> float:
-    """Mean commits of about `passes` passes."""
-    import numpy as np
-
+    """Mean commits of about `passes` passes of each kind of requests."""
     if not 1000 <= passes <= 10**9:
         raise ValueError(f"simulate: expected 1000 .. {10**9} passes, got {passes!r}")
+    return sum(share * _of_kind(kind, branches, passes, seed) for share, kind in acceptance.parts)
+
+
+def _of_kind(acceptance: Acceptance, branches: Sequence[int], passes: int, seed: int) -> float:
+    import numpy as np
+
     rng = np.random.default_rng(seed)
     drafts = np.array(acceptance.drafts)
     offsets = np.array(acceptance.offsets)

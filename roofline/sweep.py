@@ -3,25 +3,26 @@
 from collections.abc import Sequence
 from dataclasses import replace
 
-from .acceptance import Acceptance
 from .devices import Ceilings
+from .memory import fits
 from .output import progress
-from .plan import Steady, candidates, plan
-from .step import fits
+from .plan import Accepting, Steady, best, candidates, drafting, plan
+from .rows import beside
 from .workload import Workload
 
 
 def run(
     work: Workload,
-    acceptance: Acceptance,
+    acceptance: Accepting,
     rates: Ceilings,
     batches: Sequence[float],
     contexts: Sequence[float],
     max_proposals: int,
     launch_us: float = 0.0,
+    calibrated: Ceilings | None = None,
 ) -> list[dict]:
     """Flat rows; `best` marks the P with most tokens per second of its batch and context. Progress
-    goes to stderr."""
+    goes to stderr. Calibrated times stand beside the ideal ones where there are any."""
     for name, values in (("batches", batches), ("contexts", contexts)):
         if not values or any(v != int(v) for v in values):
             raise ValueError(f"{name}: expected integers separated by commas, got {list(values)}")
@@ -39,7 +40,10 @@ def run(
             choices += candidates(acceptance, [count])
         for w in grid:
             begin(f"batch {w.batch}, context {w.context_tokens}")
-            rows += _cell(w, choices, rates, launch_us)
+            cell = _cell(w, choices, rates, launch_us)
+            if calibrated:
+                beside(cell, plan(w, choices, calibrated, launch_us))
+            rows += cell
     return rows
 
 
@@ -47,7 +51,8 @@ def _cell(
     w: Workload, choices: list[tuple[Steady, bool]], rates: Ceilings, launch_us: float
 ) -> list[dict]:
     options = plan(w, choices, rates, launch_us)
-    best = max(options, key=lambda o: o.tokens_per_s)
+    chosen = best(options)
+    most = max(len(o.steady.branches) for o in options)
     autoregressive = options[0].tokens_per_s
     return [
         {
@@ -61,8 +66,9 @@ def _cell(
             "pass_ms": o.pass_seconds * 1e3,
             "tokens_per_s": o.tokens_per_s,
             "speed_up": o.tokens_per_s / autoregressive,
-            "best": o is best,
-            "fits": fits(w, rates),
+            "best": o is chosen,
+            "capped": o is chosen and 0 < len(o.steady.branches) == most < w.verify_rows,
+            "fits": fits(drafting(w, o.steady), rates),
         }
         for o in options
     ]

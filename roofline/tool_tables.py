@@ -84,6 +84,7 @@ def predictions(found: Sequence[Checked], dtype: str, threads: int) -> None:
             "of limit",
             "predicted ms",
             "error",
+            "uncalibrated",
         ),
         [
             (
@@ -95,6 +96,7 @@ def predictions(found: Sequence[Checked], dtype: str, threads: int) -> None:
                 f"{c.limit_ms / c.measured_ms:.2f}",
                 f"{c.predicted_ms:.3f}",
                 f"{c.error:+.1%}",
+                f"{c.ideal_error:+.1%}",
             )
             for c in found
         ],
@@ -107,6 +109,7 @@ def _worst(op: str, found: Sequence[Checked]) -> str:
     of_op = [c for c in found if c.op == op]
     errors = [c.error for c in of_op if c.held_out]
     return (
-        f"{op}: efficiency {of_op[0].efficiency:.3f}, fitted; "
-        f"worst error of the {len(errors)} shapes held out: {max(errors, key=abs):+.1%}"
+        f"{op}: mean efficiency {of_op[0].efficiency:.3f}; "
+        f"worst error of the {len(errors)} shapes held out: {max(errors, key=abs):+.1%}, "
+        f"without calibration {max((c.ideal_error for c in of_op if c.held_out), key=abs):+.1%}"
     )

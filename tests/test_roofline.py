@@ -7,7 +7,7 @@ import sys
 import pytest
 
 from blockdraft import roofline
-from blockdraft.roofline import blocks, costs, models, step
+from blockdraft.roofline import blocks, costs, memory, models, step
 from blockdraft.roofline.devices import ceilings, find, load
 from blockdraft.roofline.figures import CONFIDENCE
 
@@ -59,7 +59,7 @@ def test_hand_checked_figures():
         15.7,
     ]
     assert round(costs.linear(1, 2048, 262272, 2).bytes / 1e9, 2) == 1.07
-    assert models.kv_bytes_per_token(ZAYA, 2) == 40 * 1024
+    assert memory.kv_bytes(ZAYA, 1, 2) == 40 * 1024
     long = costs.block_attention(1 << 17, 16, [], 1, 8, 2, 128, 2)
     assert long.flops / long.bytes == pytest.approx(64, rel=1e-3)
 
@@ -95,7 +95,28 @@ def test_every_figure_has_source_date_and_confidence():
                     assert figure.kind == kind, where
                     assert figure.source and not figure.source.endswith(".toml"), where
                     assert figure.date != "undated", where
+                    assert figure.url.startswith("https://") or figure.kind == "assumed", where
                     assert figure.confidence in CONFIDENCE, where
+
+
+def test_exponentials_are_derived_from_units_and_clock():
+    """16 a clock and unit, the derivation that their source states."""
+    for device in KNOWN.values():
+        units, clock = (device.figure(n, "quoted").value for n in ("compute_units", "clock_ghz"))
+        derived = 16 * units * clock / 1e3
+        assert device.figure("exp_tera_per_s", "assumed").value == pytest.approx(derived, rel=0.01)
+
+
+def test_assumed_rates_are_the_shares_that_their_sources_state():
+    share = {"MI350X": 1565 / 2516.6, "H200": 794 / 989.4}
+    for device in KNOWN.values():
+        bf16 = device.figure("bf16_tflops", "achieved")
+        own = bf16.value / device.figure("bf16_tflops", "quoted").value if bf16 else None
+        for name, (figure,) in device.figures["assumed"].items():
+            if name.endswith("_tflops"):
+                quoted = device.figure(name, "quoted").value
+                expected = (own or share[device.name]) * quoted
+                assert figure.value == pytest.approx(expected, rel=2e-3), (device.name, name)
 
 
 def test_a_file_extends_and_overrides(tmp_path):
@@ -124,7 +145,7 @@ def test_a_file_extends_and_overrides(tmp_path):
         ),
         (
             "[X.quoted]\nmemory_tb_per_s = inf\nbf16_tflops = 1",
-            "expected a number in 1e-06 .. 1e\\+07, got inf",
+            "expected a number in 0.001 .. 100, got inf",
         ),
         (
             "[X.quoted]\nmemory_tb_per_s = 5.3e12\nbf16_tflops = 1",
@@ -134,6 +155,18 @@ def test_a_file_extends_and_overrides(tmp_path):
         (
             "[X.quoted]\nmemory_tb_per_s = { value = 1, source = [1] }\nbf16_tflops = 1",
             "expected source, confidence and note as text",
+        ),
+        (
+            "[X.quoted]\nmemory_tb_per_s = 5300\nbf16_tflops = 1",
+            "X.quoted.memory_tb_per_s: expected a number in 0.001 .. 100, got 5300",
+        ),
+        (
+            "[X.quoted]\nmemory_tb_per_s = 5\nbf16_tflops = 1\n[X.achieved]\nmemory_tb_per_s = 6",
+            "X.achieved.memory_tb_per_s: expected at most the quoted 5, got 6",
+        ),
+        (
+            "[mi300x.achieved]\nbf16_tflops = 1400",
+            "MI300X.achieved.bf16_tflops: expected at most the quoted 1307.4, got 1400",
         ),
         ("sources = 1", "sources: expected NAME = { title, date }"),
         ("[sources]\na = { title = 'x' }", "sources: expected NAME"),

@@ -2,6 +2,7 @@
 
 import json
 import re
+import time
 
 import chromium
 import pytest
@@ -19,6 +20,8 @@ VIEWS = [
     dict(device="MI355X", basis="sustained", batch=1, context=131072, mean=2.0, proposals=6),
     dict(device="MI300X", basis="sustained", batch=128, context=1024, mean=10.0, proposals=0),
 ]
+
+HISTOGRAM = "27," + "3," * 15 + "28"
 
 
 @pytest.fixture(scope="module")
@@ -123,3 +126,99 @@ def test_a_link_opens_its_view(written, tmp_path):
             f"file://{written}#" + "&".join(f"{name}={value}" for name, value in VIEWS[1].items())
         )
         has_the_numbers_of_the_commands(browser, VIEWS[1])
+
+
+@pytest.fixture(scope="module")
+def of_a_command(tmp_path_factory):
+    """The page of a command with settings off the page's own grid, and its rows of `plan`."""
+    folder = tmp_path_factory.mktemp("command")
+    options = ["--device", "h200", "--basis", "sustained", "--batch", "12", "--context", "100000"]
+    options += ["--histogram", HISTOGRAM, "--attribute", "offset"]
+    rows_of("plot", "--out", str(folder), *options)
+    return folder / "blocks.html", rows_of("plan", *options, "--max-proposals=6")
+
+
+@needs_chromium
+def test_the_page_opens_on_the_settings_of_its_command(of_a_command, tmp_path):
+    path, expected = of_a_command
+    with chromium.Page(tmp_path) as browser:
+        browser.open(f"file://{path}")
+        shown = {
+            name: browser.value(f"document.getElementById('{name}_value').textContent")
+            for name in ("batch", "context", "mean", "proposals")
+        }
+        assert shown == dict(batch="12", context="100000", mean=page.GIVEN, proposals="3")
+        assert browser.value("document.getElementById('device').value") == "H200"
+        assert browser.value("document.getElementById('basis').value") == "sustained"
+        assert "by mask offset" in browser.value("document.getElementById('given').textContent")
+        rows = cells(browser, "#plans")
+        assert [row[2] for row in rows] == [f"{r['tokens_per_pass']:.3f}" for r in expected]
+        assert [row[3] for row in rows] == [f"{r['pass_ms']:.3f}" for r in expected]
+
+
+@needs_chromium
+def test_a_link_to_what_the_page_lacks_is_said(written, tmp_path):
+    link = "device=TPU&basis=best&batch=13&context=none&mean=4.6&proposals=2"
+    with chromium.Page(tmp_path) as browser:
+        browser.open(f"file://{written}#{link}")
+        notice = browser.value("document.getElementById('notice').textContent")
+        for word in (
+            "device TPU is not on this page: MI300X",
+            "basis best is not on this page: peak",
+            "batch 13 is not on this page: 16",
+            "context none is not on this page",
+        ):
+            assert word in notice, notice
+        assert browser.value("document.getElementById('batch_value').textContent") == "16"
+        assert browser.value("document.getElementById('mean_value').textContent") == "4.6"
+        assert len(cells(browser, "#plans")) == page.MAX_PROPOSALS + 1
+
+
+@needs_chromium
+def test_what_does_not_fit_is_grey_and_said(written, tmp_path):
+    with chromium.Page(tmp_path) as browser:
+        browser.open(f"file://{written}#device=MI300X&batch=128&context=131072&proposals=2")
+        expected = rows_of("plan", "--device=MI300X", "--batch=128", "--context=131072")
+        assert not any(row["fits"] for row in expected)
+        large = (
+            "[...document.querySelectorAll('#plans tr')].map(r => r.classList.contains('large'))"
+        )
+        assert browser.value(large) == [True] * (page.MAX_PROPOSALS + 1)
+        assert "It does not fit" in browser.value("document.getElementById('headline').textContent")
+        browser.drag("batch", 0)
+        assert browser.value(large) == [False] * (page.MAX_PROPOSALS + 1)
+
+
+@needs_chromium
+def test_a_narrow_window_has_nothing_beyond_its_edge(written, tmp_path):
+    with chromium.Page(tmp_path) as browser:
+        browser.call(
+            "Emulation.setDeviceMetricsOverride",
+            width=420,
+            height=900,
+            deviceScaleFactor=1,
+            mobile=False,
+        )
+        browser.open(f"file://{written}")
+        assert browser.value("document.documentElement.scrollWidth") <= 420
+        browser.drag("batch", 7)
+        assert browser.value("document.getElementById('batch_value').textContent") == "128"
+
+
+@needs_chromium
+def test_a_device_without_the_basis_does_not_make_it_forgotten(tmp_path):
+    """A CPU has achieved figures only."""
+    rates = dict.fromkeys(("flops_per_s", "bf16_flops_per_s", "exps_per_s"), 1e11)
+    cpu = devices.measured_cpu({**rates, "read_bytes_per_s": 2e10}, "a test")
+    work = Workload(models.find("ZAYA1-8B"), branches=())
+    content = page.data("ZAYA1-8B", work, [devices.load()["MI300X"], cpu], 0.0)
+    path = page.write(tmp_path / "blocks.html", content)
+    basis = "document.getElementById('basis').value"
+    with chromium.Page(tmp_path / "profile") as browser:
+        browser.open(f"file://{path}#basis=sustained")
+        assert browser.value(basis) == "sustained"
+        browser.press("device", "cpu")
+        assert browser.value(basis) == "achieved"
+        time.sleep(1.5)  # what is typed sooner continues the name before
+        browser.press("device", "MI300X")
+        assert browser.value(basis) == "sustained"

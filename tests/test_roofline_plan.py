@@ -178,7 +178,7 @@ def test_plan_takes_time_from_the_cost_model():
         (lambda: from_options(4, 5, mean=9), "mean: expected 1 .. 5 tokens"),
         (
             lambda: from_options(4, 5, mean=2, alpha=0.5),
-            "expected one of mean, alpha, histogram, got mean and alpha",
+            "expected one of mean, alpha, histogram, mixture, got mean and alpha",
         ),
         (lambda: from_options(4, 5, counts=[1, 2]), "histogram: expected 5 frequencies"),
         (

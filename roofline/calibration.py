@@ -1,0 +1,241 @@
+"""What measurements say of a device: for each op an efficiency and a fixed cost, from which the
+time of other shapes and of whole passes follows."""
+
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from itertools import combinations
+from pathlib import Path
+
+FORMAT = 1
+# Beyond this error, one efficiency does not fit an op, and its phases get one each
+CLOSE = 0.1
+# A call that moves fewer bytes finds them in a last-level cache when it is repeated, as a benchmark
+# repeats it. In a pass the weights of other layers come between. Assumed: twice a CPU's usual 32 MB
+CACHED_BYTES = 64e6
+# So many other samples an op must have for these to be left out
+ENOUGH = 3
+
+
+@dataclass(frozen=True)
+class Sample:
+    """A measured call. ms: measured; memory_ms, arithmetic_ms: what the device's own ceilings would
+    take for its bytes and for its arithmetic. moved: the bytes."""
+
+    label: str
+    ms: float
+    memory_ms: float
+    arithmetic_ms: float
+    moved: float = math.inf
+
+    @property
+    def limit_ms(self) -> float:
+        return max(self.memory_ms, self.arithmetic_ms)
+
+    @property
+    def cached(self) -> bool:
+        """Whether its time is one of a cache rather than of memory."""
+        return self.moved < CACHED_BYTES and self.memory_ms >= self.arithmetic_ms
+
+
+@dataclass(frozen=True)
+class Fit:
+    """The time of an op: `whole` times its limit, or `memory` and `arithmetic` times the parts of
+    it, and `fixed_us` a call. Factors are 1 / efficiency; the phases may overlap, so that one of
+    theirs may be below 1. shapes: measured; error: the worst of them, each predicted by the
+    others."""
+
+    whole: float = 0.0
+    memory: float = 0.0
+    arithmetic: float = 0.0
+    fixed_us: float = 0.0
+    shapes: int = 0
+    error: float | None = None
+
+    def seconds(self, memory_s: float, arithmetic_s: float, calls: int = 1) -> float:
+        phases = self.memory * memory_s + self.arithmetic * arithmetic_s
+        return self.whole * max(memory_s, arithmetic_s) + phases + 1e-6 * self.fixed_us * calls
+
+    def predict_ms(self, sample: Sample) -> float:
+        return 1e3 * self.seconds(sample.memory_ms / 1e3, sample.arithmetic_ms / 1e3)
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """device      that was measured
+    source      the file or the figures that it rests on
+    ops         by the stem of an op; another op is as `others`
+    host_us     of a pass, outside every op
+    launch_us   of each kernel that is launched
+    limits      the device's own ceilings, which the efficiencies are shares of
+    """
+
+    device: str
+    source: str
+    dtype: str
+    ops: dict[str, Fit]
+    others: Fit
+    host_us: float = 0.0
+    launch_us: float = 0.0
+    limits: dict[str, float] = field(default_factory=dict)
+
+    def seconds(
+        self, stem: str, memory_s: float, arithmetic_s: float, calls: int, launches: int
+    ) -> float:
+        fit = self.ops.get(stem, self.others)
+        return fit.seconds(memory_s, arithmetic_s, calls) + 1e-6 * self.launch_us * launches
+
+
+def fit(samples: Sequence[Sample]) -> Fit:
+    """One efficiency and a fixed cost where these are close to every sample, else one for each
+    phase. Samples of a cache are left out where others are enough."""
+    if not samples:
+        raise ValueError("calibrate: expected at least one measured shape of an op, got none")
+    others = [s for s in samples if not s.cached]
+    if len(others) >= ENOUGH:
+        samples = others
+    found = _cross_checked(samples, ("whole", "fixed_us"))
+    if found.error is None or found.error <= CLOSE:
+        return found
+    phased = _cross_checked(samples, ("memory", "arithmetic", "fixed_us"))
+    return phased if phased.error is not None and phased.error < found.error else found
+
+
+def _cross_checked(samples: Sequence[Sample], terms: tuple[str, ...]) -> Fit:
+    """With the worst error of a sample that the others predict, where they are enough."""
+    worst = None
+    if len(samples) > len(terms):
+        others = ([s for s in samples if s is not left_out] for left_out in samples)
+        predicted = (
+            _least_squares(rest, terms).predict_ms(s)
+            for rest, s in zip(others, samples, strict=True)
+        )
+        worst = max(abs(ms / s.ms - 1) for ms, s in zip(predicted, samples, strict=True))
+    found = _least_squares(samples, terms)
+    return Fit(**{**asdict(found), "shapes": len(samples), "error": worst})
+
+
+def _least_squares(samples: Sequence[Sample], terms: tuple[str, ...]) -> Fit:
+    """The factors >= 0 with the least squared relative error: of every subset of the terms, whose
+    factors come out above 0, the best."""
+    import numpy as np
+
+    columns = {
+        "whole": [s.limit_ms / s.ms for s in samples],
+        "memory": [s.memory_ms / s.ms for s in samples],
+        "arithmetic": [s.arithmetic_ms / s.ms for s in samples],
+        "fixed_us": [1e-3 / s.ms for s in samples],
+    }
+    best = math.inf
+    chosen = {}
+    for count in range(1, min(len(terms), len(samples)) + 1):
+        for subset in combinations(terms, count):
+            if subset == ("fixed_us",):
+                continue  # the time of an op depends on its shape
+            matrix = np.array([columns[term] for term in subset]).T
+            factors = np.linalg.lstsq(matrix, np.ones(len(samples)), rcond=None)[0]
+            squares = float(((matrix @ factors - 1) ** 2).sum())
+            if (factors > 0).all() and squares < best:
+                best = squares
+                chosen = dict(zip(subset, map(float, factors), strict=True))
+    return Fit(**chosen)
+
+
+def mean_fit(fits: Sequence[Fit], samples: Sequence[Sample]) -> Fit:
+    """For ops that were not measured: the geometric mean of every sample's efficiency, and the
+    least fixed cost."""
+    ratio = math.exp(sum(math.log(s.ms / s.limit_ms) for s in samples) / len(samples))
+    return Fit(whole=ratio, fixed_us=min(f.fixed_us for f in fits), shapes=len(samples))
+
+
+def of_results(data: dict, impl: str, dtype: str, source: str) -> Calibration:
+    """Of the results of `bench` or `check`, schema 2: those of one implementation and dtype."""
+    limits = data["limits"]
+    by_op: dict[str, list[Sample]] = {}
+    for result in data["results"]:
+        if result["impl"] == impl and result["dtype"] == dtype and result["ms"]:
+            by_op.setdefault(result["op"], []).append(sample(result, limits))
+    if not by_op:
+        found = sorted({f"{r['impl']} {r['dtype']}" for r in data["results"] if r["ms"]})
+        raise ValueError(
+            "calibrate: --impl, --dtype: expected one of "
+            f"{', '.join(found) or 'nothing (no times)'}, got {impl} {dtype}"
+        )
+    ops = {op: fit(samples) for op, samples in by_op.items()}
+    every = [sample for samples in by_op.values() for sample in samples]
+    return Calibration(
+        device=str(data["machine"].get("device", "unknown")),
+        source=source,
+        dtype=dtype,
+        ops=ops,
+        others=mean_fit(list(ops.values()), every),
+        limits={name: float(value) for name, value in limits.items()},
+    )
+
+
+def sample(result: dict, limits: dict) -> Sample:
+    """A result's `flops` count the vector arithmetic too, at the rate of multiply-adds."""
+    bf16 = result["dtype"] == "bfloat16"
+    vector = result.get("vector_flops") or 0
+    arithmetic = (result["flops"] - vector) / limits["bf16_flops_per_s" if bf16 else "flops_per_s"]
+    if limits["exps_per_s"]:
+        arithmetic += vector / limits["flops_per_s"] + result["exps"] / limits["exps_per_s"]
+    memory = result["bytes"] / limits["read_bytes_per_s"]
+    return Sample(result["case"], result["ms"], 1e3 * memory, 1e3 * arithmetic, result["bytes"])
+
+
+def of_two_rates(
+    one: tuple[float, int], many: tuple[float, int], measured: tuple[float, float], source: str
+) -> Calibration:
+    """One efficiency of every op and one launch cost that explain two measured passes.
+
+    one, many   ideal seconds and launches of the two passes; measured: their seconds
+    """
+    import numpy as np
+
+    matrix = np.array([one, many], float)
+    factor, launch_s = np.linalg.solve(matrix, np.array(measured, float))
+    if launch_s < 0 or factor < 1:
+        # Not both: the efficiency alone, or the launches alone, by least squared relative error
+        scaled = matrix / np.array(measured)[:, None]
+        factor = float(scaled[:, 0].sum() / (scaled[:, 0] ** 2).sum())
+        launch_s = 0.0
+    others = Fit(whole=float(factor), shapes=2)
+    return Calibration("", source, "", {}, others, launch_us=1e6 * float(launch_s))
+
+
+def explicable(
+    one: tuple[float, int], many: tuple[float, int], one_measured: float
+) -> tuple[tuple[float, float], tuple[float, float]]:
+    """The seconds of the second pass that one efficiency and one launch cost can explain, given
+    those of the first: (all of it launches, all of it efficiency). Each with what explains it: the
+    microseconds of a launch, the efficiency."""
+    launch_s = max(0.0, one_measured - one[0]) / one[1]
+    efficiency = one[0] / one_measured
+    return (many[0] + launch_s * many[1], 1e6 * launch_s), (many[0] / efficiency, efficiency)
+
+
+def save(path: Path, calibration: Calibration) -> None:
+    path.write_text(json.dumps({"calibration": FORMAT, **asdict(calibration)}, indent=1) + "\n")
+
+
+def load(path: str | Path) -> Calibration:
+    """A file that `save` wrote."""
+    where = f"calibration: {path}"
+    try:
+        data = json.loads(Path(path).read_text())
+    except (OSError, ValueError) as error:
+        raise ValueError(f"{where}: expected a file of `calibrate --out`, got {error}") from error
+    if not isinstance(data, dict) or data.pop("calibration", None) != FORMAT:
+        raise ValueError(f"{where}: expected a file of `calibrate --out`, got something else")
+    try:
+        ops = {op: Fit(**found) for op, found in data.pop("ops").items()}
+        loaded = Calibration(ops=ops, others=Fit(**data.pop("others")), **data)
+    except (AttributeError, KeyError, TypeError) as error:
+        raise ValueError(f"{where}: expected the fields of a calibration, got {error}") from error
+    for op, found in [*ops.items(), ("others", loaded.others)]:
+        factors = (found.whole, found.memory, found.arithmetic, found.fixed_us)
+        if not all(isinstance(x, (int, float)) and 0 <= x < math.inf for x in factors):
+            raise ValueError(f"{where}: {op}: expected factors >= 0, got {factors}")
+    return loaded
