@@ -13,7 +13,7 @@ from blockdraft.train import corpus, losses, optimizer
 from blockdraft.train import run as training
 from blockdraft.train.command import main
 from blockdraft.train.evaluate import evaluate
-from blockdraft.train.recipe import ABLATIONS, Recipe
+from blockdraft.train.recipe import ABLATIONS, Recipe, refining
 
 # plain steps, steps with proposals, the acceptance phase, and longer sequences
 SMALL = Recipe(
@@ -78,6 +78,7 @@ def test_the_export_decodes_and_is_evaluated(tmp_path):
     run = training.Run(SMALL)
     for _ in range(3):
         run.step()
+    run.save(tmp_path)  # beside the model, whose part it is not
     assert run.export(tmp_path) > 1
     model = ZayaModel.load(tmp_path, torch.float32)
     requests = [Request(list(b"import "), 12, temperature=0.0)]
@@ -93,6 +94,20 @@ def test_the_export_decodes_and_is_evaluated(tmp_path):
     assert all(1 <= tokens <= 4.001 for tokens in each.tokens.values())
     shown = CliRunner().invoke(main, ["evaluate", "--help"])
     assert shown.exit_code == 0 and "held-out files" in shown.output
+
+
+def test_a_run_goes_on_from_a_model_s_weights_and_skips_no_expert(tmp_path):
+    first = training.Run(SMALL)
+    first.step()
+    first.export(tmp_path)
+    run = training.Run(refining(SMALL, SMALL.experts), tmp_path)
+    name = "model.layers.0.mlp.experts.down_proj"
+    kept = first.tensors[name].detach().bfloat16().float()
+    assert torch.equal(run.tensors[name], kept)
+    for biases in (t for n, t in run.tensors.items() if n.endswith("balancing_biases")):
+        assert biases[-1] == -1 and biases[:-1].mean().abs() < 1e-6
+    with pytest.raises(ValueError, match="start: expected the recipe's shapes.*experts"):
+        training.Run(refining(SMALL, SMALL.experts + 1), tmp_path)
 
 
 def test_expected_length_counts_what_is_accepted_in_a_row():
