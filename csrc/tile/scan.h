@@ -6,6 +6,10 @@
 //                               which starts at -inf
 //   scan.crossing(span, f, r)   the first id at which the running sum of f exceeds r. If rounding
 //                               keeps it below r, the last id where f is positive (-1: none)
+//   scan.collect(span, f, low, high, out, room)
+//                               writes the values of f(at) with low < f <= high to `out`, in an
+//                               order that depends on the span alone, and -inf to the rest of its
+//                               `room` floats. Returns how many values there are, which may be more
 //   Scan::value(p)              *p as a float
 //   scan.leader()               true for one thread of the scan
 //
@@ -64,6 +68,12 @@ struct ScanExample {
       return at.select(at.template id<float>() == at.all(0), x, at.all(0.0f));
     }
   };
+  struct Value {
+    template <class At>
+    auto operator()(At at) const {
+      return at.load(static_cast<const float*>(nullptr));
+    }
+  };
   struct Vocabulary {
     int blocks;
     Span span(int) const { return {0, 0, -1}; }
@@ -81,9 +91,10 @@ struct ScanExample {
 };
 
 template <class Scan>
-concept ScanTarget = requires(const Scan scan, Span span, const float* p) {
+concept ScanTarget = requires(const Scan scan, Span span, const float* p, float* out) {
   scan.sum(span, ScanExample::Term()).sum;
   scan.crossing(span, ScanExample::Term(), 0.0);
+  scan.collect(span, ScanExample::Value(), 0.0f, 0.0f, out, 1);
   Scan::value(p);
   scan.leader() || Scan::kProducts;
 };

@@ -11,7 +11,8 @@ from blockdraft.ops import _sampling
 def _workspace(logits: torch.Tensor, rows: int) -> torch.Tensor:
     batch, _, vocab = logits.shape
     blocks = -(-vocab // _sampling.vocab_block(vocab))
-    doubles = _sampling.HEADER_DOUBLES + _sampling.VOCAB_BLOCK_DOUBLES * blocks
+    of_block = _sampling.VOCAB_BLOCK_DOUBLES + _sampling.SHORTLIST_DOUBLES
+    doubles = _sampling.HEADER_DOUBLES + of_block * blocks
     return torch.full((batch, rows, doubles), torch.nan, dtype=torch.float64)
 
 

@@ -23,7 +23,7 @@ class Acceptance {
         request_(request),
         memory_(memory),
         vocabulary_(params.vocabulary()),
-        sampler_(crew, vocabulary_, memory.sums(row)),
+        sampler_(crew, vocabulary_, memory.sums(row), memory.shortlist(row)),
         live_(params.draft_len[request]),
         target_(params.target_sampling.of(request)),
         drafter_(params.drafter_sampling.of(request)),
@@ -159,7 +159,6 @@ class Acceptance {
     const int row = verdict.accepted;
     const Distribution<T>& p = target(row);
     if (row < live_) return residual_mass(scan, p, draft(row), verdict.scale, span);
-    if (p.truncated()) return sampler_.mass_in(scan, p, span);
     return sampler_.mass(p, memory_.partials(row)[block]);
   }
 

@@ -10,13 +10,13 @@ namespace blockdraft {
 template <class Crew, class T>
 class DraftRow {
  public:
-  DraftRow(Crew& crew, const SampleParams<T>& params, int64_t row, Partial* partials, double* sums)
+  DraftRow(Crew& crew, const SampleParams<T>& params, int64_t row, const RowsMemory<T>& memory)
       : crew_(crew),
         params_(params),
         request_(int(row / params.drafts)),
         i_(int(row % params.drafts)),
-        partials_(partials),
-        sampler_(crew, params.vocabulary(), sums),
+        partials_(memory.partials(0)),
+        sampler_(crew, params.vocabulary(), memory.sums(0), memory.shortlist(0)),
         sampling_(params.drafter_sampling.of(request_)),
         logits_{params.logits.at(request_, i_), nullptr, 1} {
     peak_ = params.greedy || sampling_.temperature == 0;
@@ -73,9 +73,8 @@ class DraftRow {
     const double u = params_.uniforms
                          ? params_.uniforms.at(request_)[i_]
                          : uniform(params_.seed[request_], params_.position[request_], i_, kDraft);
-    const double total = sampler_.weigh([&](const auto& scan, int block, Span span) {
-      return q.truncated() ? sampler_.mass_in(scan, q, span) : sampler_.mass(q, partials_[block]);
-    });
+    const double total = sampler_.weigh(
+        [&](const auto&, int block, Span) { return sampler_.mass(q, partials_[block]); });
     return sampler_.find(u * total, [&](const auto& scan, Span span, double r) {
       return sampler_.crossing_in(scan, q, span, r);
     });

@@ -116,7 +116,7 @@ def accept_drafts(
     check.values("branch", branch, -1, V, f"-1 or 1 .. {V}", but=0)
     check.values("mix", mix, 0, 1, "0 .. 1")
     accepted = _outputs(check, out, with_logprob, target_logits)
-    shape = accept_drafts_workspace(target_logits)
+    shape = accept_drafts_workspace(target_logits, target_sampling, drafter_sampling)
     workspace = check.workspace(workspace, target_logits, shape, torch.float64)
     args = Args(
         target_logits=target_logits,
@@ -181,10 +181,11 @@ class Args(NamedTuple):
     workspace: Scratch | None
 
 
-def accept_drafts_workspace(target_logits: torch.Tensor) -> tuple[int, ...]:
-    """Shape of the float64 workspace of `accept_drafts`, with a part for each target and draft row;
-    empty on a CPU."""
-    return _sampling.workspace_shape(target_logits, 2 * target_logits.shape[1] - 1)
+def accept_drafts_workspace(target_logits: torch.Tensor, *samplings: Sampling) -> tuple[int, ...]:
+    """Shape of the float64 workspace of `accept_drafts` with these samplings, with a part for each
+    target and draft row; empty on a CPU."""
+    rows = 2 * target_logits.shape[1] - 1
+    return _sampling.workspace_shape(target_logits, rows, _sampling.truncates(*samplings))
 
 
 def _outputs(check: Check, out: Accepted | None, with_logprob: bool, logits) -> Accepted:
