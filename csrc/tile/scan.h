@@ -36,6 +36,7 @@
 //   crew.within(vocabulary, i, f)    f(scan, vocabulary.span(i)) -> int, the same for all threads
 //   crew.leader(), crew.barrier()    as a group's
 //   Crew::kStaged                    whether each step of the body is a launch
+//   Crew::kLists                     whether a kernel has registers for `collect`
 #pragma once
 
 #include "tile/group.h"
@@ -104,7 +105,7 @@ concept CrewTarget =
     ScanTarget<typename Crew::Scan> && requires(Crew crew, ScanExample::Vocabulary vocabulary) {
       crew.each_block(vocabulary, ScanExample::Block());
       crew.within(vocabulary, 0, ScanExample::Block());
-      crew.leader() || Crew::kStaged;
+      crew.leader() || Crew::kStaged || Crew::kLists;
       crew.barrier();
     };
 

@@ -49,7 +49,7 @@ class DraftRow {
     double top = 0;
     double log_sum = 0;
     if (live()) {
-      const Distribution<T> q = sampler_.distribution(logits_, sampling_, partials_);
+      const Distribution<T> q = sampler_.distribution(logits_, sampling_, !peak_, partials_);
       if (q.status == kFine) {
         top = q.top;
         log_sum = log2_double(q.sum) / kLog2e;
@@ -66,7 +66,7 @@ class DraftRow {
   int argmax() {
     const Sampling greedy{0, 0, 1};
     sampler_.measure_row(logits_, greedy, false, partials_);
-    return sampler_.distribution(logits_, greedy, partials_).point;
+    return sampler_.distribution(logits_, greedy, false, partials_).point;
   }
 
   int draw(const Distribution<T>& q) {

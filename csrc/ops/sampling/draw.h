@@ -28,6 +28,8 @@ struct SamplingParams {
 template <class Crew, class T>
 class Sampler {
  public:
+  static constexpr bool kLists = Crew::kLists;
+
   // `sums`: memory for one double per vocab_block, which no other row uses at the same time;
   // `shortlist`: likewise, for truncation.
   Sampler(Crew& crew, const Vocabulary& vocabulary, double* sums, const Shortlist& shortlist)
@@ -56,8 +58,9 @@ class Sampler {
     return measure_block(scan, logits, sampling, drawn, start, vocabulary_.span(block));
   }
 
-  // States the partials anew if the distribution is truncated.
-  Distribution<T> distribution(const Logits<T>& logits, const Sampling& sampling,
+  // If truncated, the distribution's partials are stated anew where a token is `drawn` by them, and
+  // otherwise lost.
+  Distribution<T> distribution(const Logits<T>& logits, const Sampling& sampling, bool drawn,
                                Partial* partials) {
     Distribution<T> p{
         logits, 1, 0, -__builtin_inff(), -__builtin_inff(), INT32_MAX, Distribution<T>::kSpread,
@@ -71,7 +74,7 @@ class Sampler {
     if (sampling.temperature > 0) {
       p.scale = sampling.scale();
       for (int i = 0; i < vocabulary_.blocks; ++i) p.sum += mass(p, partials[i]);
-      if (sampling.truncates()) truncate(*this, p, sampling, partials);
+      if (sampling.truncates()) truncate(*this, p, sampling, partials, drawn);
     } else {
       p.point = lowest(p, partials);
     }

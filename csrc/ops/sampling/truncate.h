@@ -4,7 +4,8 @@
 // The logit of the last kept id, the cut, is found in about one reading of the row. A sample of the
 // row gives two logits between which the cut lies very likely. The reading sums what is above them
 // and lists what is between them; the search goes on in the list. If the list cannot hold that many
-// logits, which takes many equal ones, the search reads the row at each step.
+// logits, which takes many equal ones, the search reads the row at each step. So it does on CDNA,
+// where all this code in one kernel takes too many registers.
 #pragma once
 
 #include "ops/sampling/distribution.h"
@@ -42,7 +43,7 @@ struct Shortlist {
   int room;  // 0: no memory
 };
 
-// Truncates the distribution p in place, and states its partials anew.
+// Truncates the distribution p in place. Its partials are overwritten.
 template <class Sampler, class T>
 class Truncation {
  public:
@@ -57,34 +58,40 @@ class Truncation {
     const double each = weight_of(place.cut);
     const double fit =
         by_mass ? (each > 0 ? (limit - place.before) / each : kManyTies) : limit - place.before;
-    if (place.cut != p_.cut) ties_ = equal(place.cut);
+    if (place.cut != p_.cut) ties_ = same_ = equal(place.cut);
     ties_ = least(ties_, __builtin_ceil(least(fit, kManyTies)));
     p_.cut = place.cut;
     p_.sum = (by_mass ? place.before : above(p_.cut, true)) + ties_ * each;
   }
 
-  // With the cut known: decides which ids at the cut are kept, and states the partials anew.
-  void settle() {
-    if (!p_.truncated() && !touched_) return;
-    const double same = sampler_.weigh([&](const auto& scan, int block, Span span) {
+  // With the cut known: decides which ids at the cut are kept and, if a token is drawn, states the
+  // partials anew.
+  void settle(bool drawn) {
+    if (!(ties_ < same_) && !(drawn && (touched_ || p_.truncated()))) return;
+    sampler_.weigh([&](const auto& scan, int block, Span span) {
       auto state = [&](const auto& logits, Span within, double mass) {
-        mass += mass_above(scan, logits, p_.top, p_.scale, p_.cut, within);
-        if (scan.leader()) partials_[block] = {mass, p_.top, kFine};
+        if (drawn) {
+          mass += mass_above(scan, logits, p_.top, p_.scale, p_.cut, within);
+          if (scan.leader()) partials_[block] = {mass, p_.top, kFine};
+        }
         return count_equal(scan, logits, p_.cut, within);
       };
-      return listed_ ? state(listed(), sampler_.listed_in(block), partials_[block].sum)
-                     : state(p_.logits, span, 0);
+      if constexpr (kLists)
+        if (listed_) return state(listed(), sampler_.listed_in(block), partials_[block].sum);
+      return state(p_.logits, span, 0);
     });
-    const double sum = sampler_.add_ties(partials_, ties_, weight_of(p_.cut));
-    if (!p_.truncated()) return;
-    p_.sum = sum;
-    if (ties_ < same)
+    if (drawn) {
+      const double sum = sampler_.add_ties(partials_, ties_, weight_of(p_.cut));
+      if (p_.truncated()) p_.sum = sum;
+    }
+    if (ties_ < same_)
       p_.tie = sampler_.find(ties_ - 0.5, [&](const auto& scan, Span span, double r) {
         return scan.crossing(span, equals(p_.logits, p_.cut), r);
       });
   }
 
  private:
+  static constexpr bool kLists = Sampler::kLists;
   static constexpr double kManyTies = 1e9;
   static constexpr int kSampled = 128;  // ids of each vocab_block
   static constexpr int kCoarse = 17;    // low bits of an image that a guess ignores
@@ -100,21 +107,30 @@ class Truncation {
   }
 
   Place find(double limit, bool by_mass) {
-    Place place;
-    if (listed_ && search_list(limit, by_mass, place)) return place;
-    for (double doubt = 1; doubt < 8 && sampler_.shortlist().room && !full_; doubt *= 2) {
-      guess(limit, by_mass, doubt);
-      read(by_mass);
+    if constexpr (kLists) {
+      Place place;
       if (listed_ && search_list(limit, by_mass, place)) return place;
+      double doubt = 1;
+      for (int tries = 0; tries < 3 && sampler_.shortlist().room; ++tries) {
+        guess(limit, by_mass, doubt);
+        listed_ = read(by_mass);
+        if (listed_ && search_list(limit, by_mass, place)) return place;
+        doubt *= listed_ ? 2 : 0.5;
+      }
+      listed_ = false;
     }
-    listed_ = false;
     return search_row(limit, by_mass);
   }
 
   Place search_row(double limit, bool by_mass) {
     Place high{__builtin_inff(), 0};
+    if constexpr (!kLists) {
+      const double mass = above(p_.cut, by_mass);
+      return mass < limit ? Place{p_.cut, mass} : search(p_.cut, high, limit, by_mass);
+    }
     float low = p_.cut;
-    for (float x : {high_, low_}) {  // the guess was perhaps right, but the list too long
+    const float guessed[] = {high_, low_};  // perhaps rightly, but the list was too long
+    for (float x : guessed) {
       if (!(x > low && x < high.cut)) continue;
       const double mass = above(x, by_mass);
       if (mass < limit)
@@ -217,7 +233,8 @@ class Truncation {
   }
 
   // A reading of the row: what is above high_, and a list of the logits above low_ up to there.
-  void read(bool by_mass) {
+  // False if there are too many.
+  bool read(bool by_mass) {
     const Shortlist list = sampler_.shortlist();
     count_above_ = sampler_.weigh([&](const auto& scan, int block, Span span) {
       float* const out = list.logits + block * list.room;
@@ -227,14 +244,15 @@ class Truncation {
       if (scan.leader()) partials_[block] = {mass, 0, count};
       return all || by_mass ? 0 : count_above(scan, p_.logits, high_, span);
     });
+    touched_ = true;
     mass_above_ = 0;
+    bool fits = true;
     for (int i = 0; i < sampler_.vocabulary().blocks; ++i) {
       mass_above_ += partials_[i].sum;
-      full_ |= partials_[i].status > list.room;
+      fits &= partials_[i].status <= list.room;
     }
-    listed_ = !full_;
     greatest_ = sampler_.greatest_listed();
-    touched_ = true;
+    return fits;
   }
 
   // The mass, or the number, of the ids with a logit above x >= p_.cut.
@@ -243,19 +261,21 @@ class Truncation {
       return by_mass ? mass_above(scan, logits, p_.top, p_.scale, x, span)
                      : count_above(scan, logits, x, span);
     };
-    if (!listed_)
-      return sampler_.weigh(
-          [&](const auto& scan, int, Span span) { return sum(scan, p_.logits, span); });
-    return (by_mass ? mass_above_ : count_above_) +
-           sampler_.weigh_list(
-               [&](const auto& scan, Span span) { return sum(scan, listed(), span); });
+    if constexpr (kLists)
+      if (listed_)
+        return (by_mass ? mass_above_ : count_above_) +
+               sampler_.weigh_list(
+                   [&](const auto& scan, Span span) { return sum(scan, listed(), span); });
+    return sampler_.weigh(
+        [&](const auto& scan, int, Span span) { return sum(scan, p_.logits, span); });
   }
   double equal(float x) {
-    if (!listed_)
-      return sampler_.weigh(
-          [&](const auto& scan, int, Span span) { return count_equal(scan, p_.logits, x, span); });
-    return sampler_.weigh_list(
-        [&](const auto& scan, Span span) { return count_equal(scan, listed(), x, span); });
+    if constexpr (kLists)
+      if (listed_)
+        return sampler_.weigh_list(
+            [&](const auto& scan, Span span) { return count_equal(scan, listed(), x, span); });
+    return sampler_.weigh(
+        [&](const auto& scan, int, Span span) { return count_equal(scan, p_.logits, x, span); });
   }
   double values_above(float x) {
     return sampler_.weigh_list(
@@ -322,20 +342,20 @@ class Truncation {
   Partial* partials_;
   Grid grid_;
   bool listed_ = false;   // whether the list holds all logits in low_ .. high_
-  bool full_ = false;     // whether there were too many
   bool touched_ = false;  // whether the partials have to be stated anew
   float low_ = 0, high_ = 0, greatest_ = 0;
   double mass_above_ = 0, count_above_ = 0;  // high_
-  double ties_ = 0;                          // how many ids at the cut are kept
+  double same_ = 0, ties_ = 0;               // ids at the cut, and how many of them are kept
 };
 
 template <class Sampler, class T>
-void truncate(Sampler& sampler, Distribution<T>& p, const Sampling& sampling, Partial* partials) {
+void truncate(Sampler& sampler, Distribution<T>& p, const Sampling& sampling, Partial* partials,
+              bool drawn) {
   Truncation<Sampler, T> truncation(sampler, p, partials);
   if (sampling.top_k > 0 && sampling.top_k < sampler.vocabulary().size)
     truncation.keep(sampling.top_k, false);
   if (sampling.top_p < 1) truncation.keep(sampling.top_p * p.sum, true);
-  truncation.settle();
+  truncation.settle(drawn);
 }
 
 }  // namespace blockdraft

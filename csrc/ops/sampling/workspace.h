@@ -18,7 +18,7 @@ struct Verdict {
 constexpr int kDistributionDoubles = 8, kVerdictDoubles = 2;
 constexpr int kHeaderDoubles = kDistributionDoubles + kVerdictDoubles;
 constexpr int kVocabBlockDoubles = 4;  // a partial, a sum, a surplus
-constexpr int kShortlistRoom = 128;    // floats of a vocab_block, if a request may truncate
+constexpr int kShortlistRoom = 128;    // floats of a vocab_block, where a crew lists logits
 
 static_assert(sizeof(Distribution<float>) == kDistributionDoubles * sizeof(double));
 static_assert(sizeof(Verdict) == kVerdictDoubles * sizeof(double));

@@ -191,6 +191,7 @@ class Crew {
  public:
   using Scan = cdna::Scan;
   static constexpr bool kStaged = true;
+  static constexpr bool kLists = false;
 
   template <class Vocabulary, class F>
   void each_block(const Vocabulary& vocabulary, F f) const {

@@ -81,6 +81,7 @@ class Crew {
  public:
   using Scan = sim::Scan;
   static constexpr bool kStaged = true;
+  static constexpr bool kLists = true;
 
   explicit Crew(const Wave& wave) : group_(wave), wave_(wave.index) {}
 

@@ -2,7 +2,6 @@
 
 import torch
 
-from ..types import Sampling
 from . import _native, _triton
 
 # Ids of a vocab_block, and a bound on the number of vocab_blocks: large vocabularies have larger
@@ -10,15 +9,14 @@ from . import _native, _triton
 VOCAB_BLOCK, MAX_VOCAB_BLOCKS, VOCAB_BLOCK_UNIT = 4096, 256, 512
 
 # Doubles of a row's workspace: its distribution and its request's verdict, then a partial, a sum
-# and a surplus for each vocab_block; where a request may truncate, also the shortlist's part.
-HEADER_DOUBLES, VOCAB_BLOCK_DOUBLES, SHORTLIST_DOUBLES = 10, 4, 64
+# and a surplus for each vocab_block.
+HEADER_DOUBLES, VOCAB_BLOCK_DOUBLES = 10, 4
 
 if _native.EXTENSION is not None:
     _native.agree("a row's header", _native.EXTENSION.header_doubles, HEADER_DOUBLES)
     _native.agree(
         "a vocab_block's part", _native.EXTENSION.vocab_block_doubles, VOCAB_BLOCK_DOUBLES
     )
-    _native.agree("a shortlist", _native.EXTENSION.shortlist_doubles, SHORTLIST_DOUBLES)
 
 
 def vocab_block(vocab: int) -> int:
@@ -27,17 +25,11 @@ def vocab_block(vocab: int) -> int:
     return max(VOCAB_BLOCK, -(-least // VOCAB_BLOCK_UNIT) * VOCAB_BLOCK_UNIT)
 
 
-def truncates(*samplings: Sampling) -> bool:
-    """Whether a request may truncate."""
-    return any(s.top_k is not None or s.top_p is not None for s in samplings)
-
-
-def workspace_shape(logits: torch.Tensor, rows: int, truncated: bool) -> tuple[int, int, int]:
+def workspace_shape(logits: torch.Tensor, rows: int) -> tuple[int, int, int]:
     """Shape of the workspace for `rows` rows per request; empty on a CPU, whose kernels have memory
     of their own."""
     batch, _, vocab = logits.shape
     if not _triton.on_gpu(logits):
         return 0, 0, 0
     blocks = -(-vocab // vocab_block(vocab))
-    of_block = VOCAB_BLOCK_DOUBLES + SHORTLIST_DOUBLES * truncated
-    return batch, rows, HEADER_DOUBLES + of_block * blocks
+    return batch, rows, HEADER_DOUBLES + VOCAB_BLOCK_DOUBLES * blocks

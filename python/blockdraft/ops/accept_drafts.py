@@ -49,8 +49,8 @@ def accept_drafts(
                                        defaults to the former
     draft_logits [B,K,vocab], target_logits' dtype: what the drafts were drawn from; needed if
                  drafter is "sampled", and for mix
-    draft_lse    float64 [B,K,2] of sample_drafts; saves a pass over the draft rows, so that NaN or
-                 +inf in a row that is not read otherwise goes unnoticed
+    draft_lse    float64 [B,K,2] of sample_drafts for these drafts; saves a pass over the draft
+                 rows, so that NaN or +inf in a row that is not read otherwise goes unnoticed
     drafter      "sampled": q is drafter_sampling's distribution of draft_logits; "greedy": q has
                  all mass on the draft
     mix          float32 [B] in 0..1 or None: p is the distribution of the raw logits
@@ -116,7 +116,7 @@ def accept_drafts(
     check.values("branch", branch, -1, V, f"-1 or 1 .. {V}", but=0)
     check.values("mix", mix, 0, 1, "0 .. 1")
     accepted = _outputs(check, out, with_logprob, target_logits)
-    shape = accept_drafts_workspace(target_logits, target_sampling, drafter_sampling)
+    shape = accept_drafts_workspace(target_logits)
     workspace = check.workspace(workspace, target_logits, shape, torch.float64)
     args = Args(
         target_logits=target_logits,
@@ -181,11 +181,10 @@ class Args(NamedTuple):
     workspace: Scratch | None
 
 
-def accept_drafts_workspace(target_logits: torch.Tensor, *samplings: Sampling) -> tuple[int, ...]:
-    """Shape of the float64 workspace of `accept_drafts` with these samplings, with a part for each
-    target and draft row; empty on a CPU."""
-    rows = 2 * target_logits.shape[1] - 1
-    return _sampling.workspace_shape(target_logits, rows, _sampling.truncates(*samplings))
+def accept_drafts_workspace(target_logits: torch.Tensor) -> tuple[int, ...]:
+    """Shape of the float64 workspace of `accept_drafts`, with a part for each target and draft row;
+    empty on a CPU."""
+    return _sampling.workspace_shape(target_logits, 2 * target_logits.shape[1] - 1)
 
 
 def _outputs(check: Check, out: Accepted | None, with_logprob: bool, logits) -> Accepted:

@@ -53,7 +53,7 @@ def sample_drafts(
     check.values("draft_len", draft_len, -1, check.dims["K"], f"-1 .. K = {check.dims['K']}")
     check.uniforms(uniforms, "B K")
     draft_tokens, draft_lse = check.outputs(out, ("B K", "B K 2"), I32 + F64, dict(logits=logits))
-    shape = sample_drafts_workspace(logits, drafter_sampling)
+    shape = sample_drafts_workspace(logits)
     workspace = check.workspace(workspace, logits, shape, torch.float64)
     args = Args(
         logits=logits,
@@ -90,12 +90,9 @@ class Args(NamedTuple):
     workspace: Scratch | None
 
 
-def sample_drafts_workspace(
-    logits: torch.Tensor, drafter_sampling: Sampling | None = None
-) -> tuple[int, ...]:
-    """Shape of the float64 workspace of `sample_drafts` with this sampling; empty on a CPU."""
-    samplings = () if drafter_sampling is None else (drafter_sampling,)
-    return _sampling.workspace_shape(logits, logits.shape[1], _sampling.truncates(*samplings))
+def sample_drafts_workspace(logits: torch.Tensor) -> tuple[int, ...]:
+    """Shape of the float64 workspace of `sample_drafts`; empty on a CPU."""
+    return _sampling.workspace_shape(logits, logits.shape[1])
 
 
 def _uniforms(args: Args) -> torch.Tensor:
