@@ -30,6 +30,8 @@ def cases(quick: bool) -> list[dict[str, Any]]:
         dict(B=1, rule="token", accepted=5, top_k=50),
         dict(B=8, rule="token", accepted=5, top_k=50),
         dict(B=1, rule="token", accepted=5, top_p=0.9),
+        dict(B=8, rule="token", accepted=5, top_p=0.9),
+        dict(B=8, rule="token", accepted=5, top_k=50, top_p=0.9),
         dict(B=1, rule="block", accepted=5, top_k=50, top_p=0.9),
     ]
 

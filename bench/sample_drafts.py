@@ -24,7 +24,9 @@ def cases(quick: bool) -> list[dict[str, Any]]:
         dict(B=1, K=16, top_k=50),
         dict(B=8, K=16, top_k=50),
         dict(B=1, K=16, top_p=0.9),
+        dict(B=8, K=16, top_p=0.9),
         dict(B=1, K=16, top_k=50, top_p=0.9),
+        dict(B=8, K=16, top_k=50, top_p=0.9),
     ]
 
 

@@ -259,3 +259,67 @@ def test_no_memory_of_the_size_of_the_vocabulary(rule):
     before = kilobytes("VmRSS")
     call()
     assert kilobytes("VmHWM") - before < 1000
+
+
+def long_rows(vocab, dtype):
+    """Rows whose first ids, and those of each vocab_block, tell more or less about the others; with
+    many equal logits."""
+    g = torch.Generator().manual_seed(0)
+    normal = 2 * torch.randn(vocab, generator=g)
+    spread = normal * 4
+    spike = normal.clone()
+    spike[vocab // 2] = 30
+    one_block = normal - 20 * (torch.arange(vocab) // 4096 != 1)
+    half = torch.zeros(vocab).masked_fill(torch.arange(vocab) % 2 == 0, -torch.inf)
+    rows = (
+        normal,
+        spread,
+        spike,
+        one_block,
+        half,
+        normal.round(),
+        normal.sort().values,
+        normal.sort(descending=True).values,
+        torch.zeros(vocab),
+    )
+    return torch.stack(rows).to(dtype)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32], ids=str)
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_truncation_of_long_rows(backend, dtype):
+    """Draws at both ends of the kept ids and between, and the sum of their weights."""
+    vocab = 5003 if SLOW else 20011
+    rows = long_rows(vocab, dtype)[:: 4 if SLOW else 1]
+    how = [(k, p) for k in (0, 1, 50, vocab // 3, vocab - 1) for p in (1.0, 0.9, 0.3, 1e-6)]
+    how = how[::5] if SLOW else how[1:]
+    top_k, top_p = (torch.tensor(x).repeat_interleave(len(rows)) for x in zip(*how))
+    batch = len(top_k)
+    u = torch.tensor([0.0, 0.4321, 1 - 2**-53], dtype=torch.float64).expand(batch, 3).contiguous()
+    logits = rows.repeat(len(how), 1)[:, None].expand(batch, 3, vocab).contiguous()
+    length = torch.full((batch,), 3, dtype=torch.int32)
+    zero = torch.zeros(batch, dtype=torch.int32)
+
+    def run(name, by=0.0):
+        p = torch.where(top_p < 1, (top_p * (1 + by)).clamp(max=1 - 1e-7), top_p).float()
+        sampling = Sampling(torch.ones(batch), top_k.int(), p)
+        return run_by(
+            ops.sample_drafts,
+            name,
+            logits,
+            length,
+            seed=zero.long(),
+            position=zero,
+            drafter_sampling=sampling,
+            uniforms=(u + by).clamp(0, 1 - 2**-53),
+        )
+
+    tokens, lse = run(backend)
+    want, expected = run("reference")
+    doubt = torch.zeros_like(tokens, dtype=torch.bool)
+    for by in (-1e-5, 1e-5):
+        near, near_lse = run("reference", by)
+        doubt |= (near != want) | ((near_lse - expected).abs().amax(-1) > 1e-4)
+    assert doubt.float().mean() < 0.3
+    assert ((tokens == want) | doubt).all()
+    assert torch.allclose(lse.sum(-1)[~doubt], expected.sum(-1)[~doubt], rtol=2e-6, atol=2e-6)

@@ -6,6 +6,10 @@
 //                               which starts at -inf
 //   scan.crossing(span, f, r)   the first id at which the running sum of f exceeds r. If rounding
 //                               keeps it below r, the last id where f is positive (-1: none)
+//   scan.collect(span, f, low, high, out, room)
+//                               writes the values of f(at) with low < f <= high to `out`, in an
+//                               order that depends on the span alone, and -inf to the rest of its
+//                               `room` floats. Returns how many values there are, which may be more
 //   Scan::value(p)              *p as a float
 //   scan.leader()               true for one thread of the scan
 //
@@ -32,6 +36,7 @@
 //   crew.within(vocabulary, i, f)    f(scan, vocabulary.span(i)) -> int, the same for all threads
 //   crew.leader(), crew.barrier()    as a group's
 //   Crew::kStaged                    whether each step of the body is a launch
+//   Crew::kLists                     whether a kernel has registers for `collect`
 #pragma once
 
 #include "tile/group.h"
@@ -64,6 +69,12 @@ struct ScanExample {
       return at.select(at.template id<float>() == at.all(0), x, at.all(0.0f));
     }
   };
+  struct Value {
+    template <class At>
+    auto operator()(At at) const {
+      return at.load(static_cast<const float*>(nullptr));
+    }
+  };
   struct Vocabulary {
     int blocks;
     Span span(int) const { return {0, 0, -1}; }
@@ -81,9 +92,10 @@ struct ScanExample {
 };
 
 template <class Scan>
-concept ScanTarget = requires(const Scan scan, Span span, const float* p) {
+concept ScanTarget = requires(const Scan scan, Span span, const float* p, float* out) {
   scan.sum(span, ScanExample::Term()).sum;
   scan.crossing(span, ScanExample::Term(), 0.0);
+  scan.collect(span, ScanExample::Value(), 0.0f, 0.0f, out, 1);
   Scan::value(p);
   scan.leader() || Scan::kProducts;
 };
@@ -93,7 +105,7 @@ concept CrewTarget =
     ScanTarget<typename Crew::Scan> && requires(Crew crew, ScanExample::Vocabulary vocabulary) {
       crew.each_block(vocabulary, ScanExample::Block());
       crew.within(vocabulary, 0, ScanExample::Block());
-      crew.leader() || Crew::kStaged;
+      crew.leader() || Crew::kStaged || Crew::kLists;
       crew.barrier();
     };
 

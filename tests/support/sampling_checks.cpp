@@ -45,10 +45,9 @@ void sample_on_sim(const SampleParams<T>& p, uint64_t seed, int dropped) {
     const int blocks_of_row = kStep == SampleStep::kMeasure ? blocks : 1;
     with_crews(groups, seed, dropped, [&](sim::Crew& crew, int64_t group) {
       const int row = int(group / blocks_of_row);
-      const auto memory =
-          RowsMemory<T>::staged(p.workspace.at(row / p.drafts, row % p.drafts), 0, blocks);
-      DraftRow<sim::Crew, T>(crew, p, row, memory.partials(0), memory.sums(0))
-          .template step<kStep>(int(group % blocks_of_row));
+      double* const own = p.workspace.at(row / p.drafts, row % p.drafts);
+      const auto memory = RowsMemory<T>::staged(own, p.workspace.stride[1], blocks);
+      DraftRow<sim::Crew, T>(crew, p, row, memory).template step<kStep>(int(group % blocks_of_row));
     });
   });
 }

@@ -23,7 +23,7 @@ class Acceptance {
         request_(request),
         memory_(memory),
         vocabulary_(params.vocabulary()),
-        sampler_(crew, vocabulary_, memory.sums(row)),
+        sampler_(crew, vocabulary_, memory.sums(row), memory.shortlist(row)),
         live_(params.draft_len[request]),
         target_(params.target_sampling.of(request)),
         drafter_(params.drafter_sampling.of(request)),
@@ -35,7 +35,8 @@ class Acceptance {
 
   void run() {
     if (live_ < 0) return finish({-1, kFine, 1});
-    const Verdict verdict = decide(*this, params_.rule);
+    Verdict verdict = decide(*this, params_.rule);
+    if (verdict.status == kFine) verdict.status = cut_draft(verdict.accepted);
     if (verdict.status == kFine) weigh(verdict);
     finish(verdict);
   }
@@ -122,7 +123,7 @@ class Acceptance {
     const int i = row - params_.drafts - 1;
     Distribution<T> made;
     if (measured(row)) {
-      made = sampler_.distribution(logits(row), sampling(row), memory_.partials(row));
+      made = sampler_.distribution(logits(row), sampling(row), row == live_, memory_.partials(row));
       // The status of a blend does not show which of its two rows is invalid.
       if (i < 0 && mixes(row) && (made.status != kFine || mix_ == 0))
         made.status = most(blend_status(row), made.status);
@@ -136,6 +137,18 @@ class Acceptance {
     }
     if (crew_.leader()) memory_.distribution(row) = made;
     crew_.barrier();
+  }
+
+  // Measures the draft row of a rejection if only its normaliser is known, but the residual needs
+  // its cut too. Returns its status.
+  int cut_draft(int i) {
+    if (i >= live_ || !sampled_ || !drafter_.truncates() || !normaliser_given(i)) return kFine;
+    if (target(i).point != kSpread) return kFine;
+    const int row = params_.drafts + 1 + i;
+    sampler_.measure_row(logits(row), drafter_, false, memory_.partials(row));
+    memory_.distribution(row) =
+        sampler_.distribution(logits(row), drafter_, false, memory_.partials(row));
+    return draft(i).status;
   }
 
   int blend_status(int row) {
@@ -159,7 +172,6 @@ class Acceptance {
     const int row = verdict.accepted;
     const Distribution<T>& p = target(row);
     if (row < live_) return residual_mass(scan, p, draft(row), verdict.scale, span);
-    if (p.truncated()) return sampler_.mass_in(scan, p, span);
     return sampler_.mass(p, memory_.partials(row)[block]);
   }
 
@@ -224,7 +236,8 @@ class Acceptance {
       if (!(unmixed.temperature > 0)) unmixed.temperature = 1;
       Partial* const partials = memory_.partials(i);
       sampler_.measure_row(row, unmixed, false, partials);
-      value = sampler_.distribution(row, unmixed, partials).template log_probability<Scan>(token);
+      value = sampler_.distribution(row, unmixed, false, partials)
+                  .template log_probability<Scan>(token);
     }
     if (crew_.leader()) params_.target_logprob.at(request_)[i] = value;
   }
@@ -274,9 +287,12 @@ class Acceptance {
   }
 
   // sample_drafts writes neither a normaliser nor a token for a row without a distribution. It does
-  // not write the truncation's cut, so a truncated row has to be measured again.
+  // not write the truncation's cut, so a truncated row has to be measured again where the residual
+  // may be needed: in all rows for the block rule, and on a GPU, which measures all rows at once.
   bool normaliser_given(int i) const {
-    if (!params_.draft_lse || drafter_.truncates() || !vocabulary_.has(token(i))) return false;
+    const bool all = Crew::kStaged || params_.rule == kBlock;
+    if (drafter_.truncates() && all) return false;
+    if (!params_.draft_lse || !vocabulary_.has(token(i))) return false;
     const double* lse = params_.draft_lse.at(request_, i);
     return lse[0] - lse[0] == 0 && lse[1] - lse[1] == 0;
   }

@@ -14,16 +14,16 @@ void launch(const AcceptParams<T>& p, const Parallel& parallel) {
     thread_local std::vector<Distribution<T>> distributions;
     thread_local std::vector<Partial> partials;
     thread_local std::vector<double> sums;
+    thread_local std::vector<float> shortlist;
     distributions.resize(2 * p.drafts + 1);
     partials.resize(vocabulary.blocks);
     sums.resize(vocabulary.blocks);
-    const RowsMemory<T> memory{distributions.data(),
-                               partials.data(),
-                               sums.data(),
-                               nullptr,
-                               nullptr,
-                               kDistributionDoubles,
-                               0};
+    const bool truncates = p.target_sampling.may_truncate() || p.drafter_sampling.may_truncate();
+    const int room = truncates ? kShortlistRoom : 0;
+    shortlist.resize(room * vocabulary.blocks);
+    const RowsMemory<T> memory{
+        distributions.data(),     partials.data(), sums.data(),          nullptr,
+        {shortlist.data(), room}, nullptr,         kDistributionDoubles, 0};
     Acceptance<cpu::Crew, T>(crew, p, int(request), memory).run();
   });
 }

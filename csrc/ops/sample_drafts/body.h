@@ -10,13 +10,13 @@ namespace blockdraft {
 template <class Crew, class T>
 class DraftRow {
  public:
-  DraftRow(Crew& crew, const SampleParams<T>& params, int64_t row, Partial* partials, double* sums)
+  DraftRow(Crew& crew, const SampleParams<T>& params, int64_t row, const RowsMemory<T>& memory)
       : crew_(crew),
         params_(params),
         request_(int(row / params.drafts)),
         i_(int(row % params.drafts)),
-        partials_(partials),
-        sampler_(crew, params.vocabulary(), sums),
+        partials_(memory.partials(0)),
+        sampler_(crew, params.vocabulary(), memory.sums(0), memory.shortlist(0)),
         sampling_(params.drafter_sampling.of(request_)),
         logits_{params.logits.at(request_, i_), nullptr, 1} {
     peak_ = params.greedy || sampling_.temperature == 0;
@@ -49,7 +49,7 @@ class DraftRow {
     double top = 0;
     double log_sum = 0;
     if (live()) {
-      const Distribution<T> q = sampler_.distribution(logits_, sampling_, partials_);
+      const Distribution<T> q = sampler_.distribution(logits_, sampling_, !peak_, partials_);
       if (q.status == kFine) {
         top = q.top;
         log_sum = log2_double(q.sum) / kLog2e;
@@ -66,16 +66,15 @@ class DraftRow {
   int argmax() {
     const Sampling greedy{0, 0, 1};
     sampler_.measure_row(logits_, greedy, false, partials_);
-    return sampler_.distribution(logits_, greedy, partials_).point;
+    return sampler_.distribution(logits_, greedy, false, partials_).point;
   }
 
   int draw(const Distribution<T>& q) {
     const double u = params_.uniforms
                          ? params_.uniforms.at(request_)[i_]
                          : uniform(params_.seed[request_], params_.position[request_], i_, kDraft);
-    const double total = sampler_.weigh([&](const auto& scan, int block, Span span) {
-      return q.truncated() ? sampler_.mass_in(scan, q, span) : sampler_.mass(q, partials_[block]);
-    });
+    const double total = sampler_.weigh(
+        [&](const auto&, int block, Span) { return sampler_.mass(q, partials_[block]); });
     return sampler_.find(u * total, [&](const auto& scan, Span span, double r) {
       return sampler_.crossing_in(scan, q, span, r);
     });

@@ -14,9 +14,14 @@ void launch(const SampleParams<T>& p, const Parallel& parallel) {
   cpu::with_crews(rows, blocks, parallel, [&](cpu::Crew& crew, int64_t row) {
     thread_local std::vector<Partial> partials;
     thread_local std::vector<double> sums;
+    thread_local std::vector<float> shortlist;
     partials.resize(blocks);
     sums.resize(blocks);
-    DraftRow<cpu::Crew, T>(crew, p, row, partials.data(), sums.data()).run();
+    const int room = p.drafter_sampling.may_truncate() ? kShortlistRoom : 0;
+    shortlist.resize(room * blocks);
+    const RowsMemory<T> memory{
+        nullptr, partials.data(), sums.data(), nullptr, {shortlist.data(), room}, nullptr, 0, 0};
+    DraftRow<cpu::Crew, T>(crew, p, row, memory).run();
   });
 }
 

@@ -23,10 +23,9 @@ sample_drafts_kernel(SampleParams<T> p) {
   const int blocks_of_row = kStep == SampleStep::kMeasure ? blocks : 1;
   const int row = cdna::group_index() / blocks_of_row;
   double* const own = p.workspace.at(row / p.drafts, row % p.drafts);
-  const auto memory = RowsMemory<T>::staged(own, 0, blocks);
+  const auto memory = RowsMemory<T>::staged(own, p.workspace.stride[1], blocks);
   Crew crew;
-  DraftRow<Crew, T>(crew, p, row, memory.partials(0), memory.sums(0))
-      .template step<kStep>(cdna::group_index() % blocks_of_row);
+  DraftRow<Crew, T>(crew, p, row, memory).template step<kStep>(cdna::group_index() % blocks_of_row);
 }
 
 #define BLOCKDRAFT_STEP(T, step)                              \

@@ -20,17 +20,27 @@ struct SamplingParams {
     return {t > 0 ? t : 0.0, top_k ? top_k[request] : 0, top_p ? top_p[request] : 1.0};
   }
 
+  bool may_truncate() const { return top_k || top_p; }
+
   BLOCKDRAFT_POINTERS(temperature, top_k, top_p)
 };
 
 template <class Crew, class T>
 class Sampler {
  public:
-  // `sums`: memory for one double per vocab_block, which no other row uses at the same time.
-  Sampler(Crew& crew, const Vocabulary& vocabulary, double* sums)
-      : crew_(crew), vocabulary_(vocabulary), sums_(sums) {}
+  static constexpr bool kLists = Crew::kLists;
+
+  // `sums`: memory for one double per vocab_block, which no other row uses at the same time;
+  // `shortlist`: likewise, for truncation.
+  Sampler(Crew& crew, const Vocabulary& vocabulary, double* sums, const Shortlist& shortlist)
+      : crew_(crew), vocabulary_(vocabulary), sums_(sums), shortlist_(shortlist) {}
 
   const Vocabulary& vocabulary() const { return vocabulary_; }
+  const Shortlist& shortlist() const { return shortlist_; }
+  // A vocab_block's part of the shortlist.
+  Span listed_in(int block) const {
+    return {block * shortlist_.room, (block + 1) * shortlist_.room, -1};
+  }
 
   // The partials of a row's vocab_blocks; at temperature 0, their surveys. `drawn`: see `measure`.
   void measure_row(const Logits<T>& logits, const Sampling& sampling, bool drawn,
@@ -48,8 +58,10 @@ class Sampler {
     return measure_block(scan, logits, sampling, drawn, start, vocabulary_.span(block));
   }
 
-  Distribution<T> distribution(const Logits<T>& logits, const Sampling& sampling,
-                               const Partial* partials) {
+  // If truncated, the distribution's partials are stated anew where a token is `drawn` by them, and
+  // otherwise lost.
+  Distribution<T> distribution(const Logits<T>& logits, const Sampling& sampling, bool drawn,
+                               Partial* partials) {
     Distribution<T> p{
         logits, 1, 0, -__builtin_inff(), -__builtin_inff(), INT32_MAX, Distribution<T>::kSpread,
         kEmpty};
@@ -62,7 +74,7 @@ class Sampler {
     if (sampling.temperature > 0) {
       p.scale = sampling.scale();
       for (int i = 0; i < vocabulary_.blocks; ++i) p.sum += mass(p, partials[i]);
-      if (sampling.truncates()) truncate(*this, p, sampling);
+      if (sampling.truncates()) truncate(*this, p, sampling, partials, drawn);
     } else {
       p.point = lowest(p, partials);
     }
@@ -101,10 +113,44 @@ class Sampler {
     return total();
   }
 
-  double total() const {
-    double total = 0;
-    for (int i = 0; i < vocabulary_.blocks; ++i) total += sums_[i];
-    return total;
+  double total() const { return total(vocabulary_.blocks); }
+
+  // The sum of f(scan, span) over the parts of the shortlist.
+  template <class F>
+  double weigh_list(F f) {
+    const ListParts parts(vocabulary_.blocks, shortlist_.room);
+    crew_.each_block(parts, [&](const auto& scan, int part, Span span) {
+      const double sum = f(scan, span);
+      if (scan.leader()) sums_[part] = sum;
+    });
+    return total(parts.blocks);
+  }
+
+  // The greatest number on the shortlist.
+  float greatest_listed() {
+    const ListParts parts(vocabulary_.blocks, shortlist_.room);
+    crew_.each_block(parts, [&](const auto& scan, int part, Span span) {
+      const float peak = peak_of(scan, Logits<float>{shortlist_.logits, nullptr, 1}, span);
+      if (scan.leader()) sums_[part] = peak;
+    });
+    double greatest = sums_[0];
+    for (int i = 1; i < parts.blocks; ++i) greatest = most(greatest, sums_[i]);
+    return float(greatest);
+  }
+
+  // Adds the first `ties` of the ids that `sums_` counts in each vocab_block to the partials, whose
+  // sum it returns.
+  double add_ties(Partial* partials, double ties, double each) {
+    if (crew_.leader())
+      for (int i = 0; i < vocabulary_.blocks; ++i) {
+        const double own = least(sums_[i], ties);
+        partials[i].sum += own * each;
+        ties -= own;
+      }
+    crew_.barrier();
+    double sum = 0;
+    for (int i = 0; i < vocabulary_.blocks; ++i) sum += partials[i].sum;
+    return sum;
   }
 
   // The first id at which the running sum of the masses exceeds r. `sums_` gives the vocab_block;
@@ -123,7 +169,7 @@ class Sampler {
                         [&](const auto& scan, Span span) { return crossing(scan, span, r); });
   }
 
-  // The mass of a measured vocab_block in its row's distribution, if that is not truncated.
+  // The mass of a measured vocab_block in its row's distribution.
   static double mass(const Distribution<T>& p, const Partial& partial) {
     if (!(partial.sum > 0)) return 0;
     return partial.anchor == p.top
@@ -143,11 +189,37 @@ class Sampler {
   }
 
  private:
+  // The shortlist as a crew shares it: one part on a CPU, where it is too short to be shared.
+  struct ListParts {
+    int blocks, size, block;
+
+    ListParts(int vocab_blocks, int room)
+        : blocks(Crew::kStaged ? least(8, vocab_blocks) : 1),
+          size(vocab_blocks * room),
+          block(ceil_div(size, blocks)) {}
+    Span span(int i) const { return {i * block, least(size, (i + 1) * block), -1}; }
+  };
+
+  double total(int count) const {
+    double total = 0;
+    for (int i = 0; i < count; ++i) total += sums_[i];
+    return total;
+  }
+
   template <class Scan>
   static Partial measure_block(const Scan& scan, const Logits<T>& logits, const Sampling& sampling,
                                bool drawn, const Partial& start, Span span) {
     return sampling.temperature > 0 ? measure(scan, logits, sampling.scale(), start, span, drawn)
                                     : survey(scan, logits, span);
+  }
+
+  template <class Scan>
+  BLOCKDRAFT_SCAN static float peak_of(const Scan& scan, const Logits<float>& list, Span span) {
+    auto raise = [&list](auto at, auto& peak) {
+      peak = at.maximum(peak, list.load(at));
+      return at.all(0.0f);
+    };
+    return scan.sum(span, raise).peak;
   }
 
   // The lowest id with the greatest logit, from the surveys of the vocab_blocks.
@@ -172,6 +244,7 @@ class Sampler {
   // on a GPU.
   Vocabulary vocabulary_;
   double* sums_;
+  Shortlist shortlist_;
 };
 
 }  // namespace blockdraft

@@ -106,6 +106,7 @@ struct Ragged : Lanes {
 
 class Scan : public Group {
   static constexpr int kSegment = 1024;
+  static constexpr int kListed = 64;  // ids whose bits fill a word
 
  public:
 #ifdef __AVX512F__
@@ -148,6 +149,35 @@ class Scan : public Group {
       return found < 0;
     });
     return found < 0 ? walk(last, peak, f, INFINITY) : found;
+  }
+
+  template <class F>
+  static int collect(Span span, F f, float low, float high, float* out, int room) {
+    int found = 0;
+    for (int first = span.first; first < span.stop; first += kListed) {
+      wide values[kListed / kWide];
+      uint64_t bits = 0;
+      auto add = [&](int j, wide x) {
+        values[j] = x;
+        bits |= uint64_t(lane_bits((x > Lanes::all(low)) & (x <= Lanes::all(high)))) << j * kWide;
+      };
+      if (whole(span, first, kListed)) {
+#pragma GCC unroll 8
+        for (int j = 0; j < kListed / kWide; ++j) add(j, f(Half(first + j / 2 * 2 * kWide, j % 2)));
+      } else {
+        for (int j = 0; j < kListed / kWide && first + j * kWide < span.stop; ++j) {
+          const int at = first + j * kWide;
+          add(j, whole(span, at, kWide) ? f(Whole(at)) : f(Ragged(at, span)));
+        }
+      }
+      if (!bits) continue;
+      float listed[kListed];
+      std::memcpy(listed, values, sizeof listed);
+      for (; bits; bits &= bits - 1, ++found)
+        if (found < room) out[found] = listed[__builtin_ctzll(bits)];
+    }
+    for (int i = found; i < room; ++i) out[i] = -INFINITY;
+    return found;
   }
 
   template <class T>

@@ -180,6 +180,19 @@ inline wide minimum_wide(wide a, wide b) {  // b if either is NaN
 #endif
 }
 
+// One bit for each lane of a mask, the lowest for the first.
+inline uint32_t lane_bits(iwide mask) {
+#if defined(__AVX512F__)
+  return _mm512_cmplt_epi32_mask((__m512i)mask, _mm512_setzero_si512());
+#elif defined(__AVX__)
+  return uint32_t(_mm256_movemask_ps((__m256)mask));
+#else
+  uint32_t bits = 0;
+  for (int j = 0; j < kWide; ++j) bits |= uint32_t(mask[j] < 0) << j;
+  return bits;
+#endif
+}
+
 inline wide multiply_add(wide a, wide b, wide c) {
 #if defined(__AVX512F__)
   return (wide)_mm512_fmadd_ps((__m512)a, (__m512)b, (__m512)c);

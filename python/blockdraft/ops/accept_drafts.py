@@ -49,8 +49,8 @@ def accept_drafts(
                                        defaults to the former
     draft_logits [B,K,vocab], target_logits' dtype: what the drafts were drawn from; needed if
                  drafter is "sampled", and for mix
-    draft_lse    float64 [B,K,2] of sample_drafts; saves a pass over the draft rows, so that NaN or
-                 +inf in a row that is not read otherwise goes unnoticed
+    draft_lse    float64 [B,K,2] of sample_drafts for these drafts; saves a pass over the draft
+                 rows, so that NaN or +inf in a row that is not read otherwise goes unnoticed
     drafter      "sampled": q is drafter_sampling's distribution of draft_logits; "greedy": q has
                  all mass on the draft
     mix          float32 [B] in 0..1 or None: p is the distribution of the raw logits
