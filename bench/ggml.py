@@ -39,9 +39,12 @@ class InitParams(ctypes.Structure):
 
 @cache
 def libraries() -> tuple[ctypes.CDLL, ctypes.CDLL]:
-    """Raises OSError where there are none."""
-    base = ctypes.CDLL("libggml-base.so", mode=ctypes.RTLD_GLOBAL)
-    cpu = ctypes.CDLL("libggml-cpu.so")
+    """Raises ImportError where there are none."""
+    try:
+        base = ctypes.CDLL("libggml-base.so", mode=ctypes.RTLD_GLOBAL)
+        cpu = ctypes.CDLL("libggml-cpu.so")
+    except OSError as error:
+        raise ImportError(str(error)) from error
     base.ggml_init.restype, base.ggml_init.argtypes = c_void_p, (InitParams,)
     for library, functions in ((base, BASE), (cpu, CPU)):
         for name, (result, arguments) in functions.items():
