@@ -85,6 +85,17 @@ def save(
     return paths
 
 
+def legend(figure, axes, title: str) -> None:
+    """Beside the axes."""
+    figure.legend(
+        *axes.get_legend_handles_labels(),
+        loc="outside right upper",
+        fontsize=9,
+        title=title,
+        title_fontsize=8,
+    )
+
+
 def token_label(tokens: int) -> str:
     """A number of cached tokens, for an axis."""
     return f"{tokens // 1024}k" if tokens >= 1024 else str(tokens)

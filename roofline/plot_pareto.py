@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from .canvas import device_color, save
+from .canvas import device_color, legend, save
 from .deploy import Serving, chosen
 from .setting import Setting
 
@@ -43,13 +43,7 @@ def draw(
         )
         axes.set_title(title, fontsize=11)
         axes.grid(alpha=0.3, which="both")
-        figure.legend(
-            *axes.get_legend_handles_labels(),
-            loc="outside right upper",
-            fontsize=9,
-            title="? assumed figures\nnumbers: requests",
-            title_fontsize=8,
-        )
+        legend(figure, axes, "? assumed figures\nnumbers: requests")
 
     return save("pareto", folder, curves, (9.5, 6))
 

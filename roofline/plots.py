@@ -8,7 +8,7 @@ from pathlib import Path
 
 from . import page, sweep
 from .blocks import affordable
-from .canvas import Subject, device_color, save, token_label
+from .canvas import Subject, device_color, legend, save, token_label
 from .devices import Ceilings, ceilings
 from .figures import Device
 from .plan import Accepting
@@ -92,13 +92,7 @@ def blocks_against_context(
         axes.set_title(title, fontsize=11)
         axes.set_ylim(bottom=0)
         axes.grid(alpha=0.3)
-        figure.legend(
-            *axes.get_legend_handles_labels(),
-            loc="outside right upper",
-            fontsize=9,
-            title="? unconfirmed figures",
-            title_fontsize=8,
-        )
+        legend(figure, axes, "? unconfirmed figures")
 
     return save("blocks", folder, draw, (9.5, 5))
 

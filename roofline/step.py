@@ -152,33 +152,13 @@ def _attention(w: Workload) -> Cost:
     m = w.model
     heads, kv_heads = _heads(w)
     total = Cost(0, 0, 0)
+    decoding = (w.context_tokens, w.verify_rows, w.branches, w.mask_rows)
+    prefill = (w.context_tokens // 2, w.prefill_rows, (), 1)
+    sizes = (heads, kv_heads, m.head_dim, ITEMSIZE_BYTES[w.dtype], ITEMSIZE_BYTES[w.kv_dtype])
     for window, layers in _windows(m).items():
-        request = costs.block_attention(
-            w.context_tokens,
-            w.verify_rows,
-            w.branches,
-            w.mask_rows,
-            heads,
-            kv_heads,
-            m.head_dim,
-            ITEMSIZE_BYTES[w.dtype],
-            ITEMSIZE_BYTES[w.kv_dtype],
-            window,
-        )
-        total += w.batch * request * layers
+        total += w.batch * costs.block_attention(*decoding, *sizes, window) * layers
         if w.prefill_rows:
-            total += layers * costs.block_attention(
-                w.context_tokens // 2,
-                w.prefill_rows,
-                (),
-                1,
-                heads,
-                kv_heads,
-                m.head_dim,
-                ITEMSIZE_BYTES[w.dtype],
-                ITEMSIZE_BYTES[w.kv_dtype],
-                window,
-            )
+            total += layers * costs.block_attention(*prefill, *sizes, window)
     return total
 
 
