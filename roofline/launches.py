@@ -4,8 +4,8 @@ A launch costs microseconds, whatever its work, so that an op of little work may
 No other module of the roofline counts launches.
 """
 
-# The least keys of a split of the prefix on a GPU: `split_keys` of the op block_attention
-SPLIT_KEYS = 2048
+# The least keys of a chunk of the prefix on a GPU: `chunk_keys` of the op block_attention
+CHUNK_KEYS = 256
 
 # So many pairs of a row and a choice are routed without a sort: `kFewPairs` of fused_moe
 FEW_PAIRS = 64
@@ -55,7 +55,7 @@ def launches(
     An op ignores the options that are not its own.
     """
     if op == "block_attention":
-        return 1 + (prefix > SPLIT_KEYS)
+        return 1 + (prefix > CHUNK_KEYS)
     if op in ("cca_qkv", "commit", "moe_dispatch", "residual_norm"):
         return 1
     if op == "fused_moe":

@@ -45,7 +45,7 @@ def pytest_collection_modifyitems(items):
 def short_splits():
     """The interpreter is slow: prefixes of a few dozen keys already have several splits."""
     if env.triton_interpreter():
-        sys.modules["blockdraft.ops.block_attention"].split_keys = lambda device: 16
+        sys.modules["blockdraft.ops.block_attention"].chunk_keys = lambda device: 16
 
 
 def pytest_addoption(parser):

@@ -128,7 +128,7 @@ def test_commit_in_the_emulator(unit, arch, emulator, code_objects):
     assert all(torch.equal(a, b) for a, b in zip(*states))
 
 
-CASES = {  # layout, prefixes, query and KV heads, head dim, page, window, least keys of a split
+CASES = {  # layout, prefixes, query and KV heads, head dim, page, window, least keys of a chunk
     "tidar": (BlockLayout.tidar(16, P=3), [5, 0], (4, 1), 128, 16, 0, 2048),
     "zyphra, dead proposals": (BlockLayout.zyphra(16, P=2), [33], (8, 2), 64, 8, 0, 2048),
     "splits": (BlockLayout(4, 5, 3), [0, 70, 41], (4, 2), 128, 8, 0, 32),
@@ -151,7 +151,7 @@ CASES = {  # layout, prefixes, query and KV heads, head dim, page, window, least
 @pytest.mark.parametrize("dtype", harness.TYPES, ids=str)
 @pytest.mark.parametrize("name", CASES)
 def test_block_attention_in_the_emulator(name, dtype, arch, emulator, code_objects):
-    layout, prefixes, (query_heads, kv_heads), dim, page, window, split = CASES[name]
+    layout, prefixes, (query_heads, kv_heads), dim, page, window, chunk = CASES[name]
     generator = torch.Generator().manual_seed(1)
     rows = random_rows(layout, prefixes, generator, 0.5 if "dead" in name else 0.1)
     total = int(rows.cu_rows[-1])
@@ -167,11 +167,11 @@ def test_block_attention_in_the_emulator(name, dtype, arch, emulator, code_objec
         random_pages(p, prefixes, page, torch.Generator().manual_seed(9)) for p in past
     )
     out, lse = poisoned(*q.shape, dtype=dtype), poisoned(*q.shape[:2], dtype=torch.float32)
-    splits = max(-(-max(prefixes) // split), 1)
+    splits = max(-(-max(prefixes) // chunk), 1)
     workspace = poisoned(splits, *q.shape[:2], dim + 2, dtype=torch.float32)
     case = q, k, v, k_cache, v_cache, table, rows
     op, args = harness.captured(ops.block_attention, *case, out=out, lse=lse, window=window)
-    args = args._replace(workspace=workspace, split_keys=split)
+    args = args._replace(workspace=workspace, chunk_keys=chunk, split_chunks=1)
     params = harness.recorded(op, args)
     code = code_objects("block_attention", arch)
     threads, last = {0: THREADS, 1: 64}, f"Li{dim}EE"

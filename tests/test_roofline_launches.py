@@ -5,9 +5,9 @@ from dataclasses import replace
 import pytest
 import torch
 
-from blockdraft.ops.block_attention import split_keys
+from blockdraft.ops.block_attention import chunk_keys
 from blockdraft.roofline import models
-from blockdraft.roofline.launches import ASSUMED, FEW_PAIRS, KERNELS, SPLIT_KEYS, launches
+from blockdraft.roofline.launches import ASSUMED, FEW_PAIRS, KERNELS, CHUNK_KEYS, launches
 from blockdraft.roofline.step import pass_ops
 from blockdraft.roofline.workload import Workload
 
@@ -18,8 +18,8 @@ WORK = Workload(models.find("ZAYA1-8B"), batch=2, context_tokens=8192)
     "op, options, count",
     [
         ("block_attention", {}, 1),
-        ("block_attention", dict(prefix=SPLIT_KEYS), 1),
-        ("block_attention", dict(prefix=SPLIT_KEYS + 1), 2),
+        ("block_attention", dict(prefix=CHUNK_KEYS), 1),
+        ("block_attention", dict(prefix=CHUNK_KEYS + 1), 2),
         ("block_attention", dict(prefix=1 << 20), 2),
         ("commit", {}, 1),
         ("fused_moe", dict(pairs=FEW_PAIRS), 2),
@@ -45,7 +45,7 @@ def test_every_op_with_kernels_is_counted():
 
     assert set(KERNELS) == {name for name, op in OPS.items() if "triton" in op.backends}
     assert not set(KERNELS) & set(ASSUMED)
-    assert SPLIT_KEYS == split_keys(torch.device("cuda"))
+    assert CHUNK_KEYS == chunk_keys(torch.device("cuda"))
 
 
 def test_an_unknown_op_is_named():
@@ -77,6 +77,6 @@ def test_launches_of_a_pass():
     assert sum(found.values()) == 492
     # one row a request: no drafts to sample, none to run the LM head on, no rows to sort by expert
     assert sum(launches_of(WORK.autoregressive()).values()) == 492 - 3 - 40
-    # a prefix of one split has nothing to merge
-    short = launches_of(replace(WORK, context_tokens=SPLIT_KEYS))
+    # a prefix of one chunk has nothing to merge
+    short = launches_of(replace(WORK, context_tokens=CHUNK_KEYS))
     assert found["block_attention"] - short["block_attention"] == 40

@@ -172,21 +172,26 @@ def attention_case(dtype, seed):
     return (q, k, v, k_cache, v_cache, table, rows), choose.choice([0, 0, choose.randint(1, 60)])
 
 
-def attention_params(case, out, lse, workspace, *, split, window=0, max_splits=32):
-    """Of a GPU's kernel, whose splits are short here."""
+def attention_params(case, out, lse, workspace, *, chunk, window=0, max_chunks=128, together=1):
+    """Of a GPU's kernel, whose chunks are short here; `together`: those of a split."""
     op, args = harness.captured(ops.block_attention, *case, out=out, lse=lse, window=window)
-    args = args._replace(workspace=workspace, split_keys=split, max_splits=max_splits)
+    args = args._replace(
+        workspace=workspace, chunk_keys=chunk, max_chunks=max_chunks, split_chunks=together
+    )
     return harness.recorded(op, args)
 
 
-def run_attention(target, dtype, seed, dropped=-1):
+def run_attention(target, dtype, seed, dropped=-1, together=None):
+    """`together`: chunks of a split; a random number if None."""
     case, window = attention_case(dtype, seed)
     q, rows = case[0], case[6]
     out, lse = poisoned(*q.shape, dtype=dtype), poisoned(*q.shape[:2], dtype=torch.float32)
-    split = 32
-    splits = -(-rows.max_prefix // split)
+    together = together or random.Random(seed).choice([1, 2, 4])
+    splits = -(-rows.max_prefix // (32 * together))
     workspace = poisoned(splits, *q.shape[:2], q.shape[2] + 2, dtype=torch.float32)
-    params = attention_params(case, out, lse, workspace, split=split, window=window)
+    params = attention_params(
+        case, out, lse, workspace, chunk=32, window=window, together=together
+    )
     harness.checks().check_block_attention(
         TARGETS[target], TYPES[dtype], params, SEED(seed), dropped
     )
@@ -210,9 +215,17 @@ def test_block_attention(target, dtype):
         assert_close(lse, expected_lse, dtype, name="lse")
 
 
+@pytest.mark.parametrize("target", ["sim", "sim with one buffer"])
+def test_chunks_of_a_split_change_no_bit(target):
+    for seed in range(10):
+        found = [run_attention(target, torch.bfloat16, seed, together=n)[0] for n in (1, 2, 4)]
+        for other in found[1:]:
+            assert all(torch.equal(mine, theirs) for mine, theirs in zip(found[0], other))
+
+
 @pytest.mark.parametrize("target", ["cpu", "sim"])
 def test_a_shorter_prefix_may_have_more_splits_than_the_longest(target):
-    """33 units of keys in splits of two are 17 splits; a prefix of 25 units beside it has 25."""
+    """33 units of keys in chunks of two are 17 splits; a prefix of 25 units beside it has 25."""
     generator = torch.Generator().manual_seed(5)
     layout, prefixes, dim = BlockLayout.tidar(2, P=1), [33 * 8, 25 * 8], 16
     rows = random_rows(layout, prefixes, generator)
@@ -223,7 +236,7 @@ def test_a_shorter_prefix_may_have_more_splits_than_the_longest(target):
     case = (q, k, v, cache, cache, table, rows)
     out, lse = poisoned(*q.shape, dtype=torch.float32), poisoned(total, 2, dtype=torch.float32)
     workspace = poisoned(32, total, 2, dim + 2, dtype=torch.float32)
-    params = attention_params(case, out, lse, workspace, split=8)
+    params = attention_params(case, out, lse, workspace, chunk=8, max_chunks=32)
     harness.checks().check_block_attention(TARGETS[target], 0, params, SEED(1), -1)
     expected, expected_lse = reference_attention(case)
     assert_close(out, expected)
@@ -235,7 +248,7 @@ def test_a_shorter_prefix_may_have_more_splits_than_the_longest(target):
 def test_row_tiles_are_even_and_cover(rows, group_columns):
     q, k = torch.randn(rows, 4, 8), torch.randn(rows, 1, 8)
     packed = Rows.prefill(torch.zeros(1, dtype=torch.int32), [rows], 0)
-    params = attention_params((q, k, k, None, None, None, packed), None, None, None, split=32)
+    params = attention_params((q, k, k, None, None, None, packed), None, None, None, chunk=32)
     first = torch.zeros(rows + 1, dtype=torch.int32)
     count = harness.checks().check_row_tiles(params, group_columns, pointer(first))
     sizes = first[: count + 1].diff()

@@ -13,7 +13,6 @@ import triton.language as tl
 from .target import arch, dies
 
 LOG2_E = 1.4426950408889634
-MERGED = 16  # rows x heads of a program of `merge`
 NOWHERE = tl.constexpr(1 << 30)
 
 
@@ -29,12 +28,12 @@ def config(target: str, head_dim: int, itemsize: int, rows: int, group: int) -> 
     """For a target ("gfx942", "gfx950", "sm_90", "interpreter") and requests of up to `rows` rows,
     with `group` query heads for each KV head."""
     # The cost of a tile: its columns, and about 32 more because every tile stages the keys.
-    sizes = (64,) if itemsize == 4 else (128, 64)
+    sizes = (64,) if itemsize == 4 else (256, 128, 64)
     columns = min(sizes, key=lambda size: triton.cdiv(rows, size // group) * (size + 32))
     if target == "interpreter":
         return Config(columns, 16, dies(target), {})
     # The waves divide the columns, so that a row's sums stay within a wave.
-    options = dict(num_warps=4, num_stages=2)
+    options = dict(num_warps=8 if columns == 256 else 4, num_stages=2)
     if target.startswith("gfx"):  # with two waves on a SIMD each has 256 registers
         options |= dict(matrix_instr_nonkdim=16, waves_per_eu=1 if itemsize == 4 else 2)
     return Config(columns, 32, dies(target), options)
@@ -388,21 +387,21 @@ def merge(
     DIM: tl.constexpr,
     MASK_ROWS: tl.constexpr,
     MAX_SPLITS: tl.constexpr,
-    ENTRIES: tl.constexpr,
+    PADDED_SPLITS: tl.constexpr,
     PADDED: tl.constexpr,
 ):
-    """Merges the splits of a request in order. A program has ENTRIES rows x heads."""
-    chunks = tl.cdiv(max_rows * HEADS, ENTRIES)
-    request = tl.program_id(0) // chunks
+    """Merges the splits of a row and head, all of which are read at once. As many are summed for
+    every prefix, so that the order does not depend on the batch."""
+    entries = max_rows * HEADS
+    request = tl.program_id(0) // entries
+    entry = tl.program_id(0) % entries
     base = tl.load(cu_rows + request)
     rows = tl.load(cu_rows + request + 1) - base
     splits, _ = _splits(tl.load(prefix_lens + request), split_keys, MAX_SPLITS)
-    entry = tl.program_id(0) % chunks * ENTRIES + tl.arange(0, ENTRIES)
-    if tl.program_id(0) % chunks * ENTRIES >= rows * HEADS:
-        return
     row = entry // HEADS
     head = entry % HEADS
-    used = row < rows
+    if row >= rows:
+        return
     limit, _, _ = _row(
         row,
         rows,
@@ -411,35 +410,29 @@ def merge(
         branch + request * branch_row,
         MASK_ROWS,
     )
+    split = tl.arange(0, PADDED_SPLITS)
     d = tl.arange(0, PADDED)
     row64 = base.to(tl.int64) + row
-    acc = tl.zeros([ENTRIES, PADDED], tl.float32)
-    top = tl.full([ENTRIES], float("-inf"), tl.float32)
-    total = tl.zeros([ENTRIES], tl.float32)
-    for split in range(0, splits):
-        partial = workspace + ((split * total_rows + row64) * HEADS + head) * (DIM + 2)
-        split_top = tl.load(partial + DIM, mask=used, other=float("-inf"))
-        new_top = tl.maximum(top, split_top)
-        anchor = _finite_or_zero(new_top)
-        old, new = tl.exp2(top - anchor), tl.exp2(split_top - anchor)
-        acc = acc * old[:, None] + new[:, None] * tl.load(
-            partial[:, None] + d[None, :], mask=used[:, None] & (d < DIM)[None, :], other=0
-        )
-        total = total * old + new * tl.load(partial + DIM + 1, mask=used, other=0)
-        top = new_top
-    _finish(
-        acc,
-        top,
-        total,
-        limit > 0,
-        used,
-        row64 * OUT_ROW + head * OUT_HEAD,
-        row64 * LSE_ROW + head * LSE_HEAD,
-        d,
-        d < DIM,
-        out,
-        lse,
+    partial = workspace + ((split * total_rows + row64) * HEADS + head) * (DIM + 2)
+    there = split < splits
+    outputs = tl.load(
+        partial[:, None] + d[None, :], mask=there[:, None] & (d < DIM)[None, :], other=0
     )
+    tops = tl.load(partial + DIM, mask=there, other=float("-inf"))
+    sums = tl.load(partial + DIM + 1, mask=there, other=0)
+    top = tl.max(tops, 0)
+    weights = tl.exp2(tops - _finite_or_zero(top))
+    total = tl.sum(sums * weights, 0)
+    result = tl.sum(outputs * weights[:, None], 0)
+    live = (limit > 0) & (total != 0)
+    result = tl.where(live, result * (1 / tl.where(live, total, 1)), 0)
+    at = row64 * OUT_ROW + head * OUT_HEAD
+    tl.store(out + at + d, result.to(out.dtype.element_ty), mask=d < DIM)
+    if lse is not None:
+        natural = (top + tl.log2(total)) * 0.6931471805599453
+        tl.store(
+            lse + row64 * LSE_ROW + head * LSE_HEAD, tl.where(live, natural, float("-inf"))
+        )
 
 
 def _constants(
@@ -488,7 +481,9 @@ def _output_constants(q, out, lse, mask_rows, max_splits) -> dict:
 def launch(args) -> None:
     """Runs the kernels on `ops.block_attention.Args`."""
     q, k, v, k_cache, v_cache, block_table, rows = args[:7]
-    scale, window, split_keys, max_splits, out, lse, workspace = args[7:]
+    scale, window, chunk_keys, max_chunks, _, out, lse, workspace = args[7:]
+    # A split always has two chunks: more for large batches would need a tree here, too.
+    split_keys, max_splits = 2 * chunk_keys, max(max_chunks // 2, 1)
     cu_rows, prefix_lens, draft_len, branch = (
         rows.cu_rows,
         rows.prefix_lens,
@@ -545,7 +540,7 @@ def launch(args) -> None:
         **settings.options,
     )
     if splits > 1:
-        merge[(batch * triton.cdiv(max_rows * heads, MERGED),)](
+        merge[(batch * max_rows * heads,)](
             cu_rows,
             prefix_lens,
             draft_len,
@@ -560,7 +555,7 @@ def launch(args) -> None:
             proposals,
             **_output_constants(q, out, lse, mask_rows, max_splits),
             HEADS=heads,
-            ENTRIES=MERGED,
+            PADDED_SPLITS=triton.next_power_of_2(max_splits),
             num_warps=4,
         )
 
@@ -586,7 +581,7 @@ def compilations(target: str):
                 DIM=dim,
                 PADDED=dim,
                 MASK_ROWS=16,
-                MAX_SPLITS=32,
+                MAX_SPLITS=64,
             )
             fixed = output | dict(
                 Q_ROW=row,
@@ -627,5 +622,5 @@ def compilations(target: str):
                     + " unsplit" * (not splits)
                 )
                 yield name, attend, types, constants, settings.options
-            constants = output | dict(HEADS=kv_heads * group, ENTRIES=MERGED)
+            constants = output | dict(HEADS=kv_heads * group, PADDED_SPLITS=64)
             yield f"merge {dtype} dim={dim}", merge, types, constants, dict(num_warps=4)

@@ -8,6 +8,9 @@
 //   kKeys, kBuffers        rows of a key tile; how many tiles are staged at once. With one buffer
 //                          the body needs a barrier before deposit, too
 //   kGroupColumns          the most columns that a group should have
+//   kAhead                 whether the next tile is loaded while one is absorbed
+//   kStreams, stream()     how many tiles the group's waves work on at once, a power of two; which
+//                          of so many tiles that follow each other are this wave's
 //
 //   open(n, x, query, scale)   starts with n columns; column c is described by x(c); its query is
 //                          query(X) -> const T*, or null for zeros. Outputs, sums := 0, maxima :=
@@ -24,9 +27,14 @@
 //     absorb(panel)        running maximum, rescale, P := exp2(S^T - maximum), rounded to T on a
 //                          GPU, sum, O^T += V^T P^T. A column whose scores are all -inf keeps its
 //                          zeros
+//   settle(chunk, last)    the tiles so far were chunk number `chunk` of the group, which is a leaf
+//                          of the tree that AttentionJoin describes: joins what is complete, and
+//                          begins the next leaf unless it is the last. A target without kLevels has
+//                          one chunk
 //   close(f)               f(X, maximum, sum, output) for every column, by one or more threads
 //                          each. Results are unnormalised: maximum in powers of 2 (-inf: no finite
-//                          score yet); output.store(pointer, scale) writes this thread's part of
+//                          score yet), or a number near it from which the sum and the output are
+//                          counted; output.store(pointer, scale) writes this thread's part of
 //                          scale * O; output.leader() is true for one of a column's threads
 #pragma once
 
@@ -37,6 +45,79 @@ namespace blockdraft {
 // What is subtracted from a column's scores: its maximum, or 0 if that is -inf, because
 // (-inf) - (-inf) is NaN.
 inline float finite_or_zero(float maximum) { return maximum == -__builtin_inff() ? 0.0f : maximum; }
+
+// Keys and values in pages; strides in elements, of pages and of the keys in one.
+template <class T>
+struct AttentionCache {
+  const int32_t* pages;
+  int page_shift;
+  const T *keys, *values;
+  int64_t key_page, key_slot, value_page, value_slot;
+};
+
+// Joins two parts of the keys of a column, of which each has a maximum, a sum and an output.
+struct AttentionJoin {
+  float top, left, right;  // the maximum; what the parts are multiplied by
+
+  AttentionJoin(float a, float b)
+      : top(most(a, b)),
+        left(__builtin_exp2f(a - finite_or_zero(top))),
+        right(__builtin_exp2f(b - finite_or_zero(top))) {}
+  float operator()(float a, float b) const { return __builtin_fmaf(b, right, a * left); }
+};
+
+// Joins up to kMost nodes as a binary tree: 0 with 1, 2 with 3, then these two, and so on. A node is
+// `dim` floats of output, its maximum and its sum; they lie `apart` floats from each other.
+template <int kMost>
+class AttentionTree {
+ public:
+  AttentionTree(const float* nodes, int64_t apart, int count, int dim)
+      : apart_(apart), count_(count) {
+#pragma GCC unroll 16
+    for (int i = 0; i < kMost; ++i) {
+      const float* x = nodes + least(i, count - 1) * apart;
+      tops_[i] = x[dim];
+      sums_[i] = x[dim + 1];
+    }
+    each_join([&](int a, int b) {
+      const AttentionJoin both(tops_[a], tops_[b]);
+      left_[b] = both.left;
+      right_[b] = both.right;
+      tops_[a] = both.top;
+      sums_[a] = both(sums_[a], sums_[b]);
+    });
+  }
+  float top() const { return tops_[0]; }
+  float sum() const { return sums_[0]; }
+
+  // Two elements of the output; `first`: those of the first node.
+  void join(const float* first, float* out) const {
+    two x[kMost];
+#pragma GCC unroll 16
+    for (int i = 0; i < kMost; ++i)
+      __builtin_memcpy(x + i, first + least(i, count_ - 1) * apart_, sizeof *x);
+    each_join([&](int a, int b) {
+      for (int j = 0; j < 2; ++j) x[a][j] = __builtin_fmaf(x[b][j], right_[b], x[a][j] * left_[b]);
+    });
+    __builtin_memcpy(out, x, sizeof *x);
+  }
+
+ private:
+  typedef float two __attribute__((vector_size(8)));
+
+  template <class F>
+  void each_join(F f) const {
+#pragma GCC unroll 4
+    for (int step = 1; step < kMost; step *= 2)
+#pragma GCC unroll 8
+      for (int b = step; b < kMost; b += 2 * step)
+        if (b < count_) f(b - step, b);
+  }
+
+  int64_t apart_;
+  int count_;
+  float tops_[kMost], sums_[kMost], left_[kMost], right_[kMost];
+};
 
 template <class T>
 struct AttentionExample {
@@ -73,7 +154,8 @@ template <class Tile, class T, class X>
 concept AttentionTarget =
     GroupTarget<Tile> &&
     requires(Tile tile, int n, typename Tile::Panel panel, X (*describe)(int)) {
-      Tile::kKeys + Tile::kBuffers + Tile::kGroupColumns;
+      Tile::kKeys + Tile::kBuffers + Tile::kGroupColumns + Tile::kAhead + Tile::kStreams;
+      tile.stream() + 1;
       tile.open(n, describe, AttentionExample<T>::template query<X>, 1.0f);
       tile.locate(AttentionExample<T>::place, n);
       tile.load(AttentionExample<T>::row, AttentionExample<T>::row, n);
@@ -83,6 +165,7 @@ concept AttentionTarget =
       tile.scores(panel);
       tile.mask(panel, AttentionExample<T>::template visible<X>);
       tile.absorb(panel);
+      tile.settle(n, true);
       tile.close(typename AttentionExample<T>::Column());
     };
 

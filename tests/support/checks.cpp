@@ -46,15 +46,21 @@ void with_tile(int target, int columns, int head_dim, uint64_t seed, int dropped
 
 template <class Tile, class T>
 void attention_on_sim(const AttentionParams<T>& p, uint64_t seed, int dropped) {
-  schedule(p, Tile::kGroupColumns, [&]<AttentionStep kStep>(int64_t groups) {
-    const AttentionGrid<T> grid(p, Tile::kGroupColumns);
-    on_sim<Tile>(groups, p.head_dim, seed, dropped, [&](auto& tile, int64_t id) {
-      AttentionItem item;
-      if constexpr (kStep == AttentionStep::kMerge)
-        merge_attention(tile, p, id);
-      else if (grid.item(p, id, item))
-        Attention<Tile, T>(tile, p, item).run();
-    });
+  const AttentionColumns columns(Tile::kGroupColumns, Tile::kGroupColumns / 2, 4);
+  schedule(p, columns, [&]<AttentionStep kStep>(int64_t groups) {
+    const AttentionGrid<T> grid(p, columns);
+    if constexpr (kStep == AttentionStep::kAttend)
+      return on_sim<Tile>(groups, p.head_dim, seed, dropped, [&](auto& tile, int64_t id) {
+        AttentionItem item;
+        if (grid.item(p, id, item)) Attention<Tile, T>(tile, p, item).run();
+      });
+    sim::Scheduler scheduler(seed, dropped);
+    scheduler.run(
+        groups, [&] { return std::vector<float>(kMergeParts * (p.head_dim + 2), NAN); },
+        [&](const sim::Wave& wave, std::vector<float>& memory, int64_t id) {
+          sim::Group group(wave);
+          merge_attention(group, p, columns, id, memory.data());
+        });
   });
 }
 

@@ -12,12 +12,19 @@ import sys
 import types
 from pathlib import Path
 
-# Corrections of the checkout: the row of a 32x32 MFMA result register, the source lanes of
-# row_bcast:15 and :31, and loads from LDS by lanes that are switched off, whose addresses are
-# anything.
+# Corrections of the checkout: the row of a 32x32 MFMA result register, operands of MFMAs and data
+# of LDS stores in AGPRs (bits of the encoding), the source lanes of row_bcast:15 and :31, and loads from LDS by lanes
+# that are switched off, whose addresses are anything.
 BASE = "m_base = c_grp * UOp.const({}, dtypes.int) + "
 WRONG = BASE.format(16) + "UOp.const((out_reg // 4) * 4 + out_reg % 4, dtypes.int)"
 RIGHT = BASE.format(4) + "UOp.const((out_reg // 4) * 8 + out_reg % 4, dtypes.int)"
+WRONG_OPERAND = "raw = is_vgpr.where(ctx.rvgpr_dyn(off"
+RIGHT_OPERAND = (
+    "raw = is_vgpr.where((ctx.raccvgpr_dyn if int(_iattr(inst, 'acc') or 0) >> (base > 0) & 1 "
+    "else ctx.rvgpr_dyn)(off"
+)
+WRONG_DATA = "ctx.rvgpr_dyn(vdata_reg"
+RIGHT_DATA = "(ctx.raccvgpr_dyn if use_acc else ctx.rvgpr_dyn)(vdata_reg"
 WRONG_BROADCAST = "elif op == 'row_bcast': src_lane = row_base"
 RIGHT_BROADCAST = (
     "elif op == 'row_bcast': src_lane, valid = "
@@ -59,6 +66,9 @@ class Emulator:
         source = (checkout / "test/mockgpu/amd/emu.py").read_text()
         for wrong, right in (
             (WRONG, RIGHT),
+            (WRONG_OPERAND, RIGHT_OPERAND),
+            (WRONG_DATA, RIGHT_DATA),
+            (WRONG_DATA.replace("vdata", "data1"), RIGHT_DATA.replace("vdata", "data1")),
             (WRONG_BROADCAST, RIGHT_BROADCAST),
             (WRONG_LOADS, RIGHT_LOADS),
             (PERMUTES, SWIZZLES),
@@ -131,12 +141,14 @@ def code_object(source: Path, arch: str, folder: Path, name: str) -> Path:
 # other lanes, later lanes would read new values, so it is made to read a copy.
 IN_PLACE = re.compile(r"^(\s+v_\w+_dpp) (v\d+), \2\b(.*)$", re.M)
 COPY = r"\tv_mov_b32_e32 v255, \2\n\1 \2, v255\3"
+# It reads v128 and above in the short encoding of 16-bit operations as high halves, as RDNA does.
+SHORT = re.compile(r"^(\s+v_\w*16\w*)_e32\b", re.M)
 
 
 def assembled(text: str, arch: str, stem: Path) -> Path:
     """The code object of assembly text."""
     assembly, object_file, linked = (stem.with_suffix(end) for end in (".s", ".o", ".co"))
-    assembly.write_text(IN_PLACE.sub(COPY, text))
+    assembly.write_text(SHORT.sub(r"\1_e64", IN_PLACE.sub(COPY, text)))
     zig = [sys.executable, "-m", "ziglang"]
     assemble = ["clang", "--target=amdgcn-amd-amdhsa", f"-mcpu={arch}", "-c", "-x", "assembler"]
     subprocess.run([*zig, *assemble, assembly, "-o", object_file], check=True)

@@ -65,28 +65,15 @@ class Attention {
           return x.limit ? p_.q.at(first_ + x.row, x.head) : nullptr;
         },
         p_.scale);
-    KeyTile now = next({kPrefix, start_, 0});
-    if (now.count) {
-      KeyTile ahead = next(now);
-      locate(now);
-      load(now);
-      locate(ahead);
-      for (bool more = true; more;) {
-        const KeyTile after = next(ahead);
-        if constexpr (Tile::kBuffers == 1)
-          tile_.barrier();  // all waves have read the previous tile
-        tile_.deposit(now.count);
-        tile_.barrier();
-        load(ahead);
-        locate(after);
-        tile_.each_panel([&](auto& panel) { absorb(panel, now); });
-        more = ahead.start != now.start || ahead.segment != now.segment;
-        now = ahead;
-        ahead = after;
-      }
+    const int chunks = most(ceil_div(item_.stop_key - item_.first_key, item_.chunk_keys), 1);
+    for (int chunk = 0; chunk < chunks; ++chunk) {
+      begin(chunk, chunk + 1 == chunks);
+      absorb_chunk(stream_whole_tiles());
+      tile_.settle(chunk, chunk + 1 == chunks);
     }
+    const AttentionParams<T>& p = Tile::reload(p_);
     tile_.close([&](const AttentionColumn& x, float top, float sum, auto output) {
-      emit(x, top, sum, output);
+      emit(p, x, top, sum, output);
     });
   }
 
@@ -97,32 +84,95 @@ class Attention {
     int segment, start, count;
   };
 
+  void begin(int chunk, bool last) {
+    const int first = item_.first_key + chunk * item_.chunk_keys;
+    stop_key_ = last ? item_.stop_key : first + item_.chunk_keys;
+    own_ = last && item_.split + 1 == item_.splits;
+    start_ = limit_ ? most(first, prefix_ + reach_) : stop_key_;
+  }
+
+  // Where a target has a faster loop for whole tiles of cached keys that every column sees. Returns
+  // how many tiles of the chunk are done.
+  int stream_whole_tiles() {
+    if constexpr (requires { tile_.stream_cached(cached(), 0, 0, 0); }) {
+      auto tiles = [&](int start, int stop) {
+        const bool whole = limit_ && p_.page_shift >= 4 && start >= prefix_ + sees_all_;
+        return whole && start < stop ? (stop - start) / Tile::kKeys : 0;
+      };
+      auto of_stream = [&](int n) {
+        return most(n - tile_.stream() + Tile::kStreams - 1, 0) / Tile::kStreams;
+      };
+      const int count = tiles(start_, stop_key_), own = tile_.stream() * Tile::kKeys;
+      const int ahead = of_stream(tiles(stop_key_, least(stop_key_ + item_.chunk_keys, item_.stop_key)));
+      tile_.stream_cached(cached(), start_ + own, of_stream(count),
+                          ahead && count * Tile::kKeys == stop_key_ - start_ ? stop_key_ + own : -1);
+      return count;
+    }
+    return 0;
+  }
+
+  // The tiles of the chunk from number `done` on that are this stream's.
+  void absorb_chunk(int done) {
+    constexpr int kStreams = Tile::kStreams;
+    const int skipped = (tile_.stream() - done) & (kStreams - 1);
+    KeyTile now = next({kPrefix, start_ + done * Tile::kKeys, 0}, 1 + skipped);
+    if (now.count == 0) return;
+    KeyTile ahead = next(now, kStreams);
+    locate(now);
+    load(now);
+    if constexpr (Tile::kAhead) locate(ahead);
+    for (bool more = true; more;) {
+      const KeyTile after = next(ahead, kStreams);
+      if constexpr (Tile::kBuffers == 1)
+        tile_.barrier();  // all waves have read the previous tile
+      tile_.deposit(now.count);
+      tile_.barrier();
+      if constexpr (Tile::kAhead) {
+        load(ahead);
+        locate(after);
+      }
+      tile_.each_panel([&](auto& panel) { absorb(panel, now); });
+      if constexpr (!Tile::kAhead) {
+        locate(ahead);
+        load(ahead);
+      }
+      more = ahead.start != now.start || ahead.segment != now.segment;
+      now = ahead;
+      ahead = after;
+    }
+  }
+
   // Which keys any row of the item sees: verify keys verify_start_ .. limit_ and prefix keys from
-  // start_ on.
+  // reach_ on, counted from the prefix's end; every row sees those from sees_all_ on.
   void survey() {
     const int last = item_.first_row + item_.rows;
     const int masks = (item_.first_row - verify_) / p_.rows.mask_rows;
-    int lowest = INT32_MAX;  // the lowest position of a live row, counted from the prefix's end
+    // The positions of live rows, counted from the prefix's end.
+    int lowest = INT32_MAX, highest = 0;
     limit_ = least(least(last, verify_), draft_len_ + 1);
-    if (limit_ > item_.first_row)
+    if (limit_ > item_.first_row) {
       lowest = item_.first_row;
-    else
+      highest = limit_ - 1;
+    } else {
       limit_ = 0;
+    }
     for (int j = item_.first_row > verify_ ? masks : 0;
          j < p_.rows.proposals && verify_ + j * p_.rows.mask_rows < last; ++j) {
       const int branch = Tile::uniform(p_.rows.live_branch(item_.request, j));
       if (branch == 0) continue;
       limit_ = most(limit_, branch);
       lowest = least(lowest, branch + most(item_.first_row - verify_ - j * p_.rows.mask_rows, 0));
+      highest = most(highest, branch + p_.rows.mask_rows - 1);
     }
-    const int reach = p_.window && limit_ ? lowest - p_.window + 1 : INT32_MIN / 2;
-    start_ = limit_ ? most(item_.first_key, prefix_ + reach) : item_.stop_key;
-    verify_start_ = most(reach, 0);
+    const bool windowed = p_.window && limit_;
+    reach_ = windowed ? lowest - p_.window + 1 : INT32_MIN / 2;
+    sees_all_ = windowed ? highest - p_.window + 1 : INT32_MIN / 2;
+    verify_start_ = most(reach_, 0);
   }
 
   // The end of the keys of a segment that some row of the item may see.
   int stop(int segment) const {
-    if (segment == kPrefix) return item_.stop_key;
+    if (segment == kPrefix) return stop_key_;
     if (segment == kVerify) return limit_;
     // The number of rows from the start of the segment's proposal to the end of the item.
     const int before = item_.first_row + item_.rows - verify_ - segment * p_.rows.mask_rows;
@@ -132,15 +182,33 @@ class Attention {
     return p_.rows.bidirectional ? p_.rows.mask_rows : least(p_.rows.mask_rows, before);
   }
 
-  // The next key tile after t that some row of the item may see; t itself if it is the last.
+  // The n-th key tile after t that some row of the item may see; t itself if there are fewer.
+  KeyTile next(const KeyTile& t, int n) const {
+    KeyTile found = t;
+    for (int i = 0; i < n; ++i) {
+      const KeyTile following = next(found);
+      if (following.segment == found.segment && following.start == found.start &&
+          following.count == found.count)
+        return t;
+      found = following;
+    }
+    return found;
+  }
   KeyTile next(const KeyTile& t) const {
     int segment = t.segment, start = t.start + t.count;
     while (start >= stop(segment)) {
-      if (item_.split + 1 < item_.splits || segment + 1 >= p_.rows.proposals) return t;
+      if (!own_ || segment + 1 >= p_.rows.proposals) return t;
       ++segment;
       start = segment == kVerify ? verify_start_ : 0;
     }
     return {segment, start, least(stop(segment) - start, Tile::kKeys)};
+  }
+
+  AttentionCache<T> cached() const {
+    const auto &k = p_.k_cache, &v = p_.v_cache;
+    return {p_.block_table.at(item_.request), p_.page_shift,
+            k.at(0, 0, item_.kv_head),        v.at(0, 0, item_.kv_head),
+            k.stride[0], k.stride[1], v.stride[0], v.stride[1]};
   }
 
   void locate(const KeyTile& t) {
@@ -165,9 +233,7 @@ class Attention {
     auto slot = [&](int i) { return (start + i) & slots; };
     tile_.load(
         [&](int page, int i) { return keys + page * p_.k_cache.stride[0] + slot(i) * key_slot; },
-        [&](int page, int i) {
-          return values + page * p_.v_cache.stride[0] + slot(i) * value_slot;
-        },
+        [&](int page, int i) { return values + page * p_.v_cache.stride[0] + slot(i) * value_slot; },
         t.count);
   }
 
@@ -203,51 +269,68 @@ class Attention {
   }
 
   template <class Output>
-  void emit(const AttentionColumn& x, float top, float sum, Output output) const {
+  void emit(const AttentionParams<T>& p, const AttentionColumn& x, float top, float sum,
+            Output output) const {
     const int64_t row = first_ + x.row;
     if (item_.splits > 1) {
-      float* partial = p_.partial(item_.split, row, x.head);
+      float* partial = p.partial(item_.split, row, x.head);
       output.store(partial, 1.0f);
       if (output.leader()) {
-        partial[p_.head_dim] = top;
-        partial[p_.head_dim + 1] = sum;
+        partial[p.head_dim] = top;
+        partial[p.head_dim + 1] = sum;
       }
       return;
     }
     const bool sees = x.limit > 0 && sum != 0;
-    output.store(p_.out.at(row, x.head), sees ? 1.0f / sum : 0.0f);
-    if (output.leader()) store_lse(p_, row, x.head, sees, top, sum);
+    output.store(p.out.at(row, x.head), sees ? 1.0f / sum : 0.0f);
+    if (output.leader()) store_lse(p, row, x.head, sees, top, sum);
   }
 
   Tile& tile_;
   const AttentionParams<T>& p_;
   AttentionItem item_;
   int64_t first_;
-  int prefix_, draft_len_, verify_, limit_, start_, verify_start_;
+  int prefix_, draft_len_, verify_, limit_, reach_, sees_all_, verify_start_;
+  int start_, stop_key_;  // of the chunk
+  bool own_;              // whether the keys of this pass follow
 };
 
-// Merges the splits of one row and head in their order. Does nothing if the prefix has one split.
+// Joins the splits of one row and head; nothing if the prefix has one. `memory`: kMergeParts x
+// (head_dim + 2) floats of the group.
+constexpr int kMergeNodes = 16, kMergeParts = 8;
+
 template <class Group, class T>
-void merge_attention(Group& group, const AttentionParams<T>& p, int64_t item) {
-  const int head = item % p.query_heads;
+void merge_attention(Group& group, const AttentionParams<T>& p, const AttentionColumns& columns,
+                     int64_t item, float* memory) {
+  const int head = item % p.query_heads, dim = p.head_dim;
   const int row = item / p.query_heads % p.rows.max_rows;
   const int request = item / p.query_heads / p.rows.max_rows;
-  const int prefix = p.rows.prefix_lens[request];
-  const int splits = AttentionSplits(prefix, p.split_keys, p.max_splits).count;
+  const int splits = AttentionSplits(p, request, columns).count;
   if (splits == 1 || row >= p.rows.count(request)) return;
   const int64_t packed = p.rows.cu_rows[request] + row;
-  auto partial = [&](int s) { return p.partial(s, packed, head); };
-  float top = -__builtin_inff();
-  for (int s = 0; s < splits; ++s) top = most(top, partial(s)[p.head_dim]);
-  const float base = finite_or_zero(top);
-  auto weight = [&](int s) { return __builtin_exp2f(partial(s)[p.head_dim] - base); };
-  float sum = 0;
-  for (int s = 0; s < splits; ++s) sum += weight(s) * partial(s)[p.head_dim + 1];
-  const bool sees = attention_column(p, request, row, head).limit > 0 && sum != 0;
+  const int parts = ceil_div(splits, kMergeNodes), size = dim + 2;
+  const int64_t apart = p.partial(1, 0, 0) - p.partial(0, 0, 0);
+  group.by_waves(parts, [&](int part, const auto& wave) {
+    const int first = part * kMergeNodes;
+    const float* nodes = p.partial(first, packed, head);
+    const AttentionTree<kMergeNodes> tree(nodes, apart, least(splits - first, kMergeNodes), dim);
+    float* out = memory + part * size;
+    wave.each(dim / 2, [&](int i) { tree.join(nodes + 2 * i, out + 2 * i); });
+    if (!wave.leader()) return;
+    out[dim] = tree.top();
+    out[dim + 1] = tree.sum();
+  });
+  group.barrier();
+  const AttentionTree<kMergeParts> tree(memory, size, parts, dim);
+  const bool sees = attention_column(p, request, row, head).limit > 0 && tree.sum() != 0;
   T* out = p.out.at(packed, head);
-  group.combine(p.head_dim, splits, weight, partial,
-                [&](int d, float total) { Group::store(out + d, sees ? total / sum : 0.0f); });
-  if (group.leader()) store_lse(p, packed, head, sees, top, sum);
+  group.each(dim / 2, [&](int i) {
+    float values[2];
+    tree.join(memory + 2 * i, values);
+    for (int j = 0; j < 2; ++j)
+      Group::store(out + 2 * i + j, sees ? values[j] / tree.sum() : 0.0f);
+  });
+  if (group.leader()) store_lse(p, packed, head, sees, tree.top(), tree.sum());
 }
 
 }  // namespace blockdraft

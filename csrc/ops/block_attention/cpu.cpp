@@ -62,7 +62,9 @@ template <class T>
 void merge(const AttentionParams<T>& p, int64_t items, const Parallel& parallel) {
   parallel(items, 8 * p.query_heads, [&](int64_t begin, int64_t end) {
     cpu::Group group;
-    for (int64_t item = begin; item < end; ++item) merge_attention(group, p, item);
+    float* memory = aligned_memory(kMergeParts * (p.head_dim + 2));
+    for (int64_t item = begin; item < end; ++item)
+      merge_attention(group, p, AttentionColumns(0), item, memory);
   });
 }
 

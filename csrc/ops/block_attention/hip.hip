@@ -9,38 +9,54 @@
 
 namespace blockdraft {
 
-constexpr int kGroupColumns = cdna::kWaves * cdna::kColumns;
+// An item of few columns takes several chunks; with more, results are four times as large, and so
+// are chunks.
+template <class T>
+constexpr AttentionColumns attention_columns() {
+  return {cdna::kAttentionWaves * cdna::kWaveColumns<T>, cdna::kWaveColumns<T>, 4};
+}
 
 template <class T, AttentionStep kStep, int kHeadDim>
-BLOCKDRAFT_KERNEL(cdna::kThreads, 2)
+BLOCKDRAFT_KERNEL(cdna::kAttentionThreads, 1)
 block_attention_kernel(AttentionParams<T> p) {
   static_assert(kStep == AttentionStep::kAttend);
-  using Tile = cdna::Tile<T, AttentionColumn, kHeadDim>;
-  __attribute__((shared)) static typename Tile::Memory memory;
+  using Few = cdna::Tile<T, AttentionColumn, kHeadDim, false>;
+  using Many = cdna::Tile<T, AttentionColumn, kHeadDim, true>;
+  union Memory {
+    typename Few::Memory few;
+    typename Many::Memory many;
+  };
+  __attribute__((shared)) static Memory memory;
   cdna::use_global_pointers(p);
-  const AttentionGrid<T> grid(p, kGroupColumns);
+  const AttentionGrid<T> grid(p, attention_columns<T>());
   const int64_t id = cdna::contiguous_per_xcd(grid.items);
   AttentionItem item;
   if (id >= grid.items || !grid.item(p, id, item)) return;
-  Tile tile(memory);
-  Attention<Tile, T>(tile, p, item).run();
+  if (p.rows.count(item.request) * p.group() <= grid.columns.few) {
+    Few tile(memory.few);
+    Attention<Few, T>(tile, p, item).run();
+  } else {
+    Many tile(memory.many);
+    Attention<Many, T>(tile, p, item).run();
+  }
 }
 
 template <class T, AttentionStep kStep>
-BLOCKDRAFT_KERNEL(cdna::kWave, 1)
+BLOCKDRAFT_KERNEL(cdna::kThreads, 2)
 block_attention_kernel(AttentionParams<T> p) {
   static_assert(kStep == AttentionStep::kMerge);
+  __attribute__((shared)) static float memory[kMergeParts * (128 + 2)];
   cdna::use_global_pointers(p);
-  cdna::Group<cdna::kWave> group;
-  merge_attention(group, p, cdna::group_index());
+  cdna::Group<cdna::kThreads> group;
+  merge_attention(group, p, attention_columns<T>(), cdna::group_index(), memory);
 }
 
 #define BLOCKDRAFT_INSTANTIATE(T)                                             \
-  template BLOCKDRAFT_KERNEL(cdna::kThreads, 2)                               \
+  template BLOCKDRAFT_KERNEL(cdna::kAttentionThreads, 1)                      \
   block_attention_kernel<T, AttentionStep::kAttend, 64>(AttentionParams<T>);  \
-  template BLOCKDRAFT_KERNEL(cdna::kThreads, 2)                               \
+  template BLOCKDRAFT_KERNEL(cdna::kAttentionThreads, 1)                      \
   block_attention_kernel<T, AttentionStep::kAttend, 128>(AttentionParams<T>); \
-  template BLOCKDRAFT_KERNEL(cdna::kWave, 1)                                  \
+  template BLOCKDRAFT_KERNEL(cdna::kThreads, 2)                               \
   block_attention_kernel<T, AttentionStep::kMerge>(AttentionParams<T>);
 BLOCKDRAFT_INSTANTIATE(float)
 BLOCKDRAFT_INSTANTIATE(bf16)
@@ -54,14 +70,15 @@ namespace blockdraft {
 
 template <class T>
 void launch(const AttentionParams<T>& p, Stream stream) {
-  schedule(p, kGroupColumns, [&]<AttentionStep kStep>(int64_t groups) {
+  schedule(p, attention_columns<T>(), [&]<AttentionStep kStep>(int64_t groups) {
     if constexpr (kStep == AttentionStep::kMerge)
-      return start(block_attention_kernel<T, kStep>, groups, cdna::kWave, stream, p);
+      return start(block_attention_kernel<T, kStep>, groups, cdna::kThreads, stream, p);
     const int64_t padded = ceil_div<int64_t>(groups, 8) * 8;  // equally many for each XCD
+    constexpr int kThreads = cdna::kAttentionThreads;
     if (p.head_dim == 64)
-      start(block_attention_kernel<T, kStep, 64>, padded, cdna::kThreads, stream, p);
+      start(block_attention_kernel<T, kStep, 64>, padded, kThreads, stream, p);
     else
-      start(block_attention_kernel<T, kStep, 128>, padded, cdna::kThreads, stream, p);
+      start(block_attention_kernel<T, kStep, 128>, padded, kThreads, stream, p);
   });
 }
 

@@ -15,8 +15,9 @@ struct AttentionParams {
   Rows rows;
   float scale;     // of the logits, times log2(e): scores are exponents of 2
   int window;      // 0: none
-  int split_keys;  // the least keys of a split
-  int max_splits;  // of a prefix; longer prefixes get longer splits
+  int chunk_keys;    // the least keys of a chunk of a prefix
+  int max_chunks;    // of a prefix, up to 128; longer prefixes get longer chunks
+  int split_chunks;  // at most so many chunks, a power of two, are a split
   View<T, 2> out;
   View<float, 1> lse;  // [rows][query_heads]
   float* workspace;    // [splits][rows][query_heads][head_dim + 2]

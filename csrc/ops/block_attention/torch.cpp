@@ -11,7 +11,7 @@ static void block_attention_torch(Tensor q, Tensor k, Tensor v, Optional k_cache
                                   Tensor rows_branch, int64_t rows_mask_rows,
                                   bool rows_bidirectional, int64_t rows_max_rows,
                                   int64_t rows_max_prefix, double scale, int64_t window,
-                                  int64_t split_keys, int64_t max_splits, Tensor out, Optional lse,
+                                  int64_t chunk_keys, int64_t max_chunks, int64_t split_chunks, Tensor out, Optional lse,
                                   Optional workspace) {
   if (q.numel() == 0) return;
   for_float_type(q, [&]<class T>(T) {
@@ -26,8 +26,9 @@ static void block_attention_torch(Tensor q, Tensor k, Tensor v, Optional k_cache
                         rows_bidirectional, rows_max_rows, rows_max_prefix),
         .scale = float(scale * kLog2e),
         .window = int(window),
-        .split_keys = int(split_keys),
-        .max_splits = int(max_splits),
+        .chunk_keys = int(chunk_keys),
+        .max_chunks = int(max_chunks),
+        .split_chunks = int(split_chunks),
         .out = view<T, 2>(out),
         .lse = view<float, 1>(lse),
         .workspace = data<float>(workspace),

@@ -1,10 +1,15 @@
-// The attention tile of CDNA 3 and 4 (gfx942, gfx950).
+// The attention tiles of CDNA 3 and 4 (gfx942, gfx950).
 //
-// A group is a workgroup of eight waves, two on each SIMD, so that one's softmax overlaps with the
-// other's MFMAs. A wave has one panel of 32 columns: column l % 32 belongs to lanes l and l ^ 32.
-// After S^T = K Q^T by 32x32 MFMA, register i of lane l holds key 8 (i / 4) + 4 (l / 32) + i % 4 of
-// column l % 32. That is already the B operand of O^T += V^T P^T if the keys of V^T have the same
-// order, so V is transposed and permuted on its way through LDS, and P never leaves registers.
+// A group is a workgroup of four waves, one on each SIMD, with all of its registers. A wave has
+// panels of 32 columns: column l % 32 belongs to lanes l and l ^ 32. After S^T = K Q^T by 32x32
+// MFMA, register i of lane l holds key 8 (i / 4) + 4 (l / 32) + i % 4 of column l % 32. That is
+// already the B operand of O^T += V^T P^T if the keys of V^T have the same order: a lane reads
+// those rows of V and transposes what it has read, and P never leaves registers. Row r of output d
+// is dimension kParts r + d of the head, so that a lane reads kParts adjacent elements of a row.
+//
+// Up to the columns of one wave, each wave has all of them and every fourth key tile: it waits for
+// no other one until the chunk ends (kShared is false). Otherwise the waves divide the columns and
+// share each tile.
 #pragma once
 
 #include "tile/attention.h"
@@ -13,37 +18,56 @@
 
 namespace blockdraft::cdna {
 
+constexpr int kAttentionWaves = 4, kAttentionThreads = kAttentionWaves * kWave;
+
 inline float from_other_half(float x) {  // of lane l ^ 32
   const int other = ((thread_index() & (kWave - 1)) ^ 32) << 2;
   return __builtin_bit_cast(float, __builtin_amdgcn_ds_bpermute(other, __builtin_bit_cast(int, x)));
 }
 
-template <class T, class X, int kDim>
-class Tile : public Group<kThreads> {
+template <class T>
+constexpr int kWaveColumns = sizeof(T) == 2 ? 2 * kColumns : kColumns;
+
+template <class T, class X, int kDim, bool kShared>
+class Tile : public Group<kAttentionThreads> {
   typedef typename Mma<T>::Fragment Fragment;
-  static constexpr int kFragment = 16 / sizeof(T);  // elements
-  // Padded, so that rows begin in different banks.
-  static constexpr int kKeyStride = kDim + kFragment, kValueStride = 32 + kFragment;
-  // A unit of staging is a fragment of two rows of K or of V.
-  static constexpr int kUnits = 16 * kDim / kFragment;
-  static constexpr int kUnitsOfThread = (2 * kUnits + kThreads - 1) / kThreads;
+  static constexpr int kPanels = kWaveColumns<T> / kColumns, kParts = kDim / 32;
+  static constexpr int kFragment = 16 / sizeof(T);       // elements
+  static constexpr int kDepth = kDim / (2 * kFragment);  // fragments of a query
+  static constexpr int kWeights = 16 / kFragment;        // fragments of a panel's weights
+  static constexpr int kRowLanes = kDim / kFragment, kLoadRows = kWave / kRowLanes;
+  // What a wave reads of a tile, half of which is in one page.
+  static constexpr int kSharers = kShared ? kAttentionWaves : 1, kPages = kShared ? 1 : 2;
+  static constexpr int kKeyLoads = 32 / kLoadRows / kSharers, kValueLoads = 16 / kSharers;
+  static constexpr int kPiece = 4 * kParts;
+  typedef __typeof__(Fragment{}[0]) Element;
+  typedef Element Part __attribute__((ext_vector_type(kParts)));  // of a row of V
 
  public:
-  // 64 KiB of LDS hold only one fp32 tile of head dim 128.
-  static constexpr int kKeys = 32, kBuffers = sizeof(T) == 2 ? 2 : 1;
-  static constexpr int kGroupColumns = kWaves * kColumns;
+  static constexpr int kKeys = 32, kBuffers = kShared ? 2 : 1, kLevels = kShared ? 0 : 2;
+  static constexpr int kStreams = kShared ? 1 : kAttentionWaves;
+  static constexpr bool kAhead = kShared;  // few other tiles are not worth the registers
+  static constexpr int kGroupColumns = kAttentionWaves * kWaveColumns<T>;
 
-  struct Memory {                                       // in LDS
-    alignas(16) T keys[kBuffers * kKeys * kKeyStride];  // [buffer][key][dim]
-    // [buffer][dim][key, in the order of the score registers]
-    alignas(16) T values[kBuffers * kDim * kValueStride];
+  // In LDS. Rows of keys are fragments, in an order that keeps lanes apart in the banks. Values are
+  // fragments of a lane.
+  union Memory {
+    struct {
+      alignas(16) Fragment keys[kShared ? 2 : kAttentionWaves][kKeys * kRowLanes];
+      alignas(16) Element values[kShared ? 2 : 0][kKeys * kDim];  // none: they stay in registers
+    };
+    struct {  // what waves tell each other at the end of a chunk
+      float pieces[2][kAttentionWaves - 1][kPanels][kPiece][kWave];
+      float tops[kAttentionWaves][kPanels][kColumns], sums[kAttentionWaves][kPanels][kColumns];
+    };
   };
 
   struct Panel {
     X x;
     bool present;
-    Fragment queries[kDim / (2 * kFragment)];
-    acc16 output[kDim / 32], scores;
+    Fragment queries[kDepth];
+    acc16 output[kParts], scores;
+    Fragment weights[kWeights];
     float top, sum;
 
     template <class F>
@@ -54,174 +78,463 @@ class Tile : public Group<kThreads> {
 
   explicit Tile(Memory& memory) : memory_(memory) {}
 
+  int stream() const { return kShared ? 0 : wave(); }
+
   template <class Describe, class Query>
   void open(int n, Describe x, Query query, float scale) {
-    const int first = wave() * kColumns, column = first + lane() % kColumns;
     scale_ = scale;
-    active_ = first < n;
-    panel_.present = column < n;
-    panel_.x = x(least(column, n - 1));
-    const T* src = query(panel_.x);
 #pragma unroll
-    for (int c = 0; c < kDim / (2 * kFragment); ++c) {
-      panel_.queries[c] = Fragment{};
-      if (src && panel_.present) panel_.queries[c] = read(src + (2 * c + half()) * kFragment);
+    for (int p = 0; p < kPanels; ++p) {
+      Panel& panel = panels_[p];
+      const int column = (kShared ? wave() * kPanels : 0) * kColumns + p * kColumns + lane() % 32;
+      panel.present = column < n;
+      panel.x = x(least(column, n - 1));
+      const T* src = query(panel.x);
+#pragma unroll
+      for (int c = 0; c < kDepth; ++c) {
+        panel.queries[c] = Fragment{};
+        if (src && panel.present) panel.queries[c] = read<Fragment>(src + (2 * c + half()) * kFragment);
+      }
     }
-#pragma unroll
-    for (int d = 0; d < kDim / 32; ++d) panel_.output[d] = acc16{};
-    panel_.top = -__builtin_inff();
-    panel_.sum = 0;
+    active_ = !kShared || wave() * kPanels * kColumns < n;
+    clear();
   }
 
   template <class Place>
   void locate(Place place, int n) {
-    each_unit([&](int u, bool, int row, int) {
 #pragma unroll
-      for (int i = 0; i < 2; ++i) places_[u][i] = place(least(row + i, n - 1));
-    });
+    for (int r = 0; r < kKeyLoads; ++r) key_places_[r] = place(least(key_row(r), n - 1));
+#pragma unroll
+    for (int i = 0; i < kValueLoads; ++i) value_places_[i] = place(least(value_row(i), n - 1));
   }
 
+  // Rows beyond n repeat the last row. They are masked, but NaN from elsewhere would reach the
+  // output as 0 * NaN.
   template <class Key, class Value>
   void load(Key key, Value value, int n) {
-    each_unit([&](int u, bool of_values, int row, int dim) {
-    // Rows beyond n repeat the last row. They are masked, but NaN from elsewhere would reach the
-    // output as 0 * NaN.
 #pragma unroll
-      for (int i = 0; i < 2; ++i) {
-        const int at = least(row + i, n - 1);
-        data_[u][i] =
-            read(of_values ? value(places_[u][i], at) + dim : key(places_[u][i], at) + dim);
-      }
-    });
+    for (int r = 0; r < kKeyLoads; ++r)
+      keys_[r] = read<Fragment>(key(key_places_[r], least(key_row(r), n - 1)) + key_dim());
+#pragma unroll
+    for (int i = 0; i < kValueLoads; ++i)
+      values_[i] = read<Part>(value(value_places_[i], least(value_row(i), n - 1)) + value_dim());
   }
 
   void deposit(int n) {
     if constexpr (kBuffers == 2) buffer_ ^= 1;
     staged_ = n;
-    T *keys = memory_.keys + key_buffer(), *values = memory_.values + value_buffer();
-    each_unit([&](int u, bool of_values, int row, int dim) {
-      if (!of_values) {
+    Fragment* keys = memory_.keys[kShared ? uniform(buffer_) : wave()];
 #pragma unroll
-        for (int i = 0; i < 2; ++i)
-          *reinterpret_cast<Fragment*>(keys + (row + i) * kKeyStride + dim) = data_[u][i];
-        return;
-      }
-      const Fragment first = data_[u][0], second = data_[u][1];
-      const int place = (row >> 2 & 1) * 16 + (row >> 3) * 4 + (row & 3);  // half, register
+    for (int r = 0; r < kKeyLoads; ++r) {
+      const int row = key_row(r);
+      keys[row * kRowLanes + (lane() % kRowLanes ^ row % kRowLanes)] = keys_[r];
+    }
+    if constexpr (kShared) {
+      // A wave has four keys of each lane's fragments.
+      typedef Element Four __attribute__((ext_vector_type(4)));
+      Element* values = memory_.values[uniform(buffer_)];
+      const int first = wave() * 4;
 #pragma unroll
-      for (int j = 0; j < kFragment; ++j) {
-        const typename Mma<T>::Pair pair = {first[j], second[j]};
-        *reinterpret_cast<typename Mma<T>::Pair*>(values + (dim + j) * kValueStride + place) = pair;
+      for (int d = 0; d < kParts; ++d) {
+        const Four four = {values_[0][d], values_[1][d], values_[2][d], values_[3][d]};
+        const int fragment = (d * kWeights + first / kFragment) * kWave + lane();
+        *reinterpret_cast<Four*>(values + fragment * kFragment + first % kFragment) = four;
       }
-    });
+    }
+  }
+
+  // Waves that have tiles of their own only need that what they write to LDS is there.
+  void barrier() const {
+    if constexpr (kShared)
+      Group::barrier();
+    else
+      __builtin_amdgcn_fence(__ATOMIC_ACQ_REL, "wavefront");
   }
 
   template <class F>
   void each_panel(F f) {
-    if (active_) f(panel_);
+    if (kShared && !active_) return;
+#pragma unroll
+    for (int p = 0; p < kPanels; ++p) f(panels_[p]);
   }
 
   void scores(Panel& panel) const {
-    const T* row = memory_.keys + key_buffer() + lane() % 32 * kKeyStride + half() * kFragment;
-    acc16 s{};
+    panel.scores = acc16{};
 #pragma unroll
-    for (int c = 0; c < kDim / (2 * kFragment); ++c)
-      s = Mma<T>::multiply(*reinterpret_cast<const Fragment*>(row + c * 2 * kFragment),
-                           panel.queries[c], s);
-    s *= scale_;
+    for (int c = 0; c < kDepth; ++c) add_products(panel, c, key_fragment(c));
+    panel.scores *= scale_;
     if (staged_ < kKeys) {
 #pragma unroll
-      for (int i = 0; i < 16; ++i) s[i] = key_of(i) < staged_ ? s[i] : -__builtin_inff();
+      for (int i = 0; i < 16; ++i)
+        panel.scores[i] = key_of(i) < staged_ ? panel.scores[i] : -__builtin_inff();
     }
-    panel.scores = s;
   }
 
   template <class Visible>
   void mask(Panel& panel, Visible visible) const {
     const auto seen = visible(panel.x);
+    const uint32_t count = most(seen.to - seen.from, 0);
 #pragma unroll
     for (int i = 0; i < 16; ++i)
       panel.scores[i] =
-          key_of(i) >= seen.from && key_of(i) < seen.to ? panel.scores[i] : -__builtin_inff();
+          uint32_t(key_of(i) - seen.from) < count ? panel.scores[i] : -__builtin_inff();
   }
 
   void absorb(Panel& panel) const {
-    float top = panel.top;
-    acc16 p;
+    weigh(panel);
 #pragma unroll
-    for (int i = 0; i < 16; ++i) top = __builtin_fmaxf(top, panel.scores[i]);
-    top = __builtin_fmaxf(top, from_other_half(top));
-    const float base = finite_or_zero(top);
+    for (int c = 0; c < kWeights; ++c)
 #pragma unroll
-    for (int i = 0; i < 16; ++i) p[i] = __builtin_amdgcn_exp2f(panel.scores[i] - base);
-    if (__builtin_amdgcn_ballot_w64(top > panel.top)) {
-      const float shrink = __builtin_amdgcn_exp2f(panel.top - base);
+      for (int d = 0; d < kParts; ++d) add_values(panel, d, c, value_fragment(d, c));
+  }
+
+  // Absorbs `tiles` whole tiles of cached keys that every column sees, each kStreams after the one
+  // before; `next`: the first key of a tile of the same kind that the next call begins with, or -1.
+  // Uniform addresses, no tests, and each tile is asked for as soon as there is a place for it.
+  template <class Cached>
+  void stream_cached(const Cached& cached, int first, int tiles, int next) {
+    if (tiles == 0) return;
+    const int step = kStreams * kKeys;
+    const Offsets offsets(cached);
+    if (!fetched_) {
+      fetch_keys(cached, offsets, first);
+      fetch_values(cached, offsets, first);
+    }
+    for (int t = 0; t < tiles; ++t) {
+      const int ahead = t + 1 < tiles ? first + (t + 1) * step : next;
+      if constexpr (kBuffers == 1) barrier();
+      deposit(kKeys);
+      barrier();
+      if (ahead >= 0) {
+        fetch_keys(cached, offsets, ahead);
+        if constexpr (kShared) fetch_values(cached, offsets, ahead);
+      }
+      if (active_) absorb_all_panels();
+      if constexpr (!kShared)
+        if (ahead >= 0) fetch_values(cached, offsets, ahead);
+    }
+    fetched_ = next >= 0;
+  }
+
+ private:
+  static constexpr float kSlack = 8;  // of exponents
+
+  // A whole tile, each of whose fragments is read once for all panels.
+  void absorb_all_panels() {
 #pragma unroll
-      for (int d = 0; d < kDim / 32; ++d) panel.output[d] *= shrink;
+    for (int p = 0; p < kPanels; ++p) panels_[p].scores = acc16{};
+#pragma unroll
+    for (int c = 0; c < kDepth; ++c) {
+      const Fragment keys = key_fragment(c);
+#pragma unroll
+      for (int p = 0; p < kPanels; ++p) add_products(panels_[p], c, keys);
+    }
+#pragma unroll
+    for (int p = 0; p < kPanels; ++p) {
+      panels_[p].scores *= scale_;
+      weigh(panels_[p]);
+    }
+#pragma unroll
+    for (int c = 0; c < kWeights; ++c)
+#pragma unroll
+      for (int d = 0; d < kParts; ++d) {
+        const Fragment values = value_fragment(d, c);
+#pragma unroll
+        for (int p = 0; p < kPanels; ++p) add_values(panels_[p], d, c, values);
+      }
+  }
+
+  // Turns scores into weights. A column's `top` is its maximum or a little less, so that outputs
+  // are seldom rescaled.
+  static void weigh(Panel& panel) {
+    float highest = panel.scores[0];
+#pragma unroll
+    for (int i = 1; i < 16; ++i) highest = __builtin_fmaxf(highest, panel.scores[i]);
+    if (__builtin_amdgcn_ballot_w64(highest > panel.top + kSlack)) {
+      highest = __builtin_fmaxf(highest, from_other_half(highest));
+      const float top = highest > panel.top + kSlack ? highest : panel.top;
+      const float shrink = __builtin_amdgcn_exp2f(panel.top - finite_or_zero(top));
+#pragma unroll
+      for (int d = 0; d < kParts; ++d) panel.output[d] *= shrink;
       panel.sum *= shrink;
       panel.top = top;
     }
+    const float base = finite_or_zero(panel.top);
+    acc16 p;
+#pragma unroll
+    for (int i = 0; i < 16; ++i) p[i] = __builtin_amdgcn_exp2f(panel.scores[i] - base);
     const auto eight = p.lo + p.hi;
     const auto four = eight.lo + eight.hi;
-    // The sum over this lane's keys; close adds that of the other half.
+    // The sum over this lane's keys; that of the other half is added in the end.
     panel.sum += four.x + four.y + (four.z + four.w);
-    const T* column = memory_.values + value_buffer() + lane() % 32 * kValueStride + half() * 16;
 #pragma unroll
-    for (int c = 0; c < 16 / kFragment; ++c) {
-      const Fragment weights = Mma<T>::pack(p, c * kFragment);
+    for (int c = 0; c < kWeights; ++c) panel.weights[c] = Mma<T>::pack(p, c * kFragment);
+  }
+  static void add_values(Panel& panel, int d, int c, Fragment values) {
+    panel.output[d] = Mma<T>::multiply(values, panel.weights[c], panel.output[d]);
+  }
+  // V^T of output d and the keys of weights c.
+  Fragment value_fragment(int d, int c) const {
+    if constexpr (kShared) {
+      const Element* from = memory_.values[uniform(buffer_)];
+      return reinterpret_cast<const Fragment*>(from)[(d * kWeights + c) * kWave + lane()];
+    } else {
+      Fragment values;
 #pragma unroll
-      for (int d = 0; d < kDim / 32; ++d)
-        panel.output[d] = Mma<T>::multiply(
-            *reinterpret_cast<const Fragment*>(column + d * 32 * kValueStride + c * kFragment),
-            weights, panel.output[d]);
+      for (int j = 0; j < kFragment; ++j) values[j] = values_[c * kFragment + j][d];
+      return values;
     }
   }
 
+  Fragment key_fragment(int c) const {
+    const Fragment* row = memory_.keys[kShared ? uniform(buffer_) : wave()] + lane() % 32 * kRowLanes;
+    return row[2 * c ^ (half() ^ lane() % kRowLanes)];
+  }
+  static void add_products(Panel& panel, int c, Fragment keys) {
+    panel.scores = Mma<T>::multiply(keys, panel.queries[c], panel.scores);
+  }
+
+  // Of what a lane reads within half a tile, in bytes.
+  struct Offsets {
+    static constexpr int kKeyHalf = kShared ? kKeyLoads : kKeyLoads / 2;
+    static constexpr int kValueHalf = kShared ? kValueLoads : kValueLoads / 2;
+    uint32_t key[kKeyHalf], value[kValueHalf];
+
+    template <class Cached>
+    explicit Offsets(const Cached& cached) {
+#pragma unroll
+      for (int r = 0; r < kKeyHalf; ++r)
+        key[r] = (key_row(r) % 16 * uint32_t(cached.key_slot) + key_dim()) * sizeof(T);
+#pragma unroll
+      for (int i = 0; i < kValueHalf; ++i)
+        value[i] = (value_row(i) % 16 * uint32_t(cached.value_slot) + value_dim()) * sizeof(T);
+    }
+  };
+
+  template <class Cached>
+  void fetch_keys(const Cached& cached, const Offsets& offsets, int start) {
+    constexpr int kHalf = Offsets::kKeyHalf;
+#pragma unroll
+    for (int h = 0; h < kPages; ++h) {
+      const auto* base =
+          cached.keys + place(cached, start, h, cached.key_page, cached.key_slot);
+#pragma unroll
+      for (int r = 0; r < kHalf; ++r)
+        keys_[h * kHalf + r] = read_at<Fragment>(base, offsets.key[r]);
+    }
+  }
+  template <class Cached>
+  void fetch_values(const Cached& cached, const Offsets& offsets, int start) {
+    constexpr int kHalf = Offsets::kValueHalf;
+#pragma unroll
+    for (int h = 0; h < kPages; ++h) {
+      const auto* base =
+          cached.values + place(cached, start, h, cached.value_page, cached.value_slot);
+#pragma unroll
+      for (int i = 0; i < kHalf; ++i)
+        values_[h * kHalf + i] = read_at<Part>(base, offsets.value[i]);
+    }
+  }
+
+  // Where half h of a tile begins, or this wave's half. The page is read by the scalar unit.
+  template <class Cached>
+  static int64_t place(const Cached& cached, int start, int h, int64_t page, int64_t slot) {
+    typedef const __attribute__((address_space(4))) int32_t Page;
+    const int key = start + 16 * (kShared ? wave() / 2 : h), within = (1 << cached.page_shift) - 1;
+    return ((Page*)cached.pages)[key >> cached.page_shift] * page + (key & within) * slot;
+  }
+
+  template <class V>
+  static V read_at(const T* base, uint32_t byte) {
+    typedef const __attribute__((address_space(1))) char Bytes;
+    return *(const __attribute__((address_space(1))) V*)((Bytes*)base + byte);
+  }
+
+ public:
   struct Output {
+    const float* values;  // [4 kParts] of rows first + 4 half .. + 3
+    int first;
+    bool leader() const { return half() == 0; }
+    template <class D>
+    void store(D* p, float scale) const {
+      D out[kPiece];
+#pragma unroll
+      for (int i = 0; i < kPiece; ++i) from_float(out + i, scale == 0 ? 0.0f : scale * values[i]);
+      __builtin_memcpy((__attribute__((address_space(1))) D*)p + (first + 4 * half()) * kParts, out,
+                       sizeof out);
+    }
+  };
+
+  // What waves have of a node: the dimensions of one of their number.
+  struct Piece {
+    float values[kPanels][kPiece], top[kPanels], sum[kPanels];
+  };
+
+  // The chunk is complete; see the contract. The waves' parts are joined in their order, each wave
+  // some dimensions of all columns.
+  void settle(int chunk, bool last) {
+    if constexpr (!kShared) {
+      Piece x;
+      join_waves(x);
+      bool done = false;
+#pragma unroll
+      for (int level = 0; level < kLevels; ++level) {
+        if (done) continue;
+        if (chunk >> level & 1) {
+          join(nodes_[level], x);
+        } else if (!last) {
+          nodes_[level] = x;
+          done = true;
+        }
+      }
+      if (last)
+        node_ = x;
+      else
+        clear();
+    }
+  }
+
+  template <class F>
+  void close(F f) {
+#pragma unroll
+    for (int p = 0; p < kPanels; ++p) {
+      const Panel& panel = panels_[p];
+      if constexpr (kShared) {
+        const float sum = panel.sum + from_other_half(panel.sum);
+        if (!panel.present) continue;
+        f(panel.x, panel.top, sum, Whole{panel.output});
+      } else {
+        if (panel.present)
+          f(panel.x, node_.top[p], node_.sum[p], Output{node_.values[p], wave() * 8});
+      }
+    }
+  }
+
+ private:
+  struct Whole {
     const acc16* output;
     bool leader() const { return half() == 0; }
     template <class D>
     void store(D* p, float scale) const {
 #pragma unroll
-      for (int d = 0; d < kDim / 32; ++d)
-#pragma unroll
-        for (int i = 0; i < 16; i += 4) {
-          D four[4];
-#pragma unroll
-          for (int j = 0; j < 4; ++j)
-            from_float(four + j, scale == 0 ? 0.0f : scale * output[d][i + j]);
-          __builtin_memcpy((__attribute__((address_space(1))) D*)p + d * 32 + key_of(i), four,
-                           sizeof four);
-        }
+      for (int w = 0; w < 4; ++w) {
+        float values[kPiece];
+        piece(output, w, values);
+        Output{values, w * 8}.store(p, scale);
+      }
     }
   };
 
-  template <class F>
-  void close(F f) {
-    if (!active_) return;
-    const float sum = panel_.sum + from_other_half(panel_.sum);
-    if (panel_.present) f(panel_.x, panel_.top, sum, Output{panel_.output});
+  // Registers 4 w .. 4 w + 3 of the outputs: kPiece adjacent dimensions.
+  static void piece(const acc16* output, int w, float* values) {
+#pragma unroll
+    for (int j = 0; j < 4; ++j)
+#pragma unroll
+      for (int d = 0; d < kParts; ++d) values[j * kParts + d] = output[d][4 * w + j];
   }
 
- private:
-  int key_buffer() const { return uniform(buffer_ ? kKeys * kKeyStride : 0); }
-  int value_buffer() const { return uniform(buffer_ ? kDim * kValueStride : 0); }
-
-  // f(u, of_values, row, dim) for every unit u of this thread: rows `row` and row + 1 of the values
-  // or of the keys, one fragment from `dim` on. In a unit, all lanes of a wave stage the same of
-  // the two.
-  template <class F>
-  static void each_unit(F f) {
+  void clear() {
 #pragma unroll
-    for (int u = 0; u < kUnitsOfThread; ++u) {
-      const int first = wave() * kWave + u * kThreads, unit = first + lane();
-      if (2 * kUnits % kThreads == 0 || first < 2 * kUnits)
-        f(u, first < kUnits, unit % 16 * 2, unit / 16 % (kDim / kFragment) * kFragment);
+    for (int p = 0; p < kPanels; ++p) {
+#pragma unroll
+      for (int d = 0; d < kParts; ++d) panels_[p].output[d] = acc16{};
+      panels_[p].top = -__builtin_inff();
+      panels_[p].sum = 0;
     }
   }
 
+  void join_waves(Piece& x) {
+    Group::barrier();  // the tiles in LDS have been read
+#pragma unroll
+    for (int p = 0; p < kPanels; ++p) {
+      const float sum = panels_[p].sum + from_other_half(panels_[p].sum);
+      if (half() == 0) {
+        memory_.tops[wave()][p][lane()] = panels_[p].top;
+        memory_.sums[wave()][p][lane()] = sum;
+      }
+    }
+    float factors[kPanels][kAttentionWaves];
+#pragma unroll
+    for (int pass = 0; pass < 2; ++pass) {
+#pragma unroll
+      for (int b = 2 * pass; b < 2 * pass + 2; ++b)
+#pragma unroll
+        for (int p = 0; p < kPanels; ++p) {
+          float values[kPiece];
+          piece(panels_[p].output, b, values);
+          if (wave() == b) {
+#pragma unroll
+            for (int i = 0; i < kPiece; ++i) x.values[p][i] = values[i];
+          } else {
+#pragma unroll
+            for (int i = 0; i < kPiece; ++i)
+              memory_.pieces[b % 2][wave() - (wave() > b)][p][i][lane()] = values[i];
+          }
+        }
+      Group::barrier();
+      if (pass == 0) {
+#pragma unroll
+        for (int p = 0; p < kPanels; ++p) {
+          float top = -__builtin_inff(), sum = 0;
+#pragma unroll
+          for (int w = 0; w < kAttentionWaves; ++w)
+            top = __builtin_fmaxf(top, memory_.tops[w][p][lane() % 32]);
+#pragma unroll
+          for (int w = 0; w < kAttentionWaves; ++w) {
+            factors[p][w] =
+                __builtin_exp2f(memory_.tops[w][p][lane() % 32] - finite_or_zero(top));
+            sum = __builtin_fmaf(memory_.sums[w][p][lane() % 32], factors[p][w], sum);
+          }
+          x.top[p] = top;
+          x.sum[p] = sum;
+        }
+      }
+      if (wave() / 2 == pass) {
+#pragma unroll
+        for (int p = 0; p < kPanels; ++p)
+#pragma unroll
+          for (int i = 0; i < kPiece; ++i) {
+            float total = 0;
+#pragma unroll
+            for (int w = 0; w < kAttentionWaves; ++w) {
+              const float own = x.values[p][i];
+              const int sender = w == 3 ? 2 : w - (w > wave());
+              const float other = memory_.pieces[wave() % 2][sender][p][i][lane()];
+              total = __builtin_fmaf(w == wave() ? own : other, factors[p][w], total);
+            }
+            x.values[p][i] = total;
+          }
+      }
+      Group::barrier();
+    }
+  }
+
+  // right := left and right.
+  static void join(const Piece& left, Piece& right) {
+#pragma unroll
+    for (int p = 0; p < kPanels; ++p) {
+      AttentionJoin both(left.top[p], right.top[p]);
+      right.sum[p] = both(left.sum[p], right.sum[p]);
+#pragma unroll
+      for (int i = 0; i < kPiece; ++i)
+        right.values[p][i] = both(left.values[p][i], right.values[p][i]);
+      right.top[p] = both.top;
+    }
+  }
+
+  // The row of a tile that this lane's load reads, and from which element.
+  static int key_row(int load) {
+    return (kShared ? wave() * 8 : 0) + load * kLoadRows + lane() / kRowLanes;
+  }
+  static int key_dim() { return lane() % kRowLanes * kFragment; }
+  static int value_row(int load) { return key_of((kShared ? wave() * 4 : 0) + load); }
+  static int value_dim() { return lane() % 32 * kParts; }
+
   // From global memory.
-  static Fragment read(const T* p) { return *(const __attribute__((address_space(1))) Fragment*)p; }
+  template <class V>
+  static V read(const T* p) {
+    return *(const __attribute__((address_space(1))) V*)p;
+  }
 
   static int wave() { return __builtin_amdgcn_readfirstlane(thread_index() / kWave); }
   static int lane() { return thread_index() & (kWave - 1); }
@@ -230,14 +543,17 @@ class Tile : public Group<kThreads> {
   static int key_of(int i) { return 8 * (i / 4) + 4 * half() + i % 4; }
 
   Memory& memory_;
-  Panel panel_;
+  Panel panels_[kPanels];
   float scale_;
-  bool active_;
+  bool active_, fetched_ = false;
   int staged_ = 0, buffer_ = 0;
-  int places_[kUnitsOfThread][2];
-  Fragment data_[kUnitsOfThread][2];
+  int key_places_[kKeyLoads], value_places_[kValueLoads];
+  Fragment keys_[kKeyLoads];
+  Part values_[kValueLoads];
+  Piece nodes_[kLevels + 1], node_;
 };
 
-static_assert(AttentionTarget<Tile<float, int, 64>, float, int>);
+static_assert(AttentionTarget<Tile<float, int, 64, false>, float, int>);
+static_assert(AttentionTarget<Tile<float, int, 64, true>, float, int>);
 
 }  // namespace blockdraft::cdna

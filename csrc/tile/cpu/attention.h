@@ -29,7 +29,8 @@ struct Columns {
 template <class T, class X, bool kDots = false>
 class Tile : public Group {
  public:
-  static constexpr int kKeys = 192, kBuffers = 1;
+  static constexpr int kKeys = 192, kBuffers = 1, kStreams = 1;
+  static constexpr bool kAhead = true;
   // Floats. With a power of two between rows, a column of values would map to few cache sets.
   static constexpr int kValuePad = 16;
   // 136 rows in a GQA group of 4: their operands stay in the L2.
@@ -136,6 +137,9 @@ class Tile : public Group {
       product<true>(values_, 1, dim + kValuePad, scores_, panel.output, dim, n,
                     [&] { fetch_some(); });
   }
+
+  static int stream() { return 0; }
+  static void settle(int, bool) {}
 
   struct Output {
     const float* column;

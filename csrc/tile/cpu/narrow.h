@@ -15,6 +15,8 @@ class NarrowTile : public Group {
 
  public:
   static constexpr int kKeys = 64, kBuffers = 1;              // whose values stay in the L1
+  static constexpr int kStreams = 1;
+  static constexpr bool kAhead = true;
   static constexpr int kHeadColumns = 8, kGroupColumns = 16;  // of a KV head, and of all
 
   // How far the keys of a KV head are from the first one's, and the values.
@@ -114,6 +116,9 @@ class NarrowTile : public Group {
         add_values<1>(panel, d);
     }
   }
+
+  static int stream() { return 0; }
+  static void settle(int, bool) {}
 
   struct Output {
     const float* column;

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <algorithm>
+#include <bit>
 #include <cmath>
 #include <utility>
 #include <vector>
@@ -29,6 +30,8 @@ template <class T, class X, int kBuffersOfTile = 2>
 class Tile : public Group {
  public:
   static constexpr int kKeys = 16, kBuffers = kBuffersOfTile, kGroupColumns = kWaves * kColumns;
+  static constexpr int kStreams = 1;
+  static constexpr bool kAhead = true;
   using Memory = Shared<kBuffers, kKeys>;
 
   struct Panel {
@@ -50,10 +53,8 @@ class Tile : public Group {
     scale_ = scale;
     panel_.count = std::clamp(n - wave_ * kColumns, 0, kColumns);
     panel_.queries.assign(kColumns * dim_, 0);
-    panel_.output.assign(kColumns * dim_, 0);
+    clear();
     for (int c = 0; c < kColumns; ++c) {
-      panel_.top[c] = -INFINITY;
-      panel_.sum[c] = 0;
       if (c >= panel_.count) continue;
       panel_.x[c] = x(wave_ * kColumns + c);
       if (const T* src = query(panel_.x[c]))
@@ -126,6 +127,31 @@ class Tile : public Group {
     }
   }
 
+  static int stream() { return 0; }
+
+  void settle(int chunk, bool last) {
+    Node now{panel_.output, {}, {}};
+    std::copy_n(panel_.top, kColumns, now.top);
+    std::copy_n(panel_.sum, kColumns, now.sum);
+    for (int level = 0; chunk >> level; ++level) {
+      if (chunk >> level & 1) {
+        now = join(nodes_[level], now);
+      } else if (!last) {
+        break;
+      }
+    }
+    if (last) {
+      panel_.output = now.output;
+      std::copy_n(now.top, kColumns, panel_.top);
+      std::copy_n(now.sum, kColumns, panel_.sum);
+      return;
+    }
+    const int level = std::countr_one(unsigned(chunk));
+    nodes_.resize(std::max<size_t>(nodes_.size(), level + 1));
+    nodes_[level] = now;
+    clear();
+  }
+
   struct Output {
     const float* column;
     int dim;
@@ -143,7 +169,30 @@ class Tile : public Group {
   }
 
  private:
+  struct Node {
+    std::vector<float> output;
+    float top[kColumns], sum[kColumns];
+  };
+
+  Node join(const Node& left, Node right) const {
+    for (int c = 0; c < kColumns; ++c) {
+      const AttentionJoin both(left.top[c], right.top[c]);
+      right.top[c] = both.top;
+      right.sum[c] = both(left.sum[c], right.sum[c]);
+      for (int d = c * dim_; d < (c + 1) * dim_; ++d)
+        right.output[d] = both(left.output[d], right.output[d]);
+    }
+    return right;
+  }
+
+  void clear() {
+    panel_.output.assign(kColumns * dim_, 0);
+    std::fill_n(panel_.top, kColumns, -INFINITY);
+    std::fill_n(panel_.sum, kColumns, 0.0f);
+  }
+
   Memory& memory_;
+  std::vector<Node> nodes_;  // the tree's complete nodes, by level
   int dim_, buffer_ = 0, staged_ = 0;
   float scale_ = 0;
   Panel panel_;

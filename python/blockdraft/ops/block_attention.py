@@ -9,7 +9,8 @@ from ..registry import Op, Out, Scratch, by_name
 from ..types import Rows
 from . import _native, _triton
 
-MAX_SPLITS = 32  # of a prefix; longer prefixes get longer splits, multiples of split_keys
+MAX_CHUNKS = 128  # of a prefix; longer prefixes get longer chunks
+GROUPS = 512  # workgroups that occupy a GPU
 NO_WINDOW = 2**31 - 1  # wider windows exclude nothing either
 
 
@@ -72,7 +73,7 @@ def block_attention(
         scale = check.dims["Dh"] ** -0.5
     else:
         check.need(math.isfinite(scale), "scale", "a finite number", scale)
-    shape = block_attention_workspace(q, rows)
+    shape = block_attention_workspace(q, k, rows)
     workspace = check.workspace(workspace, q, shape, torch.float32)
     args = Args(
         q=q,
@@ -84,8 +85,9 @@ def block_attention(
         rows=rows,
         scale=scale,
         window=min(window, NO_WINDOW),
-        split_keys=split_keys(q.device),
-        max_splits=MAX_SPLITS,
+        chunk_keys=chunk_keys(q.device),
+        max_chunks=MAX_CHUNKS,
+        split_chunks=split_chunks(q, k, rows),
         out=out,
         lse=lse,
         workspace=workspace,
@@ -104,25 +106,40 @@ class Args(NamedTuple):
     rows: Rows
     scale: float
     window: int
-    split_keys: int  # least keys of a split
-    max_splits: int
+    chunk_keys: int  # the least of a chunk
+    max_chunks: int
+    split_chunks: int  # at most so many chunks are a split, which a workgroup reads
     out: Out
     lse: Out | None
     workspace: Scratch | None
 
 
-def block_attention_workspace(q: torch.Tensor, rows: Rows) -> tuple[int, ...]:
+def block_attention_workspace(q: torch.Tensor, k: torch.Tensor, rows: Rows) -> tuple[int, ...]:
     """Shape of the float32 workspace of `block_attention`: [splits,T,Hq,Dh+2], where splits follows
-    from the host-known max_prefix and is 0 if one split suffices. It holds the unnormalised output,
+    from what the host knows and is 0 if one split suffices. It holds the unnormalised output,
     maximum and sum of every split until they are merged."""
-    splits = min(MAX_SPLITS, -(-rows.max_prefix // split_keys(q.device)))
+    # of at most two chunks: those of the Triton kernels
+    splits = -(-_chunks(q.device, rows) // min(split_chunks(q, k, rows), 2))
     return (splits if splits > 1 else 0, *q.shape[:2], q.shape[2] + 2)
 
 
-def split_keys(device: torch.device) -> int:
-    """The least keys of a split: few enough to occupy the whole device, enough that merging costs
-    little compared with reading them."""
-    return 4096 if device.type == "cpu" else 2048
+def chunk_keys(device: torch.device) -> int:
+    """The least keys of a chunk. The results of a prefix's chunks are joined as a binary tree, in
+    which a split is a node. So a request's bits depend on its chunks, not on its splits."""
+    return 4096 if device.type == "cpu" else 256
+
+
+def split_chunks(q: torch.Tensor, k: torch.Tensor, rows: Rows) -> int:
+    """As many chunks as leave enough splits to occupy a whole GPU, up to 4: each split's results
+    are written and read once more."""
+    if q.device.type == "cpu":
+        return 1
+    items = len(rows.prefix_lens) * k.shape[1] * _chunks(q.device, rows)
+    return 4 if items >= 4 * GROUPS else 2 if items >= 2 * GROUPS else 1
+
+
+def _chunks(device: torch.device, rows: Rows) -> int:
+    return min(MAX_CHUNKS, -(-rows.max_prefix // chunk_keys(device)))
 
 
 def _cpp_unsupported(args: Args) -> str | None:
