@@ -217,7 +217,7 @@ class ZayaConfig:
 
     @classmethod
     def load(cls, folder: str | os.PathLike[str]) -> "ZayaConfig":
-        """The config of a checkpoint folder. Keys that the runner does not read are ignored."""
+        """The config of a checkpoint folder."""
         if not isinstance(folder, (str, os.PathLike)):
             raise ValueError(f"ZayaConfig.load: folder: expected a path, got {brief(folder)}")
         path = Path(folder) / "config.json"
@@ -232,4 +232,9 @@ class ZayaConfig:
                 f"ZayaConfig.load: {path}: expected model_type 'zaya', "
                 f"got {brief(raw.get('model_type'))}"
             )
+        return cls.of(raw)
+
+    @classmethod
+    def of(cls, raw: dict[str, Any]) -> "ZayaConfig":
+        """What config.json says. Keys that the runner does not read are ignored."""
         return cls(**{key: value for key, value in raw.items() if key in cls.__dataclass_fields__})

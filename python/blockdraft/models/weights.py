@@ -188,9 +188,9 @@ def _layer(tensors: dict[str, torch.Tensor], i: int) -> LayerWeights:
     router["balancing_bias"] = router["balancing_bias"].float()  # as the kernels take it
     return LayerWeights(
         input_norm=tensors[f"{layer}input_layernorm.weight"],
-        projection=torch.cat([tensors[f"{name}.weight"] for name in projections]),
+        projection=_joined([tensors[f"{name}.weight"] for name in projections]),
         projection_bias=(
-            torch.cat([tensors[f"{name}.bias"] for name in projections]) if biased else None
+            _joined([tensors[f"{name}.bias"] for name in projections]) if biased else None
         ),
         conv0_weight=tensors[f"{conv}depthwise.weight"],
         conv0_bias=tensors[f"{conv}depthwise.bias"],
@@ -206,6 +206,16 @@ def _layer(tensors: dict[str, torch.Tensor], i: int) -> LayerWeights:
         down=tensors[f"{moe}experts.down_proj"],
         moe_scaling=_scaling(tensors, f"{layer}post_mlp_residual_scale."),
     )
+
+
+def _joined(parts: list[torch.Tensor]) -> torch.Tensor:
+    """The rows of all parts: the parts' own memory where they lie one after the other in it."""
+    first, places = parts[0], [part.untyped_storage().data_ptr() for part in parts]
+    ends = [part.storage_offset() + part.numel() for part in parts]
+    follow = [part.storage_offset() for part in parts[1:]] == ends[:-1]
+    if follow and len(set(places)) == 1 and all(part.is_contiguous() for part in parts):
+        return first.as_strided((sum(map(len, parts)), *first.shape[1:]), first.stride())
+    return torch.cat(parts)
 
 
 def _scaling(tensors: dict[str, torch.Tensor], place: str) -> list[torch.Tensor]:

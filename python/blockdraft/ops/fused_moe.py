@@ -1,4 +1,5 @@
-from typing import NamedTuple
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, NamedTuple, Optional
 
 import torch
 
@@ -8,6 +9,9 @@ from ..registry import Op, Out, Scratch, by_name
 from ..types import MoeWorkspace
 from . import _native, _triton
 from .moe_dispatch import CPP_EXPERTS, TRITON_EXPERTS, too_many
+
+if TYPE_CHECKING:
+    from torch.distributed import ProcessGroup
 
 SKIPS = ("zero", "identity")  # what a row without experts yields
 FP8 = (torch.float8_e4m3fn, torch.float8_e4m3fnuz)  # OCP's (gfx950, NVIDIA) and gfx942's
@@ -27,6 +31,8 @@ def fused_moe(
     skip: str = "zero",
     out: torch.Tensor | None = None,
     workspace: MoeWorkspace | None = None,
+    group: Optional["ProcessGroup"] = None,
+    shards: Sequence[int] | None = None,
     backend: str | None = None,
 ) -> torch.Tensor:
     """SwiGLU experts: y is the sum over a row's choices of weight * down[e] @ (silu(gate) * up),
@@ -44,11 +50,36 @@ def fused_moe(
                  latter and 0 wherever skip was not chosen
     out          [T,H], x's dtype, made if None
     workspace    as `MoeWorkspace.new` makes it, made if None
+    group        processes of torch.distributed that share the experts: each calls with rows of its
+                 own (any number), `experts` counted over all, and weights of its own experts, which
+                 follow those of the ranks below. shards: how many each rank has, where not all have
+                 as many; 0 is allowed. Bits are those of one process with all experts where k is 1
+                 and the backend is C++; for more choices, each rank's sum is rounded to x's dtype.
+                 It waits for the counts of rows, so that it can be neither planned nor captured
     Sums are fp32; silu(gate) * up is rounded to x's dtype by all backends but the reference. A
     row's bits do not depend on the other rows in C++; in Triton they do where the number of rows
     changes the tiles. Raises ValueError or TypeError, before anything is written.
     """
     check = Check("fused_moe")
+    if group is not None:
+        from . import _expert_parallel  # torch may be built without torch.distributed
+
+        check.need(workspace is None, "workspace", "None, with a group", type(workspace).__name__)
+        check.choice("skip", skip, SKIPS)
+        scales = dict(gate_up_scale=gate_up_scale, down_scale=down_scale)
+        y = _expert_parallel.fused_moe(
+            lambda *rows: fused_moe(*rows, gate_up, down, **scales, backend=backend),
+            x,
+            experts,
+            weights,
+            down.shape[1],
+            len(down),
+            group,
+            shards,
+            skip_prob if skip == "identity" else None,
+        ).to(x.dtype)
+        return y if out is None else out.copy_(y)
+    check.need(shards is None, "shards", "None, without a group", shards)
     check.tensor("x", x, "T H")
     check.tensor("experts", experts, "T k", I32)
     check.tensor("weights", weights, "T k", F32)
