@@ -61,14 +61,6 @@ def probe(suffix: str, flags: list[str]) -> Extension:
     )
 
 
-def namespace() -> str:
-    """Of the torch operators: the constant that the Python side uses too."""
-    scope: dict[str, str] = {}
-    with open("python/blockdraft/namespace.py") as file:
-        exec(file.read(), scope)
-    return scope["NAMESPACE"]
-
-
 def torch_extensions(suffix: str, flags: list[str]) -> list:
     """The ops, against libtorch's stable ABI (2.10). With a GPU's kernels in it there is one
     variant."""
@@ -89,7 +81,6 @@ def torch_extensions(suffix: str, flags: list[str]) -> list:
     macros = [
         ("TORCH_TARGET_VERSION", "0x020a000000000000"),
         ("BLOCKDRAFT_MODULE", f"_ops{suffix}"),
-        ("BLOCKDRAFT_NAMESPACE", namespace()),
     ]
     common = ["-std=c++20", "-fno-math-errno"]
     rocm = dict(include_dirs=[os.path.abspath("csrc")])

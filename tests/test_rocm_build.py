@@ -19,7 +19,6 @@ def compile_for_rocm(source: Path, *options: str) -> None:
     folders = [ROOT / "csrc", sysconfig.get_path("include"), *cpp_extension.include_paths()]
     definitions = dict(
         BLOCKDRAFT_HIP="",
-        BLOCKDRAFT_NAMESPACE="blockdraft",
         BLOCKDRAFT_MODULE="_ops",
         TORCH_TARGET_VERSION="0x020a000000000000",
     )
