@@ -117,5 +117,7 @@ def calls():
         "sample_drafts": partial(
             ops.sample_drafts, randn(2, 2, 7), i32(2, 1), drafter_sampling=Sampling(ones), **step
         ),
-        "plan_branches": partial(ops.plan_branches, torch.rand(2, 3), torch.rand(4), 2, i32(3, 1)),
+        "plan_branches": partial(
+            ops.plan_branches, torch.rand(2, 3), torch.rand(3, 4), 2, i32(3, 1)
+        ),
     }
