@@ -84,7 +84,7 @@ def prepared(model: ZayaModel, layout: BlockLayout, size: int, context: int, roo
 
 def measure(batch: Batch, context: int, passes: int) -> tuple[list[float], dict[str, float]]:
     """Seconds of each pass, and those of each op in the median one."""
-    state, layout = batch.state, batch.decoder.layout
+    state, layout = batch.stage.state, batch.stage.layout
     found: list[tuple[float, Counter[str]]] = []
     for _ in range(passes + 1):
         state.prefix_lens.fill_(context)
