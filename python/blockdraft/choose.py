@@ -3,6 +3,7 @@ acceptance is counted, and the steady state of each layout says what it yields."
 
 import statistics
 import time
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import NamedTuple
@@ -11,6 +12,7 @@ from .batch import Batch
 from .contract import Check
 from .decode import BlockDecoder, Model
 from .layout import BlockLayout
+from .plan import profiling
 from .planner import Planner
 from .roofline.acceptance import Acceptance, counted
 from .roofline.plan import best_branches
@@ -142,6 +144,13 @@ def measure_pass(
     model: Model, requests: Sequence[Request], layout: BlockLayout, passes: int
 ) -> float:
     """Seconds of a pass over these requests with this layout, the median of `passes`."""
+    return statistics.median(seconds for seconds, _ in profile(model, requests, layout, passes))
+
+
+def profile(
+    model: Model, requests: Sequence[Request], layout: BlockLayout, passes: int
+) -> list[tuple[float, Counter[str]]]:
+    """Seconds of each of `passes` passes, and those of its ops."""
     count = (passes + 3) * layout.V
     longest = getattr(model.config, "max_position_embeddings", None)
     longer = []
@@ -152,12 +161,13 @@ def measure_pass(
         longer.append(replace(r, prompt=prompt, max_new_tokens=new, stop=()))
     batch = _start(BlockDecoder(model, layout), longer)
     batch.step(2)  # the second pass is the first with drafts
-    times = []
+    found = []
     for _ in range(passes):
-        began = time.perf_counter()
-        batch.step()
-        times.append(time.perf_counter() - began)
-    return statistics.median(times)
+        with profiling() as by_op:
+            began = time.perf_counter()
+            batch.step()
+            found.append((time.perf_counter() - began, by_op))
+    return found
 
 
 def _start(decoder: BlockDecoder, requests: Sequence[Request]) -> Batch:
