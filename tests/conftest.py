@@ -73,3 +73,12 @@ def emulator(request, tmp_path_factory):
     from emulator import Emulator
 
     return Emulator(checkout, tmp_path_factory.mktemp("clang"))
+
+
+@pytest.fixture(scope="session")
+def hip(emulator, tmp_path_factory):
+    from emulator import HipKernels
+
+    if harness.hip_headers() is None:
+        pytest.skip("needs triton, whose wheel has HIP's headers")
+    return HipKernels(emulator, tmp_path_factory.mktemp("code"))
