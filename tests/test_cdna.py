@@ -35,7 +35,8 @@ def test_compiles_without_spills(name, arch):
             f"{r.loop_instructions} instructions, {r.instructions_per_mfma or 0:.1f} an MFMA, "
             f"{r.loop_loads_16_bytes} 16-byte loads"
         )
-        assert r.vgpr_spill == r.sgpr_spill == r.scratch == 0 and r.lds <= ARCHES[arch]
+        assert r.vgpr_spill == r.sgpr_spill == r.scratch == r.misexecuted == 0
+        assert r.lds <= ARCHES[arch]
         if "AttentionStepE0" in r.kernel or "gemm" in r.kernel:
             assert r.loop_mfma > 0 and r.loop_loads_16_bytes > 0 and r.waves_per_simd >= 2
 

@@ -28,7 +28,7 @@ def test_compiles_without_scratch(op, arch):
             f"{r.waves_per_simd} waves a SIMD; loop: {r.loop_instructions} instructions, "
             f"{r.loop_loads_16_bytes} 16-byte loads"
         )
-        assert r.vgpr_spill == r.scratch == r.lds == 0 and r.waves_per_simd >= 4
+        assert r.vgpr_spill == r.scratch == r.lds == r.misexecuted == 0 and r.waves_per_simd >= 4
         measures = "StepE0E" in r.kernel
         assert r.sgpr_spill <= (0 if measures else 64)
         assert not measures or r.loop_loads_16_bytes > 0

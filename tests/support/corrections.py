@@ -14,6 +14,14 @@ SOURCE = {
         "is_vgpr.where((ctx.raccvgpr_dyn if _iattr(inst, 'acc') & (2 if base else 1) "
         "else ctx.rvgpr_dyn)(off - _c(256 - reg_idx), read_lane)",
     ),
+    "data of LDS stores in AGPRs": (
+        "ctx.rvgpr_dyn(vdata_reg",
+        "(ctx.raccvgpr_dyn if use_acc else ctx.rvgpr_dyn)(vdata_reg",
+    ),
+    "second data of LDS stores in AGPRs": (
+        "ctx.rvgpr_dyn(data1_reg",
+        "(ctx.raccvgpr_dyn if use_acc else ctx.rvgpr_dyn)(data1_reg",
+    ),
     "the source lanes of row_bcast:15 and :31": (
         "elif op == 'row_bcast': src_lane = row_base",
         "elif op == 'row_bcast': src_lane, valid = "
@@ -100,7 +108,7 @@ endfor"""
 
 def corrected(source: str) -> str:
     for name, (wrong, right) in SOURCE.items():
-        assert source.count(wrong) == 1, f"{name}: the emulator is not the version corrected here"
+        assert wrong in source, f"{name}: the emulator is not the version corrected here"
         source = source.replace(wrong, right)
     return source
 
