@@ -132,7 +132,7 @@ def accept(batch: int) -> Shape:
             Trip("p.sum += mass", blocks),
         )
         yield Work("normalise", code(1), batch * rows, partials, streams=False)
-        tests = (Trip("evidence.p(i)", ACCEPTED + 1, (philox,)),)
+        tests = (Trip("for (int i = 0;; ++i)", ACCEPTED + 1, (philox,)),)
         yield Work("decide", code(3), batch, tests, streams=False)
         yield Work("weigh", code(4), batch * blocks, (scan,), 2 * batch * of_row)
         draw = (

@@ -17,6 +17,7 @@ SIMDS = 4
 TRANSCENDENTAL = {"gfx942": 16, "gfx950": 8}
 # Those of a matrix instruction whose shape is not in the table
 LONG_MFMA = 64
+_PACKED = re.compile(r"v_pk_(add|fma|mul|mov)_[fb]32")
 _MULTIPLY = re.compile(r"v_(mul_lo_u32|mul_hi|mad_u64|mad_i64)")
 _REGISTER = re.compile(r"\b([va])(?:\[(\d+):(\d+)\]|(\d+))")
 _LDS_WIDTHS = (("b128", 16), ("b96", 12), ("b64", 8), ("2_b32", 8), ("2st64_b32", 8))
@@ -53,6 +54,8 @@ class Decoded:
     targets: tuple = ()
     sources: tuple = ()
     cycles: float = 0
+    held: float = 0
+    sums: tuple = ()
     bytes: int = 0
     vmcnt: int | None = None
     lgkmcnt: int | None = None
@@ -62,10 +65,13 @@ def decoded(text: str, arch: str, machine: Machine) -> Decoded:
     kind = classify(text)
     name, _, rest = text.partition(" ")
     operands = [_registers(part) for part in rest.split(", ")]
-    targets = operands[0] if operands and not name.endswith(("_store", "_write")) else ()
+    targets = operands[0]
     sources = tuple(r for part in operands[1:] for r in part)
-    if kind == "mfma":
-        return Decoded(kind, text, targets, sources, mfma_cycles(text, arch) or LONG_MFMA)
+    if kind == "mfma":  # vector arithmetic is held off by a slot, and by one for 16 bytes of A
+        held = machine.issue * (1 + len(operands[1]) * 4 // 16)
+        cycles = mfma_cycles(text, arch) or LONG_MFMA
+        sources, sums = (*operands[1], *operands[2]), operands[3]
+        return Decoded(kind, text, targets, sources, cycles, held=held, sums=sums)
     if kind == "trans":
         return Decoded(kind, text, targets, sources, TRANSCENDENTAL[arch])
     if kind == "valu":
@@ -77,7 +83,8 @@ def decoded(text: str, arch: str, machine: Machine) -> Decoded:
         cycles = LANES * width / machine.lds_bytes * machine.lds_conflicts
         return Decoded(kind, text, targets, (*targets, *sources), cycles)
     if kind == "vmem":
-        return Decoded(kind, text, targets, (*targets, *sources), 0, LANES * loaded_bytes(text))
+        sources = (*targets, *sources)
+        return Decoded(kind, text, targets, sources, bytes=LANES * loaded_bytes(text))
     if name == "s_waitcnt":
         counts = dict(re.findall(r"(vmcnt|lgkmcnt)\((\d+)\)", rest))
         counts = {key: int(value) for key, value in counts.items()}
@@ -132,7 +139,7 @@ class _Simd:
     def __init__(self, arch, machine, memory, streams, run, waves):
         self.arch, self.machine, self.memory, self.streams = arch, machine, memory, streams
         self.result, self.waves = run, waves
-        self.port = dict.fromkeys(("valu", "mfma", "salu", "lds", "vmem"), 0.0)
+        self.port = dict.fromkeys(("valu", "packed", "mfma", "salu", "lds", "vmem"), 0.0)
         self.hbm = self.cache = 0.0
         self.area = 0.0
 
@@ -166,7 +173,7 @@ class _Simd:
         if op.kind == "mfma":
             free = max(port["mfma"], port["valu"])
         elif op.kind in ("valu", "trans"):
-            free = port["valu"]
+            free = max(port["valu"], port["packed"] * bool(_PACKED.match(op.text)))
         elif op.kind == "lds":
             free = port["lds"] - LANES  # a queue of about one instruction
         elif op.kind == "vmem":
@@ -181,6 +188,9 @@ class _Simd:
                 ready, cause = (until, "lds") if until > ready else (ready, cause)
         elif w.ready:
             ready = max((w.ready[r] for r in op.sources if r in w.ready), default=0.0)
+            # a product that goes on with a sum takes it early
+            sums = max((w.ready[r] for r in op.sums if r in w.ready), default=0.0)
+            ready = max(ready, sums - self.machine.mfma_result)
         at = max(w.time, ready, free)
         blame = "unit" if free > max(w.time, ready) else cause if ready > w.time else ""
         return at, blame
@@ -193,12 +203,10 @@ class _Simd:
         w.at += 1
         w.time = at + m.issue
         if op.kind == "mfma":
-            port["mfma"], port["valu"] = at + op.cycles, at + m.issue
+            port["mfma"], port["valu"] = at + op.cycles, at + op.held
+            port["packed"] = at + op.cycles + m.mfma_packed
             result.busy["mfma"] += op.cycles
             w.ready.update(dict.fromkeys(op.targets, at + op.cycles + m.mfma_result))
-            # a chain of products into one sum is fed early
-            if op.targets == op.sources[-len(op.targets) :]:
-                w.ready.update(dict.fromkeys(op.targets, at + op.cycles))
         elif op.kind in ("valu", "trans"):
             port["valu"] = at + op.cycles
             result.busy["valu"] += op.cycles

@@ -155,7 +155,7 @@ class Router:
                 ways: dict[int, tuple] = {}
                 own = self._node(node, outermost.get(node), trips, done, matrix, working)
                 for parts, cost, reached in own:
-                    made = sum(_products(part) for part in parts) if products else 0
+                    made = sum(_products(part) for part in parts) if products is not None else 0
                     follow = [(Cost(missed=len(trips) - reached), 0, None)] * (node in ends)
                     for s in after[node]:
                         detour = self._detour(node, s, outermost)
@@ -193,7 +193,7 @@ class Router:
         trip = trips[done] if done < len(trips) else None
         if trip and trip.times and any(trip.text in name for name in self._names(body)):
             turn, cost = self._through(body, node, trip.inner, matrix, True, trip.products)
-            if not working or trip.products:
+            if not working or trip.products is not None:
                 cost = cost._replace(matrix=0)
             cost = cost if working else cost._replace(bytes=0)
             yield (Stretch(trip.times, turn),), Cost().plus(cost, trip.times), done + 1

@@ -72,7 +72,7 @@ SOURCE = {
     ),
     "what a wave executes": (
         "          fxn(*[c_bufs[g] for g in globals_list])\n",
-        "          schedule.before((gidx, wi), pc - lib, inst)\n"
+        "          schedule.before((gidx, wi), inst)\n"
         "          fxn(*[c_bufs[g] for g in globals_list])\n"
         "          schedule.after((gidx, wi), inst, c_bufs)\n",
     ),

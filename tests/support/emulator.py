@@ -10,6 +10,7 @@ import struct
 import subprocess
 import sys
 import types
+from collections import Counter
 from functools import cache
 from pathlib import Path
 
@@ -50,9 +51,10 @@ class Emulator:
         threads: int,
         arguments: bytes | int,
         dynamic_lds: int = 0,
-    ) -> None:
+    ) -> Counter[tuple]:
         """Launches the kernel whose mangled name contains `kernel`. arguments: their bytes or their
-        address. Pointers in them are host addresses."""
+        address. Pointers in them are host addresses. Returns how many instructions each wave has
+        executed, by (workgroup, wave)."""
         data = code_object.read_bytes()
         image, sections, _ = self.load(data)
         descriptor = symbol(sections, kernel)
@@ -82,6 +84,7 @@ class Emulator:
             scratch_size=private,
             arch="cdna",
         )
+        return self.schedule.executed
 
 
 class HipKernels:
@@ -95,15 +98,22 @@ class HipKernels:
         text = isa.hip_assembly(source, arch, [f"-I{Path(__file__).parent}"])
         return assembled(text, arch, self.folder / f"{isa.source_name(source)}.{arch}")
 
-    def launch(self, arch: str, op: str, params: harness.Params | None, kind: int) -> None:
-        """All that the op's own HIP launcher starts. kind: as for harness.launched."""
+    def launch(
+        self, arch: str, op: str, params: harness.Params | None, kind: int
+    ) -> dict[str, Counter[tuple]]:
+        """All that the op's own HIP launcher starts. kind: as for harness.launched. Returns what
+        each launch has executed, by its kernel's symbol."""
+        executed = {}
 
         def run(launch: harness.Launch) -> None:
             code = self.code(isa.OPS / launch.op / "hip.hip", arch)
             size = launch.groups, launch.threads
-            self.emulator.run(code, f"{launch.kernel}.kd", *size, launch.argument)
+            executed[launch.kernel] = self.emulator.run(
+                code, f"{launch.kernel}.kd", *size, launch.argument
+            )
 
         harness.launched(op, params, kind, run)
+        return executed
 
 
 # The emulator executes lanes one by one. If a DPP operation writes the register that it reads from

@@ -11,16 +11,16 @@ RESIDENT = 16  # workgroups that advance in turns
 
 
 class Schedule:
-    """Lies in the emulator's module as `schedule`. executed: instructions by wave and address,
-    where they are counted."""
+    """Lies in the emulator's module as `schedule`. executed: instructions of a launch, by workgroup
+    and wave."""
 
     def __init__(self, decode, seed: int = 0):
         self.decode, self.random = decode, random.Random(seed)
-        self.executed: dict[tuple, Counter] | None = None
         self.begin()
 
     def begin(self) -> None:
         self.pending: dict[tuple, deque] = {}
+        self.executed: Counter[tuple] = Counter()
 
     def shuffled(self, items) -> list:
         items = list(items)
@@ -39,9 +39,8 @@ class Schedule:
     def turn(self, resident: list) -> list:
         return [group for group in self.shuffled(resident) if next(group, self) is not self]
 
-    def before(self, wave: tuple, pc: int, inst) -> None:
-        if self.executed is not None:
-            self.executed.setdefault(wave, Counter())[pc] += 1
+    def before(self, wave: tuple, inst) -> None:
+        self.executed[wave] += 1
         name = inst.op.name
         if name == "S_WAITCNT":
             code = inst.simm16
