@@ -241,6 +241,8 @@ def moe(rows: int) -> Shape:
             groups = round(experts * chunks * ceil(HIDDEN, channels))
             trips = (find, Trip(line, HIDDEN // depth))
             yield Work(step, f"{step} bf16 rows={compiled}", groups, trips, launch.bytes)
+        # ends at once where rows have an expert, and one choice
+        yield Work("combine", "combine bf16", 2 * rows, streams=False)
 
     flops = 6 * rows * HIDDEN * INNER
     return Shape("fused_moe", f"T={rows}", {"cpp": cpp, "triton": triton}, flops)

@@ -68,6 +68,7 @@ class Emulated:
         moving = {name: value for name, value in given.items() if name not in fixed}
         built = offline.build(self.arch, self.kernel, types, fixed, options)
         path = assembled(built.asm["amdgcn"], self.arch, self.folder / self.kernel.__name__)
+        self.emulator.ran_code(self.arch, self.kernel.__name__, built.asm["amdgcn"])
         self.reports += parse(built.asm["amdgcn"], self.arch, built.metadata.shared)
         packed = struct.pack(
             "".join({"*": "Q", "i": "i", "f": "f"}[types[name][0]] for name in moving),

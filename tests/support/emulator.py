@@ -19,6 +19,8 @@ from corrections import correct_pseudo_code, corrected
 from waves import Schedule
 
 from blockdraft.roofline import isa
+from blockdraft.roofline.assembly import instructions
+from blockdraft.roofline.verdicts import fingerprint
 
 
 class Emulator:
@@ -42,6 +44,11 @@ class Emulator:
         correct_pseudo_code(self.emu.PCODE_CDNA)
         self.schedule = self.emu.schedule = Schedule(self.emu.decode_inst)
         self.load = elf_loader
+        self.ran: set[tuple[str, str, str]] = set()  # architecture, kernel, fingerprint
+
+    def ran_code(self, arch: str, kernel: str, text: str) -> None:
+        """Notes that a kernel of this assembly ran."""
+        self.ran.add((arch, kernel, fingerprint(instructions(kernel, text))))
 
     def run(
         self,
@@ -92,11 +99,14 @@ class HipKernels:
 
     def __init__(self, emulator: Emulator, folder: Path):
         self.emulator, self.folder = emulator, folder
-        self.code = cache(self.code)
+        self.code, self.text = cache(self.code), cache(self.text)
+
+    def text(self, source: Path, arch: str) -> str:
+        return isa.hip_assembly(source, arch, [f"-I{Path(__file__).parent}"])
 
     def code(self, source: Path, arch: str) -> Path:
-        text = isa.hip_assembly(source, arch, [f"-I{Path(__file__).parent}"])
-        return assembled(text, arch, self.folder / f"{isa.source_name(source)}.{arch}")
+        stem = self.folder / f"{isa.source_name(source)}.{arch}"
+        return assembled(self.text(source, arch), arch, stem)
 
     def launch(
         self, arch: str, op: str, params: harness.Params | None, kind: int
@@ -106,8 +116,9 @@ class HipKernels:
         executed = {}
 
         def run(launch: harness.Launch) -> None:
-            code = self.code(isa.OPS / launch.op / "hip.hip", arch)
-            size = launch.groups, launch.threads
+            source = isa.OPS / launch.op / "hip.hip"
+            code, size = self.code(source, arch), (launch.groups, launch.threads)
+            self.emulator.ran_code(arch, launch.kernel, self.text(source, arch))
             executed[launch.kernel] = self.emulator.run(
                 code, f"{launch.kernel}.kd", *size, launch.argument
             )
