@@ -151,12 +151,19 @@ def _check_weights(
     return None
 
 
+def _mixed(args: Args) -> str | None:
+    """Why the kernels, which take both weights in one format, cannot run, or None."""
+    if args.gate_up.dtype != args.down.dtype:
+        return f"down is {args.gate_up.dtype}, as gate_up is, not {args.down.dtype}"
+    return None
+
+
 def _cpp_unsupported(args: Args) -> str | None:
-    if args.gate_up_scale is not None or args.down_scale is not None:
-        return "the C++ kernels take weights of x's dtype, without scales"
-    reason = _native.unsupported(args.x)
+    reason = _native.unsupported(args.x) or _mixed(args)
     if reason or args.x.is_cpu:
         return reason
+    if args.gate_up_scale is not None and args.x.dtype != torch.bfloat16:
+        return f"x is bfloat16 beside weights with scales on a GPU, not {args.x.dtype}"
     for name, size in (("hidden", args.x.shape[1]), ("inner", args.down.shape[2])):
         if size * args.x.element_size() % 16:
             return f"the {name} size is a multiple of 16 bytes, not {size} elements"
