@@ -10,16 +10,16 @@ ScaleView<W> scales(const Optional& t) {
   return view<const typename Format<W>::Scale, 2>(t);
 }
 
-// Calls f with what the weights are made of: a format with scales, else `type`.
+// Calls f with what the weights are made of: a format with scales, else `type`. Of MXFP4, whose
+// dtype the stable ABI does not know, a row has half as many bytes as `depth`.
 template <class T, class F>
-void for_format(const Tensor& weights, T type, F f) {
+void for_format(const Tensor& weights, int64_t depth, T type, F f) {
+  if (2 * weights.size(2) == depth) return f(e2m1x2{});
   switch (weights.scalar_type()) {
     case torch::headeronly::ScalarType::Float8_e4m3fn:
       return f(e4m3fn{});
     case torch::headeronly::ScalarType::Float8_e4m3fnuz:
       return f(e4m3fnuz{});
-    case torch::headeronly::ScalarType::Float4_e2m1fn_x2:
-      return f(e2m1x2{});
     default:
       return f(type);
   }
@@ -53,7 +53,7 @@ static void fused_moe_torch(Tensor x, Tensor experts, Tensor weights, Tensor gat
     launch_on_device_of(x, p);
   };
   for_float_type(x, [&]<class T>(T type) {
-    for_format(gate_up, type, [&](auto format) { start(type, format); });
+    for_format(gate_up, x.size(1), type, [&](auto format) { start(type, format); });
   });
 }
 

@@ -4,10 +4,12 @@ from dataclasses import dataclass
 
 import torch
 
-from ..contract import FLOATS
+from ..contract import FLOATS, fp8_types
+from ..reference.dequantize import BLOCK, GROUP
 from .config import ZayaConfig
 
 _PROJECTIONS = ("q_proj", "k_proj", "v_proj_current", "v_proj_delayed")
+EXPERTS = ("experts.gate_up_proj", "experts.down_proj")  # what may be stored with scales
 _SCALING = ("hidden_states_scale", "hidden_states_bias", "residual_scale", "residual_bias")
 
 
@@ -15,7 +17,8 @@ _SCALING = ("hidden_states_scale", "hidden_states_bias", "residual_scale", "resi
 class LayerWeights:
     """The weights of one layer.
 
-    The rows of `projection` are those of q, k, v now and v late. Convolutions keep the shapes of
+    Experts are as ops.fused_moe takes them; `expert_scales` are its keyword arguments, if any. The
+    rows of `projection` are those of q, k, v now and v late. Convolutions keep the shapes of
     torch's Conv1d. A scaling is hidden scale, hidden bias, residual scale and residual bias.
     """
 
@@ -34,6 +37,7 @@ class LayerWeights:
     router: dict[str, torch.Tensor | None]  # keyword arguments of ops.zaya_router
     gate_up: torch.Tensor
     down: torch.Tensor
+    expert_scales: dict[str, torch.Tensor]
     moe_scaling: list[torch.Tensor]
 
 
@@ -150,11 +154,57 @@ def assemble(config: ZayaConfig, tensors: dict[str, torch.Tensor]) -> ZayaWeight
     )
 
 
+def _stored(
+    tensors: dict[str, torch.Tensor], name: str, shape: tuple[int, ...]
+) -> dict[str, tuple[tuple[int, ...], torch.dtype | None]]:
+    """Names, shapes and dtypes (None: the checkpoint's own) that a tensor of `shapes` has where it
+    is stored with scales, by the names of transformers; else its own."""
+    if f"{name}_scale_inv" in tensors:
+        *experts, rows, depth = shape
+        blocks = (*experts, -(-rows // BLOCK), -(-depth // BLOCK))
+        return {
+            name: (shape, torch.float8_e4m3fn),
+            f"{name}_scale_inv": (blocks, torch.float32),
+        }
+    if f"{name}_blocks" in tensors:
+        groups = (*shape[:-1], shape[-1] // GROUP)
+        return {
+            f"{name}_blocks": ((*groups, GROUP // 2), torch.uint8),
+            f"{name}_scales": (groups, torch.uint8),
+        }
+    return {name: (shape, None)}
+
+
+def to_fnuz(codes: torch.Tensor, scale: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """The same weights in gfx942's fp8. The bits of e4m3fn mean half as much there, so that the
+    scale doubles; only NaN and -0 have other bits."""
+    bits = codes.view(torch.uint8)
+    nan = (bits & 0x7F) == 0x7F
+    bits = torch.where(nan, 0x80, torch.where(bits == 0x80, 0, bits))
+    return bits.view(torch.float8_e4m3fnuz), 2 * scale
+
+
+def _expert_weights(
+    tensors: dict[str, torch.Tensor], name: str
+) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """As ops.fused_moe takes them: fp8 in the dtype of the device."""
+    if f"{name}_scale_inv" in tensors:
+        codes, scale = tensors[name], tensors[f"{name}_scale_inv"]
+        own = codes.dtype in fp8_types(codes.device)
+        return (codes, scale) if own else to_fnuz(codes, scale)
+    if f"{name}_blocks" in tensors:
+        codes = tensors[f"{name}_blocks"].flatten(-2).view(torch.float4_e2m1fn_x2)
+        return codes, tensors[f"{name}_scales"].view(torch.float8_e8m0fnu)
+    return tensors[name], None
+
+
 def _check(config: ZayaConfig, tensors: dict[str, torch.Tensor]) -> None:
     """Every tensor is there, in its shape, in one float dtype throughout (the balancing biases may
     have their own), and nothing else is."""
-    expected = shapes(config)
-    for name, shape in expected.items():
+    expected = {}
+    for name, shape in shapes(config).items():
+        expected |= _stored(tensors, name, shape)
+    for name, (shape, dtype) in expected.items():
         if name not in tensors:
             raise ValueError(f"checkpoint: {name}: expected a tensor of shape {shape}, got none")
         tensor, common = tensors[name], tensors["model.embed_tokens.weight"].dtype
@@ -162,6 +212,10 @@ def _check(config: ZayaConfig, tensors: dict[str, torch.Tensor]) -> None:
             raise ValueError(
                 f"checkpoint: {name}: expected shape {shape}, got {tuple(tensor.shape)}"
             )
+        if dtype is not None:
+            if tensor.dtype != dtype:
+                raise ValueError(f"checkpoint: {name}: expected {dtype}, got {tensor.dtype}")
+            continue
         own_dtype = tensor.dtype != common and not name.endswith("balancing_biases")
         if own_dtype or tensor.dtype not in FLOATS:
             raise ValueError(
@@ -186,6 +240,9 @@ def _layer(tensors: dict[str, torch.Tensor], i: int) -> LayerWeights:
     biased = f"{projections[0]}.bias" in tensors
     router = {key: tensors.get(f"{moe}gate.{name}") for key, (name, _) in _router(0, 0, 0).items()}
     router["balancing_bias"] = router["balancing_bias"].float()  # as the kernels take it
+    gate_up, gate_up_scale = _expert_weights(tensors, f"{moe}experts.gate_up_proj")
+    down, down_scale = _expert_weights(tensors, f"{moe}experts.down_proj")
+    scales = dict(gate_up_scale=gate_up_scale, down_scale=down_scale)
     return LayerWeights(
         input_norm=tensors[f"{layer}input_layernorm.weight"],
         projection=torch.cat([tensors[f"{name}.weight"] for name in projections]),
@@ -202,8 +259,9 @@ def _layer(tensors: dict[str, torch.Tensor], i: int) -> LayerWeights:
         attention_scaling=_scaling(tensors, f"{layer}post_attention_residual_scale."),
         moe_norm=tensors[f"{layer}post_attention_layernorm.weight"],
         router=router,
-        gate_up=tensors[f"{moe}experts.gate_up_proj"],
-        down=tensors[f"{moe}experts.down_proj"],
+        gate_up=gate_up,
+        down=down,
+        expert_scales={key: scale for key, scale in scales.items() if scale is not None},
         moe_scaling=_scaling(tensors, f"{layer}post_mlp_residual_scale."),
     )
 

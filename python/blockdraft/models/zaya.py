@@ -168,6 +168,7 @@ class ZayaModel:
                 weights,
                 layer.gate_up,
                 layer.down,
+                **layer.expert_scales,
                 out=buffers.y,
                 workspace=buffers.moe,
             )

@@ -2,7 +2,7 @@ from typing import NamedTuple
 
 import torch
 
-from .. import reference
+from .. import env, reference
 from ..contract import F32, I32, Check
 from ..registry import Op, Out, Scratch, by_name
 from ..types import MoeWorkspace
@@ -10,7 +10,6 @@ from . import _native, _triton
 from .moe_dispatch import CPP_EXPERTS, TRITON_EXPERTS, too_many
 
 SKIPS = ("zero", "identity")  # what a row without experts yields
-FP8 = (torch.float8_e4m3fn, torch.float8_e4m3fnuz)  # OCP's (gfx950, NVIDIA) and gfx942's
 FP4 = torch.float4_e2m1fn_x2
 
 
@@ -37,7 +36,7 @@ def fused_moe(
     gate_up      [E,2I,H], gate rows then up rows; down [E,H,I]; x's dtype, or with scales:
     gate_up_scale, down_scale
                  float32 [E,rows/128,depth/128], rounded up, of weights float8_e4m3fn (OCP) or
-                 float8_e4m3fnuz (gfx942); float8_e8m0fnu [E,rows,depth/32] of float4_e2m1fn_x2
+                 float8_e4m3fnuz (gfx942; a GPU takes only its own); float8_e8m0fnu [E,rows,depth/32] of float4_e2m1fn_x2
                  [E,rows,depth/2] (MXFP4, the lower half byte first)
     skip         what a row without experts yields: "zero" (transformers, vLLM) or "identity", x *
                  skip_prob (Zyphra's own code, SGLang); skip_prob float32 [T] is needed for the
@@ -144,7 +143,7 @@ def _check_weights(
         known[f"{depth}/32"] = known[depth] // 32
         check.tensor(scale_name, scale, f"E {rows} {depth}/32", (torch.float8_e8m0fnu,))
         return None
-    check.tensor(name, weight, shape, FP8)
+    check.fp8(name, weight, shape)
     known[f"{rows}/128"] = -(-known[rows] // 128)
     known[f"{depth}/128"] = -(-known[depth] // 128)
     check.tensor(scale_name, scale, f"E {rows}/128 {depth}/128", F32)
@@ -174,9 +173,15 @@ def _cpp_unsupported(args: Args) -> str | None:
 
 
 def _triton_unsupported(args: Args) -> str | None:
-    if args.gate_up_scale is not None or args.down_scale is not None:
-        return "the Triton kernels take weights of x's dtype, without scales"
-    reason = _triton.cannot_compute(args.x) or too_many(len(args.offsets) - 1, TRITON_EXPERTS)
+    if args.gate_up_scale is not None and args.x.dtype == torch.float16:
+        return "x is bfloat16 or float32 beside weights with scales, not float16"
+    if args.gate_up.dtype == torch.float8_e4m3fnuz and env.triton_interpreter():
+        return "Triton's interpreter does not know float8_e4m3fnuz"
+    reason = (
+        _mixed(args)
+        or _triton.cannot_compute(args.x)
+        or too_many(len(args.offsets) - 1, TRITON_EXPERTS)
+    )
     return reason or _triton.unsupported(args.x)
 
 
