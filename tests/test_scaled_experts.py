@@ -11,7 +11,7 @@ from tensors import device_of
 
 from blockdraft import contract, env, ops
 from blockdraft.models.quantize import quantize_fp8, quantize_mxfp4
-from blockdraft.models.weights import to_fnuz
+from blockdraft.models.scaled import to_fnuz
 from blockdraft.reference.dequantize import E2M1, dequantize
 from blockdraft.registry import OPS
 from blockdraft.testing import assert_close, poisoned

@@ -5,10 +5,10 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from . import ops
 from .contract import Check
 from .decode_state import Parameters, State
 from .plan import Plan
+from .planner import Planner
 from .types import Completion, Request, is_integer
 
 if TYPE_CHECKING:
@@ -41,6 +41,7 @@ class Batch:
         self.state = State(
             layout, self.cache.prefix_lens, room, max_tokens, mask_token, decoder.branches
         )
+        self.planner = Planner(self.state) if decoder.planned else None
         self.forward = model.plan(self.state.inputs, self.cache)
         self._requests: dict[int, Request] = {}  # by slot
         self._tickets: dict[int, int] = {}  # slot by ticket
@@ -212,19 +213,19 @@ class Batch:
         self.forward.run()
         self._accepting.run()
         self.forward.commit()
-        if self.decoder.planned:
-            s.measure()
+        if self.planner is not None:
+            self.planner.measure()
         s.emit(p.stop if p.stops else None, p.limit)
         if self.decoder.layout.P == 0:
             return
         s.choose_rows()
         self.forward.draft()
         self._drafting.run()
+        if self.planner is not None:
+            sampled = self.decoder.drafter == "sampled"
+            self.planner.look(self.forward.draft_logits, p.draft_temperature if sampled else None)
         if self.decoder.planned:
-            rate = s.kept / s.tried
-            ops.plan_branches(
-                rate[s.offset], rate, self.decoder.layout.P, s.draft_len, out=s.branch
-            )
+            self.planner.choose()
         else:
             s.choose_branches()
 

@@ -11,7 +11,8 @@ from .batch import Batch
 from .contract import Check
 from .decode import BlockDecoder, Model
 from .layout import BlockLayout
-from .roofline.acceptance import Acceptance
+from .planner import Planner
+from .roofline.acceptance import Acceptance, counted
 from .roofline.plan import best_branches
 from .types import Request
 
@@ -50,13 +51,13 @@ def choose_layout(
     check = Check("choose_layout")
     check.need(len(requests) > 0, "requests", "at least one", "an empty batch")
     check.need(passes >= 1, "passes", "1 or more", passes)
-    offsets = measure_acceptance(model, requests)
+    acceptance = measure_acceptance(model, requests)
     layouts = [BlockLayout.autoregressive()]
     layouts += [BlockLayout(K, K + 1, P) for K in DRAFTS for P in (*PROPOSALS, K + 1) if P <= K + 1]
     layouts = list(dict.fromkeys(layouts))
     choices = []
     for done, layout in enumerate(layouts, 1):
-        choices.append(_evaluate(model, requests, layout, offsets, passes))
+        choices.append(_evaluate(model, requests, layout, acceptance, passes))
         if report is not None:
             report(done, len(layouts))
     plain, *others = choices
@@ -65,18 +66,19 @@ def choose_layout(
     return [*better, plain, *others[len(better) :]]
 
 
-def measure_acceptance(
-    model: Model, requests: Sequence[Request], block: int = 16
-) -> tuple[float, ...]:
-    """[block]: how often a draft of each mask offset is accepted, given that those before it are.
-    Offset 0 is never drafted from, and counts 1."""
-    decoder = BlockDecoder(model, BlockLayout.tidar(block), branches="planned")
-    batch = _start(decoder, requests)
-    tried, kept = batch.state.tried.clone(), batch.state.kept.clone()
-    while batch.active:
-        batch.step(4)
-    tried, kept = batch.state.tried - tried, batch.state.kept - kept
-    return (1.0, *(kept / tried.clamp(min=1)).tolist()[1:])
+def measure_acceptance(model: Model, requests: Sequence[Request], block: int = 16) -> Acceptance:
+    """How often a draft is accepted, given that those before it are, by its place in the pass and
+    the mask that it came from; counted in two decodes, one of which has a single proposal, so that
+    far masks supply first drafts too."""
+    counts = None
+    for P, branches in ((3, "planned"), (1, (1,))):
+        decoder = BlockDecoder(model, BlockLayout.tidar(block, P), branches=branches)
+        batch = _start(decoder, requests)
+        planner = batch.planner = Planner(batch.state, counts)
+        counts = planner.counts
+        while batch.active:
+            batch.step(4)
+    return counted(planner.by_mask().tolist())
 
 
 def measure_pass(
@@ -112,13 +114,12 @@ def _evaluate(
     model: Model,
     requests: Sequence[Request],
     layout: BlockLayout,
-    offsets: tuple[float, ...],
+    acceptance: Acceptance,
     passes: int,
 ) -> Choice:
     seconds = measure_pass(model, requests, layout, passes)
     tokens, branches = 1.0, ()
     if layout.P > 0:
-        acceptance = Acceptance((1.0,) * layout.K, offsets[: layout.M])
-        steady, _ = best_branches(acceptance, layout.P)
+        steady, _ = best_branches(acceptance.resized(layout.K, layout.M), layout.P)
         tokens, branches = steady.tokens_per_pass, steady.branches
     return Choice(layout, branches, seconds, tokens, len(requests) * tokens / seconds)

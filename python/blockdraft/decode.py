@@ -59,8 +59,8 @@ class BlockDecoder:
     rule      how drafts are accepted: "token", "block" or "greedy" (see ops.accept_drafts)
     drafter   how drafts are drawn: "sampled" or "greedy"
     branches  of the proposals, ascending. None: spread evenly over 1..V. "planned": chosen in each
-              pass by the batch's measured acceptance; a request's tokens then depend on the others
-              in its batch, their distribution does not
+              pass by the drafts' confidence and the acceptance that this batch has seen; a
+              request's tokens then depend on the others in its batch, their distribution does not
     page      tokens of a page of the cache
     chunk     tokens of each prompt that one pass of the prefill takes
     """

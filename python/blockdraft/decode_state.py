@@ -93,7 +93,6 @@ class State:
     logprobs      float32, likewise
     passes        int64 [B]; committed int32 [B, most tokens + 1]: what each of so many passes
                   yielded, before a cut at a stop token
-    tried, kept   float64 [M], how many drafts of each mask offset were judged, and accepted
     """
 
     def __init__(
@@ -125,9 +124,6 @@ class State:
         self.logprobs = zeros(batch, most + layout.V, dtype=torch.float32)
         self.passes = zeros(batch, dtype=torch.int64)
         self.committed = zeros(batch, most + 1)
-        # planning starts as if each mask offset had been tried twice and kept once
-        self.tried = zeros(layout.M, dtype=torch.float64) + 2
-        self.kept = self.tried / 2
         self.verdict = Accepted(
             *(zeros(batch) for _ in range(6)), zeros(batch, layout.V, dtype=torch.float32)
         )
@@ -135,8 +131,7 @@ class State:
         place = torch.arange(batch * layout.rows, dtype=torch.int32, device=device)
         place = place.view(batch, layout.rows)
         self._masks = place[:, :1] + layout.V
-        self._draft = torch.arange(layout.K, dtype=torch.int32, device=device)
-        self._first_offset = self._draft + 1
+        self._first_offset = torch.arange(1, layout.V, dtype=torch.int32, device=device)
         self.branches = torch.tensor(branches, dtype=torch.int32, device=device)
         self._lower = torch.nn.functional.pad(self.branches[:-1], (1, 0))
         self._column = torch.arange(layout.V, device=device)
@@ -209,17 +204,6 @@ class State:
         torch.maximum(self.status, v.status, out=self.status)
         done = (self.emitted >= limit).logical_or_(self.stopped)
         torch.where(done, self._none, v.draft_len, out=self.draft_len)
-
-    def measure(self) -> None:
-        """Count the drafts of the pass that were judged and kept, by the mask they came from; to be
-        called before `emit`."""
-        accepted = self.verdict.accepted
-        # the first draft that is not kept was judged, the ones after it were not
-        tried = self._draft < torch.minimum(accepted + 1, self.draft_len)[:, None]
-        kept = tried & (self._draft < accepted[:, None])
-        offset = self.offset.flatten()
-        self.tried.index_add_(0, offset, tried.flatten().double())
-        self.kept.index_add_(0, offset, kept.flatten().double())
 
     def choose_rows(self) -> None:
         """Set the rows to draft from, of the proposal that acceptance chose: draft i comes from its

@@ -16,10 +16,10 @@ import torch.nn.functional as F
 from ..reference.dequantize import BLOCK, E2M1, GROUP
 from .checkpoint import read
 from .config import ZayaConfig
+from .scaled import EXPERTS, FORMATS, named
 from .values import read_json
-from .weights import EXPERTS, assemble
+from .weights import assemble
 
-FORMATS = ("fp8", "mxfp4")
 _CONFIGS = {
     "fp8": {"quant_method": "fp8", "weight_block_size": [BLOCK, BLOCK]},
     "mxfp4": {"quant_method": "mxfp4"},
@@ -75,13 +75,9 @@ def quantized(tensors: dict[str, torch.Tensor], format: str) -> dict[str, torch.
     for name, tensor in tensors.items():
         if not name.endswith(EXPERTS):
             out[name] = tensor
-        elif format == "fp8":
-            out[name], out[f"{name}_scale_inv"] = quantize_fp8(tensor)
         else:
-            both, scale = quantize_mxfp4(tensor)
-            blocks = both.view(torch.uint8).unflatten(-1, (-1, GROUP // 2))
-            out[f"{name}_blocks"] = blocks
-            out[f"{name}_scales"] = scale.view(torch.uint8)
+            store = quantize_fp8 if format == "fp8" else quantize_mxfp4
+            out |= named(name, format, *store(tensor))
     return out
 
 

@@ -4,12 +4,11 @@ from dataclasses import dataclass
 
 import torch
 
-from ..contract import FLOATS, fp8_types
-from ..reference.dequantize import BLOCK, GROUP
+from ..contract import FLOATS
+from . import scaled
 from .config import ZayaConfig
 
 _PROJECTIONS = ("q_proj", "k_proj", "v_proj_current", "v_proj_delayed")
-EXPERTS = ("experts.gate_up_proj", "experts.down_proj")  # what may be stored with scales
 _SCALING = ("hidden_states_scale", "hidden_states_bias", "residual_scale", "residual_bias")
 
 
@@ -141,7 +140,8 @@ def _router(R: int, H: int, E: int) -> dict[str, tuple[str, tuple[int, ...]]]:
 def assemble(config: ZayaConfig, tensors: dict[str, torch.Tensor]) -> ZayaWeights:
     """Group a checkpoint's tensors (names as in `shapes`) the way the runner uses them. Names,
     shapes and dtypes are checked first."""
-    _check(config, tensors)
+    expected, own = scaled.stored(tensors, shapes(config))
+    check("ZAYA", expected, tensors, "lm_head.weight", own)
     embedding = tensors["model.embed_tokens.weight"]
     return ZayaWeights(
         embedding=embedding,
@@ -154,67 +154,29 @@ def assemble(config: ZayaConfig, tensors: dict[str, torch.Tensor]) -> ZayaWeight
     )
 
 
-def _stored(
-    tensors: dict[str, torch.Tensor], name: str, shape: tuple[int, ...]
-) -> dict[str, tuple[tuple[int, ...], torch.dtype | None]]:
-    """Names, shapes and dtypes (None: the checkpoint's own) that a tensor of `shapes` has where it
-    is stored with scales, by the names of transformers; else its own."""
-    if f"{name}_scale_inv" in tensors:
-        *experts, rows, depth = shape
-        blocks = (*experts, -(-rows // BLOCK), -(-depth // BLOCK))
-        return {
-            name: (shape, torch.float8_e4m3fn),
-            f"{name}_scale_inv": (blocks, torch.float32),
-        }
-    if f"{name}_blocks" in tensors:
-        groups = (*shape[:-1], shape[-1] // GROUP)
-        return {
-            f"{name}_blocks": ((*groups, GROUP // 2), torch.uint8),
-            f"{name}_scales": (groups, torch.uint8),
-        }
-    return {name: (shape, None)}
-
-
-def to_fnuz(codes: torch.Tensor, scale: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """The same weights in gfx942's fp8. The bits of e4m3fn mean half as much there, so that the
-    scale doubles; only NaN and -0 have other bits."""
-    bits = codes.view(torch.uint8)
-    nan = (bits & 0x7F) == 0x7F
-    bits = torch.where(nan, 0x80, torch.where(bits == 0x80, 0, bits))
-    return bits.view(torch.float8_e4m3fnuz), 2 * scale
-
-
-def _expert_weights(
-    tensors: dict[str, torch.Tensor], name: str
-) -> tuple[torch.Tensor, torch.Tensor | None]:
-    """As ops.fused_moe takes them: fp8 in the dtype of the device."""
-    if f"{name}_scale_inv" in tensors:
-        codes, scale = tensors[name], tensors[f"{name}_scale_inv"]
-        own = codes.dtype in fp8_types(codes.device)
-        return (codes, scale) if own else to_fnuz(codes, scale)
-    if f"{name}_blocks" in tensors:
-        codes = tensors[f"{name}_blocks"].flatten(-2).view(torch.float4_e2m1fn_x2)
-        return codes, tensors[f"{name}_scales"].view(torch.float8_e8m0fnu)
-    return tensors[name], None
-
-
-def _check(config: ZayaConfig, tensors: dict[str, torch.Tensor]) -> None:
+def check(
+    family: str,
+    expected: dict[str, tuple[int, ...]],
+    tensors: dict[str, torch.Tensor],
+    tied: str,
+    own: dict[str, torch.dtype] | None = None,
+) -> None:
     """Every tensor is there, in its shape, in one float dtype throughout (the balancing biases may
-    have their own), and nothing else is."""
-    expected = {}
-    for name, shape in shapes(config).items():
-        expected |= _stored(tensors, name, shape)
-    for name, (shape, dtype) in expected.items():
+    have their own, and the tensors in `own` have theirs), and nothing else is. The first one expected is the embedding. Some checkpoints
+    store the head, `tied`, again although it is the embedding."""
+    common = None
+    for name, shape in expected.items():
         if name not in tensors:
             raise ValueError(f"checkpoint: {name}: expected a tensor of shape {shape}, got none")
-        tensor, common = tensors[name], tensors["model.embed_tokens.weight"].dtype
+        tensor = tensors[name]
+        common = common or tensor.dtype
         if tuple(tensor.shape) != shape:
             raise ValueError(
                 f"checkpoint: {name}: expected shape {shape}, got {tuple(tensor.shape)}"
             )
-        if dtype is not None:
-            if tensor.dtype != dtype:
-                raise ValueError(f"checkpoint: {name}: expected {dtype}, got {tensor.dtype}")
+        if own and name in own:
+            if tensor.dtype != own[name]:
+                raise ValueError(f"checkpoint: {name}: expected {own[name]}, got {tensor.dtype}")
             continue
         own_dtype = tensor.dtype != common and not name.endswith("balancing_biases")
         if own_dtype or tensor.dtype not in FLOATS:
@@ -222,11 +184,10 @@ def _check(config: ZayaConfig, tensors: dict[str, torch.Tensor]) -> None:
                 f"checkpoint: {name}: expected one float dtype throughout (bf16, fp16 or fp32; "
                 f"pass dtype= to convert), got {tensor.dtype} beside {common}"
             )
-    # Some checkpoints store the head again although it is tied to the embedding.
-    foreign = sorted(set(tensors) - set(expected) - {"lm_head.weight"})
+    foreign = sorted(set(tensors) - set(expected) - {tied})
     if foreign:
         raise ValueError(
-            f"checkpoint: expected only ZAYA tensors, got {foreign[0]!r} "
+            f"checkpoint: expected only {family} tensors, got {foreign[0]!r} "
             f"and {len(foreign) - 1} more"
         )
 
@@ -240,8 +201,8 @@ def _layer(tensors: dict[str, torch.Tensor], i: int) -> LayerWeights:
     biased = f"{projections[0]}.bias" in tensors
     router = {key: tensors.get(f"{moe}gate.{name}") for key, (name, _) in _router(0, 0, 0).items()}
     router["balancing_bias"] = router["balancing_bias"].float()  # as the kernels take it
-    gate_up, gate_up_scale = _expert_weights(tensors, f"{moe}experts.gate_up_proj")
-    down, down_scale = _expert_weights(tensors, f"{moe}experts.down_proj")
+    gate_up, gate_up_scale = scaled.experts(tensors, f"{moe}experts.gate_up_proj")
+    down, down_scale = scaled.experts(tensors, f"{moe}experts.down_proj")
     scales = dict(gate_up_scale=gate_up_scale, down_scale=down_scale)
     return LayerWeights(
         input_norm=tensors[f"{layer}input_layernorm.weight"],
