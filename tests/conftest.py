@@ -17,6 +17,7 @@ PRODUCTS = (
     "test_block_attention.py",
     "test_cca_qkv.py",
     "test_fused_moe.py",
+    "test_scaled_experts.py",
     "test_zaya_router.py",
 )
 

@@ -13,6 +13,23 @@ FLOATS = (torch.bfloat16, torch.float16, torch.float32)
 F32, F64 = (torch.float32,), (torch.float64,)
 I32, I64, BOOL = (torch.int32,), (torch.int64,), (torch.bool,)
 
+FP8 = (torch.float8_e4m3fn, torch.float8_e4m3fnuz)  # OCP's (gfx950, NVIDIA) and gfx942's
+
+
+@cache
+def _arch(device: torch.device) -> str:
+    """ "gfx942" and the like; "" where it is not an AMD GPU."""
+    if device.type != "cuda" or torch.version.hip is None:
+        return ""
+    return torch.cuda.get_device_properties(device).gcnArchName.split(":")[0]
+
+
+def fp8_types(device: torch.device) -> tuple[torch.dtype, ...]:
+    """The fp8 that a device takes: a GPU the one that it converts in hardware, a CPU both."""
+    if device.type != "cuda":
+        return FP8
+    return FP8[1:] if _arch(device) == "gfx942" else FP8[:1]
+
 
 @cache
 def _names(shape: str) -> tuple[tuple[str, int], ...]:
@@ -128,6 +145,12 @@ class Check:
                 f"strides {t.stride()}",
             )
         self.shapes[shape] = tuple(sizes)
+
+    def fp8(self, name: str, t, shape: str) -> None:
+        """A tensor of fp8, in the format of its device: the bits of the other one mean other
+        numbers."""
+        self.tensor(name, t, shape, FP8)
+        self.tensor(name, t, shape, fp8_types(t.device))
 
     def output(self, name: str, t, shape: str, dtypes, inputs: dict) -> None:
         """A tensor that the caller gave to be written: as `tensor`, and no two of its elements, nor
