@@ -174,6 +174,38 @@ def test_block_attention_in_the_emulator(name, dtype, arch, hip):
     assert_close(lse, expected_lse, dtype, name="lse")
 
 
+FAULTS = {  # a file of csrc, what stands there, the fault
+    "missing barrier": (
+        "ops/block_attention/body.h",
+        "tile_.deposit(now.count);\n        tile_.barrier();",
+        "tile_.deposit(now.count);",
+    ),
+    "over-read": (
+        "tile/cdna/attention.h",
+        "const int at = least(row + i, n - 1);",
+        "const int at = row + i;",
+    ),
+    "layout of a product": (
+        "tile/cdna/attention.h",
+        "return 8 * (i / 4) + 4 * half() + i % 4;",
+        "return 16 * half() + i;",
+    ),
+    "unwritten split": (
+        "ops/block_attention/body.h",
+        "float* partial = p_.partial(item_.split, row, x.head);",
+        "if (item_.split == 1) return;\n"
+        "      float* partial = p_.partial(item_.split, row, x.head);",
+    ),
+}
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_a_fault_of_attention_is_caught(fault, planted):
+    kernels = planted(*FAULTS[fault])
+    with pytest.raises(AssertionError, match="^output: "):
+        test_block_attention_in_the_emulator("splits", torch.bfloat16, "gfx942", kernels)
+
+
 @pytest.mark.parametrize("arch", ARCHES)
 @pytest.mark.parametrize("rows, choices, experts", [(1, 1, 1), (70, 3, 17), (40, 1, 300)])
 def test_moe_dispatch_in_the_emulator(rows, choices, experts, arch, hip):
