@@ -80,9 +80,11 @@ def accept(
     target_temperature,
     target_top_k,
     target_top_p,
+    target_min_p,
     drafter_temperature,
     drafter_top_k,
     drafter_top_p,
+    drafter_min_p,
     mix,
     remaining,
     accepted,
@@ -138,8 +140,12 @@ def accept(
     row = item % step_rows
     live = tl.load(draft_len + request)
     request_temperature = tl.load(target_temperature + request)
-    sampling = Sampling(tl.where(GREEDY, 0.0, request_temperature), target_top_k, target_top_p)
-    drafter = Sampling(tl.load(drafter_temperature + request), drafter_top_k, drafter_top_p)
+    sampling = Sampling(
+        tl.where(GREEDY, 0.0, request_temperature), target_top_k, target_top_p, target_min_p
+    )
+    drafter = Sampling(
+        tl.load(drafter_temperature + request), drafter_top_k, drafter_top_p, drafter_min_p
+    )
     sampled = tl.where(DIRAC, False, drafter.temperature > 0)
     vocabulary = Vocabulary(valid, mask_token)
     own = Request(
@@ -400,7 +406,8 @@ def compilations(target: str):
         "*i32",
     )
     types |= dict.fromkeys(
-        "target_temperature target_top_p drafter_temperature drafter_top_p mix logprob".split(),
+        "target_temperature target_top_p target_min_p drafter_temperature drafter_top_p "
+        "drafter_min_p mix logprob".split(),
         "*fp32",
     )
     types |= dict.fromkeys(
@@ -408,7 +415,8 @@ def compilations(target: str):
     )
     types |= {"seed": "*i64"} | dict.fromkeys("uniforms draft_lse workspace".split(), "*fp64")
     bare = dict.fromkeys(
-        "uniforms target_top_k target_top_p drafter_top_k drafter_top_p mix remaining".split()
+        "uniforms target_top_k target_top_p target_min_p drafter_top_k drafter_top_p drafter_min_p "
+        "mix remaining".split()
     )
     greedy = bare | dict.fromkeys(("draft", "draft_lse"))
     K, valid, vocab_block, blocks = 16, 262147, 4096, 65

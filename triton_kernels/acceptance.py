@@ -36,11 +36,12 @@ ACCEPT, DRAW = tl.constexpr(0), tl.constexpr(1)  # purposes of uniforms
 
 
 class Sampling(NamedTuple):
-    """A request's temperature, and pointers to every request's top_k and top_p."""
+    """A request's temperature, and pointers to every request's top_k, top_p and min_p."""
 
     temperature: tl.tensor
     top_k: tl.tensor
     top_p: tl.tensor
+    min_p: tl.tensor
 
 
 class Memory(NamedTuple):
@@ -123,6 +124,8 @@ def given(request, i, draft_lse, lse_row, drafter, vocabulary):
         known &= tl.load(drafter.top_k + request.index) <= 0
     if drafter.top_p is not None:
         known &= tl.load(drafter.top_p + request.index) >= 1
+    if drafter.min_p is not None:
+        known &= tl.load(drafter.min_p + request.index) <= 0
     return known, top, log_sum
 
 
@@ -188,6 +191,7 @@ def normalise_target(
         vocabulary,
         sampling.top_k,
         sampling.top_p,
+        sampling.min_p,
         request.index,
         TILE,
     )
@@ -276,6 +280,7 @@ def normalise_draft(
                         vocabulary,
                         drafter.top_k,
                         drafter.top_p,
+                        drafter.min_p,
                         request.index,
                         TILE,
                     ),
@@ -529,7 +534,14 @@ def log_probability(request, memory, i, token, sampling, vocabulary, TILE: tl.co
             tl.zeros([], tl.int32),
         )
         kept = truncated(
-            plain, row, vocabulary, sampling.top_k, sampling.top_p, request.index, TILE
+            plain,
+            row,
+            vocabulary,
+            sampling.top_k,
+            sampling.top_p,
+            sampling.min_p,
+            request.index,
+            TILE,
         )
         cut = kept.cut
         tie = kept.tie

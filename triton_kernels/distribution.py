@@ -333,13 +333,14 @@ def _keep(distribution, row, vocabulary, limit, BY_MASS: tl.constexpr, TILE: tl.
     """Keeps an id if the mass (or the number) of the ids that rank before it is below the limit.
     Ids rank by logit; of equal logits the lower id ranks first."""
     before = _above(distribution, row, vocabulary, distribution.cut, BY_MASS, TILE)
+    fits = before < limit
     # The low bits of an image that the row's logits never set. A blend's may set all.
     dtype: tl.constexpr = row.at.dtype.element_ty
     spare: tl.constexpr = (
         0 if len(row) > 1 else 16 if dtype == tl.bfloat16 else 13 if dtype == tl.float16 else 0
     )
     low = _image(distribution.cut) >> spare
-    high = tl.where(before < limit, low, _image(tl.full([], float("inf"), tl.float32)) >> spare)
+    high = tl.where(fits, low, _image(tl.full([], float("inf"), tl.float32)) >> spare)
     while high - low > 1:  # above(low) >= limit > above(high)
         x = low + (high - low) // 4
         y = low + (high - low) // 2
@@ -363,7 +364,7 @@ def _keep(distribution, row, vocabulary, limit, BY_MASS: tl.constexpr, TILE: tl.
         low = tl.where(above_x >= limit, x, low)
         low = tl.where(above_y >= limit, y, low)
         low = tl.where(above_z >= limit, z, low)
-    cut = tl.where(before < limit, _number(high, spare), distribution.cut)
+    cut = tl.where((before < limit) & ~fits, _number(high, spare), distribution.cut)
     each = tl.exp2((cut.to(tl.float64) - distribution.top) * distribution.scale)
     if BY_MASS:
         fit = tl.where(each > 0, (limit - before) / each, MANY)
@@ -416,17 +417,47 @@ def _keep(distribution, row, vocabulary, limit, BY_MASS: tl.constexpr, TILE: tl.
 
 
 @triton.jit
-def truncated(distribution, row, vocabulary, top_k, top_p, request, TILE: tl.constexpr):
-    """Top-k, then top-p of what top-k kept. top_k and top_p point to the values of all requests, or
-    are None. Changes only distributions by weights."""
+def _left_out(distribution, share):
+    """The greatest number below the logits of at least `share` of the greatest weight."""
+    least = tl.log2(share.to(tl.float64))
+    low = _image(tl.full([], float("-inf"), tl.float32))
+    high = _image(distribution.top)
+    while high - low > 1:
+        middle = low + (high - low) // 2
+        below = _number(middle, 0).to(tl.float64) - distribution.top
+        kept = below * distribution.scale >= least
+        low = tl.where(kept, low, middle)
+        high = tl.where(kept, middle, high)
+    return _number(low, 0)
+
+
+@triton.jit
+def truncated(distribution, row, vocabulary, top_k, top_p, min_p, request, TILE: tl.constexpr):
+    """Min-p, then top-k, then top-p of what these kept. The three point to the values of all
+    requests, or are None. Changes only distributions by weights."""
     spread = (distribution.point == SPREAD) & (distribution.status == 0)
     cut = distribution.cut
     tie = distribution.tie
     total = distribution.total
+    if min_p is not None:
+        share = tl.load(min_p + request)
+        if spread & (share > 0):
+            cut = _left_out(distribution, share)
+            tie = tl.full([], -1, tl.int32)  # an id at the cut is left out, too
+            total = _above(distribution, row, vocabulary, cut, True, TILE)
     if top_k is not None:
         k = tl.load(top_k + request)
         if spread & (k > 0) & (k < vocabulary.valid):
-            kept = _keep(distribution, row, vocabulary, k.to(tl.float64), False, TILE)
+            by_share = Distribution(
+                distribution.scale,
+                total,
+                distribution.top,
+                cut,
+                tie,
+                distribution.point,
+                distribution.status,
+            )
+            kept = _keep(by_share, row, vocabulary, k.to(tl.float64), False, TILE)
             cut = kept.cut
             tie = kept.tie
             total = kept.total

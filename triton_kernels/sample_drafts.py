@@ -45,6 +45,7 @@ def sample(
     temperature,
     top_k,
     top_p,
+    min_p,
     tokens,
     lse,
     workspace,
@@ -108,7 +109,9 @@ def sample(
                     )
                     total = distribution.total
                 else:
-                    kept = truncated(distribution, row, vocabulary, top_k, top_p, request, TILE)
+                    kept = truncated(
+                        distribution, row, vocabulary, top_k, top_p, min_p, request, TILE
+                    )
                     total = kept.total
                     u = uniform(
                         uniforms,
@@ -187,14 +190,17 @@ def compilations(target: str):
     """(name, kernel, types, constants, options) over ZAYA1-8B's vocabulary, as `launch` compiles
     them; see `offline`."""
     types = dict.fromkeys("draft_len position top_k tokens".split(), "*i32") | dict.fromkeys(
-        "temperature top_p".split(), "*fp32"
+        "temperature top_p min_p".split(), "*fp32"
     )
     types |= dict.fromkeys("logits_request logits_row vocab_block".split(), "i32:16")
     types |= {"seed": "*i64"} | dict.fromkeys("uniforms lse workspace".split(), "*fp64")
     valid, vocab_block = 262147, 4096
     for dtype in ("bf16", "fp16", "fp32"):
         typed = types | {"logits": f"*{dtype}"}
-        for name, absent in (("plain", dict(uniforms=None, top_k=None, top_p=None)), ("full", {})):
+        for name, absent in (
+            ("plain", dict.fromkeys("uniforms top_k top_p min_p".split())),
+            ("full", {}),
+        ):
             for finish in (False, True):
                 constants = (
                     _constants(valid, vocab_block) | absent | dict(PEAK=False, FINISH=finish)

@@ -12,11 +12,17 @@ class Sampling(NamedTuple):
     temperature  float32 >= 0; 0 is greedy
     top_k        int32, 0 keeps every id; None: no request uses it
     top_p        float32 in (0, 1], 1 keeps every id; None: no request uses it
+    min_p        float32 in [0, 1]: keeps ids of at least this fraction of the greatest probability,
+                 0 keeps every id; None: no request uses it
+
+    They act in vLLM's order: temperature, min-p, top-k, and top-p of what the others kept, as if
+    renormalised. (transformers applies min-p last, which keeps more where top-p acts, too.)
     """
 
     temperature: torch.Tensor
     top_k: torch.Tensor | None = None
     top_p: torch.Tensor | None = None
+    min_p: torch.Tensor | None = None
 
 
 class Accepted(NamedTuple):

@@ -6,9 +6,9 @@ from torch.utils._pytree import tree_map
 
 from blockdraft import Sampling, env, ops
 
-# A decision is in doubt if the reference itself changes it when uniforms and top_p change by this
-# fraction. The errors of fp32 exponentials (3e-7), sums and a float32 normaliser (1e-6 at lse 16)
-# are smaller.
+# A decision is in doubt if the reference itself changes it when uniforms, top_p and min_p change by
+# this fraction. The errors of fp32 exponentials (3e-7), sums and a float32 normaliser (1e-6 at lse
+# 16) are smaller.
 MARGIN = 1e-5
 TINY = (1e-3, 1e-9)  # temperatures
 FLOATS = [torch.float32, torch.bfloat16, torch.float16]
@@ -73,7 +73,10 @@ def inputs(case):
             return Sampling(t)
         k = torch.randint(0, vocab + 2, (B,), generator=generator, dtype=torch.int32)
         return Sampling(
-            t, k * (rand(B) < 0.7), torch.where(rand(B) < 0.7, rand(B) * 0.99 + 0.01, 1.0)
+            t,
+            k * (rand(B) < 0.7),
+            torch.where(rand(B) < 0.7, rand(B) * 0.99 + 0.01, 1.0),
+            torch.where(rand(B) < 0.5, rand(B) ** 3, 0.0),
         )
 
     target = 3 * torch.randn(B, K + 1, vocab, generator=generator)
@@ -144,13 +147,10 @@ def inputs(case):
 
 def moved(options, by):
     def move(s):
-        return (
-            s
-            if s.top_p is None
-            else s._replace(
-                top_p=torch.where(s.top_p < 1, (s.top_p * (1 + by)).clamp(max=1 - 1e-7), s.top_p)
-            )
-        )
+        if s.top_p is None:
+            return s
+        top_p = torch.where(s.top_p < 1, (s.top_p * (1 + by)).clamp(max=1 - 1e-7), s.top_p)
+        return s._replace(top_p=top_p, min_p=(s.min_p * (1 + by)).clamp(max=1))
 
     return {
         **options,

@@ -20,7 +20,7 @@ class DraftRow {
         sampling_(params.drafter_sampling.of(request_)),
         logits_{params.logits.at(request_, i_), nullptr, 1} {
     peak_ = params.greedy || sampling_.temperature == 0;
-    if (peak_) sampling_ = {1, 0, 1};  // draft_lse is then the raw logits' normaliser
+    if (peak_) sampling_ = {1, 0, 1, 0};  // draft_lse is then the raw logits' normaliser
   }
 
   void run() {
@@ -64,7 +64,7 @@ class DraftRow {
   }
 
   int argmax() {
-    const Sampling greedy{0, 0, 1};
+    const Sampling greedy{0, 0, 1, 0};
     sampler_.measure_row(logits_, greedy, false, partials_);
     return sampler_.distribution(logits_, greedy, false, partials_).point;
   }

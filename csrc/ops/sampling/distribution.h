@@ -1,5 +1,5 @@
 // From a row of logits to the distribution that a token is drawn from: exclusion, temperature,
-// top-k, top-p, in this order. The vocabulary is divided into vocab_blocks. Sums within one are
+// min-p, top-k, top-p, in this order. The vocabulary is divided into vocab_blocks. Sums within one are
 // fp32 (see tile/scan.h), those over several are double.
 #pragma once
 
@@ -67,8 +67,9 @@ struct Sampling {
   double temperature;  // 0: all mass on the greatest logit
   int top_k;           // 0: off
   double top_p;        // 1: off
+  double min_p;        // 0: off
 
-  bool truncates() const { return top_k > 0 || top_p < 1; }
+  bool truncates() const { return top_k > 0 || top_p < 1 || min_p > 0; }
   // The factor from logits to exponents of 2. It is bounded so that it fits into a float: lower
   // temperatures than 1.5e-37 act as 1.5e-37.
   double scale() const { return most(least(kLog2e / temperature, 1e37), 1e-30); }

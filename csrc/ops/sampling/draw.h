@@ -14,15 +14,17 @@ struct SamplingParams {
   const float* temperature;
   const int32_t* top_k;  // null: off
   const float* top_p;    // null: off
+  const float* min_p;    // null: off
 
   Sampling of(int request) const {
     const float t = temperature[request];
-    return {t > 0 ? t : 0.0, top_k ? top_k[request] : 0, top_p ? top_p[request] : 1.0};
+    return {t > 0 ? t : 0.0, top_k ? top_k[request] : 0, top_p ? top_p[request] : 1.0,
+            min_p ? min_p[request] : 0.0};
   }
 
-  bool may_truncate() const { return top_k || top_p; }
+  bool may_truncate() const { return top_k || top_p || min_p; }
 
-  BLOCKDRAFT_POINTERS(temperature, top_k, top_p)
+  BLOCKDRAFT_POINTERS(temperature, top_k, top_p, min_p)
 };
 
 template <class Crew, class T>

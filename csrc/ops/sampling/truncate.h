@@ -1,5 +1,5 @@
-// Top-k, then top-p of what top-k kept. Ids rank by logit; of equal logits the lower id ranks
-// first.
+// Min-p, then top-k, then top-p of what these kept. Ids rank by logit; of equal logits the lower id
+// ranks first.
 //
 // The logit of the last kept id, the cut, is found in about one reading of the row. A sample of the
 // row gives two logits between which the cut lies very likely. The reading sums what is above them
@@ -50,15 +50,32 @@ class Truncation {
   Truncation(Sampler& sampler, Distribution<T>& p, Partial* partials)
       : sampler_(sampler), p_(p), partials_(partials), grid_(Grid::of(p.logits)) {}
 
+  // Keeps ids of at least `share` of the greatest weight.
+  void keep_from(double share) {
+    const double least = log2_double(share);
+    uint32_t left_out = image(-__builtin_inff());
+    uint32_t kept = image(p_.top);
+    while (kept - left_out > 1) {
+      const uint32_t middle = left_out + (kept - left_out) / 2;
+      ((double(number(middle)) - p_.top) * p_.scale >= least ? kept : left_out) = middle;
+    }
+    p_.cut = number(left_out);
+    p_.tie = -1;  // an id at the cut is left out, too
+    p_.sum = above(p_.cut, true);
+  }
+
   // Keeps an id if the mass (or the number) of the ids that rank before it is below `limit`.
   void keep(double limit, bool by_mass) {
     Place place{p_.cut, p_.sum - ties_ * weight_of(p_.cut)};
-    if (!p_.truncated() || !(place.before < limit)) place = find(limit, by_mass);
+    if (!p_.truncated() || !by_mass || !(place.before < limit)) place = find(limit, by_mass);
     if (place.cut == -__builtin_inff()) return;
     const double each = weight_of(place.cut);
     const double fit =
         by_mass ? (each > 0 ? (limit - place.before) / each : kManyTies) : limit - place.before;
-    if (place.cut != p_.cut) ties_ = same_ = equal(place.cut);
+    if (place.cut != p_.cut) {
+      ties_ = same_ = equal(place.cut);
+      p_.tie = INT32_MAX;
+    }
     ties_ = least(ties_, __builtin_ceil(least(fit, kManyTies)));
     p_.cut = place.cut;
     p_.sum = (by_mass ? place.before : above(p_.cut, true)) + ties_ * each;
@@ -352,6 +369,7 @@ template <class Sampler, class T>
 void truncate(Sampler& sampler, Distribution<T>& p, const Sampling& sampling, Partial* partials,
               bool drawn) {
   Truncation<Sampler, T> truncation(sampler, p, partials);
+  if (sampling.min_p > 0) truncation.keep_from(sampling.min_p);
   if (sampling.top_k > 0 && sampling.top_k < sampler.vocabulary().size)
     truncation.keep(sampling.top_k, false);
   if (sampling.top_p < 1) truncation.keep(sampling.top_p * p.sum, true);

@@ -45,8 +45,8 @@ def accept_drafts(
     draft_len    int32 [B], D in -1..K; -1: the request is idle and emits nothing
     branch       int32 [B,P] of this pass; mask_rows: rows of a proposal
     seed         int64 [B]; position int32 [B], which differs in every step of a request (see `rng`)
-    target_sampling, drafter_sampling  Sampling: temperature, top-k, top-p of p and of q; the latter
-                                       defaults to the former
+    target_sampling, drafter_sampling  Sampling: temperature, top-k, top-p, min-p of p and of q; the
+                                       latter defaults to the former
     draft_logits [B,K,vocab], target_logits' dtype: what the drafts were drawn from; needed if
                  drafter is "sampled", and for mix
     draft_lse    float64 [B,K,2] of sample_drafts for these drafts; saves a pass over the draft

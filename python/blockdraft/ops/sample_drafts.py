@@ -31,7 +31,7 @@ def sample_drafts(
     draft_len    int32 [B]; rows from draft_len on are dead and not read
     seed, position, num_valid_vocab, mask_token  as in accept_drafts; position is that of the pass
                                                  which computed the logits
-    drafter_sampling  Sampling: temperature, top-k, top-p of q
+    drafter_sampling  Sampling: temperature, top-k, top-p, min-p of q
     drafter      "sampled": draw from q; "greedy": take the argmax, whatever the temperature
     uniforms     float64 [B,K] in [0,1) instead of `rng`'s
     workspace    float64 of `sample_drafts_workspace`'s shape, made if None

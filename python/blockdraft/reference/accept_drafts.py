@@ -154,8 +154,7 @@ def _logprob(target_logits, banned, target_sampling, x, a, y):
         target_logits,
         banned,
         target_sampling.temperature.where(target_sampling.temperature > 0, 1.0),
-        target_sampling.top_k,
-        target_sampling.top_p,
+        *target_sampling[1:],
     )
     column = torch.arange(V, device=x.device)
     tokens = torch.cat([x, y[:, None]], 1)
