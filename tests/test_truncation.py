@@ -3,7 +3,7 @@ transformers keep."""
 
 import pytest
 import torch
-from laws import Case, distance, expected_law, law_of
+from laws import Case, distance, expected_law, kept_law, law_of
 from sampling_cases import run_by
 
 from blockdraft import Sampling, ops
@@ -20,22 +20,6 @@ HOW = [
     dict(min_p=0.2, top_p=0.8),
     dict(min_p=0.05, top_k=3, top_p=0.8),
 ]
-
-
-def kept_law(logits, min_p=0.0, top_k=0, top_p=1.0):
-    """The same law, id by id, in the order of their probabilities."""
-    p = logits.double().softmax(-1).tolist()
-    order = sorted(range(len(p)), key=lambda i: (-p[i], i))
-    order = [i for i in order if p[i] >= min_p * p[order[0]]]
-    order = order[:top_k] if top_k else order
-    total, before, kept = sum(p[i] for i in order), 0.0, []
-    for i in order:
-        if before < top_p * total or top_p == 1:
-            kept.append(i)
-        before += p[i]
-    out = torch.zeros(len(p), dtype=torch.float64)
-    out[kept] = torch.tensor([p[i] for i in kept], dtype=torch.float64)
-    return out / out.sum()
 
 
 @pytest.mark.parametrize("backend", EXACT)

@@ -41,6 +41,20 @@ class Blend(NamedTuple):
     weight: tl.tensor
 
 
+class Masked(NamedTuple):
+    """A row of logits; -inf for ids whose bit is not set in the words `allowed`."""
+
+    at: tl.tensor
+    allowed: tl.tensor
+
+
+class MaskedBlend(NamedTuple):
+    at: tl.tensor
+    other: tl.tensor
+    weight: tl.tensor
+    allowed: tl.tensor
+
+
 class Distribution(NamedTuple):
     """Kept ids have the weights 2^((x - top) * scale), divided by `total`; an id is kept if its
     logit is above `cut`, or at `cut` and the id is at most `tie`. Or all mass is on the id
@@ -102,10 +116,18 @@ def logits(row, vocabulary, start, ids, TILE: tl.constexpr):
     """The logits of a tile of ids from `start` on, in fp32; -inf for ids that are excluded,
     whatever is stored there."""
     x = _read(row.at, vocabulary, start, ids, TILE)
-    if len(row) > 1:
+    if len(row) > 2:
         if row.weight != 1:
             x = mixed(x, _read(row.other, vocabulary, start, ids, TILE), row.weight)
+    if len(row) % 2 == 0:
+        x = tl.where(is_set(row.allowed, ids, ids < vocabulary.valid), x, float("-inf"))
     return x
+
+
+@triton.jit
+def is_set(words, ids, used):
+    """Whether the ids' bits are set."""
+    return ((tl.load(words + (ids >> 5), mask=used, other=0) >> (ids & 31)) & 1) != 0
 
 
 @triton.jit
@@ -337,7 +359,7 @@ def _keep(distribution, row, vocabulary, limit, BY_MASS: tl.constexpr, TILE: tl.
     # The low bits of an image that the row's logits never set. A blend's may set all.
     dtype: tl.constexpr = row.at.dtype.element_ty
     spare: tl.constexpr = (
-        0 if len(row) > 1 else 16 if dtype == tl.bfloat16 else 13 if dtype == tl.float16 else 0
+        0 if len(row) > 2 else 16 if dtype == tl.bfloat16 else 13 if dtype == tl.float16 else 0
     )
     low = _image(distribution.cut) >> spare
     high = tl.where(fits, low, _image(tl.full([], float("inf"), tl.float32)) >> spare)

@@ -343,7 +343,7 @@ class Check:
 
     def normalisers(self, name: str, t) -> None:
         """As sample_drafts leaves them."""
-        self.tensor(name, t, "B K 2", F64, optional=True)
+        self.tensor(name, t, "B K 4", F64, optional=True)
 
     def uniforms(self, uniforms, shape: str) -> None:
         self.tensor("uniforms", uniforms, shape, F64, optional=True)

@@ -5,7 +5,7 @@ import itertools
 import math
 
 import torch
-from sampling_cases import run_by
+from sampling_cases import run_by, words_of
 
 from blockdraft import Sampling, ops
 
@@ -219,3 +219,44 @@ def expected_law(case, D, step=None):
 
 def distance(a, b):
     return max(abs(a.get(s, 0.0) - b.get(s, 0.0)) for s in set(a) | set(b))
+
+
+def kept_law(logits, min_p=0.0, top_k=0, top_p=1.0):
+    """The softmax of what is kept, made id by id in the order of their probabilities."""
+    p = logits.double().softmax(-1).tolist()
+    order = sorted(range(len(p)), key=lambda i: (-p[i], i))
+    order = [i for i in order if p[i] >= min_p * p[order[0]]]
+    order = order[:top_k] if top_k else order
+    total, before, kept = sum(p[i] for i in order), 0.0, []
+    for i in order:
+        if before < top_p * total or top_p == 1:
+            kept.append(i)
+        before += p[i]
+    out = torch.zeros(len(p), dtype=torch.float64)
+    out[kept] = torch.tensor([p[i] for i in kept], dtype=torch.float64)
+    return out / out.sum()
+
+
+def grammar(prefix, vocab):
+    """bool [vocab]: what may follow: no id twice in a row, and the last id only after 0."""
+    allowed = torch.ones(vocab, dtype=torch.bool)
+    if prefix:
+        allowed[prefix[-1]] = False
+    allowed[-1] = bool(prefix) and prefix[-1] == 0
+    return allowed
+
+
+def masks(x, rows, vocab):
+    """The words of so many rows for each of the draft tuples x."""
+    of = [[grammar(tuple(t[:i]), vocab) for i in range(rows)] for t in x.tolist()]
+    return words_of(torch.stack([torch.stack(row) for row in of]))
+
+
+def constrained(logits):
+    """The softmax of what the grammar allows after a prefix."""
+
+    def law(prefix):
+        x = logits[prefix].double()
+        return x.masked_fill(~grammar(prefix, len(x)), -torch.inf).softmax(-1)
+
+    return law

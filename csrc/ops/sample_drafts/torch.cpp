@@ -7,7 +7,7 @@ namespace blockdraft {
 static void sample_drafts_torch(Tensor logits, Tensor draft_len, Tensor seed, Tensor position,
                                 Optional uniforms, Tensor drafter_sampling_temperature,
                                 Optional drafter_sampling_top_k, Optional drafter_sampling_top_p,
-                                Optional drafter_sampling_min_p, bool greedy,
+                                Optional drafter_sampling_min_p, Optional allowed, bool greedy,
                                 int64_t num_valid_vocab, int64_t vocab_block, int64_t mask_token,
                                 Tensor draft_tokens, Tensor draft_lse, Optional workspace) {
   if (draft_tokens.numel() == 0) return;
@@ -20,6 +20,7 @@ static void sample_drafts_torch(Tensor logits, Tensor draft_len, Tensor seed, Te
         .uniforms = view<const double, 1>(uniforms),
         .drafter_sampling = sampling_of(drafter_sampling_temperature, drafter_sampling_top_k,
                                         drafter_sampling_top_p, drafter_sampling_min_p),
+        .allowed = view<const uint32_t, 2>(allowed),
         .greedy = greedy,
         .num_valid_vocab = int(num_valid_vocab),
         .vocab_block = int(vocab_block),
