@@ -343,7 +343,7 @@ def compilations(arch: str):
         tensors |= dict.fromkeys("experts order offsets".split(), "*i32")
         tensors |= dict.fromkeys("scale skip_prob partials".split(), "*fp32")
         strides = "x_row weights_expert weights_row out_row".split()
-        types = tensors | dict.fromkeys(strides, "i32:16")
+        types = tensors | dict.fromkeys(strides, "i32:D")
         for rows in (16, 272, 2048):
             options = tile_options(arch, rows, 16)
             shared = dict(HIDDEN=2048, INNER=2048, CHOICES=1, DIES=target.dies(arch), **options)

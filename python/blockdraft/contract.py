@@ -257,6 +257,18 @@ class Check:
                 if c != -1 and not 1 <= c <= draft_len + 1:
                     self.fail("rows.branch", "-1 or 1 .. draft_len + 1", c)
 
+    def angles(self, name: str, cos_sin, rows: Rows) -> None:
+        """RoPE's table of cosines and sines, for every position of the pass."""
+        self.tensor(name, cos_sin, "positions R", F32)
+        head_dim, width, count = (self.dims[size] for size in ("Dh", "R", "positions"))
+        fits = width % 2 == 0 and width <= head_dim
+        self.need(fits, name, f"an even width of at most Dh = {head_dim}", width)
+        if self.readable:
+            masks = rows.mask_rows if rows.branch.shape[1] else 0
+            beyond = rows.prefix_lens + rows.draft_len + masks
+            expected = f"a table of more than every position, not {count}"
+            self.values(name, beyond, -1, count - 1, expected)
+
     def pages(
         self, k_cache, v_cache, block_table, rows: Rows, dtype: torch.dtype, stores: bool = False
     ) -> None:

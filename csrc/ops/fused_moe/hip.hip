@@ -48,6 +48,7 @@ BLOCKDRAFT_INSTANTIATE(fp16)
 }  // namespace blockdraft
 
 #ifdef BLOCKDRAFT_HIP_RUNTIME
+#pragma clang force_cuda_host_device begin  // as params.h declares it
 namespace blockdraft {
 
 template <class Gemm, class T>
@@ -74,4 +75,5 @@ template void launch(const FusedMoeParams<bf16>&, Stream);
 template void launch(const FusedMoeParams<fp16>&, Stream);
 
 }  // namespace blockdraft
+#pragma clang force_cuda_host_device end
 #endif

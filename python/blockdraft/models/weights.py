@@ -137,7 +137,7 @@ def _router(R: int, H: int, E: int) -> dict[str, tuple[str, tuple[int, ...]]]:
 def assemble(config: ZayaConfig, tensors: dict[str, torch.Tensor]) -> ZayaWeights:
     """Group a checkpoint's tensors (names as in `shapes`) the way the runner uses them. Names,
     shapes and dtypes are checked first."""
-    _check(config, tensors)
+    check("ZAYA", shapes(config), tensors, tied="lm_head.weight")
     embedding = tensors["model.embed_tokens.weight"]
     return ZayaWeights(
         embedding=embedding,
@@ -150,14 +150,21 @@ def assemble(config: ZayaConfig, tensors: dict[str, torch.Tensor]) -> ZayaWeight
     )
 
 
-def _check(config: ZayaConfig, tensors: dict[str, torch.Tensor]) -> None:
+def check(
+    family: str,
+    expected: dict[str, tuple[int, ...]],
+    tensors: dict[str, torch.Tensor],
+    tied: str,
+) -> None:
     """Every tensor is there, in its shape, in one float dtype throughout (the balancing biases may
-    have their own), and nothing else is."""
-    expected = shapes(config)
+    have their own), and nothing else is. The first one expected is the embedding. Some checkpoints
+    store the head, `tied`, again although it is the embedding."""
+    common = None
     for name, shape in expected.items():
         if name not in tensors:
             raise ValueError(f"checkpoint: {name}: expected a tensor of shape {shape}, got none")
-        tensor, common = tensors[name], tensors["model.embed_tokens.weight"].dtype
+        tensor = tensors[name]
+        common = common or tensor.dtype
         if tuple(tensor.shape) != shape:
             raise ValueError(
                 f"checkpoint: {name}: expected shape {shape}, got {tuple(tensor.shape)}"
@@ -168,11 +175,10 @@ def _check(config: ZayaConfig, tensors: dict[str, torch.Tensor]) -> None:
                 f"checkpoint: {name}: expected one float dtype throughout (bf16, fp16 or fp32; "
                 f"pass dtype= to convert), got {tensor.dtype} beside {common}"
             )
-    # Some checkpoints store the head again although it is tied to the embedding.
-    foreign = sorted(set(tensors) - set(expected) - {"lm_head.weight"})
+    foreign = sorted(set(tensors) - set(expected) - {tied})
     if foreign:
         raise ValueError(
-            f"checkpoint: expected only ZAYA tensors, got {foreign[0]!r} "
+            f"checkpoint: expected only {family} tensors, got {foreign[0]!r} "
             f"and {len(foreign) - 1} more"
         )
 

@@ -3,7 +3,7 @@ from typing import NamedTuple
 import torch
 
 from .. import reference
-from ..contract import F32, FLOATS, I32, Check
+from ..contract import FLOATS, I32, Check
 from ..registry import InPlace, Op, Out, by_name
 from ..types import Rows
 from . import _native, _triton
@@ -86,22 +86,7 @@ def cca_qkv(
     check.tensor("v_late", v_late, "T half", (qk.dtype,))
     check.tensor("late_start", late_start, "half", FLOATS, optional=True)
     check.rows(rows, len(qk))
-    check.tensor("cos_sin", cos_sin, "positions R", F32)
-    check.need(
-        d["R"] % 2 == 0 and d["R"] <= d["Dh"],
-        "cos_sin",
-        f"an even width of at most Dh = {d['Dh']}",
-        d["R"],
-    )
-    masks = rows.mask_rows if rows.branch.shape[1] else 0
-    if check.readable:
-        check.values(
-            "cos_sin",
-            rows.prefix_lens + rows.draft_len + masks,
-            -1,
-            d["positions"] - 1,
-            f"a table of more than every position, not {d['positions']}",
-        )
+    check.angles("cos_sin", cos_sin, rows)
     given = [t is not None for t in (conv_state, late_state, slots)]
     check.need(
         all(given) or not any(given),

@@ -59,8 +59,8 @@ def cca_qkv(
         return x * (head_dim**0.5 / norm)
 
     angles = cos_sin[table.position]
-    q = _rotate(normalise(q_mixed + q_skip), angles)
-    k = _rotate(normalise(k_mixed + k_skip) * temp.float()[:, None], angles)
+    q = rotate(normalise(q_mixed + q_skip), angles)
+    k = rotate(normalise(k_mixed + k_skip) * temp.float()[:, None], angles)
 
     # Half of the value channels come from the parent row; the first token has `late_start` instead.
     start = qk.new_zeros(v_late.shape[1]) if late_start is None else late_start.float()
@@ -98,7 +98,7 @@ def _gather(now, stored, lineage, table):
     return torch.cat([now, stored.flatten(0, 1)])[torch.where(lineage >= 0, lineage, entry)]
 
 
-def _rotate(x, cos_sin):
+def rotate(x, cos_sin):
     """Rotates the first `cos_sin.shape[1]` channels of each head by halves (GPT-NeoX order); the
     others stay as they are."""
     cos, sin = cos_sin.float()[:, None].chunk(2, -1)
