@@ -11,9 +11,9 @@
 #include <string>
 
 #include "base/device.h"
+#include "base/numbers.h"
 #include "base/parallel.h"
 #include "ops/rows.h"
-#include "ops/sampling/draw.h"
 
 #ifdef BLOCKDRAFT_HIP
 #include <torch/csrc/inductor/aoti_torch/c/shim.h>
@@ -60,11 +60,6 @@ inline Rows rows_of(const Tensor& cu_rows, const Tensor& prefix_lens, const Tens
           .max_prefix = int(max_prefix),
           .batch = int(prefix_lens.size(0)),
           .proposals = int(branch.size(1))};
-}
-
-inline SamplingParams sampling_of(const Tensor& temperature, const Optional& top_k,
-                                  const Optional& top_p) {
-  return {data<float>(temperature), data<int32_t>(top_k), data<float>(top_p)};
 }
 
 inline int64_t item_size(const Tensor& t) {

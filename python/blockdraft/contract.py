@@ -362,6 +362,7 @@ class Check:
         self.tensor(f"{name}.temperature", sampling.temperature, "B", F32)
         self.tensor(f"{name}.top_k", sampling.top_k, "B", I32, optional=True)
         self.tensor(f"{name}.top_p", sampling.top_p, "B", F32, optional=True)
+        self.tensor(f"{name}.min_p", sampling.min_p, "B", F32, optional=True)
         self.values(
             f"{name}.temperature",
             sampling.temperature,
@@ -373,10 +374,11 @@ class Check:
         self.values(
             f"{name}.top_p", sampling.top_p, sys.float_info.min, 1, "more than 0, at most 1"
         )
+        self.values(f"{name}.min_p", sampling.min_p, 0, 1, "0 .. 1")
 
     def normalisers(self, name: str, t) -> None:
         """As sample_drafts leaves them."""
-        self.tensor(name, t, "B K 2", F64, optional=True)
+        self.tensor(name, t, "B K 4", F64, optional=True)
 
     def uniforms(self, uniforms, shape: str) -> None:
         self.tensor("uniforms", uniforms, shape, F64, optional=True)
