@@ -162,8 +162,9 @@ def check(
     own: dict[str, torch.dtype] | None = None,
 ) -> None:
     """Every tensor is there, in its shape, in one float dtype throughout (the balancing biases may
-    have their own, and the tensors in `own` have theirs), and nothing else is. The first one expected is the embedding. Some checkpoints
-    store the head, `tied`, again although it is the embedding."""
+    have their own, and the tensors in `own` have theirs), and nothing else is. The first one
+    expected is the embedding. Some checkpoints store the head, `tied`, again although it is the
+    embedding."""
     common = None
     for name, shape in expected.items():
         if name not in tensors:
