@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from blockdraft import env, ops  # noqa: F401  (ops registers)
+from blockdraft.roofline import verdicts
 
 # Whose Triton kernels multiply
 PRODUCTS = (
@@ -61,9 +62,37 @@ def pytest_addoption(parser):
         help="a tinygrad checkout, whose CDNA emulator runs the HIP kernels",
     )
 
+    parser.addoption(
+        "--verdicts",
+        type=Path,
+        help="file to which to add what the emulator said of each kernel, for `roofline isa`",
+    )
+
 
 def pytest_configure(config):
     harness.FLAGS[:] = shlex.split(config.getoption("--native-flags"))
+    path = config.getoption("--verdicts")
+    if path and path.exists():
+        VERDICTS.tests = verdicts.load(path).tests
+
+
+VERDICTS = verdicts.Verdicts()
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item, call):
+    report = yield
+    emulator = getattr(item, "funcargs", {}).get("emulator")
+    if call.when == "call" and emulator:
+        for arch, kernel, code in emulator.ran:
+            VERDICTS.add(arch, kernel, code, report.passed)
+        emulator.ran.clear()
+    return report
+
+
+def pytest_sessionfinish(session):
+    if path := session.config.getoption("--verdicts"):
+        VERDICTS.save(path)
 
 
 @pytest.fixture(scope="session")
@@ -74,3 +103,12 @@ def emulator(request, tmp_path_factory):
     from emulator import Emulator
 
     return Emulator(checkout, tmp_path_factory.mktemp("clang"))
+
+
+@pytest.fixture(scope="session")
+def hip(emulator, tmp_path_factory):
+    from emulator import HipKernels
+
+    if harness.hip_headers() is None:
+        pytest.skip("needs triton, whose wheel has HIP's headers")
+    return HipKernels(emulator, tmp_path_factory.mktemp("code"))

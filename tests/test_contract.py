@@ -278,7 +278,7 @@ def test_the_other_ops():
     with pytest.raises(ValueError, match="moe_dispatch: num_experts: expected at least 1, got 0"):
         ops.moe_dispatch(i32(0).view(1, 1), 0)
     with pytest.raises(ValueError, match="plan_branches: accept: expected probabilities, got 2"):
-        ops.plan_branches(torch.full((1, 2), 2.0), torch.ones(3), 1, i32(2))
+        ops.plan_branches(torch.full((1, 2), 2.0), torch.ones(2, 3), 1, i32(2))
     with pytest.raises(ValueError, match="commit: accepted: expected -1 .. draft_len, got 2"):
         state = torch.zeros(1, 1, 2, 6), torch.zeros(1, 1, 1)
         ops.commit(

@@ -152,7 +152,9 @@ def test_greedy_block_decode_is_generate(tmp_path, layout):
     done = BlockDecoder(model, layout).generate(requests)
     assert [c.tokens for c in done] == expected.tolist()
     batch = BlockDecoder(model, layout).batch(2, 64)
-    assert all(op in {c.op for c in batch.forward._run._calls} for op in ("rope_qkv", "fused_moe"))
+    assert all(
+        op in {c.op for c in batch.stage.forward._run._calls} for op in ("rope_qkv", "fused_moe")
+    )
 
 
 def test_yarn_is_that_of_transformers():

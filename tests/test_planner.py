@@ -16,7 +16,7 @@ CLASSES = len(EDGES) + 1
 
 
 def planner(layout, batch):
-    state = BlockDecoder(ToyModel(layout.M), layout).batch(batch, 50).state
+    state = BlockDecoder(ToyModel(layout.M), layout).batch(batch, 50).stage.state
     return Planner(state), state
 
 

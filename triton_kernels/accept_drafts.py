@@ -404,7 +404,7 @@ def compilations(target: str):
         "*fp32",
     )
     types |= dict.fromkeys(
-        "target_request target_row draft_request draft_row vocab_block".split(), "i32:16"
+        "target_request target_row draft_request draft_row vocab_block".split(), "i32:D"
     )
     types |= {"seed": "*i64"} | dict.fromkeys("uniforms draft_lse workspace".split(), "*fp64")
     bare = dict.fromkeys(

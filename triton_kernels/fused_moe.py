@@ -375,7 +375,7 @@ def compilations(arch: str):
         tensors |= dict.fromkeys("experts order offsets".split(), "*i32")
         tensors |= dict.fromkeys("scale skip_prob partials".split(), "*fp32")
         strides = "x_row weights_expert weights_row out_row".split()
-        types = tensors | dict.fromkeys(strides, "i32:16")
+        types = tensors | dict.fromkeys(strides, "i32:D")
         if format:
             types |= dict(zip(("weights", "scales"), stored_as[format]))
         name = f"{dtype} {format}".strip()

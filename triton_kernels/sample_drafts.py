@@ -189,7 +189,7 @@ def compilations(target: str):
     types = dict.fromkeys("draft_len position top_k tokens".split(), "*i32") | dict.fromkeys(
         "temperature top_p".split(), "*fp32"
     )
-    types |= dict.fromkeys("logits_request logits_row vocab_block".split(), "i32:16")
+    types |= dict.fromkeys("logits_request logits_row vocab_block".split(), "i32:D")
     types |= {"seed": "*i64"} | dict.fromkeys("uniforms lse workspace".split(), "*fp64")
     valid, vocab_block = 262147, 4096
     for dtype in ("bf16", "fp16", "fp32"):

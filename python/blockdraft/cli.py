@@ -6,7 +6,8 @@ import click
 
 from .bench.command import bench, measure_command
 from .roofline.command import roofline
-from .roofline.command_tools import check, isa, plot
+from .roofline.command_isa import isa
+from .roofline.command_tools import check, plot
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120})

@@ -71,6 +71,36 @@ class Parameters:
         return Sampling(temperature, self.option("top_k"), self.option("top_p"))
 
 
+class Record:
+    """What a batch's requests have come to, whatever the layout of its passes.
+
+    position      int32 [B], prefix lengths at the start of the pass; all its random numbers are
+                  drawn at this place
+    remaining     int32 [B], tokens still to emit
+    emitted       int32 [B], tokens emitted so far
+    stopped       bool [B], whether a stop token was emitted
+    status        int32 [B], not 0 where the logits were invalid (see Accepted)
+    tokens        int32 [B, most tokens + V], valid up to `emitted`
+    logprobs      float32, likewise
+    passes        int64 [B]; committed int32 [B, most tokens + 1]: what each of so many passes
+                  yielded, before a cut at a stop token
+    """
+
+    def __init__(self, batch: int, most: int, verify_rows: int, device: torch.device) -> None:
+        def zeros(*shape: int, dtype: torch.dtype = torch.int32) -> torch.Tensor:
+            return torch.zeros(batch, *shape, dtype=dtype, device=device)
+
+        self.position = zeros()
+        self.remaining = zeros() + 1
+        self.emitted = zeros()
+        self.stopped = zeros(dtype=torch.bool)
+        self.status = zeros()
+        self.tokens = zeros(most + verify_rows)
+        self.logprobs = zeros(most + verify_rows, dtype=torch.float32)
+        self.passes = zeros(dtype=torch.int64)
+        self.committed = zeros(most + 1)
+
+
 class State:
     """Where a batch stands between two passes; drafts are those under test in the next one.
 
@@ -82,17 +112,8 @@ class State:
     offset        int32 [B,K]: the mask offset of each draft within its proposal
     branches      int32 [P], the decoder's; not used where each pass plans its own
     branch        int32 [B,P], branches of the next pass's proposals; -1: none
-    position      int32 [B], prefix lengths at the start of the pass; all its random numbers are
-                  drawn at this place
-    remaining     int32 [B], tokens still to emit
     verdict       what acceptance decided in the last pass; acceptance overwrites all of it
-    emitted       int32 [B], tokens emitted so far
-    stopped       bool [B], whether a stop token was emitted
-    status        int32 [B], not 0 where the logits were invalid (see Accepted)
-    tokens        int32 [B, most tokens + V], valid up to `emitted`
-    logprobs      float32, likewise
-    passes        int64 [B]; committed int32 [B, most tokens + 1]: what each of so many passes
-                  yielded, before a cut at a stop token
+    record        what the requests have come to
     """
 
     def __init__(
@@ -100,30 +121,21 @@ class State:
         layout: BlockLayout,
         prefix_lens: torch.Tensor,
         max_prefix: int,
-        most: int,
         mask_token: int,
         branches: list[int],
+        record: Record,
     ) -> None:
         device, batch = prefix_lens.device, len(prefix_lens)
 
         def zeros(*shape: int, dtype: torch.dtype = torch.int32) -> torch.Tensor:
             return torch.zeros(shape, dtype=dtype, device=device)
 
-        self.layout, self.prefix_lens = layout, prefix_lens
+        self.layout, self.prefix_lens, self.record = layout, prefix_lens, record
         self.drafts = zeros(batch, layout.K) - 1
         self.draft_len = zeros(batch) - 1
         self.draft_lse = zeros(batch, layout.K, 2, dtype=torch.float64)
         self.offset = zeros(batch, layout.K)
         self.branch = zeros(batch, layout.P) - 1
-        self.position = zeros(batch)
-        self.remaining = zeros(batch) + 1
-        self.emitted = zeros(batch)
-        self.stopped = zeros(batch, dtype=torch.bool)
-        self.status = zeros(batch)
-        self.tokens = zeros(batch, most + layout.V)
-        self.logprobs = zeros(batch, most + layout.V, dtype=torch.float32)
-        self.passes = zeros(batch, dtype=torch.int64)
-        self.committed = zeros(batch, most + 1)
         self.verdict = Accepted(
             *(zeros(batch) for _ in range(6)), zeros(batch, layout.V, dtype=torch.float32)
         )
@@ -155,9 +167,10 @@ class State:
         self.drafts[at] = -1
         self.branch[at] = -1
         self.branch[at, :1] = 1
-        for tensor in (self.draft_len, self.emitted, self.status, self.passes):
+        r = self.record
+        for tensor in (self.draft_len, r.emitted, r.status, r.passes):
             tensor[at] = 0
-        self.stopped[at] = False
+        r.stopped[at] = False
 
     def clear(self, slots: list[int]) -> None:
         """Leave the slots idle."""
@@ -167,9 +180,9 @@ class State:
 
     def begin(self, limit: torch.Tensor) -> None:
         """Set the pass's inputs: anchor, drafts, masks (dead ones as 0), and what is in use."""
-        layout, batch = self.layout, len(self.anchor)
-        self.position.copy_(self.prefix_lens)
-        torch.sub(limit, self.emitted, out=self.remaining)
+        layout, batch, r = self.layout, len(self.anchor), self.record
+        r.position.copy_(self.prefix_lens)
+        torch.sub(limit, r.emitted, out=r.remaining)
         tokens = self.inputs.tokens.view(batch, layout.rows)
         live = self.inputs.live.view(batch, layout.rows)
         torch.clamp(self.anchor, min=0, out=tokens[:, 0])
@@ -183,26 +196,26 @@ class State:
     def emit(self, stop: torch.Tensor | None, limit: torch.Tensor) -> None:
         """Append the accepted drafts and the next token, cut after the first stop token (`stop`
         None: there are none), and end the requests that are done."""
-        v, column = self.verdict, self._column
+        v, r, column = self.verdict, self.record, self._column
         accepted = v.accepted[:, None]
         tokens = torch.cat([self.drafts, v.next_token[:, None]], 1)
         tokens = torch.where(column == accepted, v.next_token[:, None], tokens)
         # A pass writes all V columns, which is why the buffers are longer by V. The next pass
         # overwrites those beyond `count`, or nothing ever reads them.
-        place = self.emitted[:, None] + column
-        self.tokens.scatter_(1, place, tokens)
-        self.logprobs.scatter_(1, place, v.target_logprob)
+        place = r.emitted[:, None] + column
+        r.tokens.scatter_(1, place, tokens)
+        r.logprobs.scatter_(1, place, v.target_logprob)
         count = v.accepted + 1
-        self.committed.scatter_(1, self.passes[:, None], count[:, None])
-        self.passes += count > 0
+        r.committed.scatter_(1, r.passes[:, None], count[:, None])
+        r.passes += count > 0
         if stop is not None:
             is_stop = (tokens[..., None] == stop[:, None]).any(-1) & (column <= accepted)
             stops = is_stop.any(1)
             count = torch.where(stops, is_stop.int().argmax(1).int() + 1, count)
-            self.stopped |= stops
-        self.emitted += count
-        torch.maximum(self.status, v.status, out=self.status)
-        done = (self.emitted >= limit).logical_or_(self.stopped)
+            r.stopped |= stops
+        r.emitted += count
+        torch.maximum(r.status, v.status, out=r.status)
+        done = (r.emitted >= limit).logical_or_(r.stopped)
         torch.where(done, self._none, v.draft_len, out=self.draft_len)
 
     def choose_rows(self) -> None:

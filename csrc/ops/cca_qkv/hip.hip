@@ -41,6 +41,7 @@ BLOCKDRAFT_INSTANTIATE(bf16, e4m3fnuz)
 }  // namespace blockdraft
 
 #ifdef BLOCKDRAFT_HIP_RUNTIME
+#pragma clang force_cuda_host_device begin  // as params.h declares it
 namespace blockdraft {
 
 template <class T, class C>
@@ -63,4 +64,5 @@ BLOCKDRAFT_INSTANTIATE(fp16)
 #undef BLOCKDRAFT_INSTANTIATE
 
 }  // namespace blockdraft
+#pragma clang force_cuda_host_device end
 #endif

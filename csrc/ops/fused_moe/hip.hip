@@ -56,6 +56,7 @@ BLOCKDRAFT_INSTANTIATE(bf16, e4m3fnuz)
 }  // namespace blockdraft
 
 #ifdef BLOCKDRAFT_HIP_RUNTIME
+#pragma clang force_cuda_host_device begin  // as params.h declares it
 namespace blockdraft {
 
 template <class Gemm, class T, class W>
@@ -92,4 +93,5 @@ BLOCKDRAFT_INSTANTIATE(fp16)
 #undef BLOCKDRAFT_INSTANTIATE
 
 }  // namespace blockdraft
+#pragma clang force_cuda_host_device end
 #endif
