@@ -66,6 +66,28 @@ constexpr float decoded(e2m1x2 x, int second) {
   return code & 8 ? -magnitude : magnitude;
 }
 
+// The nearest number of the format, ties to even; NaN stays NaN, what is beyond the largest number
+// becomes that.
+template <class C>
+C encoded(float x) {
+  constexpr bool kFnuz = __is_same(C, e4m3fnuz);
+  constexpr int kBias = kFnuz ? 8 : 7;
+  constexpr float kMost = kFnuz ? 240 : 448;
+  // Where a number's last place is that of the subnormal ones; rounds them.
+  constexpr float kShift = kFnuz ? 0x1p13f : 0x1p14f;
+  const uint32_t bits = __builtin_bit_cast(uint32_t, x), sign = bits >> 24 & 0x80;
+  const uint32_t magnitude = bits & 0x7fffffff;
+  if (magnitude > 0x7f800000) return {uint8_t(kFnuz ? 0x80 : 0x7f)};
+  const float given = __builtin_bit_cast(float, magnitude);
+  const float number = given < kMost ? given : kMost;
+  uint32_t code = __builtin_bit_cast(uint32_t, number);
+  if (number < __builtin_bit_cast(float, uint32_t(128 - kBias) << 23))
+    code = __builtin_bit_cast(uint32_t, number + kShift) - __builtin_bit_cast(uint32_t, kShift);
+  else
+    code = ((code + 0x7ffff + (code >> 20 & 1)) >> 20) - ((127 - kBias) << 3);
+  return {uint8_t(code | (kFnuz && code == 0 ? 0 : sign))};
+}
+
 // A row of weights with scales, from a multiple of kDepth on.
 template <class W>
 struct ScaledRow {

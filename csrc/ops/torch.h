@@ -11,6 +11,7 @@
 #include <string>
 
 #include "base/device.h"
+#include "base/formats.h"
 #include "base/numbers.h"
 #include "base/parallel.h"
 #include "ops/rows.h"
@@ -78,6 +79,20 @@ void for_float_type(const Tensor& t, F f) {
       return f(fp16{});
     default:
       STD_TORCH_CHECK(false, "expected float32, bfloat16 or float16");
+  }
+}
+
+// Calls f with what a cache is made of: fp8, else `type`.
+template <class T, class F>
+void for_cache_type(const Optional& cache, T type, F f) {
+  if (!cache) return f(type);
+  switch (cache->scalar_type()) {
+    case torch::headeronly::ScalarType::Float8_e4m3fn:
+      return f(e4m3fn{});
+    case torch::headeronly::ScalarType::Float8_e4m3fnuz:
+      return f(e4m3fnuz{});
+    default:
+      return f(type);
   }
 }
 

@@ -312,8 +312,10 @@ class Check:
                 None,
             )
             return
-        self.tensor("k_cache", k_cache, "pages page Hk Dh", (dtype,))
-        self.tensor("v_cache", v_cache, "pages page Hk Dh", (dtype,))
+        low = k_cache.dtype in FP8
+        dtypes = fp8_types(k_cache.device) if low else (dtype,)
+        self.tensor("k_cache", k_cache, "pages page Hk Dh", dtypes)
+        self.tensor("v_cache", v_cache, "pages page Hk Dh", (k_cache.dtype,))
         self.tensor("block_table", block_table, "B max_pages", I32)
         page = self.dims["page"]
         self.need(
@@ -345,6 +347,20 @@ class Check:
                 len(k_cache) - 1,
                 f"page numbers 0 .. {len(k_cache) - 1}",
             )
+
+    def cache_scale(self, name: str, scale, cache) -> torch.Tensor | None:
+        """The scale of a cache of fp8: float32 of one element, [Hk] or [pages,Hk], above 0. As
+        [pages,Hk], of which several elements may be the same memory."""
+        if cache is None or cache.dtype not in FP8:
+            self.need(scale is None, name, "None, since the cache is not fp8", type(scale).__name__)
+            return None
+        self.need(scale is not None, name, f"a tensor, since the cache is {cache.dtype}", None)
+        one = isinstance(scale, torch.Tensor) and scale.shape == (1,)
+        several = isinstance(scale, torch.Tensor) and scale.dim() == 1
+        self.tensor(name, scale, "1" if one else "Hk" if several else "pages Hk", F32)
+        bounds = torch.finfo(torch.float32)
+        self.values(name, scale, bounds.tiny, bounds.max, "finite scales above 0")
+        return scale.expand(cache.shape[0], cache.shape[2])
 
     def vocabulary(self, num_valid_vocab: int | None, mask_token: int) -> int:
         """How many ids are valid (None: all of the logits' "vocab"), after checking both."""

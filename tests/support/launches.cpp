@@ -56,7 +56,9 @@ namespace blockdraft {
 namespace {
 
 template <class T>
-using PlainMoeParams = FusedMoeParams<T>;
+using PlainCca = CcaParams<T>;
+template <class T>
+using PlainMoe = FusedMoeParams<T>;
 
 template <template <class> class Params>
 void launch_as(int type, const void* params) {
@@ -73,10 +75,14 @@ void report_launches(Report to) { report = to; }
 
 void launch_accept_drafts(int type, const void* p) { launch_as<AcceptParams>(type, p); }
 void launch_block_attention(int type, const void* p) { launch_as<AttentionParams>(type, p); }
-void launch_cca_qkv(int type, const void* p) { launch_as<CcaParams>(type, p); }
-// From 3 on: weights with scales.
+// From 3 on bf16, with a cache or with weights in lower precision: e4m3fn, e4m3fnuz, e2m1x2.
+void launch_cca_qkv(int type, const void* p) {
+  launch_as<PlainCca>(type, p);
+  if (type == 3) launch(*static_cast<const CcaParams<bf16, e4m3fn>*>(p), Stream{});
+  if (type == 4) launch(*static_cast<const CcaParams<bf16, e4m3fnuz>*>(p), Stream{});
+}
 void launch_fused_moe(int type, const void* p) {
-  launch_as<PlainMoeParams>(type, p);
+  launch_as<PlainMoe>(type, p);
   if (type == 3) launch(*static_cast<const FusedMoeParams<bf16, e4m3fn>*>(p), Stream{});
   if (type == 4) launch(*static_cast<const FusedMoeParams<bf16, e4m3fnuz>*>(p), Stream{});
   if (type == 5) launch(*static_cast<const FusedMoeParams<bf16, e2m1x2>*>(p), Stream{});

@@ -84,7 +84,7 @@ def quantized(tensors: dict[str, torch.Tensor], format: str) -> dict[str, torch.
 def quantize(
     folder: str | os.PathLike[str], out: str | os.PathLike[str], format: str = "mxfp4"
 ) -> Path:
-    """Write `folder`'s checkpoint to the folder `out`, in bf16 with its experts in `format`."""
+    """Write the checkpoint in `folder` to the folder `out`, in bf16, its experts in `format`."""
     from safetensors.torch import save_file
 
     folder, out = Path(folder), Path(out)

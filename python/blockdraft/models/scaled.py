@@ -1,4 +1,4 @@
-"""Experts that a checkpoint stores in fp8 or MXFP4, under the names of transformers."""
+"""Experts that a checkpoint stores in fp8 or MXFP4, under the names that transformers uses."""
 
 import torch
 

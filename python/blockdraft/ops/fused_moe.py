@@ -36,9 +36,9 @@ def fused_moe(
     gate_up      [E,2I,H], gate rows then up rows; down [E,H,I]; x's dtype, or with scales:
     gate_up_scale, down_scale
                  float32 [E,rows/128,depth/128], rounded up, of weights float8_e4m3fn (OCP) or
-                 float8_e4m3fnuz (gfx942; a GPU takes only its own); float8_e8m0fnu
-                 [E,rows,depth/32] of float4_e2m1fn_x2 [E,rows,depth/2] (MXFP4, the lower half byte
-                 first)
+                 float8_e4m3fnuz (gfx942); a GPU takes only its own. float8_e8m0fnu
+                 [E,rows,depth/32] of float4_e2m1fn_x2 [E,rows,depth/2] (MXFP4, the lower half
+                 byte first)
     skip         what a row without experts yields: "zero" (transformers, vLLM) or "identity", x *
                  skip_prob (Zyphra's own code, SGLang); skip_prob float32 [T] is needed for the
                  latter and 0 wherever skip was not chosen
