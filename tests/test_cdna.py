@@ -19,7 +19,7 @@ pytestmark = pytest.mark.skipif(
     importlib.util.find_spec("ziglang") is None, reason="needs ziglang (a clang for amdgcn)"
 )
 ARCHES = {"gfx942": 64 << 10, "gfx950": 160 << 10}  # bytes of LDS
-# kinds of launches.cpp: bf16 with weights or a cache of these
+# kinds of launches.cpp: bf16 with weights of these
 LOW = {torch.float8_e4m3fn: 3, torch.float8_e4m3fnuz: 4, torch.float4_e2m1fn_x2: 5}
 FP8 = {"gfx942": torch.float8_e4m3fnuz, "gfx950": torch.float8_e4m3fn}
 SAMPLERS = ("accept_drafts", "sample_drafts")  # test_cdna_sampling.py has them
@@ -314,30 +314,6 @@ def test_cca_qkv_in_the_emulator(dim, kernels, dtype, arch, hip):
     params = harness.recorded(*harness.captured(run))
     hip.launch(arch, "cca_qkv", params, harness.TYPES[dtype])
     cca.assert_same(found, cca.expected(arguments))
-
-
-@pytest.mark.parametrize("arch", ARCHES)
-def test_a_cache_of_fp8_in_the_emulator(arch, hip):
-    """The same codes as on a CPU, or their neighbours, where sums have another order."""
-    case = cca.case(BlockLayout(5, 4, 2), [0, 9], (4, 2, 64), (2, 2), 32, torch.bfloat16, seed=1)
-    scales = dict(k_scale=torch.tensor([0.3, 0.02]), v_scale=torch.tensor([0.01]))
-    found = []
-    for run in ("emulator", "cpp"):
-        caches = {
-            name: torch.zeros(case[name].shape, dtype=torch.uint8).view(FP8[arch])
-            for name in ("k_cache", "v_cache")
-        }
-        call = partial(ops.cca_qkv, **(case | caches | scales))
-        if run == "cpp":
-            call(backend="cpp")
-        else:
-            params = harness.recorded(*harness.captured(call))
-            hip.launch(arch, "cca_qkv", params, LOW[FP8[arch]])
-        found.append([cache.view(torch.uint8).int() for cache in caches.values()])
-    for mine, theirs in zip(*found):
-        ranks = [torch.where(codes >= 128, 128 - codes, codes) for codes in (mine, theirs)]
-        apart = (ranks[0] - ranks[1]).abs()
-        assert theirs.any() and apart.max() <= 1 and (apart > 0).float().mean() < 0.03
 
 
 @pytest.mark.parametrize("arch", ARCHES)

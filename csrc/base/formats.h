@@ -1,6 +1,7 @@
 // Numbers in lower precision, as they are stored: weights, keys and values, with scales beside them.
 #pragma once
 
+#include "base/numbers.h"
 #include "base/view.h"
 
 namespace blockdraft {
@@ -73,19 +74,17 @@ C encoded(float x) {
   constexpr bool kFnuz = __is_same(C, e4m3fnuz);
   constexpr int kBias = kFnuz ? 8 : 7;
   constexpr float kMost = kFnuz ? 240 : 448;
+  constexpr uint32_t kLeast = uint32_t(128 - kBias) << 23;  // the least that is not subnormal
   // Where a number's last place is that of the subnormal ones; rounds them.
   constexpr float kShift = kFnuz ? 0x1p13f : 0x1p14f;
-  const uint32_t bits = __builtin_bit_cast(uint32_t, x), sign = bits >> 24 & 0x80;
-  const uint32_t magnitude = bits & 0x7fffffff;
-  if (magnitude > 0x7f800000) return {uint8_t(kFnuz ? 0x80 : 0x7f)};
-  const float given = __builtin_bit_cast(float, magnitude);
-  const float number = given < kMost ? given : kMost;
-  uint32_t code = __builtin_bit_cast(uint32_t, number);
-  if (number < __builtin_bit_cast(float, uint32_t(128 - kBias) << 23))
-    code = __builtin_bit_cast(uint32_t, number + kShift) - __builtin_bit_cast(uint32_t, kShift);
-  else
-    code = ((code + 0x7ffff + (code >> 20 & 1)) >> 20) - ((127 - kBias) << 3);
-  return {uint8_t(code | (kFnuz && code == 0 ? 0 : sign))};
+  const uint32_t bits = __builtin_bit_cast(uint32_t, x), magnitude = bits & 0x7fffffff;
+  const uint32_t number = least(magnitude, __builtin_bit_cast(uint32_t, kMost));
+  const uint32_t normal = ((number + 0x7ffff + (number >> 20 & 1)) >> 20) - ((127 - kBias) << 3);
+  const uint32_t shifted = __builtin_bit_cast(uint32_t, __builtin_bit_cast(float, number) + kShift);
+  uint32_t code = number < kLeast ? shifted - __builtin_bit_cast(uint32_t, kShift) : normal;
+  // fnuz has no -0.
+  code |= bits >> 24 & 0x80 & (kFnuz ? (0u - code) >> 24 : 0x80);
+  return {uint8_t(magnitude > 0x7f800000 ? kFnuz ? 0x80 : 0x7f : code)};
 }
 
 // A row of weights with scales, from a multiple of kDepth on.

@@ -72,25 +72,6 @@ int cca_columns(const CcaParams<T, C>& p) {
   return least(room, p.total_rows < 1024 ? 16 : 32);
 }
 
-// A row's place in the cache; null: it is not stored.
-template <class C>
-struct CacheCell {
-  C* at;
-  float scale;
-
-  template <class Gemm>
-  void store(int i, eight x) const {
-    if (!at) return;
-    if constexpr (Format<C>::kScaled) {
-      C codes[kChunk];
-      for (int j = 0; j < kChunk; ++j) codes[j] = encoded<C>(x[j] / scale);
-      __builtin_memcpy(at + i, codes, sizeof codes);
-    } else {
-      Gemm::store(at + i, x);
-    }
-  }
-};
-
 template <class Gemm, class T, class C, class X>
 struct Cca {
   typedef CcaParams<T, C> Params;
@@ -238,7 +219,8 @@ struct Cca {
                 *table = p.cos_sin.at(live ? row.position : 0);
     const float scale = memory.scale[c];
     T* out = kv < 0 ? p.q.at(row.row, head) : p.k.at(row.row, kv);
-    const auto kept = cached(p, p.k_cache, p.k_scale, kv < 0 ? -1 : row.cell, kv);
+    C* kept = kv < 0 ? nullptr : cached(p, p.k_cache, row.cell, kv);
+    const float factor = kept ? factor_of(p, p.k_scale, row.cell, kv) : 1;
     return [=](int chunk) {
       const int i = chunk * kChunk;
       eight x = {};
@@ -255,7 +237,7 @@ struct Cca {
         x *= scale;
       }
       Gemm::store(out + i, x);
-      kept.template store<Gemm>(i, x);
+      if (kept) keep(kept + i, x, factor);
     };
   }
 
@@ -269,11 +251,25 @@ struct Cca {
     }
   }
 
-  static CacheCell<C> cached(const Params& p, const View<C, 3>& cache,
-                             const View<const float, 2>& scale, int64_t cell, int kv) {
-    if (cell < 0) return {nullptr, 1};
-    const int64_t page = cell / p.page;
-    return {cache.at(page, cell % p.page, kv), Format<C>::kScaled ? *scale.at(page, kv) : 1};
+  static C* cached(const Params& p, const View<C, 3>& cache, int64_t cell, int kv) {
+    return cell < 0 ? nullptr : cache.at(cell / p.page, cell % p.page, kv);
+  }
+  // What is stored is multiplied by this.
+  static float factor_of(const Params& p, const View<const float, 2>& scale, int64_t cell, int kv) {
+    if constexpr (Format<C>::kScaled)
+      return 1 / *scale.at(cell / p.page, kv);
+    else
+      return 1;
+  }
+  static void keep(C* to, eight x, [[maybe_unused]] float factor) {
+    if constexpr (Format<C>::kScaled) {
+      C codes[kChunk];
+#pragma GCC unroll 8
+      for (int j = 0; j < kChunk; ++j) codes[j] = encoded<C>(x[j] * factor);
+      __builtin_memcpy(to, codes, sizeof codes);
+    } else {
+      Gemm::store(to, x);
+    }
   }
 
   // Half of the value channels come from the row's parent.
@@ -289,12 +285,13 @@ struct Cca {
                              : p.late_start;
     }
     T* out = p.v.at(row.row, kv);
-    const auto kept = cached(p, p.v_cache, p.v_scale, row.cell, kv);
+    C* kept = cached(p, p.v_cache, row.cell, kv);
+    const float factor = kept ? factor_of(p, p.v_scale, row.cell, kv) : 1;
     return [=](int chunk) {
       const int i = chunk * kChunk, channel = first + i;
       const eight x = channel < half ? token(now, channel) : token(late, channel - half);
       Gemm::store(out + i, x);
-      kept.template store<Gemm>(i, x);
+      if (kept) keep(kept + i, x, factor);
     };
   }
 

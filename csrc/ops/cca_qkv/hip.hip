@@ -30,12 +30,6 @@ cca_qkv_kernel(CcaParams<T, C> p) {
 BLOCKDRAFT_INSTANTIATE(float, float)
 BLOCKDRAFT_INSTANTIATE(bf16, bf16)
 BLOCKDRAFT_INSTANTIATE(fp16, fp16)
-#ifndef __gfx942__
-BLOCKDRAFT_INSTANTIATE(bf16, e4m3fn)
-#endif
-#ifndef __gfx950__
-BLOCKDRAFT_INSTANTIATE(bf16, e4m3fnuz)
-#endif
 #undef BLOCKDRAFT_INSTANTIATE
 
 }  // namespace blockdraft
@@ -46,8 +40,8 @@ namespace blockdraft {
 
 template <class T, class C>
 void launch(const CcaParams<T, C>& p, Stream stream) {
-  if constexpr (Format<C>::kScaled && !__is_same(T, bf16))
-    throw std::invalid_argument("cca_qkv: a cache of fp8 has bf16 tokens on a GPU");
+  if constexpr (Format<C>::kScaled)
+    throw std::invalid_argument("cca_qkv: a GPU stores k and v in the type of qk");
   else
     schedule(p, cca_columns(p), [&]<CcaStep kStep>(int64_t groups) {
       start(cca_qkv_kernel<T, kStep, C>, groups, cdna::kThreads, stream, p);
