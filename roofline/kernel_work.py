@@ -212,7 +212,7 @@ def moe(rows: int) -> Shape:
     def cpp(arch: str) -> Iterator[Work]:
         if not few:
             yield dispatch
-        kind = "9SplitGemmINS_4bf16EE" if few else "4GemmINS_4bf16ELi1EE"
+        kind = "9SplitGemmINS_4bf16ES3_E" if few else "4GemmINS_4bf16ELi1ES3_E"
         # a wave has an eighth of the depth, eight steps of 32 at a time; or two stages of 128
         if few:
             panels = ceil(rows / distinct_experts(rows, EVEN), 16)
@@ -259,7 +259,7 @@ def cca(rows: int) -> Shape:
     def cpp(arch: str) -> Iterator[Work]:
         yield Work(
             "convolve",
-            "cca_qkv_kernelINS_4bf16E",
+            "cca_qkv_kernelINS_4bf16ELNS_7CcaStepE0ES1_E",
             launch.groups,
             None,
             launch.bytes,

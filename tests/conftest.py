@@ -2,6 +2,7 @@
 
 import importlib.util
 import shlex
+import shutil
 import sys
 from pathlib import Path
 
@@ -10,13 +11,14 @@ import pytest
 import torch
 
 from blockdraft import env, ops  # noqa: F401  (ops registers)
-from blockdraft.roofline import verdicts
+from blockdraft.roofline import isa, verdicts
 
 # Whose Triton kernels multiply
 PRODUCTS = (
     "test_block_attention.py",
     "test_cca_qkv.py",
     "test_fused_moe.py",
+    "test_scaled_experts.py",
     "test_zaya_router.py",
 )
 
@@ -111,3 +113,20 @@ def hip(emulator, tmp_path_factory):
     if harness.hip_headers() is None:
         pytest.skip("needs triton, whose wheel has HIP's headers")
     return HipKernels(emulator, tmp_path_factory.mktemp("code"))
+
+
+@pytest.fixture
+def planted(hip, tmp_path, monkeypatch):
+    """A function that puts a fault in one place of a copy of csrc, and gives its kernels."""
+    from emulator import HipKernels
+
+    def plant(path: str, right: str, wrong: str):
+        folder = shutil.copytree(isa.CSRC, tmp_path / "csrc")
+        text = (folder / path).read_text()
+        assert text.count(right) == 1, f"the fault's place moved: {right}"
+        (folder / path).write_text(text.replace(right, wrong))
+        monkeypatch.setattr(isa, "CSRC", folder)
+        monkeypatch.setattr(isa, "OPS", folder / "ops")
+        return HipKernels(hip.emulator, tmp_path)
+
+    return plant

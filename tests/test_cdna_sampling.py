@@ -94,3 +94,14 @@ def test_sampling_in_the_emulator(name, dtype, arch, hip):
     same, doubt = compare(case, accept_in(hip, arch))
     assert (same | doubt).all()
     compare_samples(case, sample_in(hip, arch))
+
+
+def test_requests_that_share_their_sums_are_caught(planted):
+    """Workgroups of different requests take turns, as on a GPU."""
+    kernels = planted(
+        "ops/accept_drafts/hip.hip",
+        "staged(p.workspace.at(request), p.workspace",
+        "staged(p.workspace.at(0), p.workspace",
+    )
+    with pytest.raises(AssertionError):
+        test_sampling_in_the_emulator("token", torch.bfloat16, "gfx942", kernels)

@@ -16,6 +16,9 @@
 //                          place(i) -> int
 //   load(key, value, n)    begins to read the located tile: key(place, i), value(place, i) ->
 //                          const T*
+//   kReadsCodes            whether it also has
+//   load_codes(fnuz, key, value, n)
+//                          likewise, of fp8: key(place, i), value(place, i) -> CodedRow
 //   deposit(n)             the loaded tile becomes the staged one
 //   each_panel(f)          f(panel) for every panel of this wave
 //     panel.any(f)         whether f(X) holds for any column of the panel
@@ -37,6 +40,12 @@ namespace blockdraft {
 // What is subtracted from a column's scores: its maximum, or 0 if that is -inf, because
 // (-inf) - (-inf) is NaN.
 inline float finite_or_zero(float maximum) { return maximum == -__builtin_inff() ? 0.0f : maximum; }
+
+// A row of fp8, e4m3fn or e4m3fnuz, and the scale of its numbers.
+struct CodedRow {
+  const uint8_t* codes;
+  float scale;
+};
 
 template <class T>
 struct AttentionExample {
@@ -73,7 +82,7 @@ template <class Tile, class T, class X>
 concept AttentionTarget =
     GroupTarget<Tile> &&
     requires(Tile tile, int n, typename Tile::Panel panel, X (*describe)(int)) {
-      Tile::kKeys + Tile::kBuffers + Tile::kGroupColumns;
+      Tile::kKeys + Tile::kBuffers + Tile::kGroupColumns + Tile::kReadsCodes;
       tile.open(n, describe, AttentionExample<T>::template query<X>, 1.0f);
       tile.locate(AttentionExample<T>::place, n);
       tile.load(AttentionExample<T>::row, AttentionExample<T>::row, n);

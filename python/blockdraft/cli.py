@@ -66,6 +66,26 @@ def info() -> None:
     show()
 
 
+@main.command()
+@click.argument("folder", type=click.Path(exists=True, file_okay=False, path_type=Path))
+@click.argument("out", type=click.Path(file_okay=False, path_type=Path))
+@click.option(
+    "--format",
+    type=click.Choice(["fp8", "mxfp4"]),
+    default="mxfp4",
+    show_default=True,
+    help="Of the experts; all else is written in bf16.",
+)
+def quantize(folder: Path, out: Path, format: str) -> None:
+    """Write the ZAYA checkpoint in FOLDER to OUT with its experts in lower precision."""
+    from .models.quantize import quantize as write
+
+    try:
+        write(folder, out, format)
+    except ValueError as error:
+        raise click.ClickException(str(error)) from error
+
+
 main.add_command(bench)
 main.add_command(roofline)
 for command in (plot, isa, measure_command, check):

@@ -18,7 +18,7 @@ class Parameters:
     ops skip the others' work.
     """
 
-    OFF = dict(top_k=0, top_p=1.0, mix=1.0)
+    OFF = dict(top_k=0, top_p=1.0, min_p=0.0, mix=1.0)
 
     def __init__(self, capacity: int, device: torch.device) -> None:
         def full(value: float, dtype: torch.dtype) -> torch.Tensor:
@@ -30,7 +30,10 @@ class Parameters:
         self.temperature = full(1, torch.float32)
         self.draft_temperature = full(1, torch.float32)
         self.options = dict(
-            top_k=full(0, torch.int32), top_p=full(1, torch.float32), mix=full(1, torch.float32)
+            top_k=full(0, torch.int32),
+            top_p=full(1, torch.float32),
+            min_p=full(0, torch.float32),
+            mix=full(1, torch.float32),
         )
         self.used: frozenset[str] = frozenset()
         self.stops = False
@@ -68,7 +71,7 @@ class Parameters:
         return self.options[name] if name in self.used else None
 
     def sampling(self, temperature: torch.Tensor) -> Sampling:
-        return Sampling(temperature, self.option("top_k"), self.option("top_p"))
+        return Sampling(temperature, *(self.option(n) for n in ("top_k", "top_p", "min_p")))
 
 
 class Record:
@@ -108,7 +111,7 @@ class State:
     anchor        int32 [B], the last token emitted, or of the prompt: the verdict's next token
     drafts        int32 [B,K], -1 where there is none
     draft_len     int32 [B], drafts in use; -1: the slot is empty, or its request has ended
-    draft_lse     [B,K,2], the normalisers of the distributions that drafts were drawn from
+    draft_lse     [B,K,4], normalisers and cuts of the distributions that drafts were drawn from
     offset        int32 [B,K]: the mask offset of each draft within its proposal
     branches      int32 [P], the decoder's; not used where each pass plans its own
     branch        int32 [B,P], branches of the next pass's proposals; -1: none
@@ -133,7 +136,7 @@ class State:
         self.layout, self.prefix_lens, self.record = layout, prefix_lens, record
         self.drafts = zeros(batch, layout.K) - 1
         self.draft_len = zeros(batch) - 1
-        self.draft_lse = zeros(batch, layout.K, 2, dtype=torch.float64)
+        self.draft_lse = zeros(batch, layout.K, 4, dtype=torch.float64)
         self.offset = zeros(batch, layout.K)
         self.branch = zeros(batch, layout.P) - 1
         self.verdict = Accepted(

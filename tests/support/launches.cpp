@@ -55,6 +55,11 @@ int hipLaunchKernel(const void* kernel, Extent groups, Extent threads, void** ar
 namespace blockdraft {
 namespace {
 
+template <class T>
+using PlainCca = CcaParams<T>;
+template <class T>
+using PlainMoe = FusedMoeParams<T>;
+
 template <template <class> class Params>
 void launch_as(int type, const void* params) {
   if (type == 0) launch(*static_cast<const Params<float>*>(params), Stream{});
@@ -70,8 +75,14 @@ void report_launches(Report to) { report = to; }
 
 void launch_accept_drafts(int type, const void* p) { launch_as<AcceptParams>(type, p); }
 void launch_block_attention(int type, const void* p) { launch_as<AttentionParams>(type, p); }
-void launch_cca_qkv(int type, const void* p) { launch_as<CcaParams>(type, p); }
-void launch_fused_moe(int type, const void* p) { launch_as<FusedMoeParams>(type, p); }
+void launch_cca_qkv(int type, const void* p) { launch_as<PlainCca>(type, p); }
+// From 3 on bf16, with weights in lower precision: e4m3fn, e4m3fnuz, e2m1x2.
+void launch_fused_moe(int type, const void* p) {
+  launch_as<PlainMoe>(type, p);
+  if (type == 3) launch(*static_cast<const FusedMoeParams<bf16, e4m3fn>*>(p), Stream{});
+  if (type == 4) launch(*static_cast<const FusedMoeParams<bf16, e4m3fnuz>*>(p), Stream{});
+  if (type == 5) launch(*static_cast<const FusedMoeParams<bf16, e2m1x2>*>(p), Stream{});
+}
 void launch_residual_norm(int type, const void* p) { launch_as<ResidualNormParams>(type, p); }
 void launch_sample_drafts(int type, const void* p) { launch_as<SampleParams>(type, p); }
 void launch_zaya_router(int type, const void* p) { launch_as<ZayaRouterParams>(type, p); }

@@ -32,6 +32,7 @@ class Tile : public Group<kThreads> {
   // 64 KiB of LDS hold only one fp32 tile of head dim 128.
   static constexpr int kKeys = 32, kBuffers = sizeof(T) == 2 ? 2 : 1;
   static constexpr int kGroupColumns = kWaves * kColumns;
+  static constexpr bool kReadsCodes = false;
 
   struct Memory {                                       // in LDS
     alignas(16) T keys[kBuffers * kKeys * kKeyStride];  // [buffer][key][dim]

@@ -29,6 +29,7 @@ template <class T, class X, int kBuffersOfTile = 2>
 class Tile : public Group {
  public:
   static constexpr int kKeys = 16, kBuffers = kBuffersOfTile, kGroupColumns = kWaves * kColumns;
+  static constexpr bool kReadsCodes = false;
   using Memory = Shared<kBuffers, kKeys>;
 
   struct Panel {

@@ -49,6 +49,7 @@ class ZayaModel(Runner):
                 weights,
                 layer.gate_up,
                 layer.down,
+                **layer.expert_scales,
                 out=buffers.y,
                 workspace=buffers.moe,
             )

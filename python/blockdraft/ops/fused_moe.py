@@ -3,7 +3,7 @@ from typing import TYPE_CHECKING, NamedTuple, Optional
 
 import torch
 
-from .. import reference
+from .. import env, reference
 from ..contract import F32, I32, Check
 from ..registry import Op, Out, Scratch, by_name
 from ..types import MoeWorkspace
@@ -14,7 +14,6 @@ if TYPE_CHECKING:
     from torch.distributed import ProcessGroup
 
 SKIPS = ("zero", "identity")  # what a row without experts yields
-FP8 = (torch.float8_e4m3fn, torch.float8_e4m3fnuz)  # OCP's (gfx950, NVIDIA) and gfx942's
 FP4 = torch.float4_e2m1fn_x2
 
 
@@ -43,8 +42,9 @@ def fused_moe(
     gate_up      [E,2I,H], gate rows then up rows; down [E,H,I]; x's dtype, or with scales:
     gate_up_scale, down_scale
                  float32 [E,rows/128,depth/128], rounded up, of weights float8_e4m3fn (OCP) or
-                 float8_e4m3fnuz (gfx942); float8_e8m0fnu [E,rows,depth/32] of float4_e2m1fn_x2
-                 [E,rows,depth/2] (MXFP4, the lower half byte first)
+                 float8_e4m3fnuz (gfx942); a GPU takes only its own. float8_e8m0fnu
+                 [E,rows,depth/32] of float4_e2m1fn_x2 [E,rows,depth/2] (MXFP4, the lower half
+                 byte first)
     skip         what a row without experts yields: "zero" (transformers, vLLM) or "identity", x *
                  skip_prob (Zyphra's own code, SGLang); skip_prob float32 [T] is needed for the
                  latter and 0 wherever skip was not chosen
@@ -175,19 +175,26 @@ def _check_weights(
         known[f"{depth}/32"] = known[depth] // 32
         check.tensor(scale_name, scale, f"E {rows} {depth}/32", (torch.float8_e8m0fnu,))
         return None
-    check.tensor(name, weight, shape, FP8)
+    check.fp8(name, weight, shape)
     known[f"{rows}/128"] = -(-known[rows] // 128)
     known[f"{depth}/128"] = -(-known[depth] // 128)
     check.tensor(scale_name, scale, f"E {rows}/128 {depth}/128", F32)
     return None
 
 
+def _mixed(args: Args) -> str | None:
+    """Why the kernels, which take both weights in one format, cannot run, or None."""
+    if args.gate_up.dtype != args.down.dtype:
+        return f"down is {args.gate_up.dtype}, as gate_up is, not {args.down.dtype}"
+    return None
+
+
 def _cpp_unsupported(args: Args) -> str | None:
-    if args.gate_up_scale is not None or args.down_scale is not None:
-        return "the C++ kernels take weights of x's dtype, without scales"
-    reason = _native.unsupported(args.x)
+    reason = _native.unsupported(args.x) or _mixed(args)
     if reason or args.x.is_cpu:
         return reason
+    if args.gate_up_scale is not None and args.x.dtype != torch.bfloat16:
+        return f"x is bfloat16 beside weights with scales on a GPU, not {args.x.dtype}"
     for name, size in (("hidden", args.x.shape[1]), ("inner", args.down.shape[2])):
         if size * args.x.element_size() % 16:
             return f"the {name} size is a multiple of 16 bytes, not {size} elements"
@@ -198,9 +205,15 @@ def _cpp_unsupported(args: Args) -> str | None:
 
 
 def _triton_unsupported(args: Args) -> str | None:
-    if args.gate_up_scale is not None or args.down_scale is not None:
-        return "the Triton kernels take weights of x's dtype, without scales"
-    reason = _triton.cannot_compute(args.x) or too_many(len(args.offsets) - 1, TRITON_EXPERTS)
+    if args.gate_up_scale is not None and args.x.dtype == torch.float16:
+        return "x is bfloat16 or float32 beside weights with scales, not float16"
+    if args.gate_up.dtype == torch.float8_e4m3fnuz and env.triton_interpreter():
+        return "Triton's interpreter does not know float8_e4m3fnuz"
+    reason = (
+        _mixed(args)
+        or _triton.cannot_compute(args.x)
+        or too_many(len(args.offsets) - 1, TRITON_EXPERTS)
+    )
     return reason or _triton.unsupported(args.x)
 
 

@@ -43,6 +43,7 @@ def rope_qkv(
     check.angles("cos_sin", cos_sin, rows)
     check.tensor("query_scale", query_scale, "positions", F32, optional=True)
     check.pages(k_cache, v_cache, block_table, rows, q.dtype, stores=True)
+    check.tensor("k_cache", k_cache, "pages page Hk Dh", (q.dtype,), optional=True)
     inputs = dict(q=q, k=k, v=v)
     shapes = ("T Hq Dh", "T Hk Dh", "T Hk Dh")
     outputs = check.outputs(out, shapes, (q.dtype,) * 3, inputs)
