@@ -487,8 +487,8 @@ def _output_constants(q, out, lse, mask_rows, max_splits) -> dict:
 
 def launch(args) -> None:
     """Runs the kernels on `ops.block_attention.Args`."""
-    q, k, v, k_cache, v_cache, block_table, rows = args[:7]
-    scale, window, split_keys, max_splits, out, lse, workspace = args[7:]
+    q, k, v, k_cache, v_cache = args[:5]
+    block_table, rows, scale, window, split_keys, max_splits, out, lse, workspace = args[7:]
     cu_rows, prefix_lens, draft_len, branch = (
         rows.cu_rows,
         rows.prefix_lens,

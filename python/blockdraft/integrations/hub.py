@@ -1,7 +1,7 @@
 """The layout of the kernels hub (`kernels` 0.17): `python -m blockdraft.integrations.hub FOLDER`.
 
-    FOLDER/build/torch-universal/                          Triton kernels and references
-    FOLDER/build/torch-stable-abi210-cpu-x86_64-linux/     and what this installation was compiled for
+    FOLDER/build/torch-universal/                       Triton kernels and references
+    FOLDER/build/torch-stable-abi210-cpu-x86_64-linux/  and what this installation was compiled for
 
 Each variant is this package without its commands, under a name of its own: `kernels` loads it by
 path, and its operators live in a namespace that no other build has.
