@@ -233,13 +233,9 @@ def moe(rows: int) -> Shape:
         chunks = ceil(rows / experts, columns)
         find = Trip("for expert in range(num_experts)", EXPERTS)
         compiled = 16 if few else 272
-        for (step, line), launch in zip(
-            (("gate_up", "tl.dot(ups"), ("down", "tl.dot(")),
-            budgeted(rows, "fused_moe"),
-            strict=True,
-        ):
+        for step, launch in zip(("gate_up", "down"), budgeted(rows, "fused_moe"), strict=True):
             groups = round(experts * chunks * ceil(HIDDEN, channels))
-            trips = (find, Trip(line, HIDDEN // depth))
+            trips = (find, Trip("tokens = tl.load(token_at + start", HIDDEN // depth))
             yield Work(step, f"{step} bf16 rows={compiled}", groups, trips, launch.bytes)
         # ends at once where rows have an expert, and one choice
         yield Work("combine", "combine bf16", 2 * rows, streams=False)

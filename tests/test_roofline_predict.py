@@ -10,7 +10,7 @@ from click.testing import CliRunner
 
 from blockdraft.bench import results
 from blockdraft.cli import main
-from blockdraft.roofline import assumptions, calibration, kernel_work, predict, verdicts
+from blockdraft.roofline import assumptions, calibration, isa, kernel_work, predict, verdicts
 from blockdraft.roofline.assembly import Instruction
 from blockdraft.roofline.devices import find, load
 from blockdraft.roofline.pipeline import Memory, simulate
@@ -22,19 +22,28 @@ needs_ziglang = pytest.mark.skipif(
 RATE = predict.SUSTAINED["gfx950"] / 256 / 2.4e9  # B/clk of a CU
 NOMINAL = assumptions.machine()
 
+
+def place(path: str, text: str) -> str:
+    """path:line of the first line of a file below csrc that has the text."""
+    numbered = enumerate((isa.CSRC / path).read_text().splitlines(), 1)
+    return f"csrc/{path}:{next(number for number, line in numbered if text in line)}"
+
+
 # Two loops, of which one has a way with products and a way without, and an exit
-LISTING = """
+SCAN = place("tile/cdna/scan.h", "base < span.stop")
+TOTAL = place("ops/sampling/draw.h", "total += sums_")
+LISTING = f"""
 	s_load_dwordx2 s[0:1], s[4:5], 0x0
 	s_cbranch_scc1 .LBB0_9
-.LBB0_1: @ csrc/tile/cdna/scan.h:104:5
+.LBB0_1: @ {SCAN}:5
 	global_load_dwordx4 v[4:7], v[0:1], off
 	s_cbranch_vccz .LBB0_3
 	v_mfma_f32_32x32x8_bf16_1k v[8:23], v[4:5], v[6:7], v[8:23]
 	v_mfma_f32_32x32x8_bf16_1k v[8:23], v[4:5], v[6:7], v[8:23]
-.LBB0_3: @ csrc/tile/cdna/scan.h:104:5
+.LBB0_3: @ {SCAN}:5
 	s_add_i32 s6, s6, 1
 	s_cbranch_scc1 .LBB0_1
-.LBB0_4: @ csrc/ops/sampling/draw.h:205:5
+.LBB0_4: @ {TOTAL}:5
 	v_add_f32_e32 v1, v1, v2
 	s_cbranch_scc1 .LBB0_4
 .LBB0_9:
