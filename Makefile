@@ -27,7 +27,7 @@ lint: $(READY)
 slow: $(READY)
 	$(BIN)/pytest -m slow
 
-$(READY): .ci/requirements.txt pyproject.toml setup.py python/blockdraft/namespace.py $(NATIVE)
+$(READY): .ci/requirements.txt pyproject.toml setup.py $(NATIVE)
 	$(if $(VENV),test -x $(ENVIRONMENT) || $(PYTHON) -m venv $(VENV))
 	$(if $(VENV),$(INSTALL) -r .ci/requirements.txt)
 	$(INSTALL) --no-build-isolation --no-deps -e .

@@ -8,7 +8,11 @@ import shlex
 import shutil
 import sys
 
-from setuptools import setup
+from setuptools import Extension, setup
+
+# One wheel serves Python 3.10 and every later one: modules keep to the stable interfaces of Python
+# and of libtorch (2.10).
+LIMITED = ("Py_LIMITED_API", "0x030a0000")  # py_limited_api in a CppExtension implies it
 
 
 def compiler() -> str | None:
@@ -46,25 +50,15 @@ def extensions() -> list:
     return built
 
 
-def probe(suffix: str, flags: list[str]):
-    from pybind11.setup_helpers import Pybind11Extension
-
-    return Pybind11Extension(
+def probe(suffix: str, flags: list[str]) -> Extension:
+    return Extension(
         f"blockdraft._probe{suffix}",
         ["csrc/probe/probe.cpp"],
-        cxx_std=17,
-        define_macros=[("BLOCKDRAFT_MODULE", f"_probe{suffix}")],
-        extra_compile_args=[*flags, "-pthread"],
+        define_macros=[("BLOCKDRAFT_MODULE", f"_probe{suffix}"), LIMITED],
+        extra_compile_args=["-std=c++17", "-fvisibility=hidden", *flags, "-pthread"],
         extra_link_args=["-pthread"],
+        py_limited_api=True,
     )
-
-
-def namespace() -> str:
-    """Of the torch operators: the constant that the Python side uses too."""
-    scope: dict[str, str] = {}
-    with open("python/blockdraft/namespace.py") as file:
-        exec(file.read(), scope)
-    return scope["NAMESPACE"]
 
 
 def torch_extensions(suffix: str, flags: list[str]) -> list:
@@ -87,7 +81,6 @@ def torch_extensions(suffix: str, flags: list[str]) -> list:
     macros = [
         ("TORCH_TARGET_VERSION", "0x020a000000000000"),
         ("BLOCKDRAFT_MODULE", f"_ops{suffix}"),
-        ("BLOCKDRAFT_NAMESPACE", namespace()),
     ]
     common = ["-std=c++20", "-fno-math-errno"]
     rocm = dict(include_dirs=[os.path.abspath("csrc")])
@@ -112,6 +105,7 @@ def torch_extensions(suffix: str, flags: list[str]) -> list:
             define_macros=macros,
             depends=glob.glob("csrc/**/*.h", recursive=True),
             extra_compile_args={"cxx": [*common, *flags], "nvcc": [*common, "-O3"]},
+            py_limited_api=True,
             **rocm,
         )
     ]
@@ -128,10 +122,9 @@ def commands() -> dict:
             """One extension after the other; and what an earlier build left beside the sources, of
             a variant that this one lacks, must not be found."""
             self.parallel = None
+            names = [self.get_ext_filename(extension.name) for extension in self.extensions]
             for path in glob.glob("python/blockdraft/_*.so") if self.inplace else []:
-                if f"blockdraft.{os.path.basename(path).split('.')[0]}" not in {
-                    e.name for e in self.extensions
-                }:
+                if os.path.join("blockdraft", os.path.basename(path)) not in names:
                     os.remove(path)
             super().run()
 
@@ -146,4 +139,8 @@ def commands() -> dict:
     return {"build_ext": Build}
 
 
-setup(ext_modules=extensions(), cmdclass=commands())
+setup(
+    ext_modules=extensions(),
+    cmdclass=commands(),
+    options={"bdist_wheel": {"py_limited_api": "cp310"}},
+)

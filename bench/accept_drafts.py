@@ -12,7 +12,7 @@ from .. import Sampling, ops
 from ..roofline import costs
 from ..roofline.costs import Cost
 from .case import Implementation, Prepared, backends, compiled
-from .truncation import sampling, truncated
+from .truncation import allowed, sampling, truncated, truncates, words
 
 VOCAB, K = 262272, 16
 
@@ -31,7 +31,10 @@ def cases(quick: bool) -> list[dict[str, Any]]:
         dict(B=8, rule="token", accepted=5, top_k=50),
         dict(B=1, rule="token", accepted=5, top_p=0.9),
         dict(B=8, rule="token", accepted=5, top_p=0.9),
+        dict(B=8, rule="token", accepted=5, min_p=0.05),
         dict(B=8, rule="token", accepted=5, top_k=50, top_p=0.9),
+        dict(B=8, rule="token", accepted=5, top_k=50, top_p=0.9, min_p=0.05),
+        dict(B=8, rule="token", accepted=5, allowed=0.5),
         dict(B=1, rule="block", accepted=5, top_k=50, top_p=0.9),
     ]
 
@@ -52,6 +55,7 @@ class Inputs:
     kept_draft: torch.Tensor  # the draft logits after truncation, which peers are given
     winner: torch.Tensor  # the id that the draw yields
     sampling: Sampling
+    mask: torch.Tensor | None  # bool, what target rows allow
     lengths: torch.Tensor
     seed: torch.Tensor
     position: torch.Tensor
@@ -64,7 +68,7 @@ def inputs(parameters: dict[str, Any], dtype: torch.dtype, device: str) -> Input
     draft = target[:, :K].clone()
     tokens = torch.randint(VOCAB // 2, (B, K), generator=generator).int().to(device)
     chosen = sampling(parameters, device)
-    if chosen.top_k is not None or chosen.top_p is not None:
+    if truncates(parameters):
         tokens = draft.argmax(-1).int()  # a draft that truncation keeps
     winner = VOCAB // 2 + torch.randint(VOCAB // 2, (B,), generator=generator).to(device)
     request = torch.arange(B, device=device)
@@ -79,15 +83,18 @@ def inputs(parameters: dict[str, Any], dtype: torch.dtype, device: str) -> Input
         draft, lengths, seed=request, position=position, drafter_sampling=chosen
     )
     kept = truncated(draft, parameters)
+    needed = torch.cat([tokens.long(), tokens[:, :1].long()], 1)[..., None]
+    needed = torch.cat([needed, winner[:, None, None].expand(-1, K + 1, 1)], -1)
     return Inputs(
         target,
         tokens,
         draft,
         draft_lse,
-        draft_lse.sum(-1).float(),
+        draft_lse[..., :2].sum(-1).float(),
         kept,
         winner,
         chosen,
+        allowed(parameters, target, needed),
         lengths,
         request,
         position,
@@ -135,7 +142,8 @@ def lazy(data: Inputs, parameters: dict[str, Any]):
     for request in range(len(data.target)):
         count = 0
         while True:
-            p = truncated(data.target[request, count], parameters).float().softmax(-1)
+            mask = None if data.mask is None else data.mask[request, count]
+            p = truncated(data.target[request, count], parameters, mask).float().softmax(-1)
             if count == K:
                 break
             x = data.tokens[request, count].long()
@@ -154,7 +162,7 @@ def transformers(data: Inputs, parameters: dict[str, Any]):
     from transformers.generation.utils import _speculative_sampling
 
     def run():
-        kept = truncated(data.target, parameters)
+        kept = truncated(data.target, parameters, data.mask)
         counts, picks = [], []
         for request in range(len(kept)):  # _speculative_sampling takes one sequence
             one = slice(request, request + 1)
@@ -173,10 +181,10 @@ def peers(data: Inputs, parameters: dict[str, Any]) -> list[Implementation]:
     its drafter has truncated."""
 
     def eager_all():
-        return eager(truncated(data.target, parameters), data.tokens, data.kept_draft)
+        return eager(truncated(data.target, parameters, data.mask), data.tokens, data.kept_draft)
 
     def inverse_all(target, tokens, draft, lse):
-        return inverse_cdf(truncated(target, parameters), tokens, draft, lse)
+        return inverse_cdf(truncated(target, parameters, data.mask), tokens, draft, lse)
 
     given = (data.target, data.tokens, data.kept_draft, data.normaliser)
     return [
@@ -190,6 +198,7 @@ def peers(data: Inputs, parameters: dict[str, Any]) -> list[Implementation]:
 def build(parameters: dict[str, Any], dtype: torch.dtype, device: str) -> Prepared:
     data = inputs(parameters, dtype, device)
     branch = torch.ones(parameters["B"], 1, dtype=torch.int32, device=device)
+    bits = words(data.mask)
 
     def ours(backend: str) -> tuple[torch.Tensor, torch.Tensor]:
         verdict = ops.accept_drafts(
@@ -204,6 +213,7 @@ def build(parameters: dict[str, Any], dtype: torch.dtype, device: str) -> Prepar
             target_sampling=data.sampling,
             draft_logits=data.draft,
             draft_lse=data.draft_lse,
+            allowed=bits,
             backend=backend,
         )
         return verdict.accepted, verdict.next_token

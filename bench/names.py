@@ -5,6 +5,7 @@ Imports nothing, so that the command line knows them without torch."""
 OPS: dict[str, str | None] = {
     "block_attention": "attention",
     "cca_qkv": "cca",
+    "rope_qkv": None,
     "zaya_router": None,
     "moe_dispatch": None,
     "fused_moe": "moe",

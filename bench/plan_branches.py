@@ -26,14 +26,14 @@ def cost(parameters: dict[str, Any], itemsize: int) -> Cost:
     """Reads probabilities and writes branches; a sum and a maximum for each interval of levels and
     each branch."""
     B, P = parameters["B"], parameters["P"]
-    moved = itemsize * (B * K + MASKS) + 4 * B * (1 + P)
+    moved = itemsize * (B * K + K * MASKS) + 4 * B * (1 + P)
     return Cost(0, 0, moved, 2 * B * P * LEVELS * (LEVELS + 1) / 2)
 
 
 @dataclass(frozen=True)
 class Inputs:
     accept: torch.Tensor
-    offset_accept: torch.Tensor
+    mask_accept: torch.Tensor
     draft_len: torch.Tensor
     proposals: int
 
@@ -46,8 +46,8 @@ class Inputs:
     def gains(self) -> torch.Tensor:
         """[LEVELS]: the expected drafts accepted in the next pass, by how many levels the branch is
         below the level on which this pass ends."""
-        offset = self.offset_accept.double()
-        return torch.stack([offset[s + 1 :][:K].cumprod(0).sum() for s in range(LEVELS)])
+        chances = [self.mask_accept.double().diagonal(s + 1) for s in range(LEVELS)]
+        return torch.stack([chance.cumprod(0).sum() for chance in chances])
 
     def value(self, branch: torch.Tensor) -> torch.Tensor:
         """[B]: the value of branches [B,P]."""
@@ -110,13 +110,13 @@ def build(parameters: dict[str, Any], dtype: torch.dtype, device: str) -> Prepar
     B, P = parameters["B"], parameters["P"]
     generator = torch.Generator().manual_seed(0)
     accept = (0.5 + 0.5 * torch.rand(B, K, generator=generator)).to(dtype).to(device)
-    offset_accept = torch.linspace(1, 0.5, MASKS).to(dtype).to(device)
+    mask_accept = torch.linspace(1, 0.5, MASKS).expand(K, -1).to(dtype).to(device)
     draft_len = torch.full((B,), K, dtype=torch.int32, device=device)
-    data = Inputs(accept, offset_accept, draft_len, P)
+    data = Inputs(accept, mask_accept, draft_len, P)
     expected = data.value(exhaustive(data)())
 
     def ours(backend: str) -> torch.Tensor:
-        return ops.plan_branches(accept, offset_accept, P, draft_len, backend=backend)
+        return ops.plan_branches(accept, mask_accept, P, draft_len, backend=backend)
 
     def check(branch: torch.Tensor, slack: float) -> None:
         branch = branch.to(device)

@@ -11,7 +11,7 @@ from .. import ops
 from ..roofline import costs
 from ..roofline.costs import Cost
 from .case import Implementation, Prepared, backends, compiled
-from .truncation import sampling, truncated
+from .truncation import allowed, sampling, truncated, truncates, words
 
 VOCAB = 262272
 Output = tuple[torch.Tensor, torch.Tensor]
@@ -25,8 +25,11 @@ def cases(quick: bool) -> list[dict[str, Any]]:
         dict(B=8, K=16, top_k=50),
         dict(B=1, K=16, top_p=0.9),
         dict(B=8, K=16, top_p=0.9),
+        dict(B=8, K=16, min_p=0.05),
         dict(B=1, K=16, top_k=50, top_p=0.9),
         dict(B=8, K=16, top_k=50, top_p=0.9),
+        dict(B=8, K=16, top_k=50, top_p=0.9, min_p=0.05),
+        dict(B=8, K=16, allowed=0.5),
     ]
 
 
@@ -57,9 +60,11 @@ def gumbel(logits: torch.Tensor) -> Output:
     return (wide - noise).argmax(-1), wide.logsumexp(-1)
 
 
-def peers(logits: torch.Tensor, parameters: dict[str, Any]) -> list[Implementation]:
+def peers(
+    logits: torch.Tensor, parameters: dict[str, Any], mask: torch.Tensor | None
+) -> list[Implementation]:
     def of_kept(draw: Callable[[torch.Tensor], Output]) -> Callable[[torch.Tensor], Output]:
-        return lambda logits: draw(truncated(logits, parameters))
+        return lambda logits: draw(truncated(logits, parameters, mask))
 
     return [
         Implementation("eager softmax", lambda: lambda: of_kept(eager)(logits)),
@@ -69,11 +74,14 @@ def peers(logits: torch.Tensor, parameters: dict[str, Any]) -> list[Implementati
 
 
 def checker(
-    logits: torch.Tensor, winner: torch.Tensor | None, parameters: dict[str, Any]
+    logits: torch.Tensor,
+    winner: torch.Tensor | None,
+    parameters: dict[str, Any],
+    mask: torch.Tensor | None,
 ) -> Callable[[Output, float], None]:
     """The token must be the winner or, without one, at least as likely as the least likely kept id.
     (Implementations may keep any of equal logits.)"""
-    kept = truncated(logits.double(), parameters)
+    kept = truncated(logits.double(), parameters, mask)
     least = kept.masked_fill(kept == -torch.inf, torch.inf).amin(-1).cpu()
     expected = kept.logsumexp(-1).cpu()
     logits = logits.cpu()
@@ -87,7 +95,7 @@ def checker(
         drawn = logits.gather(-1, tokens.long()[..., None])[..., 0].double()
         assert (drawn >= least).all(), f"draft_tokens: {tokens.tolist()} are not all kept"
         if normaliser.dim() == 3:  # blockdraft's two numbers, at temperature 1
-            normaliser = normaliser.sum(-1)
+            normaliser = normaliser[..., :2].sum(-1)
         error = (normaliser - expected).abs().max().item()
         assert error < 1e-4, f"draft_lse: error {error:.1e}, expected less than 1e-4"
 
@@ -100,9 +108,12 @@ def build(parameters: dict[str, Any], dtype: torch.dtype, device: str) -> Prepar
     logits = (2 * torch.randn(B, K, VOCAB, generator=generator)).to(dtype).to(device)
     chosen = sampling(parameters, device)
     winner = None
-    if chosen.top_k is None and chosen.top_p is None:
+    if not truncates(parameters):
         winner = torch.randint(VOCAB, (B, K), generator=generator).to(device)
         logits.scatter_(2, winner[..., None], 60.0)
+    needed = torch.zeros(B, K, 1, dtype=torch.int64, device=device)
+    mask = allowed(parameters, logits, needed if winner is None else winner[..., None])
+    bits = words(mask)
     lengths = torch.full((B,), K, dtype=torch.int32, device=device)
     position = torch.zeros(B, dtype=torch.int32, device=device)
     seed = torch.arange(B, device=device)
@@ -114,8 +125,9 @@ def build(parameters: dict[str, Any], dtype: torch.dtype, device: str) -> Prepar
             seed=seed,
             position=position,
             drafter_sampling=chosen,
+            allowed=bits,
             backend=backend,
         )
 
-    implementations = backends("sample_drafts", ours) + peers(logits, parameters)
-    return Prepared(implementations, checker(logits, winner, parameters))
+    implementations = backends("sample_drafts", ours) + peers(logits, parameters, mask)
+    return Prepared(implementations, checker(logits, winner, parameters, mask))

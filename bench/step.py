@@ -84,7 +84,7 @@ def prepared(model: ZayaModel, layout: BlockLayout, size: int, context: int, roo
 
 def measure(batch: Batch, context: int, passes: int) -> tuple[list[float], dict[str, float]]:
     """Seconds of each pass, and those of each op in the median one."""
-    state, layout = batch.state, batch.decoder.layout
+    state, layout = batch.stage.state, batch.stage.layout
     found: list[tuple[float, Counter[str]]] = []
     for _ in range(passes + 1):
         state.prefix_lens.fill_(context)
@@ -100,20 +100,27 @@ def measure(batch: Batch, context: int, passes: int) -> tuple[list[float], dict[
     return [each for each, _ in found], {**by_op, GLUE: total - sum(by_op.values())}
 
 
-def limit_ms(
-    model: ZayaModel, layout: BlockLayout, size: int, context: int, dtype: str, ceilings
-) -> dict[str, float]:
-    work = Workload(
-        model.config,
+def workload(
+    config: ZayaConfig, layout: BlockLayout, size: int, context: int, dtype: str
+) -> Workload:
+    """A pass, as the roofline takes it."""
+    return Workload(
+        config,
         batch=size,
         context_tokens=context,
         verify_rows=layout.V,
         mask_rows=layout.M,
         branches=spread(layout.P, layout.V),
-        dtype=SHORT[dtype],
-        kv_dtype=SHORT[dtype],
+        dtype=dtype,
+        kv_dtype=dtype,
         accepted=0,
     )
+
+
+def limit_ms(
+    model: ZayaModel, layout: BlockLayout, size: int, context: int, dtype: str, ceilings
+) -> dict[str, float]:
+    work = workload(model.config, layout, size, context, SHORT[dtype])
     found: Counter[str] = Counter()
     for op in pass_ops(work):
         found[op.op] += ceilings.milliseconds(op.cost, dtype)

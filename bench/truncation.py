@@ -1,4 +1,5 @@
-"""Truncated logits for the peers: ids that top-k or top-p leaves out are -inf."""
+"""What a case asks of sampling, and the same for the peers: ids that are not allowed, or that
+min-p, top-k or top-p leaves out, are -inf."""
 
 from typing import Any
 
@@ -8,7 +9,7 @@ from .. import Sampling
 
 
 def sampling(parameters: dict[str, Any], device: str) -> Sampling:
-    """Temperature 1 for every request, with the case's top_k and top_p."""
+    """Temperature 1 for every request, with the case's top_k, top_p and min_p."""
 
     def each(name: str, dtype: torch.dtype) -> torch.Tensor | None:
         if name not in parameters:
@@ -16,12 +17,49 @@ def sampling(parameters: dict[str, Any], device: str) -> Sampling:
         return torch.full((parameters["B"],), parameters[name], dtype=dtype, device=device)
 
     ones = torch.ones(parameters["B"], device=device)
-    return Sampling(ones, each("top_k", torch.int32), each("top_p", torch.float32))
+    shares = each("top_p", torch.float32), each("min_p", torch.float32)
+    return Sampling(ones, each("top_k", torch.int32), *shares)
 
 
-def truncated(logits: torch.Tensor, parameters: dict[str, Any]) -> torch.Tensor:
-    """Top-k, then top-p of what top-k kept, along the last dimension; the same logits if the case
-    has neither."""
+def truncates(parameters: dict[str, Any]) -> bool:
+    return any(name in parameters for name in ("top_k", "top_p", "min_p"))
+
+
+def allowed(
+    parameters: dict[str, Any], logits: torch.Tensor, keep: torch.Tensor
+) -> torch.Tensor | None:
+    """bool, of the logits' shape: a random share of the ids, and those of `keep` [...,n]; None if
+    the case allows all."""
+    if "allowed" not in parameters:
+        return None
+    generator = torch.Generator(logits.device).manual_seed(1)
+    some = torch.rand(logits.shape[-1], generator=generator, device=logits.device)
+    mask = (some < parameters["allowed"]).expand(logits.shape).clone()
+    return mask.scatter_(-1, keep, True)
+
+
+def words(mask: torch.Tensor | None) -> torch.Tensor | None:
+    """The mask as the ops take it: int32, 32 ids a word."""
+    if mask is None:
+        return None
+    padded = torch.nn.functional.pad(mask, (0, -mask.shape[-1] % 32)).unflatten(-1, (-1, 32))
+    out = torch.zeros(padded.shape[:-1], dtype=torch.int32, device=mask.device)
+    for place in range(32):
+        out |= padded[..., place].int() << place
+    return out
+
+
+def truncated(
+    logits: torch.Tensor, parameters: dict[str, Any], mask: torch.Tensor | None = None
+) -> torch.Tensor:
+    """The logits of what is allowed and kept by min-p, then top-k, then top-p, along the last
+    dimension; the same logits if the case has none of them."""
+    if mask is not None:
+        logits = logits.masked_fill(~mask, -torch.inf)
+    if "min_p" in parameters:
+        p = logits.to(torch.promote_types(logits.dtype, torch.float32)).softmax(-1)
+        left_out = p < parameters["min_p"] * p.amax(-1, keepdim=True)
+        logits = logits.masked_fill(left_out, -torch.inf)
     if "top_k" in parameters:
         values, indices = logits.topk(parameters["top_k"], -1)
         logits = torch.full_like(logits, -torch.inf).scatter_(-1, indices, values)

@@ -1,5 +1,5 @@
-// Importing this module registers the C++ kernels under the schemas of blockdraft.registry. Its
-// attributes (devices, signatures, sizes) let blockdraft.ops check that both sides agree.
+// The extension module. Its attributes (devices, sizes, and signatures, once the kernels are
+// registered) let blockdraft.ops check that both sides agree.
 #include <Python.h>
 
 #include "ops/cca_qkv/params.h"
@@ -49,7 +49,28 @@ static PyObject* last_recorded(PyObject*, PyObject*) {
   return PyBytes_FromStringAndSize(recorded.data(), Py_ssize_t(recorded.size()));
 }
 
+// register(namespace): from now on torch has the kernels there, under the schemas of
+// blockdraft.registry.
+static PyObject* register_in(PyObject* module, PyObject* name) {
+  const char* space = PyUnicode_AsUTF8AndSize(name, nullptr);
+  if (!space) return nullptr;
+  // they stay as long as the process does
+  register_ops(*new Library(Library::Kind::IMPL, space, "CPU", __FILE__, __LINE__));
+#ifdef BLOCKDRAFT_HIP
+  register_ops(*new Library(Library::Kind::IMPL, space, "CUDA", __FILE__, __LINE__));
+#endif
+  PyObject* all = PyDict_New();
+  for (const auto& [op, arguments] : signatures()) {
+    PyObject* text = PyUnicode_FromString(arguments.c_str());
+    PyDict_SetItemString(all, op.c_str(), text);
+    Py_DECREF(text);
+  }
+  if (PyModule_AddObject(module, "signatures", all) < 0) return nullptr;
+  Py_RETURN_NONE;
+}
+
 static PyMethodDef methods[] = {
+    {"register", register_in, METH_O, "Register the kernels in a namespace of torch.ops."},
     {"record", record, METH_O, "Set whether launches store their parameters instead of running."},
     {"recorded", last_recorded, METH_NOARGS,
      "The parameters of the last recorded launch; empty if there was none."},
@@ -66,28 +87,15 @@ static void describe(PyObject* module) {
   PyModule_AddIntConstant(module, "shortlist_doubles", kShortlistRoom / 2);
   PyModule_AddIntConstant(module, "router_floats", kRouterFloats);
   PyModule_AddIntConstant(module, "cca_bytes", kCcaBytes);
-  PyObject* all = PyDict_New();
-  for (const auto& [op, arguments] : signatures()) {
-    PyObject* text = PyUnicode_FromString(arguments.c_str());
-    PyDict_SetItemString(all, op.c_str(), text);
-    Py_DECREF(text);
-  }
-  PyModule_AddObject(module, "signatures", all);
 }
 
 }  // namespace blockdraft
 
 // The additional level of macros expands the arguments before # and ## apply.
-#define BLOCKDRAFT_IMPL(name, device) STABLE_TORCH_LIBRARY_IMPL(name, device, library)
 #define BLOCKDRAFT_JOIN(a, b) a##b
 #define BLOCKDRAFT_INIT(module) BLOCKDRAFT_JOIN(PyInit_, module)
 #define BLOCKDRAFT_TEXT(x) #x
 #define BLOCKDRAFT_NAME(module) BLOCKDRAFT_TEXT(module)
-
-BLOCKDRAFT_IMPL(BLOCKDRAFT_NAMESPACE, CPU) { blockdraft::register_ops(library); }
-#ifdef BLOCKDRAFT_HIP
-BLOCKDRAFT_IMPL(BLOCKDRAFT_NAMESPACE, CUDA) { blockdraft::register_ops(library); }
-#endif
 
 extern "C" PyObject* BLOCKDRAFT_INIT(BLOCKDRAFT_MODULE)() {
   static PyModuleDef definition = {PyModuleDef_HEAD_INIT, BLOCKDRAFT_NAME(BLOCKDRAFT_MODULE),

@@ -4,6 +4,7 @@ same for every request (`Acceptance`), or of several kinds of requests (`Mixture
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
+from typing import Any
 
 # Zyphra's lossless figure with its number of drafts, and the default of every command
 MEAN_TOKENS = 4.6
@@ -23,14 +24,16 @@ class Acceptance:
     offsets    [M]: a factor by the mask row that the draft was drawn from
 
     A pass whose drafts come from shift s accepts draft i with probability
-    `drafts[i] * offsets[s + 1 + i]`. With all `drafts` 1 the `offsets` are what `plan_branches`
-    calls `offset_accept`; with all `offsets` 1 a shift only shortens the draft.
+    `drafts[i] * offsets[s + 1 + i]`; with all `offsets` 1 a shift only shortens the draft.
 
+    pairs      [K][M]: the probability of draft i from mask m, where that was counted, in place of
+               the product; `plan_branches` calls it `mask_accept`
     text       what is assumed, as it is printed
     """
 
     drafts: tuple[float, ...]
     offsets: tuple[float, ...]
+    pairs: tuple[tuple[float, ...], ...] = ()
     text: str = field(default="", compare=False)
 
     def __post_init__(self) -> None:
@@ -50,8 +53,12 @@ class Acceptance:
 
     def resized(self, drafts: int, mask_rows: int) -> "Acceptance":
         """For K and M of other sizes. Beyond what is known, the last value holds."""
+        pairs = tuple(_sized(row, mask_rows) for row in self.pairs)
         return replace(
-            self, drafts=_sized(self.drafts, drafts), offsets=_sized(self.offsets, mask_rows)
+            self,
+            drafts=_sized(self.drafts, drafts),
+            offsets=_sized(self.offsets, mask_rows),
+            pairs=_sized(pairs, drafts) if pairs else (),
         )
 
     def draft_len(self, shift: int) -> int:
@@ -63,7 +70,8 @@ class Acceptance:
         reached = 1.0
         found = []
         for i in range(self.draft_len(shift)):
-            p = self.drafts[i] * self.offsets[shift + 1 + i]
+            mask = shift + 1 + i
+            p = self.pairs[i][mask] if self.pairs else self.drafts[i] * self.offsets[mask]
             found.append(reached * (1 - p))
             reached *= p
         return [*found, reached]
@@ -99,7 +107,14 @@ class Mixture:
         return replace(self, parts=tuple(parts))
 
 
-def _sized(values: tuple[float, ...], count: int) -> tuple[float, ...]:
+def counted(pairs: Sequence[Sequence[float]]) -> Acceptance:
+    """pairs [K][M]: the probability of draft i from mask m, given that those before it are
+    accepted."""
+    rows = tuple(map(tuple, pairs))
+    return Acceptance((1.0,) * len(rows), (1.0,) * len(rows[0]), rows, "as counted")
+
+
+def _sized(values: tuple[Any, ...], count: int) -> tuple[Any, ...]:
     """Cut, or continued by the last value."""
     last = values[-1:] or (1.0,)
     return (values + last * max(0, count - len(values)))[:count]

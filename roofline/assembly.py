@@ -14,6 +14,7 @@ from .instructions import (
     loads_16_bytes,
     mfma_cycles,
     mfma_unconfirmed,
+    misexecuted,
 )
 from .loops import hot_loop
 
@@ -35,6 +36,7 @@ class KernelReport:
     vgpr, agpr, sgpr    registers
     lds, scratch        bytes
     waves_per_simd      occupancy; limited_by: what limits it
+    misexecuted         instructions that the silicon executes wrongly: instructions.misexecuted
     loop_*              instructions of one iteration of the hot loop by class, each counted once,
                         in branches and loops within it as well; all 0 without a loop
     loop_mfma_cycles    of the matrix unit, for one wave; None where a shape's cycles are not known
@@ -57,6 +59,7 @@ class KernelReport:
     threads: int
     waves_per_simd: int
     limited_by: str
+    misexecuted: int
     loop_instructions: int
     loop_mfma: int
     loop_valu: int
@@ -105,6 +108,7 @@ def _kernel(entry: dict[str, str], text: str, arch: str, dynamic_lds: int) -> Ke
     lds = int(entry["group_segment_fixed_size"]) + dynamic_lds
     threads = int(entry["max_flat_workgroup_size"])
     waves, limit = occupancy(registers, lds, threads, arch)
+    code = instructions(name, text)
     return KernelReport(
         kernel=short_name(name),
         symbol=name,
@@ -119,21 +123,35 @@ def _kernel(entry: dict[str, str], text: str, arch: str, dynamic_lds: int) -> Ke
         threads=threads,
         waves_per_simd=waves,
         limited_by=limit,
-        **_loop_figures(hot_loop(_instructions(name, text)), arch, waves),
+        misexecuted=sum(misexecuted(op, arch) for op in code),
+        **_loop_figures(hot_loop(code), arch, waves),
     )
 
 
-def _instructions(name: str, text: str) -> list[str]:
-    """Instructions of a kernel and labels, without comments and directives."""
+class Instruction(str):
+    """An instruction or a label. position: where in the sources, if the compiler has told."""
+
+    position = ""
+
+
+def instructions(name: str, text: str) -> list[Instruction]:
+    """Of a kernel, with its labels, without comments and directives."""
     start = re.search(rf"^{re.escape(name)}:.*\n", text, re.M)
     if not start:
         return []
     end = re.compile(r"^\s*\.section\s+\.rodata|^\.Lfunc_end", re.M).search(text, start.end())
     if not end:
         return []
-    body = text[start.end() : end.start()]
-    lines = (line.split(";")[0].strip() for line in body.splitlines())
-    return [line for line in lines if line and (line.endswith(":") or not line.startswith("."))]
+    found = []
+    position = ""
+    for line in text[start.end() : end.start()].splitlines():
+        code, _, comment = (part.strip() for part in line.partition(";"))
+        if code.startswith(".loc"):
+            position = comment
+        elif code and (code.endswith(":") or not code.startswith(".")):
+            found.append(Instruction(code))
+            found[-1].position = position
+    return found
 
 
 def _loop_figures(loop: list[str], arch: str, waves: int) -> dict:

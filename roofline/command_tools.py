@@ -1,6 +1,6 @@
-"""`blockdraft roofline plot`, `isa` and `check`."""
+"""`blockdraft roofline plot` and `check`."""
 
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 
 import click
@@ -8,64 +8,11 @@ import click
 from ..bench.names import OPS, stem
 from . import calibrate_tables, canvas, plots, tool_tables
 from . import check as checking
-from . import isa as compiler
 from . import whole_pass as whole
-from .assembly import ARCHES
 from .devices import load
 from .options import acceptance_options, workload_options
 from .output import output_options, progress
 from .setting import drafting_branches, prepare
-
-
-@click.command()
-@click.argument("sources", nargs=-1, type=click.Path(exists=True, dir_okay=False, path_type=Path))
-@click.option(
-    "--arch",
-    type=click.Choice(list(ARCHES)),
-    multiple=True,
-    help="May be repeated.  [default: both]",
-)
-@click.option(
-    "--kind", type=click.Choice(["all", "hip", "triton"]), default="all", show_default=True
-)
-@click.option("--flag", multiple=True, help="For clang, such as -DNAME=1; may be repeated.")
-@output_options
-def isa(
-    sources: tuple[Path, ...], arch: tuple[str, ...], kind: str, flag: tuple[str, ...]
-) -> tuple:
-    """Registers, LDS, spills, occupancy and hot loop of HIP files SOURCES, or of all the project's
-    HIP and Triton kernels."""
-    targets = arch or tuple(ARCHES)
-    files = list(sources)
-    if not sources and kind != "triton":
-        files = compiler.hip_sources()
-    kernels = []
-    if not sources and kind != "hip":
-        kernels = [(target, *k) for target in targets for k in compiler.triton_compilations(target)]
-    rows = []
-    with progress(len(targets) * len(files) + len(kernels)) as begin:
-        for target in targets:
-            for source in files:
-                name = compiler.source_name(source)
-                begin(f"{name} {target}")
-                for report in compiler.compile_hip(source, target, flag):
-                    rows.append({"source": name, **asdict(report)})
-        for target, name, fn, types, constexprs, options in kernels:
-            begin(f"{name} {target}")
-            report = compiler.compile_triton(fn, types, constexprs, target, options)
-            module = fn.__module__.rsplit(".", 1)[-1]
-            rows.append({"source": f"{module}.py", **asdict(replace(report, kernel=name))})
-    if not rows:
-        raise ValueError(
-            f"isa: expected .hip files as arguments, or kernels in {compiler.OPS}/*/hip.hip "
-            "and triton_kernels/, got none"
-        )
-
-    def show() -> None:
-        tool_tables.kernels(rows)
-        tool_tables.hot_loops(rows)
-
-    return rows, show
 
 
 @click.command()

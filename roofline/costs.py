@@ -96,6 +96,21 @@ def residual_norm(rows: float, hidden: int, itemsize: float) -> Cost:
     )
 
 
+def rope_qkv(rows: int, heads: int, kv_heads: int, head_dim: int, itemsize: float) -> Cost:
+    """Rotation of all channels of queries and keys; k and v go to their pages too."""
+    inputs = rows * (heads + 2 * kv_heads) * head_dim
+    stored = rows * 2 * kv_heads * head_dim
+    moved = (2 * inputs + stored) * itemsize + 4 * rows * head_dim
+    return Cost(
+        flops=0,
+        exps=0,
+        bytes=moved,
+        vector_flops=3 * rows * (heads + kv_heads) * head_dim,
+        l2_bytes=moved,
+        activations=moved,
+    )
+
+
 def block_attention(
     prefix: int,
     verify_rows: int,

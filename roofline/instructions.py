@@ -31,6 +31,8 @@ _TRANSCENDENTAL = re.compile(r"v_(exp|log|rcp|rsq|sqrt|sin|cos)_")
 _WIDE_LOAD = re.compile(r"(global|buffer|flat)_load_(lds_)?dwordx4\b")
 _MFMA = re.compile(r"v_mfma_(?:scale_)?f32_(\d+x\d+x\d+)_?(f32|bf16|f16|fp8|bf8|f8f6f4)")
 
+_MISEXECUTED = re.compile(r"v_pk_fma_f32\b.*\bop_sel:\[0,1,0\]")
+
 # Cycles that one SIMD's matrix unit spends on an instruction, by shape and bits of the operands,
 # from AMD's matrix instruction calculator; those of f8f6f4 are derived
 MFMA_CYCLES = {
@@ -78,6 +80,12 @@ def classify(instruction: str) -> str:
 
 def loads_16_bytes(instruction: str) -> bool:
     return bool(_WIDE_LOAD.match(instruction))
+
+
+def misexecuted(instruction: str, arch: str) -> bool:
+    """gfx950 gives wrong results for a v_pk_fma_f32 whose first result takes the high half of the
+    second operand and the low ones of the others (rocMLIR issue 2459)."""
+    return arch == "gfx950" and bool(_MISEXECUTED.match(instruction))
 
 
 def mfma_cycles(instruction: str, arch: str) -> int | None:

@@ -77,14 +77,11 @@ def compile_hip(source: str | Path, arch: str, flags: Sequence[str] = ()) -> lis
     return parse(hip_assembly(source, arch, flags), arch)
 
 
-def compile_triton(
-    fn: Callable,
-    types: dict,
-    constexprs: dict,
-    arch: str,
-    options: dict | None = None,
-) -> KernelReport:
-    """One compilation of a Triton kernel; arguments as those of `triton_kernels.offline.build`."""
+def triton_assembly(
+    arch: str, fn: Callable, types: dict, constexprs: dict, options: dict | None = None
+) -> tuple[str, int]:
+    """One compilation of a Triton kernel, and the bytes of LDS that it is launched with; arguments
+    as those of `triton_kernels.offline.build`."""
     check_arch(arch)
     try:
         from ..triton_kernels import offline
@@ -94,7 +91,15 @@ def compile_triton(
             f"pip install 'blockdraft[isa]' ({error})"
         ) from error
     built = offline.build(arch, fn, types, constexprs, options)
-    return parse(built.asm["amdgcn"], arch, built.metadata.shared)[0]
+    return built.asm["amdgcn"], built.metadata.shared
+
+
+def compile_triton(
+    fn: Callable, types: dict, constexprs: dict, arch: str, options: dict | None = None
+) -> KernelReport:
+    """The report of `triton_assembly`."""
+    text, lds = triton_assembly(arch, fn, types, constexprs, options)
+    return parse(text, arch, lds)[0]
 
 
 def triton_compilations(arch: str) -> Iterator[tuple]:

@@ -6,8 +6,8 @@ from .instructions import classify
 def hot_loop(lines: list[str]) -> list[str]:
     """Instructions of the innermost loop with most MFMAs; of the innermost with most instructions
     where there is no MFMA. lines: instructions, and labels that end with a colon."""
-    blocks, edges = _basic_blocks(lines)
-    loops = _loops(edges)
+    blocks, edges = basic_blocks(lines)
+    loops = natural_loops(edges).values()
 
     def instructions(loop: set[int]) -> list[str]:
         return [op for i in sorted(loop) for op in blocks[i]]
@@ -16,12 +16,12 @@ def hot_loop(lines: list[str]) -> list[str]:
         ops = instructions(loop)
         return sum(classify(op) == "mfma" for op in ops), len(ops)
 
-    useful = [loop for loop in loops if weight(loop)[0]] or loops
+    useful = [loop for loop in loops if weight(loop)[0]] or list(loops)
     innermost = [loop for loop in useful if not any(other < loop for other in useful)]
     return instructions(max(innermost, key=weight)) if innermost else []
 
 
-def _basic_blocks(lines: list[str]) -> tuple[list[list[str]], list[set[int]]]:
+def basic_blocks(lines: list[str]) -> tuple[list[list[str]], list[set[int]]]:
     """Basic blocks, and the successors of each."""
     blocks = [[]]
     block_of_label = {}
@@ -50,8 +50,8 @@ def _successors(i: int, blocks: list[list[str]], block_of_label: dict[str, int])
     return found
 
 
-def _loops(edges: list[set[int]]) -> list[set[int]]:
-    """Natural loops: for each header, the basic blocks that reach a back edge to it."""
+def natural_loops(edges: list[set[int]]) -> dict[int, set[int]]:
+    """For each header, the basic blocks that reach a back edge to it."""
     before = [{i for i, after in enumerate(edges) if j in after} for j in range(len(edges))]
     dominators = _dominators(before)
     loops = {}
@@ -64,7 +64,7 @@ def _loops(edges: list[set[int]]) -> list[set[int]]:
                 if block not in body:
                     body.add(block)
                     pending += before[block]
-    return list(loops.values())
+    return loops
 
 
 def _dominators(before: list[set[int]]) -> list[set[int]]:

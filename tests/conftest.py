@@ -2,6 +2,7 @@
 
 import importlib.util
 import shlex
+import shutil
 import sys
 from pathlib import Path
 
@@ -10,12 +11,14 @@ import pytest
 import torch
 
 from blockdraft import env, ops  # noqa: F401  (ops registers)
+from blockdraft.roofline import isa, verdicts
 
 # Whose Triton kernels multiply
 PRODUCTS = (
     "test_block_attention.py",
     "test_cca_qkv.py",
     "test_fused_moe.py",
+    "test_scaled_experts.py",
     "test_zaya_router.py",
 )
 
@@ -60,9 +63,37 @@ def pytest_addoption(parser):
         help="a tinygrad checkout, whose CDNA emulator runs the HIP kernels",
     )
 
+    parser.addoption(
+        "--verdicts",
+        type=Path,
+        help="file to which to add what the emulator said of each kernel, for `roofline isa`",
+    )
+
 
 def pytest_configure(config):
     harness.FLAGS[:] = shlex.split(config.getoption("--native-flags"))
+    path = config.getoption("--verdicts")
+    if path and path.exists():
+        VERDICTS.tests = verdicts.load(path).tests
+
+
+VERDICTS = verdicts.Verdicts()
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item, call):
+    report = yield
+    emulator = getattr(item, "funcargs", {}).get("emulator")
+    if call.when == "call" and emulator:
+        for arch, kernel, code in emulator.ran:
+            VERDICTS.add(arch, kernel, code, report.passed)
+        emulator.ran.clear()
+    return report
+
+
+def pytest_sessionfinish(session):
+    if path := session.config.getoption("--verdicts"):
+        VERDICTS.save(path)
 
 
 @pytest.fixture(scope="session")
@@ -73,3 +104,29 @@ def emulator(request, tmp_path_factory):
     from emulator import Emulator
 
     return Emulator(checkout, tmp_path_factory.mktemp("clang"))
+
+
+@pytest.fixture(scope="session")
+def hip(emulator, tmp_path_factory):
+    from emulator import HipKernels
+
+    if harness.hip_headers() is None:
+        pytest.skip("needs triton, whose wheel has HIP's headers")
+    return HipKernels(emulator, tmp_path_factory.mktemp("code"))
+
+
+@pytest.fixture
+def planted(hip, tmp_path, monkeypatch):
+    """A function that puts a fault in one place of a copy of csrc, and gives its kernels."""
+    from emulator import HipKernels
+
+    def plant(path: str, right: str, wrong: str):
+        folder = shutil.copytree(isa.CSRC, tmp_path / "csrc")
+        text = (folder / path).read_text()
+        assert text.count(right) == 1, f"the fault's place moved: {right}"
+        (folder / path).write_text(text.replace(right, wrong))
+        monkeypatch.setattr(isa, "CSRC", folder)
+        monkeypatch.setattr(isa, "OPS", folder / "ops")
+        return HipKernels(hip.emulator, tmp_path)
+
+    return plant

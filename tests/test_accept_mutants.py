@@ -12,14 +12,23 @@ from pathlib import Path
 import harness
 import pytest
 import torch
-from laws import Case, accept, breakpoints, distance, expected_law, law_of
+from laws import (
+    Case,
+    accept,
+    breakpoints,
+    constrained,
+    distance,
+    expected_law,
+    kept_law,
+    law_of,
+    masks,
+)
 from sampling import accept_params
 
 from blockdraft import Accepted
 from blockdraft.reference import accept_drafts as reference
 
-# name: (rule, in reference/accept_drafts.py, in csrc/ops/accept_drafts), each a replacement of one
-# place
+# name: (rule, in reference/accept_drafts.py, in csrc/ops), each a replacement of one place
 MUTANTS = {
     "inequality flipped": (
         "token",
@@ -67,7 +76,45 @@ MUTANTS = {
         ("residual = (scale[:, None] * base -", "residual = (base -"),
         ("return {i + 1, verdict.status, carry};", "return {i + 1, verdict.status, 1};"),
     ),
+    "every row's mask is the first one's": (
+        "token",
+        ("disallowed(allowed, vocab)", "disallowed(allowed[:, :1], vocab)"),
+        ("words(params_.allowed, request_, i)", "words(params_.allowed, request_, 0 * i)"),
+    ),
+    "no mask in the bonus row": (
+        "block",
+        (
+            "banned = banned | disallowed(allowed, vocab)",
+            "banned = banned | disallowed(allowed, vocab) & (torch.arange(V) < K)[:, None]",
+        ),
+        (
+            "words(params_.allowed, request_, i)",
+            "words(params_.allowed, request_, i == live_ ? 1 : i)",
+        ),
+    ),
+    "min-p of the sum": (
+        "token",
+        ("*target_sampling)", "*target_sampling[:3], target_sampling.min_p / 3)"),
+        ("log2_double(share)", "log2_double(share * p_.sum)"),
+    ),
+    "min-p only in p": (
+        "token",
+        ("draft_banned, *drafter_sampling)", "draft_banned, *drafter_sampling[:3])"),
+        ("drafter_(params.drafter_sampling.of(request)),", "drafter_{1, 0, 1, 0},"),
+    ),
 }
+
+
+def options_of(name, vocab):
+    """What a mutant's test asks of sampling, and the laws that it then has: (options of accept, the
+    target's and the drafter's distribution after a prefix)."""
+    if name and "mask" in name:
+        return dict(allowed=lambda x: masks(x, x.shape[1] + 1, vocab)), constrained, None
+    if name and "min-p" in name:
+        how = dict(min_p=0.15)
+        kept = lambda logits: lambda prefix: kept_law(logits[prefix], **how)  # noqa: E731
+        return dict(sampling=how), kept, kept
+    return {}, None, None
 
 
 def mutated(text: str, change: tuple[str, str]) -> str:
@@ -96,6 +143,7 @@ def calling(function):
         rule,
         mix,
         uniforms,
+        allowed=None,
     ):
         return function(
             logits,
@@ -106,6 +154,8 @@ def calling(function):
             uniforms,
             target_sampling,
             target_sampling,
+            allowed,
+            None,
             mix,
             draft_logits,
             drafter == "greedy",
@@ -129,8 +179,11 @@ def test_mutants_of_the_reference(name):
     worst = 0.0
     for seed in range(2):
         case = Case(3, 2, seed)
-        law, _ = law_of(case, rule=rule, run=calling(module.accept_drafts))
-        worst = max(worst, distance(law, expected_law(case, 2)))
+        options, of_target, of_drafter = options_of(name, 3)
+        if options:
+            options |= dict(rows=of_target(case.p), drawn=of_drafter and of_drafter(case.q))
+        law, _ = law_of(case, rule=rule, run=calling(module.accept_drafts), **options)
+        worst = max(worst, distance(law, expected_law(case, 2, options.get("rows"))))
     print(f"{name}: the law is off by {worst:.1e}")
     assert worst > 1e-3 if name else worst < 1e-6
 
@@ -145,6 +198,7 @@ def test_mutants_of_the_kernel(name, tmp_path):
     shutil.copytree(harness.ROOT / "csrc", csrc)
     if name:
         headers = [csrc / f"ops/accept_drafts/{stem}.h" for stem in ("rules", "residual", "body")]
+        headers.append(csrc / "ops/sampling/truncate.h")
         (header,) = [header for header in headers if change[0] in header.read_text()]
         header.write_text(mutated(header.read_text(), change))
     library = harness.built(
@@ -167,9 +221,10 @@ def test_mutants_of_the_kernel(name, tmp_path):
         return outputs
 
     x, _, target, draft = Case(6, 2, 3).drafts()
-    rows, uniforms = breakpoints(x, target, draft, 2, 1e-5, rule=rule, backend="reference")
+    how = dict(rule=rule, **options_of(name, 6)[0])
+    rows, uniforms = breakpoints(x, target, draft, 2, 1e-5, backend="reference", **how)
     want, got = (
-        accept(x[rows], target[rows], draft[rows], uniforms, 2, rule=rule, backend=backend, run=run)
+        accept(x[rows], target[rows], draft[rows], uniforms, 2, backend=backend, run=run, **how)
         for backend in ("reference", "kernel")
     )
     wrong = (want.accepted != got.accepted) | (want.next_token != got.next_token)

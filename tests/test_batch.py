@@ -25,6 +25,7 @@ def requests(count, seed=0, longest=40):
             temperature=draw.choice([0.0, 0.7, 1.0]),
             top_k=draw.choice([0, 0, 3]),
             top_p=draw.choice([1.0, 1.0, 0.8]),
+            min_p=draw.choice([0.0, 0.0, 0.1]),
             mix=draw.choice([1.0, 1.0, 0.5]),
             stop=draw.choice([(), (), (2,), (5, 7, 1)]),
         )

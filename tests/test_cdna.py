@@ -3,14 +3,15 @@ emulator where one is given."""
 
 import importlib.util
 import struct
-from functools import cache, partial
+from functools import partial
 
 import cca
 import harness
 import pytest
 import torch
 
-from blockdraft import BlockLayout, MoeWorkspace, ops
+from blockdraft import BlockLayout, ops
+from blockdraft.models.quantize import quantize_fp8, quantize_mxfp4
 from blockdraft.roofline import isa
 from blockdraft.testing import assert_close, poisoned, random_pages, random_rows
 
@@ -18,12 +19,14 @@ pytestmark = pytest.mark.skipif(
     importlib.util.find_spec("ziglang") is None, reason="needs ziglang (a clang for amdgcn)"
 )
 ARCHES = {"gfx942": 64 << 10, "gfx950": 160 << 10}  # bytes of LDS
+# kinds of launches.cpp: bf16 with weights of these
+LOW = {torch.float8_e4m3fn: 3, torch.float8_e4m3fnuz: 4, torch.float4_e2m1fn_x2: 5}
+FP8 = {"gfx942": torch.float8_e4m3fnuz, "gfx950": torch.float8_e4m3fn}
 SAMPLERS = ("accept_drafts", "sample_drafts")  # test_cdna_sampling.py has them
 SOURCES = {isa.source_name(path): path for path in isa.hip_sources()} | {
     "gemm": harness.ROOT / "tests/support/gemm.hip"
 }
-MANGLED = {torch.float32: "f", torch.bfloat16: "NS_4bf16E", torch.float16: "NS_4fp16E"}
-THREADS, COLUMNS = 512, 256  # of a workgroup, csrc/tile/cdna.h
+THREADS = 512  # of a product's workgroup
 
 
 @pytest.mark.parametrize("arch", ARCHES)
@@ -36,28 +39,10 @@ def test_compiles_without_spills(name, arch):
             f"{r.loop_instructions} instructions, {r.instructions_per_mfma or 0:.1f} an MFMA, "
             f"{r.loop_loads_16_bytes} 16-byte loads"
         )
-        assert r.vgpr_spill == r.sgpr_spill == r.scratch == 0 and r.lds <= ARCHES[arch]
+        assert r.vgpr_spill == r.sgpr_spill == r.scratch == r.misexecuted == 0
+        assert r.lds <= ARCHES[arch]
         if "AttentionStepE0" in r.kernel or "gemm" in r.kernel:
             assert r.loop_mfma > 0 and r.loop_loads_16_bytes > 0 and r.waves_per_simd >= 2
-
-
-@pytest.fixture(scope="session")
-def code_objects(tmp_path_factory):
-    from emulator import code_object
-
-    folder = tmp_path_factory.mktemp("code")
-    return cache(lambda name, arch: code_object(SOURCES[name], arch, folder, name))
-
-
-def launch(op, params, code, dtype, emulator, threads, group_columns=0, last=""):
-    """The op's own schedule, each launch in the emulator. `threads` of each step; `last`: what ends
-    the template arguments of the first step's kernel."""
-    for step, groups in harness.schedule(op, params, group_columns):
-        name = f"{op}_kernelI{MANGLED[dtype]}"
-        step_name = {"block_attention": "AttentionStep"}[op]
-        full = f"{name}LNS_{len(step_name)}{step_name}E{step}E" + (last if step == 0 else "E")
-        padded = -(-groups // 8) * 8 if step == 0 else groups
-        emulator.run(code, full, padded, threads[step], params.raw[:-1])
 
 
 @pytest.mark.parametrize("arch", ARCHES)
@@ -71,7 +56,7 @@ def launch(op, params, code, dtype, emulator, threads, group_columns=0, last="")
         (torch.float16, "NS_4fp16E", 128),
     ],
 )
-def test_gemm_in_the_emulator(dtype, mangled, depth, arch, emulator, code_objects):
+def test_gemm_in_the_emulator(dtype, mangled, depth, arch, hip):
     """Every product's values, and the same bits."""
     rows, tokens = 70, [3, -1, 3, 6, 0] * 7
     generator = torch.Generator().manual_seed(depth)
@@ -81,14 +66,15 @@ def test_gemm_in_the_emulator(dtype, mangled, depth, arch, emulator, code_object
     gathered = x.double()[columns.clamp(min=0).long()] * (columns >= 0)[:, None]
     product = gathered @ w.double().T
     found = []
-    kinds = [f"SplitGemmI{mangled}E", f"4GemmI{mangled}Li1E"]
+    again = "f" if dtype == torch.float32 else "S3_"
+    kinds = [f"SplitGemmI{mangled}{again}E", f"4GemmI{mangled}Li1E{again}E"]
     if dtype != torch.float32:
-        kinds.append(f"4GemmI{mangled}Li2E")
+        kinds.append(f"4GemmI{mangled}Li2E{again}E")
     for kind in kinds:
         y = poisoned(len(tokens), rows // 2, dtype=torch.float32)
         pointers = (t.data_ptr() for t in (w, x, columns, bias, y))
         arguments = struct.pack("<QQQQQiii", *pointers, rows, len(tokens), depth)
-        emulator.run(code_objects("gemm", arch), kind, 1, THREADS, arguments)
+        hip.emulator.run(hip.code(SOURCES["gemm"], arch), kind, 1, THREADS, arguments)
         assert_close(y, product[:, ::2] * (product[:, 1::2] + bias))
         found.append(y)
     assert all(torch.equal(found[0], other) for other in found[1:])
@@ -96,7 +82,7 @@ def test_gemm_in_the_emulator(dtype, mangled, depth, arch, emulator, code_object
 
 @pytest.mark.parametrize("arch", ARCHES)
 @pytest.mark.parametrize("unit", [torch.bfloat16, torch.float32, "16 bytes"], ids=str)
-def test_commit_in_the_emulator(unit, arch, emulator, code_objects):
+def test_commit_in_the_emulator(unit, arch, hip):
     dtype, channels = (torch.float32, 24) if unit == "16 bytes" else (unit, 22)
     states = []
     for run in ("mine", "reference"):
@@ -120,8 +106,7 @@ def test_commit_in_the_emulator(unit, arch, emulator, code_objects):
         )
         if run == "mine":
             params = harness.recorded(*harness.captured(ops.commit, *case))
-            name = {torch.bfloat16: "kernelIt", torch.float32: "kernelIj"}.get(unit, "kernelIDv2")
-            emulator.run(code_objects("commit", arch), name, 3, 1024, params.raw[:-1])
+            hip.launch(arch, "commit", params, 16 if unit == "16 bytes" else unit.itemsize)
         else:
             ops.commit(*case, backend="reference")
         states.append((conv_state, late_state, rows.prefix_lens))
@@ -150,7 +135,7 @@ CASES = {  # layout, prefixes, query and KV heads, head dim, page, window, least
 @pytest.mark.parametrize("arch", ARCHES)
 @pytest.mark.parametrize("dtype", harness.TYPES, ids=str)
 @pytest.mark.parametrize("name", CASES)
-def test_block_attention_in_the_emulator(name, dtype, arch, emulator, code_objects):
+def test_block_attention_in_the_emulator(name, dtype, arch, hip):
     layout, prefixes, (query_heads, kv_heads), dim, page, window, chunk = CASES[name]
     generator = torch.Generator().manual_seed(1)
     rows = random_rows(layout, prefixes, generator, 0.5 if "dead" in name else 0.1)
@@ -173,9 +158,7 @@ def test_block_attention_in_the_emulator(name, dtype, arch, emulator, code_objec
     op, args = harness.captured(ops.block_attention, *case, out=out, lse=lse, window=window)
     args = args._replace(workspace=workspace, chunk_keys=chunk, split_chunks=1)
     params = harness.recorded(op, args)
-    code = code_objects("block_attention", arch)
-    threads, last = {0: THREADS, 1: 64}, f"Li{dim}EE"
-    launch("block_attention", params, code, dtype, emulator, threads, COLUMNS, last)
+    hip.launch(arch, "block_attention", params, harness.TYPES[dtype])
     expected, expected_lse = (
         poisoned(*q.shape, dtype=torch.float32),
         poisoned(*q.shape[:2], dtype=torch.float32),
@@ -193,62 +176,104 @@ def test_block_attention_in_the_emulator(name, dtype, arch, emulator, code_objec
     assert_close(lse, expected_lse, dtype, name="lse")
 
 
-def dispatch(experts, num_experts, out, emulator, code_objects, arch):
-    """moe_dispatch's kernel."""
-    params = harness.recorded(*harness.captured(ops.moe_dispatch, experts, num_experts, out=out))
-    code = code_objects("moe_dispatch", arch)
-    emulator.run(code, "moe_dispatch_kernel", 1, 256, params.raw[:-1])
+FAULTS = {  # a file of csrc, what stands there, the fault
+    "missing barrier": (
+        "ops/block_attention/body.h",
+        "tile_.deposit(now.count);\n        tile_.barrier();",
+        "tile_.deposit(now.count);",
+    ),
+    "over-read": (
+        "tile/cdna/attention.h",
+        "const int at = least(row + i, n - 1);",
+        "const int at = row + i;",
+    ),
+    "layout of a product": (
+        "tile/cdna/attention.h",
+        "return 8 * (i / 4) + 4 * half() + i % 4;",
+        "return 16 * half() + i;",
+    ),
+    "unwritten split": (
+        "ops/block_attention/body.h",
+        "float* partial = p_.partial(item_.split, row, x.head);",
+        "if (item_.split == 1) return;\n"
+        "      float* partial = p_.partial(item_.split, row, x.head);",
+    ),
+}
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_a_fault_of_attention_is_caught(fault, planted):
+    kernels = planted(*FAULTS[fault])
+    with pytest.raises(AssertionError, match="^output: "):
+        test_block_attention_in_the_emulator("splits", torch.bfloat16, "gfx942", kernels)
 
 
 @pytest.mark.parametrize("arch", ARCHES)
 @pytest.mark.parametrize("rows, choices, experts", [(1, 1, 1), (70, 3, 17), (40, 1, 300)])
-def test_moe_dispatch_in_the_emulator(rows, choices, experts, arch, emulator, code_objects):
+def test_moe_dispatch_in_the_emulator(rows, choices, experts, arch, hip):
     generator = torch.Generator().manual_seed(rows)
     chosen = torch.randint(-1, experts, (rows, choices), generator=generator).int()
     out = (
         poisoned(rows * choices, dtype=torch.int32),
         poisoned(experts + 1, dtype=torch.int32),
     )
-    dispatch(chosen, experts, out, emulator, code_objects, arch)
+    params = harness.recorded(*harness.captured(ops.moe_dispatch, chosen, experts, out=out))
+    hip.launch(arch, "moe_dispatch", params, 0)
     for mine, theirs in zip(out, ops.moe_dispatch(chosen, experts, backend="reference")):
         assert torch.equal(mine, theirs)
+
+
+def moe_in_the_emulator(tensors, scales, arch, hip, kind):
+    """fused_moe of these tensors against the reference."""
+    call = partial(ops.fused_moe, *tensors, **scales, skip="identity")
+    out = poisoned(*tensors[0].shape, dtype=tensors[0].dtype)
+    op, args = harness.captured(call, out=out)
+    hip.launch(arch, "fused_moe", harness.recorded(op, args), kind)
+    # with scales, silu(gate) * up and fp8's weights are rounded, too
+    assert_close(out, call(backend="reference"), slack=2 if scales else 1)
+
+
+def moe_tensors(rows, choices, hidden, inner, dtype):
+    """Rows that no expert takes, and an expert without rows."""
+    generator = torch.Generator().manual_seed(rows)
+    x, gate_up, down = (
+        torch.randn(shape, generator=generator).to(dtype)
+        for shape in ((rows, hidden), (5, 2 * inner, hidden), (5, hidden, inner))
+    )
+    experts = torch.randint(-1, 4, (rows, choices), generator=generator).int()
+    weights = torch.rand(rows, choices, generator=generator)
+    skip_prob = torch.where((experts < 0).all(1), 0.5, 0.0)
+    return x, experts, weights, gate_up, down, skip_prob
 
 
 @pytest.mark.parametrize("arch", ARCHES)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 @pytest.mark.parametrize("rows, choices", [(20, 1), (70, 1), (30, 3)])
-def test_fused_moe_in_the_emulator(rows, choices, dtype, arch, emulator, code_objects):
-    """Few pairs and many (whose sort is another launch), rows that no expert takes, several
-    choices."""
-    generator = torch.Generator().manual_seed(rows)
-    x, gate_up, down = (
-        torch.randn(shape, generator=generator).to(dtype)
-        for shape in ((rows, 72), (5, 2 * 24, 72), (5, 72, 24))
-    )
-    experts = torch.randint(-1, 4, (rows, choices), generator=generator).int()
-    weights = torch.rand(rows, choices, generator=generator)
-    skip_prob = torch.where((experts < 0).all(1), 0.5, 0.0)
-    call = partial(ops.fused_moe, x, experts, weights, gate_up, down, skip_prob, skip="identity")
-    out = poisoned(rows, 72, dtype=dtype)
-    workspace = MoeWorkspace.new(x, experts, 5, 24)
-    params = harness.recorded(*harness.captured(call, out=out, workspace=workspace))
-    kind = MANGLED[dtype]
-    product = f"9SplitGemmI{kind}E" if rows * choices <= 64 else f"4GemmI{kind}Li1EE"
-    for step, groups in harness.schedule("fused_moe", params, 64):
-        if step == 0:
-            dispatch(experts, 5, (workspace.order, workspace.offsets), emulator, code_objects, arch)
-            continue
-        again = kind if dtype == torch.float32 else "S3_"
-        name = f"fused_moe_kernelINS_4cdna{product}E{again}LNS_7MoeStepE{step}E"
-        padded = -(-groups // 8) * 8
-        emulator.run(code_objects("fused_moe", arch), name, padded, THREADS, params.raw[:-1])
-    assert_close(out, call(backend="reference"))
+def test_fused_moe_in_the_emulator(rows, choices, dtype, arch, hip):
+    """Few pairs and many (whose sort is another launch), several choices."""
+    tensors = moe_tensors(rows, choices, 72, 24, dtype)
+    moe_in_the_emulator(tensors, {}, arch, hip, harness.TYPES[dtype])
+
+
+@pytest.mark.parametrize("arch", ARCHES)
+@pytest.mark.parametrize("format", ["fp8", "mxfp4"])
+@pytest.mark.parametrize("rows, hidden, inner", [(20, 288, 160), (70, 96, 64)])
+def test_experts_with_scales_in_the_emulator(rows, hidden, inner, format, arch, hip):
+    """Depths that end within a stage and within a block of scales; few pairs and many."""
+    tensors = list(moe_tensors(rows, 1, hidden, inner, torch.bfloat16))
+    scales = {}
+    for i, name in ((3, "gate_up_scale"), (4, "down_scale")):
+        if format == "mxfp4":
+            tensors[i], scales[name] = quantize_mxfp4(tensors[i])
+        else:
+            tensors[i], scales[name] = quantize_fp8(tensors[i], FP8[arch])
+    moe_in_the_emulator(tensors, scales, arch, hip, LOW[tensors[3].dtype])
 
 
 @pytest.mark.parametrize("arch", ARCHES)
 @pytest.mark.parametrize("rows, top_k", [(3, 1), (20, 2)])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
-def test_zaya_router_in_the_emulator(rows, top_k, dtype, arch, emulator, code_objects):
+def test_zaya_router_in_the_emulator(rows, top_k, dtype, arch, hip):
     """Channels that fill no tile, and more tokens than a group routes."""
     generator = torch.Generator().manual_seed(rows)
 
@@ -264,10 +289,7 @@ def test_zaya_router_in_the_emulator(rows, top_k, dtype, arch, emulator, code_ob
     expected = call(backend="reference")
     out = tuple(poisoned(*t.shape, dtype=t.dtype) for t in expected)
     params = harness.recorded(*harness.captured(call, out=out))
-    code = code_objects("zaya_router", arch)
-    for step, groups in harness.schedule("zaya_router", params, group_columns=64):
-        name = f"zaya_router_kernelI{MANGLED[dtype]}LNS_10RouterStepE{step}E"
-        emulator.run(code, name, groups, THREADS, params.raw[:-1])
+    hip.launch(arch, "zaya_router", params, harness.TYPES[dtype])
     assert torch.equal(out[1], expected[1])
     for i in (0, 2, 3):
         assert_close(out[i].to(dtype), expected[i].to(dtype), dtype, slack=4)
@@ -283,22 +305,20 @@ def test_zaya_router_in_the_emulator(rows, top_k, dtype, arch, emulator, code_ob
         (40, (1, 3), torch.bfloat16),
     ],
 )
-def test_cca_qkv_in_the_emulator(dim, kernels, dtype, arch, emulator, code_objects):
+def test_cca_qkv_in_the_emulator(dim, kernels, dtype, arch, hip):
     rotary = dim // 2 // 8 * 8
     arguments = cca.case(
         BlockLayout(5, 4, 2), [0, 9], (4, 2, dim), kernels, rotary, dtype, seed=dim
     )
     found, run = cca.prepared(arguments)
     params = harness.recorded(*harness.captured(run))
-    ((_, groups),) = harness.schedule("cca_qkv", params)
-    name = f"cca_qkv_kernelI{MANGLED[dtype]}LNS_7CcaStepE0E"
-    emulator.run(code_objects("cca_qkv", arch), name, groups, THREADS, params.raw[:-1])
+    hip.launch(arch, "cca_qkv", params, harness.TYPES[dtype])
     cca.assert_same(found, cca.expected(arguments))
 
 
 @pytest.mark.parametrize("arch", ARCHES)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
-def test_residual_norm_in_the_emulator(dtype, arch, emulator, code_objects):
+def test_residual_norm_in_the_emulator(dtype, arch, hip):
     """A row of more than eight elements a lane, and one of fewer lanes than a wave."""
     generator = torch.Generator().manual_seed(0)
     for hidden in (1032, 40):
@@ -311,7 +331,6 @@ def test_residual_norm_in_the_emulator(dtype, arch, emulator, code_objects):
         expected = call(backend="reference")
         out = tuple(poisoned(*t.shape, dtype=t.dtype) for t in expected)
         params = harness.recorded(*harness.captured(call, out=out))
-        name = f"residual_norm_kernelI{MANGLED[dtype]}LNS_16ResidualNormStepE0E"
-        emulator.run(code_objects("residual_norm", arch), name, 3, 64, params.raw[:-1])
+        hip.launch(arch, "residual_norm", params, harness.TYPES[dtype])
         assert_close(out[0], expected[0], dtype)
         assert_close(out[1], expected[1], torch.float32)

@@ -359,8 +359,8 @@ def test_every_pass_of_a_converted_checkpoint_is_on_kernels(tmp_path, dtype):
     tensors = {name: t.to(dtype) for name, t in random_tensors(config).items()}
     model = ZayaModel(config, assemble(config, tensors))
     batch = BlockDecoder(model, BlockLayout.autoregressive()).batch(1, 20)
-    planned = batch.forward
-    for plan in (planned._run, planned._commit, batch._accepting):
+    planned = batch.stage.forward
+    for plan in (planned._run, planned._commit, batch.stage.accepting):
         for call in plan._calls:
             # linear has its own choice
             assert call.op == "linear" or "_cpp" in str(call.kernel), call.kernel

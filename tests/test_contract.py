@@ -133,6 +133,13 @@ ACCEPT = {
     "target_sampling.top_p: expected more than 0, at most 1, got 0": dict(
         target_sampling=Sampling(torch.ones(2), None, torch.zeros(2))
     ),
+    "target_sampling.min_p: expected 0 .. 1, got 2": dict(
+        target_sampling=Sampling(torch.ones(2), None, None, 2 * torch.ones(2))
+    ),
+    r"allowed: expected shape \[B V W\] = \[2 3 1\], got \[2, 3, 7\]": dict(
+        allowed=torch.zeros(2, 3, 7).int()
+    ),
+    "draft_allowed: expected int32, got bool": dict(draft_allowed=torch.ones(2, 2, 1).bool()),
     r"target_sampling.top_k: expected 0 \(off\) or more, got -2": dict(
         target_sampling=Sampling(torch.ones(2), i32(1, -2))
     ),
@@ -278,7 +285,7 @@ def test_the_other_ops():
     with pytest.raises(ValueError, match="moe_dispatch: num_experts: expected at least 1, got 0"):
         ops.moe_dispatch(i32(0).view(1, 1), 0)
     with pytest.raises(ValueError, match="plan_branches: accept: expected probabilities, got 2"):
-        ops.plan_branches(torch.full((1, 2), 2.0), torch.ones(3), 1, i32(2))
+        ops.plan_branches(torch.full((1, 2), 2.0), torch.ones(2, 3), 1, i32(2))
     with pytest.raises(ValueError, match="commit: accepted: expected -1 .. draft_len, got 2"):
         state = torch.zeros(1, 1, 2, 6), torch.zeros(1, 1, 1)
         ops.commit(
@@ -317,6 +324,7 @@ def test_the_other_ops():
         (dict(top_k=2**31), "top_k"),
         (dict(top_p=0.0), "top_p"),
         (dict(top_k=-1), "top_k"),
+        (dict(min_p=1.5), "min_p"),
         (dict(mix=1.5), "mix"),
         (dict(draft_temperature=-2.0), "draft_temperature"),
     ],

@@ -95,9 +95,12 @@ def test_normalisers_keep_their_type(decoder):
     """Those that a decode starts with are those that `sample_drafts` gives later."""
     batch = decoder.batch(4, 32)
     batch.add(*work(10))
-    before = batch.state.draft_lse.clone()
+    before = batch.stage.state.draft_lse.clone()
     batch.step()
-    assert batch.state.draft_lse.dtype == before.dtype and not batch.state.draft_lse.equal(before)
+    assert (
+        batch.stage.state.draft_lse.dtype == before.dtype
+        and not batch.stage.state.draft_lse.equal(before)
+    )
 
 
 def test_on_step_counts_the_tokens(decoder):

@@ -5,6 +5,7 @@ All decodes run as one batch through the real BlockDecoder and the real ops. Two
 must fail the same test.
 """
 
+import itertools
 import math
 from functools import partial
 
@@ -12,7 +13,7 @@ import pytest
 import torch
 from toy import ToyModel
 
-from blockdraft import BlockDecoder, BlockLayout, Request, ops, rng
+from blockdraft import Batch, BlockDecoder, BlockLayout, Request, ops, rng
 from blockdraft.registry import OPS, Backend
 
 RUNS, LENGTH = 200_000, 6
@@ -34,8 +35,8 @@ def continuations(target):
     return torch.tensor(probabilities, dtype=torch.float64)
 
 
-def g_statistic(layout, runs=RUNS, **options):
-    model = ToyModel(layout.M)
+def g_statistic(layout, runs=RUNS, mask_rows=4, **options):
+    model = ToyModel(mask_rows)
     decoder = BlockDecoder(model, layout, **options)
     done = decoder.generate([Request([0], LENGTH, seed=1000 + i) for i in range(runs)])
     codes = torch.tensor([int("".join(map(str, c.tokens)), 2) for c in done])
@@ -68,6 +69,17 @@ def test_decode_follows_the_autoregressive_distribution(case, rule):
     print(f"{case}, {rule}: G = {g:.1f}, {freedom} degrees of freedom, {steps:.2f} passes a decode")
     assert g < LIMIT
     assert steps < LENGTH - 1  # drafts really are accepted
+
+
+@pytest.mark.parametrize("rule", ["token", "block"])
+def test_moving_between_layouts_keeps_the_distribution(monkeypatch, rule):
+    """After every pass to another layout, with more drafts, with fewer, and with none."""
+    layouts = {1: BlockLayout(3, 4, 4), 2: BlockLayout.autoregressive(), 3: BlockLayout(2, 4, 1)}
+    order = itertools.cycle([1, 3, 1, 2])
+    monkeypatch.setattr(Batch, "_stage_for", lambda self, active: self._stages[next(order)])
+    g, steps = g_statistic(layouts, rule=rule)
+    print(f"moving, {rule}: G = {g:.1f}, {steps:.2f} passes a decode")
+    assert g < LIMIT and steps < LENGTH - 1
 
 
 def test_autoregressive_decode_follows_it_too():

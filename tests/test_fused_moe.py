@@ -3,7 +3,6 @@ depend on."""
 
 import pytest
 import torch
-import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tensors import device_of, rows_apart
@@ -191,54 +190,6 @@ def test_too_many_experts_for_a_workgroup():
     with pytest.raises(ValueError, match="at most 1024 experts, not 1025"):
         ops.moe_dispatch(experts, 1025, backend="triton")
     assert ops.moe_dispatch(experts, 5000)[1].tolist() == [0] + [1] * 5000
-
-
-def fp8(weight, dtype):
-    """Weights and scales of blocks of 128 x 128."""
-    experts, rows, depth = weight.shape
-    blocks = F.pad(weight, (0, -depth % 128, 0, -rows % 128))
-    blocks = blocks.unfold(1, 128, 128).unfold(2, 128, 128)
-    scale = blocks.abs().amax((-1, -2)) / 200
-    spread = scale.repeat_interleave(128, 1).repeat_interleave(128, 2)[:, :rows, :depth]
-    return (weight / spread).to(dtype), scale, spread
-
-
-@pytest.mark.parametrize("dtype", [torch.float8_e4m3fn, torch.float8_e4m3fnuz], ids=str)
-def test_weights_of_fp8(dtype):
-    x, experts, weights, gate_up, down, _ = case(9, 1, 3, 200, 130, torch.float32)
-    first, first_scale, first_spread = fp8(gate_up, dtype)
-    second, second_scale, second_spread = fp8(down, dtype)
-    scales = dict(gate_up_scale=first_scale, down_scale=second_scale)
-    found = ops.fused_moe(x, experts, weights, first, second, **scales)
-    exact = first.float() * first_spread, second.float() * second_spread
-    assert_close(found, ops.fused_moe(x, experts, weights, *exact, backend="reference"))
-    with pytest.raises(ValueError, match="without scales"):
-        ops.fused_moe(x, experts, weights, first, second, **scales, backend="cpp")
-
-
-def test_weights_of_mxfp4():
-    """By hand: two's power and the values of E2M1, the lower half byte first."""
-    x, experts, weights, gate_up, down, _ = case(5, 1, 2, 64, 32, torch.float32)
-    values = torch.tensor([0.0, 0.5, 1, 1.5, 2, 3, 4, 6, -0.0, -0.5, -1, -1.5, -2, -3, -4, -6])
-    generator = torch.Generator().manual_seed(1)
-    packed, exact = [], []
-    for shape in (gate_up.shape, down.shape):
-        codes = torch.randint(0, 16, shape, generator=generator, dtype=torch.uint8)
-        power = torch.randint(-4, 1, (*shape[:-1], shape[-1] // 32), generator=generator)
-        both = codes[..., ::2] | codes[..., 1::2] << 4
-        scale = (power + 127).to(torch.uint8).view(torch.float8_e8m0fnu)
-        packed.append((both.view(torch.float4_e2m1fn_x2), scale))
-        exact.append(values[codes.int()] * 2.0 ** power.repeat_interleave(32, -1))
-    found = ops.fused_moe(
-        x,
-        experts,
-        weights,
-        packed[0][0],
-        packed[1][0],
-        gate_up_scale=packed[0][1],
-        down_scale=packed[1][1],
-    )
-    assert_close(found, ops.fused_moe(x, experts, weights, *exact, backend="reference"))
 
 
 @pytest.mark.parametrize("choices", [1, 2])

@@ -8,9 +8,9 @@ import torch
 from blockdraft import ops
 
 
-def value(branches, accept, offset, D, K):
+def value(branches, accept, mask, D, K):
     """Expected drafts accepted in the pass after the next, if it is drafted from `branches`."""
-    M, total = len(offset), 0.0
+    M, total = len(mask[0]) if K else 0, 0.0
     for a in range(D + 1):
         chance = 1.0
         for i in range(a):
@@ -22,8 +22,8 @@ def value(branches, accept, offset, D, K):
             continue
         shift = a + 1 - max(fits)
         run, gain = 1.0, 0.0
-        for m in range(shift + 1, shift + 1 + min(max(M - 1 - shift, 0), K)):
-            run *= offset[m]
+        for i in range(min(max(M - 1 - shift, 0), K)):
+            run *= mask[i][shift + 1 + i]
             gain += run
         total += chance * gain
     return total
@@ -34,9 +34,9 @@ def value(branches, accept, offset, D, K):
 )
 def test_equals_brute_force(K, M, P):
     generator = torch.Generator().manual_seed(K * 100 + M * 10 + P)
-    accept, offset = torch.rand(20, K, generator=generator), torch.rand(M, generator=generator)
+    accept, mask = torch.rand(20, K, generator=generator), torch.rand(K, M, generator=generator)
     length = torch.randint(-1, K + 1, (20,), generator=generator).int()
-    plan = ops.plan_branches(accept, offset, P, length)
+    plan = ops.plan_branches(accept, mask, P, length)
     assert plan.shape == (20, P)
     for b in range(20):
         D = int(length[b])
@@ -44,7 +44,7 @@ def test_equals_brute_force(K, M, P):
         assert chosen == sorted(set(chosen)) and all(c <= D + 1 for c in chosen)
         best = (
             max(
-                value(s, accept[b].double().tolist(), offset.double().tolist(), D, K)
+                value(s, accept[b].double().tolist(), mask.double().tolist(), D, K)
                 for r in range(min(P, D + 1) + 1)
                 for s in itertools.combinations(range(1, D + 2), r)
             )
@@ -52,13 +52,13 @@ def test_equals_brute_force(K, M, P):
             else 0.0
         )
         assert (
-            abs(value(chosen, accept[b].double().tolist(), offset.double().tolist(), D, K) - best)
+            abs(value(chosen, accept[b].double().tolist(), mask.double().tolist(), D, K) - best)
             < 1e-9
         )
 
 
 def test_no_proposals():
-    assert ops.plan_branches(torch.rand(3, 4), torch.rand(5), 0, torch.zeros(3).int()).shape == (
+    assert ops.plan_branches(torch.rand(3, 4), torch.rand(4, 5), 0, torch.zeros(3).int()).shape == (
         3,
         0,
     )

@@ -1,14 +1,21 @@
 """The torch side of a ROCm build, without ROCm: it compiles, and a launch goes to its tensors'
 device, also where another is the current one."""
 
+import importlib.util
+import runpy
 import shutil
 import subprocess
 import sysconfig
 from pathlib import Path
 
+import harness
 import pytest
+import samples
+import setuptools
 import torch
 from torch.utils import cpp_extension
+
+from blockdraft.roofline.launches import launches
 
 ROOT = Path(__file__).parents[1]
 TORCH_SIDE = [*sorted(ROOT.glob("csrc/ops/*/torch.cpp")), ROOT / "csrc/bindings.cpp"]
@@ -19,7 +26,6 @@ def compile_for_rocm(source: Path, *options: str) -> None:
     folders = [ROOT / "csrc", sysconfig.get_path("include"), *cpp_extension.include_paths()]
     definitions = dict(
         BLOCKDRAFT_HIP="",
-        BLOCKDRAFT_NAMESPACE="blockdraft",
         BLOCKDRAFT_MODULE="_ops",
         TORCH_TARGET_VERSION="0x020a000000000000",
     )
@@ -73,3 +79,50 @@ def test_on_the_second_gpu(backend):
     found = ops.block_attention(q, k, v, None, None, None, rows, backend=backend)
     expected = ops.block_attention(q, k, v, None, None, None, rows, backend="reference")
     torch.testing.assert_close(found, expected, atol=1e-3, rtol=1e-3)
+
+
+@pytest.fixture
+def rocm(monkeypatch):
+    """The extensions that setup.py would build with a ROCm torch whose SDK lies in `home`."""
+
+    def extensions(home):
+        monkeypatch.setattr(torch.version, "hip", "7.1")
+        monkeypatch.setattr(cpp_extension, "ROCM_HOME", home)
+        monkeypatch.setenv("PYTORCH_ROCM_ARCH", "gfx942")
+        monkeypatch.chdir(ROOT)
+        built = {}
+        monkeypatch.setattr(setuptools, "setup", lambda **options: built.update(options))
+        runpy.run_path("setup.py", run_name="__main__")
+        return built["ext_modules"]
+
+    return extensions
+
+
+def test_the_rocm_build_needs_an_sdk(rocm):
+    with pytest.raises(SystemExit, match="expected ROCm's headers .*set ROCM_HOME"):
+        rocm(None)
+
+
+def test_the_rocm_build_has_the_hip_sources(rocm):
+    (ops,) = (e for e in rocm("/opt/rocm") if "_ops" in e.name)
+    assert "/opt/rocm/include" in ops.include_dirs and "/opt/rocm/lib" in ops.library_dirs
+    assert {Path(s).parent.name for s in ops.sources if s.endswith(".hip")} == {
+        path.parent.name for path in ROOT.glob("csrc/ops/*/hip.hip")
+    }
+
+
+@pytest.mark.skipif(
+    harness.hip_headers() is None or importlib.util.find_spec("ziglang") is None,
+    reason="needs triton, whose wheel has HIP's headers, and ziglang, a clang for HIP",
+)
+@pytest.mark.parametrize("op", sorted(path.parent.name for path in ROOT.glob("csrc/ops/*/hip.hip")))
+def test_an_op_s_launcher_starts_its_kernels(op):
+    """The host's part of its .hip file, on a HIP that reports launches."""
+    made = []
+    params = harness.recorded(*harness.captured(samples.calls()[op]))
+    kind = 4 if op == "commit" else harness.TYPES[torch.float32]
+    harness.launched(op, params, kind, made.append)
+    options = dict(rule="token", logprob=True) if op == "accept_drafts" else {}
+    assert len(made) == launches(op, **options)
+    for launch in made:
+        assert launch.op == op and launch.groups > 0 and launch.threads % 64 == 0

@@ -85,6 +85,7 @@ def test_a_listing_is_read():
         "threads": 256,
         "waves_per_simd": 4,
         "limited_by": "registers",
+        "misexecuted": 0,
         "loop_instructions": 9,
         "loop_mfma": 2,
         "loop_valu": 0,
@@ -140,6 +141,18 @@ def test_occupancy(registers, lds, threads, arch, waves):
 )
 def test_mfma_cycles(arch, instruction, cycles):
     assert instructions.mfma_cycles(instruction, arch) == cycles
+
+
+WRONG = "v_pk_fma_f32 v[0:1], v[2:3], v[4:5], v[6:7] op_sel:[0,1,0] op_sel_hi:[1,0,1]"
+
+
+def test_what_gfx950_executes_wrongly_is_found():
+    listing = LISTING.replace("v_exp_f32_e32 v9, v9\n\ts_branch", f"{WRONG}\n\ts_branch")
+    assert WRONG in listing
+    assert assembly.parse(listing, "gfx950")[0].misexecuted == 1
+    assert assembly.parse(listing, "gfx942")[0].misexecuted == 0
+    other = listing.replace("[0,1,0]", "[0,1,1]")
+    assert assembly.parse(other, "gfx950")[0].misexecuted == 0
 
 
 def test_a_kernel_without_a_loop_has_no_bound():
@@ -223,6 +236,19 @@ def broken_headers(tmp_path):
     (folder / "hip").mkdir(parents=True)
     (folder / "hip/hip_runtime_api.h").write_text("#error HIP's headers were included\n")
     return folder
+
+
+@needs_ziglang
+def test_code_that_gfx950_executes_wrongly_fails(tmp_path):
+    path = tmp_path / "product.hip"
+    wrong = WRONG.replace("v[0:1], v[2:3], v[4:5], v[6:7]", "%0, %0, %0, %0")
+    wrong = f'f2 y = {{acc[0], acc[1]}};\n  asm volatile("{wrong}" : "+v"(y));\n  acc[0] = y[0];'
+    text = KERNEL.replace("  out[lane] = acc;", f"  {wrong}\n  out[lane] = acc;")
+    path.write_text("typedef float f2 __attribute__((ext_vector_type(2)));\n" + text)
+    for arch, status in (("gfx942", 0), ("gfx950", 1)):
+        done = CliRunner().invoke(main, ["roofline", "isa", str(path), "--arch", arch])
+        assert done.exit_code == status, done.output
+        assert ("product: 1 instruction that gfx950 executes wrongly" in done.output) == status
 
 
 @needs_ziglang

@@ -156,7 +156,7 @@ def test_offsets_mean_what_plan_branches_takes_them_for():
 
     for P in (1, 2, 3):
         accepted = torch.full((1, 5), 0.6)
-        planned = one_pass(accepted, torch.tensor(offsets), P, torch.tensor([5]))
+        planned = one_pass(accepted, torch.tensor(offsets).expand(5, -1), P, torch.tensor([5]))
         chosen = planned[0].tolist()
         assert ahead(chosen) == pytest.approx(max(map(ahead, combinations(range(1, 7), P))))
 

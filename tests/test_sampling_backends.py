@@ -6,7 +6,7 @@ import sys
 import pytest
 import torch
 from hypothesis import given, settings
-from sampling_cases import cases, compare, compare_samples, inputs, run_by
+from sampling_cases import cases, compare, compare_samples, inputs, kept_ids, run_by
 
 from blockdraft import Sampling, env, ops
 from blockdraft.ops import _native
@@ -319,7 +319,11 @@ def test_truncation_of_long_rows(backend, dtype):
     doubt = torch.zeros_like(tokens, dtype=torch.bool)
     for by in (-1e-5, 1e-5):
         near, near_lse = run("reference", by)
-        doubt |= (near != want) | ((near_lse - expected).abs().amax(-1) > 1e-4)
+        doubt |= (near != want) | ((near_lse - expected)[..., :2].abs().amax(-1) > 1e-4)
     assert doubt.float().mean() < 0.3
     assert ((tokens == want) | doubt).all()
-    assert torch.allclose(lse.sum(-1)[~doubt], expected.sum(-1)[~doubt], rtol=2e-6, atol=2e-6)
+    assert torch.allclose(
+        lse[..., :2].sum(-1)[~doubt], expected[..., :2].sum(-1)[~doubt], rtol=2e-6, atol=2e-6
+    )
+    sure = ~doubt[..., None] & (logits > -torch.inf)
+    assert torch.equal(kept_ids(logits, lse)[sure], kept_ids(logits, expected)[sure])

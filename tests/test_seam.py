@@ -127,8 +127,8 @@ def test_the_namespace_is_one_constant():
     """A build that sets another has its operators there."""
     code = (
         "import blockdraft.namespace as n; n.NAMESPACE = 'other'\n"
-        "import sys; sys.modules['blockdraft._probe'] = None\n"
-        "import torch, blockdraft.ops; torch.ops.other.fused_moe_reference.default"
+        "import torch, blockdraft.ops; torch.ops.other.fused_moe_reference.default\n"
+        "assert blockdraft.ops.moe_dispatch(torch.ones(1, 1).int(), 2, backend='cpp')"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-1000:]

@@ -14,6 +14,7 @@ import torch
 from harness import TARGETS, TYPES, pointer
 
 from blockdraft import BlockLayout, Rows, ops
+from blockdraft.models.quantize import quantize_fp8, quantize_mxfp4
 from blockdraft.testing import TOLERANCES, assert_close, poisoned, random_pages, random_rows
 
 pytestmark = pytest.mark.skipif(shutil.which("c++") is None, reason="needs a C++ compiler")
@@ -307,23 +308,35 @@ def test_sim_notices_a_missing_barrier_of_commit():
     assert not all(commit_is_right("sim", seed, dropped=0) for seed in range(40))
 
 
-def moe_is_right(target, rows, choices, dtype, seed=1, dropped=-1):
+FORMATS = {None: 0, torch.float8_e4m3fn: 1, torch.float8_e4m3fnuz: 2, "mxfp4": 3}
+
+
+def moe_is_right(target, rows, choices, dtype, seed=1, dropped=-1, format=None):
     """fused_moe of a few or many pairs, with rows that no expert takes."""
     generator = torch.Generator().manual_seed(seed)
+    hidden, inner = (160, 96) if format == "mxfp4" else (72, 24)
     x, gate_up, down = (
         torch.randn(shape, generator=generator).to(dtype)
-        for shape in ((rows, 72), (5, 2 * 24, 72), (5, 72, 24))
+        for shape in ((rows, hidden), (5, 2 * inner, hidden), (5, hidden, inner))
     )
+    scales = {}
+    if format is not None:
+        quantize = (
+            quantize_mxfp4 if format == "mxfp4" else functools.partial(quantize_fp8, dtype=format)
+        )
+        gate_up, scales["gate_up_scale"] = quantize(gate_up)
+        down, scales["down_scale"] = quantize(down)
     experts = torch.randint(-1, 4, (rows, choices), generator=generator).int()
     weights = torch.rand(rows, choices, generator=generator)
     skip_prob = torch.where((experts < 0).all(1), 0.5, 0.0)
     call = functools.partial(
-        ops.fused_moe, x, experts, weights, gate_up, down, skip_prob, skip="identity"
+        ops.fused_moe, x, experts, weights, gate_up, down, skip_prob, skip="identity", **scales
     )
-    out = poisoned(rows, 72, dtype=dtype)
+    out = poisoned(rows, hidden, dtype=dtype)
     captured = harness.captured(call, out=out)  # kept, with the workspace
     params = harness.recorded(*captured)
-    harness.checks().check_fused_moe(TARGETS[target], TYPES[dtype], params, SEED(seed), dropped)
+    types = TYPES[dtype], FORMATS[format]
+    harness.checks().check_fused_moe(TARGETS[target], *types, params, SEED(seed), dropped)
     try:
         assert_close(out, call(backend="reference"))
     except AssertionError:
@@ -336,6 +349,14 @@ def moe_is_right(target, rows, choices, dtype, seed=1, dropped=-1):
 @pytest.mark.parametrize("rows, choices", [(1, 1), (20, 1), (70, 1), (30, 3)])
 def test_fused_moe(rows, choices, target, dtype):
     assert moe_is_right(target, rows, choices, dtype)
+
+
+@pytest.mark.parametrize("dtype", TYPES)
+@pytest.mark.parametrize("target", ["cpu", "sim"])
+@pytest.mark.parametrize("format", [f for f in FORMATS if f], ids=str)
+@pytest.mark.parametrize("rows", [20, 70])
+def test_experts_with_scales(rows, format, target, dtype):
+    assert moe_is_right(target, rows, 1, dtype, format=format)
 
 
 @pytest.mark.parametrize("dropped", [0, 1, 2, 3])

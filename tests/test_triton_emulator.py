@@ -12,8 +12,11 @@ from sampling_cases import compare, compare_samples
 
 pytest.importorskip("triton", reason="triton is not installed")
 
+from triton.backends.amd.compiler import HIPBackend
+
 from blockdraft import BlockLayout, env, ops
 from blockdraft.ops import _triton
+from blockdraft.roofline.assembly import parse
 from blockdraft.testing import assert_close, poisoned, random_pages, random_rows
 from blockdraft.triton_kernels import accept_drafts, block_attention, offline, sample_drafts
 
@@ -33,12 +36,26 @@ TYPES = {
 OPTIONS = ("num_warps", "num_stages", "matrix_instr_nonkdim", "waves_per_eu", "allow_flush_denorm")
 
 
+def specialised(parameter, value) -> str:
+    """The type of an argument and what Triton's launcher lets the compiler know of its value."""
+    if parameter.is_constexpr or value is None:
+        return "constexpr"
+    kind = TYPES[getattr(value, "dtype", type(value))]
+    if isinstance(value, torch.Tensor):
+        return f"{kind}:{HIPBackend.get_tensor_specialization(value, align=True)}"
+    if parameter.do_not_specialize or isinstance(value, float):
+        return kind
+    aligned = HIPBackend.get_int_specialization(value, align=True)
+    return "constexpr" if value == 1 else f"{kind}:{aligned}"
+
+
 class Emulated:
     """Stands in for a kernel: compiles it for the very arguments of a launch, and runs that
     code."""
 
     def __init__(self, kernel, arch, emulator, folder):
         self.kernel, self.arch, self.emulator, self.folder = kernel, arch, emulator, folder
+        self.reports = []
 
     def __getitem__(self, grid):
         return lambda *args, **named: self.launch(grid, args, named)
@@ -46,22 +63,15 @@ class Emulated:
     def launch(self, grid, args, named):
         options = {key: named.pop(key) for key in OPTIONS if key in named}
         given = inspect.signature(self.kernel.fn).bind(*args, **named).arguments
-        fixed = {
-            p.name: given[p.name]
-            for p in self.kernel.params
-            if p.is_constexpr or given[p.name] is None
-        }
+        types = {p.name: specialised(p, given[p.name]) for p in self.kernel.params}
+        fixed = {name: given[name] for name, kind in types.items() if kind == "constexpr"}
         moving = {name: value for name, value in given.items() if name not in fixed}
-        signature = {
-            name: TYPES[getattr(given[name], "dtype", type(given[name]))]
-            if name in moving
-            else "constexpr"
-            for name in given
-        }
-        built = offline.build(self.arch, self.kernel, signature, fixed, options)
+        built = offline.build(self.arch, self.kernel, types, fixed, options)
         path = assembled(built.asm["amdgcn"], self.arch, self.folder / self.kernel.__name__)
+        self.emulator.ran_code(self.arch, self.kernel.__name__, built.asm["amdgcn"])
+        self.reports += parse(built.asm["amdgcn"], self.arch, built.metadata.shared)
         packed = struct.pack(
-            "".join({"*": "Q", "i": "i", "f": "f"}[signature[name][0]] for name in moving),
+            "".join({"*": "Q", "i": "i", "f": "f"}[types[name][0]] for name in moving),
             *(getattr(value, "data_ptr", lambda value=value: value)() for value in moving.values()),
         )
         packed += bytes(-len(packed) % 8)  # two pointers to scratch memory follow, unused
@@ -75,17 +85,17 @@ class Emulated:
         )
 
 
+@pytest.mark.parametrize("arch", ["gfx942", "gfx950"])
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
 @pytest.mark.parametrize("window", [0, 12])
-def test_attention_in_the_emulator(window, dtype, emulator, tmp_path, monkeypatch):
-    """gfx942 (for gfx950 the emulator lacks ds_read_b64_tr_b16): dead rows, three splits of a
-    prefix, none, pages of NaN."""
-    monkeypatch.setattr(block_attention, "arch", lambda: "gfx942")
+def test_attention_in_the_emulator(window, dtype, arch, emulator, tmp_path, monkeypatch):
+    """Dead rows, three splits of a prefix, none, pages of NaN."""
+    monkeypatch.setattr(block_attention, "arch", lambda: arch)
     for name in ("attend", "merge"):
         monkeypatch.setattr(
             block_attention,
             name,
-            Emulated(getattr(block_attention, name), "gfx942", emulator, tmp_path),
+            Emulated(getattr(block_attention, name), arch, emulator, tmp_path),
         )
     generator = torch.Generator().manual_seed(1)
     prefixes = [150, 0]
@@ -115,7 +125,8 @@ CASES = {
     "given normalisers": dict(given_lse=True),
     "mixed, truncated, ties": dict(mix="some", truncated=True, coarse=True),
     "spoilt, temperature 0 among others": dict(spoiled=torch.nan, temperature=0.0, B=3),
-    "two blocks": dict(vocab=4500, valid=4490, mask=4096, K=1),
+    "two blocks": dict(vocab=4512, valid=4490, mask=4096, K=1),
+    "two blocks, a vocabulary of no multiple of 16": dict(vocab=4500, valid=4490, mask=4096, K=1),
     "foreign and rare drafts, block": dict(rule="block", K=5, truncated=True, gap=100, seed=7),
 }
 
@@ -124,11 +135,11 @@ CASES = {
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
 @pytest.mark.parametrize("name", CASES)
 def test_sampling_in_the_emulator(name, dtype, arch, emulator, tmp_path, monkeypatch):
+    kernels = []
     for module, kernel in ((accept_drafts, "accept"), (sample_drafts, "sample")):
         monkeypatch.setattr(module, "arch", lambda: arch)
-        monkeypatch.setattr(
-            module, kernel, Emulated(getattr(module, kernel), arch, emulator, tmp_path)
-        )
+        kernels.append(Emulated(getattr(module, kernel), arch, emulator, tmp_path))
+        monkeypatch.setattr(module, kernel, kernels[-1])
     monkeypatch.setattr(_triton, "on_gpu", lambda tensor: True)
     monkeypatch.setattr(_triton, "unsupported", lambda tensor: None)
     case = (
@@ -136,7 +147,7 @@ def test_sampling_in_the_emulator(name, dtype, arch, emulator, tmp_path, monkeyp
             seed=5,
             B=2,
             K=2,
-            vocab=700,
+            vocab=704,
             valid=690,
             mask=17,
             rule="token",
@@ -164,3 +175,7 @@ def test_sampling_in_the_emulator(name, dtype, arch, emulator, tmp_path, monkeyp
             logits, length, uniforms=u, backend="triton", **how
         ),
     )
+    if case["vocab"] > 4096:  # then a lane has as many ids of a tile as in the code that ships
+        for kernel in kernels:
+            wide = any(report.loop_loads_16_bytes for report in kernel.reports)
+            assert wide == (case["vocab"] % 16 == 0)

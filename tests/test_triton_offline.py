@@ -54,10 +54,12 @@ def test_code(arch, case):
     compiled = offline.build(arch, *source)
     found = parse(compiled.asm["amdgcn"], arch, compiled.metadata.shared)[0]
     print(f"{name}: {found}")
-    assert found.vgpr_spill == found.scratch == 0
+    assert found.vgpr_spill == found.scratch == found.misexecuted == 0
     scans, measures = name.startswith(("accept", "sample")), "measure" in name or "step=0" in name
-    # kernels that conclude may park scalars in lanes of a vector register
-    assert found.sgpr_spill <= (96 if scans and not measures else 0)
+    # kernels that conclude may park scalars in lanes of a vector register, and convolve some of the
+    # descriptors of its twenty buffers
+    parked = 96 if scans and not measures else 8 if name.startswith("convolve") else 0
+    assert found.sgpr_spill <= parked
     assert found.lds <= LDS[arch]
     assert not measures or found.loop_loads_16_bytes >= 2
     if name.startswith("attend"):

@@ -1,68 +1,17 @@
 """The runner and its ops against transformers' ZayaForCausalLM, with every parameter and buffer
 randomised."""
 
-import itertools
-
 import pytest
 import torch
+from models import SMALL, VARIANTS, randomise
 
 from blockdraft import Rows, ops
 from blockdraft.models.config import ZayaConfig as OurConfig
-from blockdraft.models.weights import assemble, is_scale, shapes
+from blockdraft.models.weights import assemble, shapes
 from blockdraft.models.zaya import ZayaModel
 
 transformers = pytest.importorskip("transformers", reason="transformers is the oracle of this file")
 from transformers import ZayaConfig, ZayaForCausalLM  # noqa: E402
-
-SMALL = dict(
-    vocab_size=67,
-    hidden_size=48,
-    num_hidden_layers=3,
-    num_attention_heads=8,
-    num_key_value_heads=2,
-    head_dim=16,
-    moe_intermediate_size=24,
-    num_experts=3,
-    router_hidden_size=12,
-    max_position_embeddings=512,
-    pad_token_id=None,
-)
-VARIANTS = {
-    "plain": {},
-    "groups of 8": dict(num_key_value_heads=1, hidden_size=40),
-    "kernels 3 and 2": dict(cca_time0=3, cca_time1=2),
-    "kernels 2 and 4": dict(cca_time0=2, cca_time1=4, num_key_value_heads=4),
-    "biases": dict(attention_bias=True, lm_head_bias=True),
-    "untied": dict(tie_word_embeddings=False),
-    "sliding": dict(
-        layer_types=["hybrid", "hybrid_sliding", "hybrid_sliding"],
-        sliding_window=9,
-        rope_parameters={
-            "hybrid": {"rope_type": "default", "rope_theta": 5e6, "partial_rotary_factor": 0.5},
-            "hybrid_sliding": {
-                "rope_type": "default",
-                "rope_theta": 1e4,
-                "partial_rotary_factor": 1.0,
-            },
-        },
-    ),
-}
-
-
-def randomise(model, seed, skip_bias=0.15):
-    """Every parameter and buffer away from its blind initial value (temp 0, unit scales, zero
-    biases)."""
-    generator = torch.Generator().manual_seed(seed)
-    for name, t in itertools.chain(model.named_parameters(), model.named_buffers()):
-        if "inv_freq" in name:
-            continue
-        noise = torch.randn(t.shape, generator=generator)
-        scale = 0.1 if t.dim() == 1 else 2 * t[0].numel() ** -0.5
-        # tokens differ, and so does their routing
-        scale *= 4 if "embed" in name or "router_mlp.out_proj" in name else 1
-        t.data.copy_(1 + 0.3 * noise if is_scale(name) else scale * noise)
-        if name.endswith("balancing_biases"):
-            t[-1] = skip_bias
 
 
 def oracle(tmp_path, seed=0, **changes):

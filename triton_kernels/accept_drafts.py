@@ -80,9 +80,13 @@ def accept(
     target_temperature,
     target_top_k,
     target_top_p,
+    target_min_p,
     drafter_temperature,
     drafter_top_k,
     drafter_top_p,
+    drafter_min_p,
+    allowed,
+    draft_allowed,
     mix,
     remaining,
     accepted,
@@ -97,6 +101,10 @@ def accept(
     target_row,
     draft_request,
     draft_row,
+    allowed_request,
+    allowed_row,
+    draft_allowed_request,
+    draft_allowed_row,
     tokens_row,
     lse_row,
     branch_row,
@@ -138,8 +146,12 @@ def accept(
     row = item % step_rows
     live = tl.load(draft_len + request)
     request_temperature = tl.load(target_temperature + request)
-    sampling = Sampling(tl.where(GREEDY, 0.0, request_temperature), target_top_k, target_top_p)
-    drafter = Sampling(tl.load(drafter_temperature + request), drafter_top_k, drafter_top_p)
+    sampling = Sampling(
+        tl.where(GREEDY, 0.0, request_temperature), target_top_k, target_top_p, target_min_p
+    )
+    drafter = Sampling(
+        tl.load(drafter_temperature + request), drafter_top_k, drafter_top_p, drafter_min_p
+    )
     sampled = tl.where(DIRAC, False, drafter.temperature > 0)
     vocabulary = Vocabulary(valid, mask_token)
     own = Request(
@@ -151,6 +163,10 @@ def accept(
         draft + request * draft_request if draft is not None else None,
         draft_row,
         tokens + request * tokens_row,
+        allowed + request * allowed_request if allowed is not None else None,
+        allowed_row,
+        draft_allowed + request * draft_allowed_request if draft_allowed is not None else None,
+        draft_allowed_row,
         tl.load(mix + request) if mix is not None else None,
         sampled,
     )
@@ -180,7 +196,7 @@ def accept(
             unknown = sampled & (i < live)
             if draft_lse is not None:
                 if unknown:
-                    known, _, _ = given(own, i, draft_lse, lse_row, drafter, vocabulary)
+                    known, _, _ = given(own, i, draft_lse, lse_row, vocabulary)
                     unknown = not known
             if unknown:
                 total, greatest = measure(
@@ -348,7 +364,11 @@ def launch(args) -> None:
     given = args.draft_tokens, args.draft_lse, args.branch, args.uniforms, args.target_logprob
     strides = [
         *target.stride()[:2],
-        *(draft.stride()[:2] if draft is not None else (0, 0)),
+        *(
+            stride
+            for rows in (draft, args.allowed, args.draft_allowed)
+            for stride in (rows.stride()[:2] if rows is not None else (0, 0))
+        ),
         *(t.stride(0) if t is not None else 0 for t in given),
         args.workspace.stride(0),
     ]
@@ -367,6 +387,8 @@ def launch(args) -> None:
             args.uniforms,
             *args.target_sampling,
             *args.drafter_sampling,
+            args.allowed,
+            args.draft_allowed,
             args.mix,
             args.remaining,
             args.accepted,
@@ -395,20 +417,22 @@ def compilations(target: str):
     """(name, kernel, types, constants, options) over ZAYA1-8B's vocabulary, as `launch` compiles
     them; see `offline`."""
     types = dict.fromkeys(
-        "tokens draft_len branch position target_top_k drafter_top_k remaining accepted next_token "
-        "proposal shift next_draft_len status".split(),
+        "tokens draft_len branch position target_top_k drafter_top_k allowed draft_allowed "
+        "remaining accepted next_token proposal shift next_draft_len status".split(),
         "*i32",
     )
     types |= dict.fromkeys(
-        "target_temperature target_top_p drafter_temperature drafter_top_p mix logprob".split(),
+        "target_temperature target_top_p target_min_p drafter_temperature drafter_top_p "
+        "drafter_min_p mix logprob".split(),
         "*fp32",
     )
     types |= dict.fromkeys(
-        "target_request target_row draft_request draft_row vocab_block".split(), "i32:16"
+        "target_request target_row draft_request draft_row vocab_block".split(), "i32:D"
     )
     types |= {"seed": "*i64"} | dict.fromkeys("uniforms draft_lse workspace".split(), "*fp64")
     bare = dict.fromkeys(
-        "uniforms target_top_k target_top_p drafter_top_k drafter_top_p mix remaining".split()
+        "uniforms target_top_k target_top_p target_min_p drafter_top_k drafter_top_p drafter_min_p "
+        "allowed draft_allowed mix remaining".split()
     )
     greedy = bare | dict.fromkeys(("draft", "draft_lse"))
     K, valid, vocab_block, blocks = 16, 262147, 4096, 65

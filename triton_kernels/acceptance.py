@@ -9,18 +9,20 @@ import triton.language as tl
 from .distribution import (
     EMPTY,
     FIELDS,
-    LAST,
     LOG2_E,
     NOT_NUMBERS,
     NOWHERE,
     SPREAD,
     Blend,
     Distribution,
+    Masked,
+    MaskedBlend,
     Row,
     conclude,
     exponent,
     find,
     has,
+    is_set,
     mass_of,
     measure,
     mixed,
@@ -36,11 +38,12 @@ ACCEPT, DRAW = tl.constexpr(0), tl.constexpr(1)  # purposes of uniforms
 
 
 class Sampling(NamedTuple):
-    """A request's temperature, and pointers to every request's top_k and top_p."""
+    """A request's temperature, and pointers to every request's top_k, top_p and min_p."""
 
     temperature: tl.tensor
     top_k: tl.tensor
     top_p: tl.tensor
+    min_p: tl.tensor
 
 
 class Memory(NamedTuple):
@@ -64,25 +67,48 @@ class Request(NamedTuple):
     draft: tl.tensor
     draft_row: tl.tensor
     tokens: tl.tensor
+    allowed: tl.tensor  # pointer to the words of row 0, or None
+    allowed_row: tl.tensor
+    draft_allowed: tl.tensor
+    draft_allowed_row: tl.tensor
     weight: tl.tensor  # of the target's logits in a mixed row
     sampled: tl.tensor  # whether q has the distribution of the draft logits; else it is a point
 
 
 @triton.jit
 def row_of_target(request, i):
+    at = request.target + i.to(tl.int64) * request.target_row
     if request.weight is None:
-        return Row(request.target + i.to(tl.int64) * request.target_row)
+        if request.allowed is None:
+            return Row(at)
+        else:
+            return Masked(at, request.allowed + i.to(tl.int64) * request.allowed_row)
     else:
-        return Blend(
-            request.target + i.to(tl.int64) * request.target_row,
-            request.draft + i.to(tl.int64) * request.draft_row,
-            tl.where(i < request.live, request.weight, 1.0),
-        )
+        other = request.draft + i.to(tl.int64) * request.draft_row
+        weight = tl.where(i < request.live, request.weight, 1.0)
+        if request.allowed is None:
+            return Blend(at, other, weight)
+        else:
+            allowed = request.allowed + i.to(tl.int64) * request.allowed_row
+            return MaskedBlend(at, other, weight, allowed)
+
+
+@triton.jit
+def as_target(request, i, at):
+    """The row at `at`, of what target row i allows."""
+    if request.allowed is None:
+        return Row(at)
+    else:
+        return Masked(at, request.allowed + i.to(tl.int64) * request.allowed_row)
 
 
 @triton.jit
 def row_of_draft(request, i):
-    return Row(request.draft + i.to(tl.int64) * request.draft_row)
+    at = request.draft + i.to(tl.int64) * request.draft_row
+    if request.draft_allowed is None:
+        return Row(at)
+    else:
+        return Masked(at, request.draft_allowed + i.to(tl.int64) * request.draft_allowed_row)
 
 
 @triton.jit
@@ -98,31 +124,34 @@ def target_logit(request, i, token, vocabulary):
             request.draft + i.to(tl.int64) * request.draft_row + token, mask=known, other=0
         ).to(tl.float32)
         x = mixed(x, y, tl.where(i < request.live, request.weight, 1.0))
+    if request.allowed is not None:
+        used = has(vocabulary, token) & (i <= request.live)
+        allowed = is_set(request.allowed + i.to(tl.int64) * request.allowed_row, token, used)
+        x = tl.where(allowed, x, float("-inf"))
     return x
 
 
 @triton.jit
 def draft_logit(request, i, token, vocabulary):
-    return tl.load(
-        request.draft + i.to(tl.int64) * request.draft_row + token,
-        mask=has(vocabulary, token) & (i < request.live),
-        other=0,
-    ).to(tl.float32)
+    used = has(vocabulary, token) & (i < request.live)
+    x = tl.load(request.draft + i.to(tl.int64) * request.draft_row + token, mask=used, other=0).to(
+        tl.float32
+    )
+    if request.draft_allowed is not None:
+        words = request.draft_allowed + i.to(tl.int64) * request.draft_allowed_row
+        x = tl.where(is_set(words, token, used), x, float("-inf"))
+    return x
 
 
 @triton.jit
-def given(request, i, draft_lse, lse_row, drafter, vocabulary):
+def given(request, i, draft_lse, lse_row, vocabulary):
     """(whether draft_lse holds the normaliser of draft i, its two numbers). sample_drafts writes
-    none for a row without a distribution, and does not write the truncation's cut."""
-    at = draft_lse + request.index * lse_row + i * 2
+    none for a row without a distribution."""
+    at = draft_lse + request.index * lse_row + i * 4
     top = tl.load(at)
     log_sum = tl.load(at + 1)
     finite = (top - top == 0) & (log_sum - log_sum == 0)
     known = finite & has(vocabulary, tl.load(request.tokens + i))
-    if drafter.top_k is not None:
-        known &= tl.load(drafter.top_k + request.index) <= 0
-    if drafter.top_p is not None:
-        known &= tl.load(drafter.top_p + request.index) >= 1
     return known, top, log_sum
 
 
@@ -188,6 +217,7 @@ def normalise_target(
         vocabulary,
         sampling.top_k,
         sampling.top_p,
+        sampling.min_p,
         request.index,
         TILE,
     )
@@ -195,10 +225,10 @@ def normalise_target(
     if request.weight is not None:
         # the status of a blend does not show which of its two rows is invalid
         if (i < request.live) & (request.weight != 1) & ((status != 0) | (request.weight == 0)):
-            own = row_status(Row(row.at), vocabulary, TILE)
+            own = row_status(as_target(request, i, row.at), vocabulary, TILE)
             status = tl.maximum(
                 tl.where(own != 0, own, status),
-                row_status(row_of_draft(request, i), vocabulary, TILE),
+                row_status(as_target(request, i, row.other), vocabulary, TILE),
             )
     store_distribution(
         memory,
@@ -237,9 +267,10 @@ def normalise_draft(
         if request.sampled:
             known = False
             if draft_lse is not None:
-                known, top, log_sum = given(request, i, draft_lse, lse_row, drafter, vocabulary)
+                known, top, log_sum = given(request, i, draft_lse, lse_row, vocabulary)
                 if known:
                     scale = exponent(drafter.temperature)
+                    cut = draft_lse + request.index * lse_row + i * 4 + 2
                     status = tl.where(
                         draft_logit(request, i, token, vocabulary) < float("inf"), 0, NOT_NUMBERS
                     )
@@ -250,8 +281,8 @@ def normalise_draft(
                             scale,
                             tl.exp2(log_sum * LOG2_E),
                             top.to(tl.float32),
-                            nothing,
-                            zero + LAST,
+                            tl.load(cut).to(tl.float32),
+                            tl.load(cut + 1).to(tl.int32),
                             zero + SPREAD,
                             status,
                         ),
@@ -276,6 +307,7 @@ def normalise_draft(
                         vocabulary,
                         drafter.top_k,
                         drafter.top_p,
+                        drafter.min_p,
                         request.index,
                         TILE,
                     ),
@@ -515,7 +547,7 @@ def log_probability(request, memory, i, token, sampling, vocabulary, TILE: tl.co
     again = sampling.temperature <= 0
     if request.weight is not None:
         again |= (i < request.live) & (request.weight != 1)
-    row = Row(request.target + i.to(tl.int64) * request.target_row)
+    row = as_target(request, i, request.target + i.to(tl.int64) * request.target_row)
     if again:
         scale = exponent(sampling.temperature)
         total, top = measure(row, vocabulary, scale, 0, vocabulary.valid, TILE)
@@ -529,7 +561,14 @@ def log_probability(request, memory, i, token, sampling, vocabulary, TILE: tl.co
             tl.zeros([], tl.int32),
         )
         kept = truncated(
-            plain, row, vocabulary, sampling.top_k, sampling.top_p, request.index, TILE
+            plain,
+            row,
+            vocabulary,
+            sampling.top_k,
+            sampling.top_p,
+            sampling.min_p,
+            request.index,
+            TILE,
         )
         cut = kept.cut
         tie = kept.tie

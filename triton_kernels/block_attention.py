@@ -480,8 +480,8 @@ def _output_constants(q, out, lse, mask_rows, max_splits) -> dict:
 
 def launch(args) -> None:
     """Runs the kernels on `ops.block_attention.Args`."""
-    q, k, v, k_cache, v_cache, block_table, rows = args[:7]
-    scale, window, chunk_keys, max_chunks, _, out, lse, workspace = args[7:]
+    q, k, v, k_cache, v_cache = args[:5]
+    block_table, rows, scale, window, chunk_keys, max_chunks, _, out, lse, workspace = args[7:]
     # A split always has two chunks: more for large batches would need a tree here, too.
     split_keys, max_splits = 2 * chunk_keys, max(max_chunks // 2, 1)
     cu_rows, prefix_lens, draft_len, branch = (

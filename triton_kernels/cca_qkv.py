@@ -456,7 +456,7 @@ def compilations(arch: str):
             "qk_row now_row late_row angle_row conv_slot conv_token late_slot k_page k_token k_head"
         )
         wide += " v_page v_token v_head q_row q_head out_k_row out_k_head out_v_row out_v_head"
-        types |= dict.fromkeys(wide.split(), "i32:16")
+        types |= dict.fromkeys(wide.split(), "i32:D")
         sizes = dict(QUERY_HEADS=8, KV_HEADS=2, DIM=128, TAPS0=2, TAPS1=2, HALF_ROTARY=32, PAGE=16)
         sizes |= dict(MASKS=16, P=3, CLAMP=True, **tile_options(128, 64))
         yield f"convolve {dtype}", convolve, types, sizes, dict(num_warps=WARPS)

@@ -41,6 +41,20 @@ class Blend(NamedTuple):
     weight: tl.tensor
 
 
+class Masked(NamedTuple):
+    """A row of logits; -inf for ids whose bit is not set in the words `allowed`."""
+
+    at: tl.tensor
+    allowed: tl.tensor
+
+
+class MaskedBlend(NamedTuple):
+    at: tl.tensor
+    other: tl.tensor
+    weight: tl.tensor
+    allowed: tl.tensor
+
+
 class Distribution(NamedTuple):
     """Kept ids have the weights 2^((x - top) * scale), divided by `total`; an id is kept if its
     logit is above `cut`, or at `cut` and the id is at most `tie`. Or all mass is on the id
@@ -102,10 +116,18 @@ def logits(row, vocabulary, start, ids, TILE: tl.constexpr):
     """The logits of a tile of ids from `start` on, in fp32; -inf for ids that are excluded,
     whatever is stored there."""
     x = _read(row.at, vocabulary, start, ids, TILE)
-    if len(row) > 1:
+    if len(row) > 2:
         if row.weight != 1:
             x = mixed(x, _read(row.other, vocabulary, start, ids, TILE), row.weight)
+    if len(row) % 2 == 0:
+        x = tl.where(is_set(row.allowed, ids, ids < vocabulary.valid), x, float("-inf"))
     return x
+
+
+@triton.jit
+def is_set(words, ids, used):
+    """Whether the ids' bits are set."""
+    return ((tl.load(words + (ids >> 5), mask=used, other=0) >> (ids & 31)) & 1) != 0
 
 
 @triton.jit
@@ -333,13 +355,14 @@ def _keep(distribution, row, vocabulary, limit, BY_MASS: tl.constexpr, TILE: tl.
     """Keeps an id if the mass (or the number) of the ids that rank before it is below the limit.
     Ids rank by logit; of equal logits the lower id ranks first."""
     before = _above(distribution, row, vocabulary, distribution.cut, BY_MASS, TILE)
+    fits = before < limit
     # The low bits of an image that the row's logits never set. A blend's may set all.
     dtype: tl.constexpr = row.at.dtype.element_ty
     spare: tl.constexpr = (
-        0 if len(row) > 1 else 16 if dtype == tl.bfloat16 else 13 if dtype == tl.float16 else 0
+        0 if len(row) > 2 else 16 if dtype == tl.bfloat16 else 13 if dtype == tl.float16 else 0
     )
     low = _image(distribution.cut) >> spare
-    high = tl.where(before < limit, low, _image(tl.full([], float("inf"), tl.float32)) >> spare)
+    high = tl.where(fits, low, _image(tl.full([], float("inf"), tl.float32)) >> spare)
     while high - low > 1:  # above(low) >= limit > above(high)
         x = low + (high - low) // 4
         y = low + (high - low) // 2
@@ -363,7 +386,7 @@ def _keep(distribution, row, vocabulary, limit, BY_MASS: tl.constexpr, TILE: tl.
         low = tl.where(above_x >= limit, x, low)
         low = tl.where(above_y >= limit, y, low)
         low = tl.where(above_z >= limit, z, low)
-    cut = tl.where(before < limit, _number(high, spare), distribution.cut)
+    cut = tl.where((before < limit) & ~fits, _number(high, spare), distribution.cut)
     each = tl.exp2((cut.to(tl.float64) - distribution.top) * distribution.scale)
     if BY_MASS:
         fit = tl.where(each > 0, (limit - before) / each, MANY)
@@ -416,17 +439,47 @@ def _keep(distribution, row, vocabulary, limit, BY_MASS: tl.constexpr, TILE: tl.
 
 
 @triton.jit
-def truncated(distribution, row, vocabulary, top_k, top_p, request, TILE: tl.constexpr):
-    """Top-k, then top-p of what top-k kept. top_k and top_p point to the values of all requests, or
-    are None. Changes only distributions by weights."""
+def _left_out(distribution, share):
+    """The greatest number below the logits of at least `share` of the greatest weight."""
+    least = tl.log2(share.to(tl.float64))
+    low = _image(tl.full([], float("-inf"), tl.float32))
+    high = _image(distribution.top)
+    while high - low > 1:
+        middle = low + (high - low) // 2
+        below = _number(middle, 0).to(tl.float64) - distribution.top
+        kept = below * distribution.scale >= least
+        low = tl.where(kept, low, middle)
+        high = tl.where(kept, middle, high)
+    return _number(low, 0)
+
+
+@triton.jit
+def truncated(distribution, row, vocabulary, top_k, top_p, min_p, request, TILE: tl.constexpr):
+    """Min-p, then top-k, then top-p of what these kept. The three point to the values of all
+    requests, or are None. Changes only distributions by weights."""
     spread = (distribution.point == SPREAD) & (distribution.status == 0)
     cut = distribution.cut
     tie = distribution.tie
     total = distribution.total
+    if min_p is not None:
+        share = tl.load(min_p + request)
+        if spread & (share > 0):
+            cut = _left_out(distribution, share)
+            tie = tl.full([], -1, tl.int32)  # an id at the cut is left out, too
+            total = _above(distribution, row, vocabulary, cut, True, TILE)
     if top_k is not None:
         k = tl.load(top_k + request)
         if spread & (k > 0) & (k < vocabulary.valid):
-            kept = _keep(distribution, row, vocabulary, k.to(tl.float64), False, TILE)
+            by_share = Distribution(
+                distribution.scale,
+                total,
+                distribution.top,
+                cut,
+                tie,
+                distribution.point,
+                distribution.status,
+            )
+            kept = _keep(by_share, row, vocabulary, k.to(tl.float64), False, TILE)
             cut = kept.cut
             tie = kept.tie
             total = kept.total

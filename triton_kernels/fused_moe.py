@@ -5,6 +5,7 @@ import triton
 import triton.language as tl
 
 from . import moe_dispatch, target
+from .weights import FORMATS, load_weights, stored
 
 FEW_PAIRS = 64  # so many are routed by each program itself, without being sorted
 
@@ -68,6 +69,7 @@ def gate_up(
     x,
     experts,
     weights,
+    scales,
     order,
     offsets,
     activations,
@@ -78,8 +80,11 @@ def gate_up(
     experts_row,
     weights_expert,
     weights_row,
+    scales_expert,
+    scales_row,
     HIDDEN: tl.constexpr,
     INNER: tl.constexpr,
+    FORMAT: tl.constexpr,
     CHOICES: tl.constexpr,
     CHANNELS: tl.constexpr,
     COLUMNS: tl.constexpr,
@@ -110,16 +115,21 @@ def gate_up(
     channel = tile * CHANNELS + tl.arange(0, CHANNELS)
     k = tl.arange(0, DEPTH)
     # channels beyond the last are computed from it, and not stored
-    row = tl.minimum(channel, INNER - 1).to(tl.int64) * weights_row
-    gate_at = weights + expert.to(tl.int64) * weights_expert + row[:, None] + k[None, :]
+    row = tl.minimum(channel, INNER - 1)
+    weights += expert.to(tl.int64) * weights_expert
+    if FORMAT:
+        scales += expert.to(tl.int64) * scales_expert
     token_at = x + (tl.maximum(pair, 0) // CHOICES).to(tl.int64)[None, :] * x_row + k[:, None]
-    up_offset = tl.full((), INNER, tl.int64) * weights_row
     gate = tl.zeros((CHANNELS, COLUMNS), tl.float32)
     up = tl.zeros((CHANNELS, COLUMNS), tl.float32)
     for start in range(0, HIDDEN, DEPTH):
         inside = k < HIDDEN - start
-        gates = tl.load(gate_at + start, mask=inside[None, :], other=0)
-        ups = tl.load(gate_at + up_offset + start, mask=inside[None, :], other=0)
+        gates = load_weights(
+            weights, scales, row, start, weights_row, scales_row, x, HIDDEN, DEPTH, FORMAT
+        )
+        ups = load_weights(
+            weights, scales, row + INNER, start, weights_row, scales_row, x, HIDDEN, DEPTH, FORMAT
+        )
         tokens = tl.load(token_at + start, mask=inside[:, None] & (pair >= 0)[None, :], other=0)
         gate = tl.dot(gates, tokens, gate, input_precision="ieee")
         up = tl.dot(ups, tokens, up, input_precision="ieee")
@@ -137,6 +147,7 @@ def down(
     experts,
     scale,
     weights,
+    scales,
     x,
     skip_prob,
     order,
@@ -150,10 +161,13 @@ def down(
     scale_row,
     weights_expert,
     weights_row,
+    scales_expert,
+    scales_row,
     x_row,
     out_row,
     HIDDEN: tl.constexpr,
     INNER: tl.constexpr,
+    FORMAT: tl.constexpr,
     CHOICES: tl.constexpr,
     SKIP: tl.constexpr,
     CHANNELS: tl.constexpr,
@@ -184,13 +198,17 @@ def down(
         return
     channel = tile * CHANNELS + tl.arange(0, CHANNELS)
     k = tl.arange(0, DEPTH)
-    row = tl.minimum(channel, HIDDEN - 1).to(tl.int64) * weights_row
-    weight_at = weights + expert.to(tl.int64) * weights_expert + row[:, None] + k[None, :]
+    row = tl.minimum(channel, HIDDEN - 1)
+    weights += expert.to(tl.int64) * weights_expert
+    if FORMAT:
+        scales += expert.to(tl.int64) * scales_expert
     token_at = activations + tl.maximum(pair, 0).to(tl.int64)[None, :] * INNER + k[:, None]
     y = tl.zeros((CHANNELS, COLUMNS), tl.float32)
     for start in range(0, INNER, DEPTH):
         inside = k < INNER - start
-        products = tl.load(weight_at + start, mask=inside[None, :], other=0)
+        products = load_weights(
+            weights, scales, row, start, weights_row, scales_row, x, INNER, DEPTH, FORMAT
+        )
         tokens = tl.load(token_at + start, mask=inside[:, None] & (pair >= 0)[None, :], other=0)
         y = tl.dot(products, tokens, y, input_precision="ieee")
     used = (pair >= 0)[None, :] & (channel < HIDDEN)[:, None]
@@ -264,7 +282,8 @@ def launch(args) -> None:
     x, rows, choices = args.x, len(args.x), args.experts.shape[1]
     if x.numel() == 0:
         return
-    num_experts, hidden, inner = args.down.shape
+    num_experts, hidden = args.down.shape[:2]
+    inner = args.activations.shape[1]
     pairs = rows * choices
     arch = target.arch()
     options = tile_options(arch, pairs, num_experts)
@@ -272,7 +291,16 @@ def launch(args) -> None:
     if not options["FEW"]:
         moe_dispatch.launch((args.experts, num_experts, args.order, args.offsets))
     chunks = min(pairs, pairs // options["COLUMNS"] + min(num_experts, pairs))
-    shared = dict(HIDDEN=hidden, INNER=inner, CHOICES=choices, DIES=dies, **options)
+    first, second = (
+        stored(weights, scale)
+        for weights, scale in (
+            (args.gate_up, args.gate_up_scale),
+            (args.down, args.down_scale),
+        )
+    )
+    shared = dict(
+        HIDDEN=hidden, INNER=inner, FORMAT=first.format, CHOICES=choices, DIES=dies, **options
+    )
 
     def items(channels: int) -> tuple[int, tuple[int]]:
         """Items, and a grid that gives each die as many."""
@@ -283,7 +311,8 @@ def launch(args) -> None:
     gate_up[grid](
         x,
         args.experts,
-        args.gate_up,
+        first.weights,
+        first.scales,
         args.order,
         args.offsets,
         args.activations,
@@ -292,7 +321,7 @@ def launch(args) -> None:
         count,
         x.stride(0),
         args.experts.stride(0),
-        *args.gate_up.stride()[:2],
+        *first.strides,
         **shared,
     )
     count, grid = items(hidden)
@@ -300,7 +329,8 @@ def launch(args) -> None:
         args.activations,
         args.experts,
         args.weights,
-        args.down,
+        second.weights,
+        second.scales,
         x,
         args.skip_prob,
         args.order,
@@ -312,7 +342,7 @@ def launch(args) -> None:
         count,
         args.experts.stride(0),
         args.weights.stride(0),
-        *args.down.stride()[:2],
+        *second.strides,
         x.stride(0),
         args.out.stride(0),
         SKIP=args.skip,
@@ -338,16 +368,26 @@ def launch(args) -> None:
 
 def compilations(arch: str):
     """(name, kernel, types, constants, options) for ZAYA1-8B, few and many rows; see `offline`."""
-    for dtype in ("bf16", "fp32"):
+    fp8 = "fp8e4b8" if arch == "gfx942" else "fp8e4nv"
+    stored_as = {"": None, "fp8": (f"*{fp8}", "*fp32"), "mxfp4": ("*u8", "*u8")}
+    for dtype, format in (("bf16", ""), ("fp32", ""), ("bf16", "fp8"), ("bf16", "mxfp4")):
         tensors = dict.fromkeys("x weights activations out".split(), f"*{dtype}")
         tensors |= dict.fromkeys("experts order offsets".split(), "*i32")
         tensors |= dict.fromkeys("scale skip_prob partials".split(), "*fp32")
         strides = "x_row weights_expert weights_row out_row".split()
-        types = tensors | dict.fromkeys(strides, "i32:16")
+        types = tensors | dict.fromkeys(strides, "i32:D")
+        if format:
+            types |= dict(zip(("weights", "scales"), stored_as[format]))
+        name = f"{dtype} {format}".strip()
         for rows in (16, 272, 2048):
             options = tile_options(arch, rows, 16)
             shared = dict(HIDDEN=2048, INNER=2048, CHOICES=1, DIES=target.dies(arch), **options)
-            yield f"gate_up {dtype} rows={rows}", gate_up, types, shared, {}
-            yield f"down {dtype} rows={rows}", down, types, dict(SKIP=0, **shared), {}
+            shared |= dict(FORMAT=FORMATS.index(format))
+            if not format:
+                shared |= dict(scales=None)
+            yield f"gate_up {name} rows={rows}", gate_up, types, shared, {}
+            yield f"down {name} rows={rows}", down, types, dict(SKIP=0, **shared), {}
+        if format:
+            continue
         sizes = dict(HIDDEN=2048, CHOICES=8, SKIP=0, CHANNELS=1024)
         yield f"combine {dtype}", combine, types, sizes, {}

@@ -101,5 +101,5 @@ def compilations(arch: str):
         names = "x weight scale bias residual_scale residual_bias out"
         types = dict.fromkeys(names.split(), f"*{dtype}")
         types |= dict(residual="*fp32", stream="*fp32", index="*i32", eps="fp32", rows="i32")
-        types |= dict.fromkeys("x_row residual_row out_row stream_row".split(), "i32:16")
+        types |= dict.fromkeys("x_row residual_row out_row stream_row".split(), "i32:D")
         yield f"norm {dtype}", norm, types, dict(HIDDEN=2048, PADDED=2048), dict(num_warps=4)

@@ -6,6 +6,7 @@ import triton.language as tl
 
 from .distribution import (
     LOG2_E,
+    Masked,
     Row,
     Vocabulary,
     conclude,
@@ -45,11 +46,15 @@ def sample(
     temperature,
     top_k,
     top_p,
+    min_p,
+    allowed,
     tokens,
     lse,
     workspace,
     logits_request,
     logits_row,
+    allowed_request,
+    allowed_row,
     uniforms_row,
     workspace_row,
     drafts,
@@ -72,7 +77,12 @@ def sample(
     request_temperature = tl.load(temperature + request)
     peak = PEAK | (request_temperature <= 0)
     request_temperature = tl.where(peak, 1.0, request_temperature)
-    row = Row(logits + request.to(tl.int64) * logits_request + i.to(tl.int64) * logits_row)
+    own = logits + request.to(tl.int64) * logits_request + i.to(tl.int64) * logits_row
+    if allowed is None:
+        row = Row(own)
+    else:
+        words = allowed + request.to(tl.int64) * allowed_request + i.to(tl.int64) * allowed_row
+        row = Masked(own, words)
     vocabulary = Vocabulary(valid, mask_token)
     partials = workspace + at.to(tl.int64) * workspace_row
     if not FINISH:
@@ -92,6 +102,8 @@ def sample(
         token = tl.full([], -1, tl.int32)
         top = tl.full([], 0, tl.float64)
         log_sum = tl.full([], 0, tl.float64)
+        cut = tl.full([], 0, tl.float64)
+        tie = tl.full([], 0, tl.float64)
         if live:
             index = tl.arange(0, BLOCKS)
             sums = tl.load(partials + index, mask=index < blocks, other=0)
@@ -102,14 +114,20 @@ def sample(
                 sums, greatest, request_temperature, row, vocabulary, vocab_block, TILE
             )
             if distribution.status == 0:
+                cut = distribution.cut.to(tl.float64)
+                tie = distribution.tie.to(tl.float64)
                 if peak:
                     token = lowest(
                         sums, greatest, distribution.top, row, vocabulary, vocab_block, TILE
                     )
                     total = distribution.total
                 else:
-                    kept = truncated(distribution, row, vocabulary, top_k, top_p, request, TILE)
+                    kept = truncated(
+                        distribution, row, vocabulary, top_k, top_p, min_p, request, TILE
+                    )
                     total = kept.total
+                    cut = kept.cut.to(tl.float64)
+                    tie = kept.tie.to(tl.float64)
                     u = uniform(
                         uniforms,
                         request.to(tl.int64) * uniforms_row + i,
@@ -139,8 +157,10 @@ def sample(
                 top = distribution.top.to(tl.float64)
                 log_sum = tl.log2(total) / LOG2_E
         tl.store(tokens + at, token)
-        tl.store(lse + at * 2, top)
-        tl.store(lse + at * 2 + 1, log_sum)
+        tl.store(lse + at * 4, top)
+        tl.store(lse + at * 4 + 1, log_sum)
+        tl.store(lse + at * 4 + 2, cut)
+        tl.store(lse + at * 4 + 3, tie)
 
 
 def _constants(valid: int, vocab_block: int) -> dict:
@@ -165,10 +185,12 @@ def launch(args) -> None:
             args.position,
             uniforms,
             *args.drafter_sampling,
+            args.allowed,
             args.draft_tokens,
             args.draft_lse,
             args.workspace,
             *logits.stride()[:2],
+            *(args.allowed.stride()[:2] if args.allowed is not None else (0, 0)),
             uniforms.stride(0) if uniforms is not None else 0,
             args.workspace.stride(1),
             logits.shape[1],
@@ -186,15 +208,18 @@ def launch(args) -> None:
 def compilations(target: str):
     """(name, kernel, types, constants, options) over ZAYA1-8B's vocabulary, as `launch` compiles
     them; see `offline`."""
-    types = dict.fromkeys("draft_len position top_k tokens".split(), "*i32") | dict.fromkeys(
-        "temperature top_p".split(), "*fp32"
-    )
-    types |= dict.fromkeys("logits_request logits_row vocab_block".split(), "i32:16")
+    types = dict.fromkeys(
+        "draft_len position top_k allowed tokens".split(), "*i32"
+    ) | dict.fromkeys("temperature top_p min_p".split(), "*fp32")
+    types |= dict.fromkeys("logits_request logits_row vocab_block".split(), "i32:D")
     types |= {"seed": "*i64"} | dict.fromkeys("uniforms lse workspace".split(), "*fp64")
     valid, vocab_block = 262147, 4096
     for dtype in ("bf16", "fp16", "fp32"):
         typed = types | {"logits": f"*{dtype}"}
-        for name, absent in (("plain", dict(uniforms=None, top_k=None, top_p=None)), ("full", {})):
+        for name, absent in (
+            ("plain", dict.fromkeys("uniforms top_k top_p min_p allowed".split())),
+            ("full", {}),
+        ):
             for finish in (False, True):
                 constants = (
                     _constants(valid, vocab_block) | absent | dict(PEAK=False, FINISH=finish)

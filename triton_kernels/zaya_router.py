@@ -230,7 +230,7 @@ def compilations(arch: str):
         tensors = dict.fromkeys(f"{names} fc2_weight fc2_bias out_weight".split(), f"*{dtype}")
         tensors |= dict.fromkeys("balancing_bias chosen_weights skip_prob".split(), "*fp32")
         strides = "hidden_row prev_row weight_row state_row fc1_row fc2_row out_row"
-        types = tensors | dict.fromkeys(strides.split(), "i32:16")
+        types = tensors | dict.fromkeys(strides.split(), "i32:D")
         types |= dict(experts="*i32", live="*i1", eps="fp32")
         sizes = dict(HIDDEN=2048, CHANNELS=256, **project_options(bits))
         yield f"project {dtype}", project, types, sizes, dict(num_warps=1)

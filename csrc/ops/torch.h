@@ -11,9 +11,10 @@
 #include <string>
 
 #include "base/device.h"
+#include "base/formats.h"
+#include "base/numbers.h"
 #include "base/parallel.h"
 #include "ops/rows.h"
-#include "ops/sampling/draw.h"
 
 #ifdef BLOCKDRAFT_HIP
 #include <torch/csrc/inductor/aoti_torch/c/shim.h>
@@ -62,11 +63,6 @@ inline Rows rows_of(const Tensor& cu_rows, const Tensor& prefix_lens, const Tens
           .proposals = int(branch.size(1))};
 }
 
-inline SamplingParams sampling_of(const Tensor& temperature, const Optional& top_k,
-                                  const Optional& top_p) {
-  return {data<float>(temperature), data<int32_t>(top_k), data<float>(top_p)};
-}
-
 inline int64_t item_size(const Tensor& t) {
   return t.scalar_type() == torch::headeronly::ScalarType::Float ? 4 : 2;
 }
@@ -83,6 +79,20 @@ void for_float_type(const Tensor& t, F f) {
       return f(fp16{});
     default:
       STD_TORCH_CHECK(false, "expected float32, bfloat16 or float16");
+  }
+}
+
+// Calls f with what a cache is made of: fp8, else `type`.
+template <class T, class F>
+void for_cache_type(const Optional& cache, T type, F f) {
+  if (!cache) return f(type);
+  switch (cache->scalar_type()) {
+    case torch::headeronly::ScalarType::Float8_e4m3fn:
+      return f(e4m3fn{});
+    case torch::headeronly::ScalarType::Float8_e4m3fnuz:
+      return f(e4m3fnuz{});
+    default:
+      return f(type);
   }
 }
 

@@ -1,7 +1,7 @@
 // Measures the ceilings of this CPU with 1..n threads: DRAM read bandwidth and the rates of fp32
 // multiply-adds, bf16 dot products and fp32 exponentials. Each probe runs all threads for about
 // `seconds` and divides their work by the time from the first start to the last stop.
-#include <pybind11/pybind11.h>
+#include <Python.h>
 
 #ifdef __AVX512F__
 #include <immintrin.h>
@@ -17,6 +17,7 @@
 #include <cstring>
 #include <memory>
 #include <stdexcept>
+#include <string>
 #include <thread>
 #include <vector>
 
@@ -48,7 +49,7 @@ double rate(int threads, double seconds, Body body) {
   check_threads(threads);
   if (!(seconds > 0))
     throw std::invalid_argument("seconds: expected more than 0, got " + std::to_string(seconds));
-  pybind11::gil_scoped_release release;
+  PyThreadState* python = PyEval_SaveThread();
   std::atomic<int> ready{0};
   std::vector<double> units(threads), start(threads), stop(threads);
   std::vector<std::thread> pool;
@@ -61,6 +62,7 @@ double rate(int threads, double seconds, Body body) {
       while ((stop[t] = now()) - start[t] < seconds);
     });
   for (auto& thread : pool) thread.join();
+  PyEval_RestoreThread(python);
   double total = 0, first = start[0], last = stop[0];
   for (int t = 0; t < threads; ++t) {
     total += units[t];
@@ -183,22 +185,82 @@ bool has_avx512() {  // all that x86-64-v4 has
 #endif
 }
 
+// Calls `probe`; a C++ exception becomes Python's ValueError.
+template <class Probe>
+PyObject* number(Probe probe) {
+  try {
+    return PyFloat_FromDouble(probe());
+  } catch (const std::exception& error) {
+    PyErr_SetString(PyExc_ValueError, error.what());
+    return nullptr;
+  }
+}
+
+template <double (*kProbe)(int, double)>
+PyObject* call_rate(PyObject*, PyObject* args, PyObject* kwargs) {
+  static const char* names[] = {"threads", "seconds", nullptr};
+  int threads;
+  double seconds = 0.5;
+  if (!PyArg_ParseTupleAndKeywords(args, kwargs, "i|d", const_cast<char**>(names), &threads,
+                                   &seconds))
+    return nullptr;
+  return number([&] { return kProbe(threads, seconds); });
+}
+
+PyObject* call_read_bandwidth(PyObject*, PyObject* args, PyObject* kwargs) {
+  static const char* names[] = {"threads", "seconds", "mebibytes", nullptr};
+  int threads;
+  double seconds = 0.5;
+  long long mebibytes = 1024;
+  if (!PyArg_ParseTupleAndKeywords(args, kwargs, "i|dL", const_cast<char**>(names), &threads,
+                                   &seconds, &mebibytes))
+    return nullptr;
+  return number([&] { return read_bandwidth(threads, seconds, mebibytes); });
+}
+
+PyObject* call_has_avx512(PyObject*, PyObject*) { return PyBool_FromLong(has_avx512()); }
+
+PyObject* call_exponential(PyObject*, PyObject* x) {
+  const double value = PyFloat_AsDouble(x);
+  if (PyErr_Occurred()) return nullptr;
+  return number([&] { return exp_one(float(value)); });
+}
+
+template <class Function>
+PyMethodDef method(const char* name, Function function, int flags, const char* doc) {
+  return {name, reinterpret_cast<PyCFunction>(reinterpret_cast<void (*)()>(function)), flags, doc};
+}
+
+constexpr int kNamed = METH_VARARGS | METH_KEYWORDS;
+
+PyMethodDef methods[] = {
+    method("read_bandwidth", call_read_bandwidth, kNamed,
+           "(threads, seconds=0.5, mebibytes=1024): bytes per second read from memory by all "
+           "threads together; `mebibytes` in all should exceed the last-level cache."),
+    method("fma_peak", call_rate<fma_peak>, kNamed,
+           "(threads, seconds=0.5): fp32 operations per second (a multiply-add counts two)."),
+    method("dot_peak", call_rate<dot_peak>, kNamed,
+           "(threads, seconds=0.5): operations per second of dot products of bf16; 0 if this CPU "
+           "has none."),
+    method("exp_peak", call_rate<exp_peak>, kNamed,
+           "(threads, seconds=0.5): fp32 exponentials per second."),
+    method("has_avx512", call_has_avx512, METH_NOARGS,
+           "Whether this CPU runs what is built for x86-64-v4."),
+    method("exponential", call_exponential, METH_O,
+           "2^x as exp_peak times it, of one number in -126..127."),
+    {nullptr, nullptr, 0, nullptr}};
+
 }  // namespace
 
-PYBIND11_MODULE(BLOCKDRAFT_MODULE, m) {
-  namespace py = pybind11;
-  m.doc() = "Ceilings of this CPU, measured with plain threads; no torch.";
-  m.def("read_bandwidth", &read_bandwidth, py::arg("threads"), py::arg("seconds") = 0.5,
-        py::arg("mebibytes") = 1024,
-        "Bytes per second read from memory by all threads together; `mebibytes` in all should "
-        "exceed the last-level cache.");
-  m.def("fma_peak", &fma_peak, py::arg("threads"), py::arg("seconds") = 0.5,
-        "fp32 operations per second (a multiply-add counts two).");
-  m.def("dot_peak", &dot_peak, py::arg("threads"), py::arg("seconds") = 0.5,
-        "Operations per second of dot products of bf16; 0 if this CPU has none.");
-  m.def("exp_peak", &exp_peak, py::arg("threads"), py::arg("seconds") = 0.5,
-        "fp32 exponentials per second.");
-  m.def("has_avx512", &has_avx512, "Whether this CPU runs what is built for x86-64-v4.");
-  m.def("exponential", &exp_one, py::arg("x"),
-        "2^x as exp_peak times it, of one number in -126..127.");
+// The additional level of macros expands the arguments before # and ## apply.
+#define BLOCKDRAFT_JOIN(a, b) a##b
+#define BLOCKDRAFT_INIT(module) BLOCKDRAFT_JOIN(PyInit_, module)
+#define BLOCKDRAFT_TEXT(x) #x
+#define BLOCKDRAFT_NAME(module) BLOCKDRAFT_TEXT(module)
+
+PyMODINIT_FUNC BLOCKDRAFT_INIT(BLOCKDRAFT_MODULE)() {
+  static PyModuleDef definition = {PyModuleDef_HEAD_INIT, BLOCKDRAFT_NAME(BLOCKDRAFT_MODULE),
+                                   "Ceilings of this CPU, measured with plain threads; no torch.",
+                                   -1, methods};
+  return PyModule_Create(&definition);
 }

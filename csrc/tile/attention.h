@@ -19,6 +19,9 @@
 //                          place(i) -> int
 //   load(key, value, n)    begins to read the located tile: key(place, i), value(place, i) ->
 //                          const T*
+//   kReadsCodes            whether it also has
+//   load_codes(fnuz, key, value, n)
+//                          likewise, of fp8: key(place, i), value(place, i) -> CodedRow
 //   deposit(n)             the loaded tile becomes the staged one
 //   each_panel(f)          f(panel) for every panel of this wave
 //     panel.any(f)         whether f(X) holds for any column of the panel
@@ -119,6 +122,12 @@ class AttentionTree {
   float tops_[kMost], sums_[kMost], left_[kMost], right_[kMost];
 };
 
+// A row of fp8, e4m3fn or e4m3fnuz, and the scale of its numbers.
+struct CodedRow {
+  const uint8_t* codes;
+  float scale;
+};
+
 template <class T>
 struct AttentionExample {
   struct Span {
@@ -154,7 +163,8 @@ template <class Tile, class T, class X>
 concept AttentionTarget =
     GroupTarget<Tile> &&
     requires(Tile tile, int n, typename Tile::Panel panel, X (*describe)(int)) {
-      Tile::kKeys + Tile::kBuffers + Tile::kGroupColumns + Tile::kAhead + Tile::kStreams;
+      Tile::kKeys + Tile::kBuffers + Tile::kGroupColumns + Tile::kReadsCodes + Tile::kAhead +
+          Tile::kStreams;
       tile.stream() + 1;
       tile.open(n, describe, AttentionExample<T>::template query<X>, 1.0f);
       tile.locate(AttentionExample<T>::place, n);

@@ -1,10 +1,11 @@
-// A product, Gemm<T>, is a group (group.h) that multiplies a tile of weights by a tile of tokens:
+// A product, Gemm<T, W>, is a group (group.h) that multiplies a tile of weights by a tile of tokens:
 // Y^T[out, token] = W[out, k] X^T[k, token], the orientation of S^T = K Q^T. Weights are the
 // streamed operand, each read once by its group; tokens are columns, staged for all waves.
 //
 //   kRows, kGroupColumns   the most output channels and columns that a group should have
 //   multiply(rows, columns, depth, weight, column, epilogue)
-//     weight(i) -> const T*       output channel i < rows: `depth` elements, 16-byte aligned
+//     weight(i) -> const T*       output channel i < rows: `depth` elements, 16-byte aligned; or
+//                                 ScaledRow<W> of weights with scales (base/formats.h)
 //     column(c) -> const X*       column c < columns, likewise (the body may gather here); null:
 //                                 zeros. X is T; in a product for layers, T or float in the
 //                                 group's memory, where the epilogue may overwrite them
@@ -17,6 +18,7 @@
 // other columns change a column's bits.
 #pragma once
 
+#include "base/formats.h"
 #include "tile/group.h"
 
 namespace blockdraft {
@@ -29,11 +31,22 @@ struct GemmExample {
   static void epilogue(int, int, four) {}
 };
 
+template <class W>
+struct ScaledExample {
+  static ScaledRow<W> operand(int) { return {}; }
+};
+
 // `X`: of the columns.
 template <class Gemm, class T, class X = T>
 concept GemmTarget = GroupTarget<Gemm> && requires(Gemm gemm, int n) {
   Gemm::kRows + Gemm::kGroupColumns;
   gemm.multiply(n, n, n, GemmExample<T>::operand, GemmExample<X>::operand,
+                GemmExample<T>::epilogue);
+};
+
+template <class Gemm, class T, class W>
+concept ScaledGemmTarget = GroupTarget<Gemm> && requires(Gemm gemm, int n) {
+  gemm.multiply(n, n, n, ScaledExample<W>::operand, GemmExample<T>::operand,
                 GemmExample<T>::epilogue);
 };
 

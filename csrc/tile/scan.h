@@ -10,6 +10,9 @@
 //                               writes the values of f(at) with low < f <= high to `out`, in an
 //                               order that depends on the span alone, and -inf to the rest of its
 //                               `room` floats. Returns how many values there are, which may be more
+//   scan.count(span, p, words, counts)
+//                               adds the ids of the span, whose bits are set in `words` (null: all),
+//                               to counts[p[id].bits], for a type of 16 bits; where Crew::kTallies
 //   Scan::value(p)              *p as a float
 //   scan.leader()               true for one thread of the scan
 //
@@ -18,6 +21,7 @@
 //
 //   at.load(p)                  p[id], -inf for ids that the span leaves out: f must be 0 there
 //   at.id<T>()                  the ids, in the order in which load(const T*) returns their values
+//   at.bits<T>(words)           a mask: whether bit id % 32 of words[id / 32] is set; in that order
 //   at.all(x)                   x for every id
 //   at.select(mask, a, b), at.maximum(a, b), at.fma(a, b, c)
 //   at.exp2(x)                  2^x to 3e-7; below -126 at most 2^-126, 0 of -inf; infinity from
@@ -37,6 +41,7 @@
 //   crew.leader(), crew.barrier()    as a group's
 //   Crew::kStaged                    whether each step of the body is a launch
 //   Crew::kLists                     whether a kernel has registers for `collect`
+//   Crew::kTallies                   whether its scans have `count`
 #pragma once
 
 #include "tile/group.h"
@@ -66,7 +71,8 @@ struct ScanExample {
     auto operator()(At at, Peak& peak) const {
       const auto x = at.load(static_cast<const float*>(nullptr));
       peak = at.maximum(peak, at.fma(x, at.exp2(x), at.exp2(x, 1.0)));
-      return at.select(at.template id<float>() == at.all(0), x, at.all(0.0f));
+      const auto bits = at.template bits<float>(static_cast<const uint32_t*>(nullptr));
+      return at.select((at.template id<float>() == at.all(0)) & bits, x, at.all(0.0f));
     }
   };
   struct Value {
@@ -105,7 +111,7 @@ concept CrewTarget =
     ScanTarget<typename Crew::Scan> && requires(Crew crew, ScanExample::Vocabulary vocabulary) {
       crew.each_block(vocabulary, ScanExample::Block());
       crew.within(vocabulary, 0, ScanExample::Block());
-      crew.leader() || Crew::kStaged || Crew::kLists;
+      crew.leader() || Crew::kStaged || Crew::kLists || Crew::kTallies;
       crew.barrier();
     };
 

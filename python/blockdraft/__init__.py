@@ -21,6 +21,7 @@ _LAZY = {
     "Accepted": "types",
     "Batch": "batch",
     "choose_layout": "choose",
+    "choose_layouts": "choose",
     "Plan": "plan",
 }
 _MODULES = ("ops", "reference", "models", "decode", "layout", "rng", "testing", "types")

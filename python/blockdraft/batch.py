@@ -5,10 +5,9 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from . import ops
 from .contract import Check
-from .decode_state import Parameters, State
-from .plan import Plan
+from .decode_state import Parameters, Record
+from .stage import Stage
 from .types import Completion, Request, is_integer
 
 if TYPE_CHECKING:
@@ -24,30 +23,32 @@ class Batch:
             for ticket, completion in batch.step().items(): ...
 
     A request's tokens do not depend on the others of the batch (with the decoder's branches
-    "planned" their distribution does not). A batch belongs to one thread.
+    "planned", or several layouts, their distribution does not). A batch belongs to one thread.
     """
 
     def __init__(
         self, decoder: "BlockDecoder", capacity: int, max_tokens: int, pages: int | None
     ) -> None:
-        model, layout = decoder.model, decoder.layout
+        model = decoder.model
         self.decoder = decoder
         self.max_tokens = max_tokens
         # a pass stores all its verify rows, up to V - 1 beyond the last token
-        room = max_tokens + layout.V
+        room = max_tokens + decoder.verify_rows
         self.cache = model.new_cache(capacity, room, decoder.page, pages)
         self.parameters = Parameters(capacity, model.device)
-        mask_token = decoder.vocabulary["mask_token"]
-        self.state = State(
-            layout, self.cache.prefix_lens, room, max_tokens, mask_token, decoder.branches
-        )
-        self.forward = model.plan(self.state.inputs, self.cache)
+        self.record = Record(capacity, max_tokens, decoder.verify_rows, model.device)
+        shared = self.cache, self.parameters, self.record, room
+        self._stages = {
+            least: Stage(decoder, layout, branches, *shared)
+            for least, (layout, branches) in decoder.layouts.items()
+            if least <= capacity
+        }
+        self.stage = self._stages[1]
         self._requests: dict[int, Request] = {}  # by slot
         self._tickets: dict[int, int] = {}  # slot by ticket
         self._free = list(range(capacity))[::-1]
         self._issued = 0
-        self._planned_for: frozenset[str] | None = None  # options
-        self._plan_sampling()
+        self._use_options()
 
     @property
     def active(self) -> int:
@@ -57,7 +58,7 @@ class Batch:
     @property
     def emitted(self) -> int:
         """Tokens emitted by the requests in the slots; waits for the device."""
-        return int(self.state.emitted.sum())
+        return int(self.record.emitted.sum())
 
     def add(self, *requests: Request) -> list[int]:
         """Cache the prompts and start the requests; returns a ticket for each. Raises ValueError
@@ -89,22 +90,23 @@ class Batch:
 
     def _start(self, slots: list[int], requests: Sequence[Request]) -> None:
         """Cache the prompts, and put the requests into their slots."""
-        prompts: list[list[int]] = [[] for _ in range(len(self.state.anchor))]
+        prompts: list[list[int]] = [[] for _ in range(len(self.record.emitted))]
         for slot, request in zip(slots, requests):
             self._requests[slot] = request
             prompts[slot] = list(request.prompt[:-1])
         if any(prompts):
             self.decoder.model.prefill(prompts, self.cache, self.decoder.chunk)
         self.parameters.write(slots, requests)
-        self._plan_sampling()
-        self.state.place(slots, requests)
+        self._use_options()
+        self.stage.state.place(slots, requests)
 
+    @torch.no_grad()
     def step(self, passes: int = 1) -> dict[int, Completion]:
         """Run so many passes, then wait for the device and return the requests that have ended, by
         ticket."""
         for _ in range(passes):
             self._advance()
-        draft_len = self.state.draft_len.tolist()
+        draft_len = self.stage.state.draft_len.tolist()
         ended = [ticket for ticket, slot in self._tickets.items() if draft_len[slot] < 0]
         return self._close(ended)
 
@@ -112,7 +114,7 @@ class Batch:
         """What an active request has emitted so far; waits for the device."""
         Check("Batch.tokens").need(ticket in self._tickets, "ticket", "an active one", ticket)
         slot = self._tickets[ticket]
-        return self.state.tokens[slot, : int(self.state.emitted[slot])].tolist()
+        return self.record.tokens[slot, : int(self.record.emitted[slot])].tolist()
 
     def abort(self, ticket: int) -> Completion:
         """End a request now; returns what it has come to."""
@@ -123,7 +125,7 @@ class Batch:
         slots: list[int] = []
         try:
             for request in requests:
-                tokens = len(request.prompt) + request.max_new_tokens + self.decoder.layout.V
+                tokens = len(request.prompt) + request.max_new_tokens + self.decoder.verify_rows
                 self.cache.open(self._free[-1], tokens)
                 slots.append(self._free.pop())
         except BaseException:
@@ -135,7 +137,7 @@ class Batch:
         """Leave the slots idle and free, with their pages."""
         if not slots:
             return
-        self.state.clear(slots)
+        self.stage.state.clear(slots)
         for slot in reversed(slots):
             self._requests.pop(slot, None)
             self.cache.close(slot)
@@ -151,9 +153,9 @@ class Batch:
 
     def _completions(self, slots: list[int], reason: str) -> list[Completion]:
         """What the slots' requests have come to; `reason` where there was no stop token."""
-        s = self.state
-        at = torch.tensor(slots, device=s.anchor.device)
-        columns = (s.tokens, s.logprobs, s.emitted, s.status, s.stopped, s.committed, s.passes)
+        r = self.record
+        at = torch.tensor(slots, device=r.emitted.device)
+        columns = (r.tokens, r.logprobs, r.emitted, r.status, r.stopped, r.committed, r.passes)
         return [
             Completion(
                 tokens=tokens[:count],
@@ -166,67 +168,22 @@ class Batch:
             )
         ]
 
-    def _plan_sampling(self) -> None:
-        """Plan acceptance and drafting, again where requests use other options than before."""
-        p = self.parameters
-        p.use(list(self._requests.values()))
-        if p.used == self._planned_for:
-            return
-        s, decoder = self.state, self.decoder
-        target, drafter = (p.sampling(t) for t in (p.temperature, p.draft_temperature))
-        place = dict(seed=p.seed, position=s.position, **decoder.vocabulary)
-        accepting, drafting = Plan(), Plan()
-        accepting.ops.accept_drafts(
-            self.forward.logits,
-            s.drafts,
-            s.draft_len,
-            s.branch,
-            decoder.layout.M,
-            target_sampling=target,
-            drafter_sampling=drafter,
-            draft_logits=self.forward.draft_logits,
-            draft_lse=s.draft_lse,
-            drafter=decoder.drafter,
-            mix=p.option("mix"),
-            rule=decoder.rule,
-            remaining=s.remaining,
-            out=s.verdict,
-            **place,
-        )
-        if decoder.layout.P > 0:
-            drafting.ops.sample_drafts(
-                self.forward.draft_logits,
-                s.draft_len,
-                drafter_sampling=drafter,
-                drafter=decoder.drafter,
-                out=(s.drafts, s.draft_lse),
-                **place,
-            )
-        self._accepting, self._drafting, self._planned_for = accepting, drafting, p.used
+    def _use_options(self) -> None:
+        """What the requests' options ask of the stage's plans."""
+        self.parameters.use(list(self._requests.values()))
+        self.stage.plan_sampling()
 
-    @torch.no_grad()
     def _advance(self) -> None:
-        """One pass: verify, commit, draft. Nothing here waits for the device."""
-        s, p = self.state, self.parameters
-        s.begin(p.limit)
-        self.forward.run()
-        self._accepting.run()
-        self.forward.commit()
-        if self.decoder.planned:
-            s.measure()
-        s.emit(p.stop if p.stops else None, p.limit)
-        if self.decoder.layout.P == 0:
-            return
-        s.choose_rows()
-        self.forward.draft()
-        self._drafting.run()
-        if self.decoder.planned:
-            rate = s.kept / s.tried
-            ops.plan_branches(
-                rate[s.offset], rate, self.decoder.layout.P, s.draft_len, out=s.branch
-            )
-        else:
-            s.choose_branches()
+        """One pass, of the layout for so many requests."""
+        stage = self._stage_for(self.active)
+        if stage is not self.stage:
+            stage.take_over(self.stage)
+            stage.plan_sampling()
+            self.stage = stage
+        stage.advance()
+
+    def _stage_for(self, active: int) -> Stage:
+        return self._stages[max(least for least in self._stages if least <= max(active, 1))]
 
 
 def check_batch(check: Check, capacity: object, max_tokens: object, pages: object) -> None:

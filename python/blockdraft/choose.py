@@ -3,6 +3,7 @@ acceptance is counted, and the steady state of each layout says what it yields."
 
 import statistics
 import time
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import NamedTuple
@@ -11,13 +12,17 @@ from .batch import Batch
 from .contract import Check
 from .decode import BlockDecoder, Model
 from .layout import BlockLayout
-from .roofline.acceptance import Acceptance
+from .plan import profiling
+from .planner import Planner
+from .roofline.acceptance import Acceptance, counted
 from .roofline.plan import best_branches
 from .types import Request
 
 # Drafts under test, and proposals, of the layouts that are tried. V stands for one of each branch
 DRAFTS = (1, 2, 3, 4, 6, 8, 11, 15)
 PROPOSALS = (1, 2, 3, 4, 6)
+# Behind this share of plain decoding's rate, a layout is not tried with more requests
+HOPELESS = 0.8
 # A layout must promise so much more than plain decoding, since its figures are measured
 MARGIN = 1.02
 
@@ -47,16 +52,71 @@ def choose_layout(
     passes     how many of each layout are timed; the median counts
     report     called with (done, all) after each layout
     """
-    check = Check("choose_layout")
+    _check("choose_layout", requests, passes)
+    acceptance = measure_acceptance(model, requests)
+    return _rank(model, requests, all_layouts(), acceptance, passes, report)
+
+
+def choose_layouts(
+    model: Model,
+    requests: Sequence[Request],
+    sizes: Sequence[int] = (1, 2, 4, 8, 16, 32),
+    *,
+    passes: int = 12,
+    report: Callable[[int, int], None] | None = None,
+) -> dict[int, Choice]:
+    """The best layout for each number of active requests, as a BlockDecoder takes it:
+
+        chosen = choose_layouts(model, requests)
+        layouts = {size: choice.layout for size, choice in chosen.items()}
+        branches = {size: choice.branches for size, choice in chosen.items()}
+        decoder = BlockDecoder(model, layouts, branches=branches)
+
+    requests     as they will be served; repeated where a size is larger than their number
+    sizes        1 among them. A layout that is far behind plain decoding at one size is not tried
+                 at larger ones, where drafts pay less
+    passes, report  as in choose_layout; `report` counts anew for each size
+    """
+    check = _check("choose_layouts", requests, passes)
+    check.need(bool(sizes) and min(sizes) == 1, "sizes", "numbers of requests from 1 on", sizes)
+    acceptance = measure_acceptance(model, requests)
+    layouts, chosen = all_layouts(), {}
+    for size in sorted(sizes):
+        batch = [requests[i % len(requests)] for i in range(size)]
+        ranked = _rank(model, batch, layouts, acceptance, passes, report)
+        chosen[size] = ranked[0]
+        (plain,) = (choice for choice in ranked if choice.layout.P == 0)
+        least = HOPELESS * plain.tokens_per_s
+        hopeful = {choice.layout for choice in ranked if choice.tokens_per_s >= least}
+        layouts = [layout for layout in layouts if layout in hopeful]
+    return chosen
+
+
+def _check(name: str, requests: Sequence[Request], passes: int) -> Check:
+    check = Check(name)
     check.need(len(requests) > 0, "requests", "at least one", "an empty batch")
     check.need(passes >= 1, "passes", "1 or more", passes)
-    offsets = measure_acceptance(model, requests)
+    return check
+
+
+def all_layouts() -> list[BlockLayout]:
+    """What is tried; plain decoding comes first."""
     layouts = [BlockLayout.autoregressive()]
     layouts += [BlockLayout(K, K + 1, P) for K in DRAFTS for P in (*PROPOSALS, K + 1) if P <= K + 1]
-    layouts = list(dict.fromkeys(layouts))
+    return list(dict.fromkeys(layouts))
+
+
+def _rank(
+    model: Model,
+    requests: Sequence[Request],
+    layouts: list[BlockLayout],
+    acceptance: Acceptance,
+    passes: int,
+    report: Callable[[int, int], None] | None,
+) -> list[Choice]:
     choices = []
     for done, layout in enumerate(layouts, 1):
-        choices.append(_evaluate(model, requests, layout, offsets, passes))
+        choices.append(_evaluate(model, requests, layout, acceptance, passes))
         if report is not None:
             report(done, len(layouts))
     plain, *others = choices
@@ -65,24 +125,32 @@ def choose_layout(
     return [*better, plain, *others[len(better) :]]
 
 
-def measure_acceptance(
-    model: Model, requests: Sequence[Request], block: int = 16
-) -> tuple[float, ...]:
-    """[block]: how often a draft of each mask offset is accepted, given that those before it are.
-    Offset 0 is never drafted from, and counts 1."""
-    decoder = BlockDecoder(model, BlockLayout.tidar(block), branches="planned")
-    batch = _start(decoder, requests)
-    tried, kept = batch.state.tried.clone(), batch.state.kept.clone()
-    while batch.active:
-        batch.step(4)
-    tried, kept = batch.state.tried - tried, batch.state.kept - kept
-    return (1.0, *(kept / tried.clamp(min=1)).tolist()[1:])
+def measure_acceptance(model: Model, requests: Sequence[Request], block: int = 16) -> Acceptance:
+    """How often a draft is accepted, given that those before it are, by its place in the pass and
+    the mask that it came from; counted in two decodes, one of which has a single proposal, so that
+    far masks supply first drafts too."""
+    counts = None
+    for P, branches in ((3, "planned"), (1, (1,))):
+        decoder = BlockDecoder(model, BlockLayout.tidar(block, P), branches=branches)
+        batch = _start(decoder, requests)
+        planner = batch.stage.planner = Planner(batch.stage.state, counts)
+        counts = planner.counts
+        while batch.active:
+            batch.step(4)
+    return counted(planner.by_mask().tolist())
 
 
 def measure_pass(
     model: Model, requests: Sequence[Request], layout: BlockLayout, passes: int
 ) -> float:
     """Seconds of a pass over these requests with this layout, the median of `passes`."""
+    return statistics.median(seconds for seconds, _ in profile(model, requests, layout, passes))
+
+
+def profile(
+    model: Model, requests: Sequence[Request], layout: BlockLayout, passes: int
+) -> list[tuple[float, Counter[str]]]:
+    """Seconds of each of `passes` passes, and those of its ops."""
     count = (passes + 3) * layout.V
     longest = getattr(model.config, "max_position_embeddings", None)
     longer = []
@@ -93,12 +161,13 @@ def measure_pass(
         longer.append(replace(r, prompt=prompt, max_new_tokens=new, stop=()))
     batch = _start(BlockDecoder(model, layout), longer)
     batch.step(2)  # the second pass is the first with drafts
-    times = []
+    found = []
     for _ in range(passes):
-        began = time.perf_counter()
-        batch.step()
-        times.append(time.perf_counter() - began)
-    return statistics.median(times)
+        with profiling() as by_op:
+            began = time.perf_counter()
+            batch.step()
+            found.append((time.perf_counter() - began, by_op))
+    return found
 
 
 def _start(decoder: BlockDecoder, requests: Sequence[Request]) -> Batch:
@@ -112,13 +181,12 @@ def _evaluate(
     model: Model,
     requests: Sequence[Request],
     layout: BlockLayout,
-    offsets: tuple[float, ...],
+    acceptance: Acceptance,
     passes: int,
 ) -> Choice:
     seconds = measure_pass(model, requests, layout, passes)
     tokens, branches = 1.0, ()
     if layout.P > 0:
-        acceptance = Acceptance((1.0,) * layout.K, offsets[: layout.M])
-        steady, _ = best_branches(acceptance, layout.P)
+        steady, _ = best_branches(acceptance.resized(layout.K, layout.M), layout.P)
         tokens, branches = steady.tokens_per_pass, steady.branches
     return Choice(layout, branches, seconds, tokens, len(requests) * tokens / seconds)

@@ -6,7 +6,8 @@ import click
 
 from .bench.command import bench, measure_command
 from .roofline.command import roofline
-from .roofline.command_tools import check, isa, plot
+from .roofline.command_isa import isa
+from .roofline.command_tools import check, plot
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120})
@@ -63,6 +64,26 @@ def info() -> None:
     from .info import show
 
     show()
+
+
+@main.command()
+@click.argument("folder", type=click.Path(exists=True, file_okay=False, path_type=Path))
+@click.argument("out", type=click.Path(file_okay=False, path_type=Path))
+@click.option(
+    "--format",
+    type=click.Choice(["fp8", "mxfp4"]),
+    default="mxfp4",
+    show_default=True,
+    help="Of the experts; all else is written in bf16.",
+)
+def quantize(folder: Path, out: Path, format: str) -> None:
+    """Write the ZAYA checkpoint in FOLDER to OUT with its experts in lower precision."""
+    from .models.quantize import quantize as write
+
+    try:
+        write(folder, out, format)
+    except ValueError as error:
+        raise click.ClickException(str(error)) from error
 
 
 main.add_command(bench)

@@ -13,6 +13,23 @@ FLOATS = (torch.bfloat16, torch.float16, torch.float32)
 F32, F64 = (torch.float32,), (torch.float64,)
 I32, I64, BOOL = (torch.int32,), (torch.int64,), (torch.bool,)
 
+FP8 = (torch.float8_e4m3fn, torch.float8_e4m3fnuz)  # OCP's (gfx950, NVIDIA) and gfx942's
+
+
+@cache
+def _arch(device: torch.device) -> str:
+    """ "gfx942" and the like; "" where it is not an AMD GPU."""
+    if device.type != "cuda" or torch.version.hip is None:
+        return ""
+    return torch.cuda.get_device_properties(device).gcnArchName.split(":")[0]
+
+
+def fp8_types(device: torch.device) -> tuple[torch.dtype, ...]:
+    """The fp8 that a device takes: a GPU the one that it converts in hardware, a CPU both."""
+    if device.type != "cuda":
+        return FP8
+    return FP8[1:] if _arch(device) == "gfx942" else FP8[:1]
+
 
 @cache
 def _names(shape: str) -> tuple[tuple[str, int], ...]:
@@ -128,6 +145,12 @@ class Check:
                 f"strides {t.stride()}",
             )
         self.shapes[shape] = tuple(sizes)
+
+    def fp8(self, name: str, t, shape: str) -> None:
+        """A tensor of fp8, in the format of its device: the bits of the other one mean other
+        numbers."""
+        self.tensor(name, t, shape, FP8)
+        self.tensor(name, t, shape, fp8_types(t.device))
 
     def output(self, name: str, t, shape: str, dtypes, inputs: dict) -> None:
         """A tensor that the caller gave to be written: as `tensor`, and no two of its elements, nor
@@ -257,6 +280,18 @@ class Check:
                 if c != -1 and not 1 <= c <= draft_len + 1:
                     self.fail("rows.branch", "-1 or 1 .. draft_len + 1", c)
 
+    def angles(self, name: str, cos_sin, rows: Rows) -> None:
+        """RoPE's table of cosines and sines, for every position of the pass."""
+        self.tensor(name, cos_sin, "positions R", F32)
+        head_dim, width, count = (self.dims[size] for size in ("Dh", "R", "positions"))
+        fits = width % 2 == 0 and width <= head_dim
+        self.need(fits, name, f"an even width of at most Dh = {head_dim}", width)
+        if self.readable:
+            masks = rows.mask_rows if rows.branch.shape[1] else 0
+            beyond = rows.prefix_lens + rows.draft_len + masks
+            expected = f"a table of more than every position, not {count}"
+            self.values(name, beyond, -1, count - 1, expected)
+
     def pages(
         self, k_cache, v_cache, block_table, rows: Rows, dtype: torch.dtype, stores: bool = False
     ) -> None:
@@ -277,8 +312,10 @@ class Check:
                 None,
             )
             return
-        self.tensor("k_cache", k_cache, "pages page Hk Dh", (dtype,))
-        self.tensor("v_cache", v_cache, "pages page Hk Dh", (dtype,))
+        low = k_cache.dtype in FP8
+        dtypes = fp8_types(k_cache.device) if low else (dtype,)
+        self.tensor("k_cache", k_cache, "pages page Hk Dh", dtypes)
+        self.tensor("v_cache", v_cache, "pages page Hk Dh", (k_cache.dtype,))
         self.tensor("block_table", block_table, "B max_pages", I32)
         page = self.dims["page"]
         self.need(
@@ -311,6 +348,20 @@ class Check:
                 f"page numbers 0 .. {len(k_cache) - 1}",
             )
 
+    def cache_scale(self, name: str, scale, cache) -> torch.Tensor | None:
+        """The scale of a cache of fp8: float32 of one element, [Hk] or [pages,Hk], above 0. As
+        [pages,Hk], of which several elements may be the same memory."""
+        if cache is None or cache.dtype not in FP8:
+            self.need(scale is None, name, "None, since the cache is not fp8", type(scale).__name__)
+            return None
+        self.need(scale is not None, name, f"a tensor, since the cache is {cache.dtype}", None)
+        one = isinstance(scale, torch.Tensor) and scale.shape == (1,)
+        several = isinstance(scale, torch.Tensor) and scale.dim() == 1
+        self.tensor(name, scale, "1" if one else "Hk" if several else "pages Hk", F32)
+        bounds = torch.finfo(torch.float32)
+        self.values(name, scale, bounds.tiny, bounds.max, "finite scales above 0")
+        return scale.expand(cache.shape[0], cache.shape[2])
+
     def vocabulary(self, num_valid_vocab: int | None, mask_token: int) -> int:
         """How many ids are valid (None: all of the logits' "vocab"), after checking both."""
         vocab = self.dims["vocab"]
@@ -327,6 +378,7 @@ class Check:
         self.tensor(f"{name}.temperature", sampling.temperature, "B", F32)
         self.tensor(f"{name}.top_k", sampling.top_k, "B", I32, optional=True)
         self.tensor(f"{name}.top_p", sampling.top_p, "B", F32, optional=True)
+        self.tensor(f"{name}.min_p", sampling.min_p, "B", F32, optional=True)
         self.values(
             f"{name}.temperature",
             sampling.temperature,
@@ -338,10 +390,11 @@ class Check:
         self.values(
             f"{name}.top_p", sampling.top_p, sys.float_info.min, 1, "more than 0, at most 1"
         )
+        self.values(f"{name}.min_p", sampling.min_p, 0, 1, "0 .. 1")
 
     def normalisers(self, name: str, t) -> None:
         """As sample_drafts leaves them."""
-        self.tensor(name, t, "B K 2", F64, optional=True)
+        self.tensor(name, t, "B K 4", F64, optional=True)
 
     def uniforms(self, uniforms, shape: str) -> None:
         self.tensor("uniforms", uniforms, shape, F64, optional=True)

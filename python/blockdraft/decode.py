@@ -1,7 +1,7 @@
 """Block-diffusion decoding of a batch of requests: one forward pass verifies the last drafts and
 draws the next ones."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
 import torch
@@ -55,12 +55,15 @@ class BlockDecoder:
     """Decodes with any `Model`. It holds nothing of a call, so that threads may share one, and
     `on_step` may call it again.
 
-    layout    BlockLayout; `BlockLayout.autoregressive()` is plain decoding by the same code
+    layout    BlockLayout; `BlockLayout.autoregressive()` is plain decoding by the same code. Or
+              several, by the least number of active requests that each is for: {1: A, 9: B} decodes
+              with A up to 8 requests, and moves to B when a ninth comes; see `choose_layouts`
     rule      how drafts are accepted: "token", "block" or "greedy" (see ops.accept_drafts)
     drafter   how drafts are drawn: "sampled" or "greedy"
     branches  of the proposals, ascending. None: spread evenly over 1..V. "planned": chosen in each
-              pass by the batch's measured acceptance; a request's tokens then depend on the others
-              in its batch, their distribution does not
+              pass by the drafts' confidence and the acceptance that this batch has seen; a
+              request's tokens then depend on the others in its batch, their distribution does not.
+              Of several layouts: by the same numbers
     page      tokens of a page of the cache
     chunk     tokens of each prompt that one pass of the prefill takes
     """
@@ -68,11 +71,11 @@ class BlockDecoder:
     def __init__(
         self,
         model: Model,
-        layout: BlockLayout,
+        layout: BlockLayout | Mapping[int, BlockLayout],
         *,
         rule: str = "token",
         drafter: str = "sampled",
-        branches: Sequence[int] | str | None = None,
+        branches: Sequence[int] | str | None | Mapping[int, Sequence[int] | str | None] = None,
         page: int = 16,
         chunk: int = 512,
     ):
@@ -82,22 +85,20 @@ class BlockDecoder:
         is_page = is_integer(page, 8, 2**31 - 1) and page & (page - 1) == 0
         is_chunk = is_integer(chunk, 1, 2**31 - 1)
         check.need(is_model, "model", f"an object with {', '.join(parts)}", type(model).__name__)
-        check.need(isinstance(layout, BlockLayout), "layout", "a BlockLayout", repr(layout))
         check.choice("rule", rule, ("token", "block", "greedy"))
         check.choice("drafter", drafter, ("sampled", "greedy"))
         check.need(is_page, "page", "a power of two of at least 8", repr(page))
         check.need(is_chunk, "chunk", "an integer of at least 1", repr(chunk))
         mask_token = model.config.mask_token_id
-        masked = mask_token is not None or layout.P == 0
+        self.layouts = _layouts(check, layout, branches)
+        masked = mask_token is not None or all(each.P == 0 for each, _ in self.layouts.values())
         check.need(masked, "model", "a mask_token_id in its config, to draft with", mask_token)
         self.model = model
-        self.layout = layout
         self.rule = rule
         self.drafter = drafter
         self.page = page
         self.chunk = chunk
-        self.planned = isinstance(branches, str) and branches == "planned"
-        self.branches = _branches(check, layout, None if self.planned else branches)
+        self.verify_rows = max(each.V for each, _ in self.layouts.values())
 
     def generate(
         self,
@@ -119,7 +120,7 @@ class BlockDecoder:
         steps = is_integer(steps_per_sync, 1, 2**31 - 1)
         check.need(steps, "steps_per_sync", "an integer of at least 1", repr(steps_per_sync))
         lengths = [len(r.prompt) + r.max_new_tokens for r in requests]
-        pages = sum(-(-(length + self.layout.V) // self.page) for length in lengths)
+        pages = sum(-(-(length + self.verify_rows) // self.page) for length in lengths)
         batch = Batch(self, len(requests), max(lengths), pages)
         tickets = batch.add(*requests)
         done: dict[int, Completion] = {}
@@ -157,9 +158,26 @@ class BlockDecoder:
                 check.fail("requests", f"prompt and max_new_tokens {together}", total)
 
 
-def _branches(check: Check, layout: BlockLayout, branches: Any) -> list[int]:
-    """The proposals' branches, checked; None spreads them evenly over 1..V."""
+def _layouts(
+    check: Check, layout: Any, branches: Any
+) -> dict[int, tuple[BlockLayout, list[int] | None]]:
+    """Each layout with its branches (None: planned), by the least number of requests."""
+    given = dict(layout) if isinstance(layout, Mapping) else {1: layout}
+    for each in given.values():
+        check.need(isinstance(each, BlockLayout), "layout", "a BlockLayout", repr(each))
+    counts = all(is_integer(least, 1, 2**31 - 1) for least in given) and 1 in given
+    check.need(counts, "layout", "numbers of requests, 1 among them", repr([*given]))
+    if not isinstance(branches, Mapping):
+        branches = dict.fromkeys(given, branches)
+    check.need(set(branches) == set(given), "branches", f"keys {[*given]}", repr([*branches]))
+    return {n: (each, _branches(check, each, branches[n])) for n, each in given.items()}
+
+
+def _branches(check: Check, layout: BlockLayout, branches: Any) -> list[int] | None:
+    """The proposals' branches, checked. "planned": None; None: spread evenly over 1..V."""
     V, P = layout.V, layout.P
+    if isinstance(branches, str) and branches == "planned":
+        return None
     if branches is None:
         return [1 + round(j * (V - 1) / max(P - 1, 1)) for j in range(P)]
     fits = isinstance(branches, (list, tuple)) and all(is_integer(c, 1, V) for c in branches)

@@ -18,7 +18,7 @@ class Parameters:
     ops skip the others' work.
     """
 
-    OFF = dict(top_k=0, top_p=1.0, mix=1.0)
+    OFF = dict(top_k=0, top_p=1.0, min_p=0.0, mix=1.0)
 
     def __init__(self, capacity: int, device: torch.device) -> None:
         def full(value: float, dtype: torch.dtype) -> torch.Tensor:
@@ -30,7 +30,10 @@ class Parameters:
         self.temperature = full(1, torch.float32)
         self.draft_temperature = full(1, torch.float32)
         self.options = dict(
-            top_k=full(0, torch.int32), top_p=full(1, torch.float32), mix=full(1, torch.float32)
+            top_k=full(0, torch.int32),
+            top_p=full(1, torch.float32),
+            min_p=full(0, torch.float32),
+            mix=full(1, torch.float32),
         )
         self.used: frozenset[str] = frozenset()
         self.stops = False
@@ -68,7 +71,37 @@ class Parameters:
         return self.options[name] if name in self.used else None
 
     def sampling(self, temperature: torch.Tensor) -> Sampling:
-        return Sampling(temperature, self.option("top_k"), self.option("top_p"))
+        return Sampling(temperature, *(self.option(n) for n in ("top_k", "top_p", "min_p")))
+
+
+class Record:
+    """What a batch's requests have come to, whatever the layout of its passes.
+
+    position      int32 [B], prefix lengths at the start of the pass; all its random numbers are
+                  drawn at this place
+    remaining     int32 [B], tokens still to emit
+    emitted       int32 [B], tokens emitted so far
+    stopped       bool [B], whether a stop token was emitted
+    status        int32 [B], not 0 where the logits were invalid (see Accepted)
+    tokens        int32 [B, most tokens + V], valid up to `emitted`
+    logprobs      float32, likewise
+    passes        int64 [B]; committed int32 [B, most tokens + 1]: what each of so many passes
+                  yielded, before a cut at a stop token
+    """
+
+    def __init__(self, batch: int, most: int, verify_rows: int, device: torch.device) -> None:
+        def zeros(*shape: int, dtype: torch.dtype = torch.int32) -> torch.Tensor:
+            return torch.zeros(batch, *shape, dtype=dtype, device=device)
+
+        self.position = zeros()
+        self.remaining = zeros() + 1
+        self.emitted = zeros()
+        self.stopped = zeros(dtype=torch.bool)
+        self.status = zeros()
+        self.tokens = zeros(most + verify_rows)
+        self.logprobs = zeros(most + verify_rows, dtype=torch.float32)
+        self.passes = zeros(dtype=torch.int64)
+        self.committed = zeros(most + 1)
 
 
 class State:
@@ -78,22 +111,12 @@ class State:
     anchor        int32 [B], the last token emitted, or of the prompt: the verdict's next token
     drafts        int32 [B,K], -1 where there is none
     draft_len     int32 [B], drafts in use; -1: the slot is empty, or its request has ended
-    draft_lse     [B,K,2], the normalisers of the distributions that drafts were drawn from
+    draft_lse     [B,K,4], normalisers and cuts of the distributions that drafts were drawn from
     offset        int32 [B,K]: the mask offset of each draft within its proposal
     branches      int32 [P], the decoder's; not used where each pass plans its own
     branch        int32 [B,P], branches of the next pass's proposals; -1: none
-    position      int32 [B], prefix lengths at the start of the pass; all its random numbers are
-                  drawn at this place
-    remaining     int32 [B], tokens still to emit
     verdict       what acceptance decided in the last pass; acceptance overwrites all of it
-    emitted       int32 [B], tokens emitted so far
-    stopped       bool [B], whether a stop token was emitted
-    status        int32 [B], not 0 where the logits were invalid (see Accepted)
-    tokens        int32 [B, most tokens + V], valid up to `emitted`
-    logprobs      float32, likewise
-    passes        int64 [B]; committed int32 [B, most tokens + 1]: what each of so many passes
-                  yielded, before a cut at a stop token
-    tried, kept   float64 [M], how many drafts of each mask offset were judged, and accepted
+    record        what the requests have come to
     """
 
     def __init__(
@@ -101,33 +124,21 @@ class State:
         layout: BlockLayout,
         prefix_lens: torch.Tensor,
         max_prefix: int,
-        most: int,
         mask_token: int,
         branches: list[int],
+        record: Record,
     ) -> None:
         device, batch = prefix_lens.device, len(prefix_lens)
 
         def zeros(*shape: int, dtype: torch.dtype = torch.int32) -> torch.Tensor:
             return torch.zeros(shape, dtype=dtype, device=device)
 
-        self.layout, self.prefix_lens = layout, prefix_lens
+        self.layout, self.prefix_lens, self.record = layout, prefix_lens, record
         self.drafts = zeros(batch, layout.K) - 1
         self.draft_len = zeros(batch) - 1
-        self.draft_lse = zeros(batch, layout.K, 2, dtype=torch.float64)
+        self.draft_lse = zeros(batch, layout.K, 4, dtype=torch.float64)
         self.offset = zeros(batch, layout.K)
         self.branch = zeros(batch, layout.P) - 1
-        self.position = zeros(batch)
-        self.remaining = zeros(batch) + 1
-        self.emitted = zeros(batch)
-        self.stopped = zeros(batch, dtype=torch.bool)
-        self.status = zeros(batch)
-        self.tokens = zeros(batch, most + layout.V)
-        self.logprobs = zeros(batch, most + layout.V, dtype=torch.float32)
-        self.passes = zeros(batch, dtype=torch.int64)
-        self.committed = zeros(batch, most + 1)
-        # planning starts as if each mask offset had been tried twice and kept once
-        self.tried = zeros(layout.M, dtype=torch.float64) + 2
-        self.kept = self.tried / 2
         self.verdict = Accepted(
             *(zeros(batch) for _ in range(6)), zeros(batch, layout.V, dtype=torch.float32)
         )
@@ -135,8 +146,7 @@ class State:
         place = torch.arange(batch * layout.rows, dtype=torch.int32, device=device)
         place = place.view(batch, layout.rows)
         self._masks = place[:, :1] + layout.V
-        self._draft = torch.arange(layout.K, dtype=torch.int32, device=device)
-        self._first_offset = self._draft + 1
+        self._first_offset = torch.arange(1, layout.V, dtype=torch.int32, device=device)
         self.branches = torch.tensor(branches, dtype=torch.int32, device=device)
         self._lower = torch.nn.functional.pad(self.branches[:-1], (1, 0))
         self._column = torch.arange(layout.V, device=device)
@@ -160,9 +170,10 @@ class State:
         self.drafts[at] = -1
         self.branch[at] = -1
         self.branch[at, :1] = 1
-        for tensor in (self.draft_len, self.emitted, self.status, self.passes):
+        r = self.record
+        for tensor in (self.draft_len, r.emitted, r.status, r.passes):
             tensor[at] = 0
-        self.stopped[at] = False
+        r.stopped[at] = False
 
     def clear(self, slots: list[int]) -> None:
         """Leave the slots idle."""
@@ -172,9 +183,9 @@ class State:
 
     def begin(self, limit: torch.Tensor) -> None:
         """Set the pass's inputs: anchor, drafts, masks (dead ones as 0), and what is in use."""
-        layout, batch = self.layout, len(self.anchor)
-        self.position.copy_(self.prefix_lens)
-        torch.sub(limit, self.emitted, out=self.remaining)
+        layout, batch, r = self.layout, len(self.anchor), self.record
+        r.position.copy_(self.prefix_lens)
+        torch.sub(limit, r.emitted, out=r.remaining)
         tokens = self.inputs.tokens.view(batch, layout.rows)
         live = self.inputs.live.view(batch, layout.rows)
         torch.clamp(self.anchor, min=0, out=tokens[:, 0])
@@ -188,38 +199,27 @@ class State:
     def emit(self, stop: torch.Tensor | None, limit: torch.Tensor) -> None:
         """Append the accepted drafts and the next token, cut after the first stop token (`stop`
         None: there are none), and end the requests that are done."""
-        v, column = self.verdict, self._column
+        v, r, column = self.verdict, self.record, self._column
         accepted = v.accepted[:, None]
         tokens = torch.cat([self.drafts, v.next_token[:, None]], 1)
         tokens = torch.where(column == accepted, v.next_token[:, None], tokens)
         # A pass writes all V columns, which is why the buffers are longer by V. The next pass
         # overwrites those beyond `count`, or nothing ever reads them.
-        place = self.emitted[:, None] + column
-        self.tokens.scatter_(1, place, tokens)
-        self.logprobs.scatter_(1, place, v.target_logprob)
+        place = r.emitted[:, None] + column
+        r.tokens.scatter_(1, place, tokens)
+        r.logprobs.scatter_(1, place, v.target_logprob)
         count = v.accepted + 1
-        self.committed.scatter_(1, self.passes[:, None], count[:, None])
-        self.passes += count > 0
+        r.committed.scatter_(1, r.passes[:, None], count[:, None])
+        r.passes += count > 0
         if stop is not None:
             is_stop = (tokens[..., None] == stop[:, None]).any(-1) & (column <= accepted)
             stops = is_stop.any(1)
             count = torch.where(stops, is_stop.int().argmax(1).int() + 1, count)
-            self.stopped |= stops
-        self.emitted += count
-        torch.maximum(self.status, v.status, out=self.status)
-        done = (self.emitted >= limit).logical_or_(self.stopped)
+            r.stopped |= stops
+        r.emitted += count
+        torch.maximum(r.status, v.status, out=r.status)
+        done = (r.emitted >= limit).logical_or_(r.stopped)
         torch.where(done, self._none, v.draft_len, out=self.draft_len)
-
-    def measure(self) -> None:
-        """Count the drafts of the pass that were judged and kept, by the mask they came from; to be
-        called before `emit`."""
-        accepted = self.verdict.accepted
-        # the first draft that is not kept was judged, the ones after it were not
-        tried = self._draft < torch.minimum(accepted + 1, self.draft_len)[:, None]
-        kept = tried & (self._draft < accepted[:, None])
-        offset = self.offset.flatten()
-        self.tried.index_add_(0, offset, tried.flatten().double())
-        self.kept.index_add_(0, offset, kept.flatten().double())
 
     def choose_rows(self) -> None:
         """Set the rows to draft from, of the proposal that acceptance chose: draft i comes from its

@@ -12,11 +12,17 @@ class Sampling(NamedTuple):
     temperature  float32 >= 0; 0 is greedy
     top_k        int32, 0 keeps every id; None: no request uses it
     top_p        float32 in (0, 1], 1 keeps every id; None: no request uses it
+    min_p        float32 in [0, 1]: keeps ids of at least this fraction of the greatest probability,
+                 0 keeps every id; None: no request uses it
+
+    They act in vLLM's order: temperature, min-p, top-k, and top-p of what the others kept, as if
+    renormalised. (transformers applies min-p last, which keeps more where top-p acts, too.)
     """
 
     temperature: torch.Tensor
     top_k: torch.Tensor | None = None
     top_p: torch.Tensor | None = None
+    min_p: torch.Tensor | None = None
 
 
 class Accepted(NamedTuple):
@@ -221,6 +227,7 @@ class Request:
     temperature        0 is greedy
     top_k              keep the k most probable ids; 0 keeps all
     top_p              keep the most probable ids that together have this probability; 1 keeps all
+    min_p              keep ids of at least this fraction of the greatest probability; 0 keeps all
     draft_temperature  of the drafter; None follows `temperature`
     mix                below 1, drafts are judged against logits mixed with the drafter's: faster,
                        but the tokens no longer follow the target's distribution
@@ -233,6 +240,7 @@ class Request:
     temperature: float = 1.0
     top_k: int = 0
     top_p: float = 1.0
+    min_p: float = 0.0
     draft_temperature: float | None = None
     mix: float = 1.0
     stop: tuple[int, ...] = ()
@@ -253,6 +261,7 @@ class Request:
         need(drafting, "draft_temperature", "None or 0 .. 3.4e38")
         need(is_integer(self.top_k, 0, _INT32), "top_k", "an integer, 0 (off) or more")
         need(is_number(self.top_p, _FLOAT32.tiny, 1), "top_p", "1.2e-38 .. 1")
+        need(is_number(self.min_p, 0, 1), "min_p", "0 .. 1")
         need(is_number(self.mix, 0, 1), "mix", "0 .. 1")
         need(_are_token_ids(self.stop), "stop", "a tuple of token ids")
 

@@ -171,9 +171,11 @@ void check_moe_dispatch(int target, const void* params, uint64_t seed, int dropp
   dispatch_on_sim(p, seed, dropped);
 }
 
-void check_fused_moe(int target, int type, const void* params, uint64_t seed, int dropped) {
-  with_type(type, [&]<class T>(T) {
-    const auto& p = *static_cast<const FusedMoeParams<T>*>(params);
+// Weight formats: 0 as the tokens, 1 e4m3fn, 2 e4m3fnuz, 3 e2m1x2.
+void check_fused_moe(int target, int type, int format, const void* params, uint64_t seed,
+                     int dropped) {
+  auto check = [&]<class T, class W>(T, W) {
+    const auto& p = *static_cast<const FusedMoeParams<T, W>*>(params);
     if (target == 0) return launch(p, two_threads());
     using Gemm = sim::Gemm<T>;
     struct Memory {
@@ -191,6 +193,12 @@ void check_fused_moe(int target, int type, const void* params, uint64_t seed, in
             fused_moe<kStep>(gemm, p, id, memory.found);
           });
     });
+  };
+  with_type(type, [&]<class T>(T token) {
+    if (format == 0) check(token, token);
+    if (format == 1) check(token, e4m3fn{});
+    if (format == 2) check(token, e4m3fnuz{});
+    if (format == 3) check(token, e2m1x2{});
   });
 }
 

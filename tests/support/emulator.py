@@ -10,44 +10,17 @@ import struct
 import subprocess
 import sys
 import types
+from collections import Counter
+from functools import cache
 from pathlib import Path
 
-# Corrections of the checkout: the row of a 32x32 MFMA result register, operands of MFMAs and data
-# of LDS stores in AGPRs (bits of the encoding), the source lanes of row_bcast:15 and :31, and loads from LDS by lanes
-# that are switched off, whose addresses are anything.
-BASE = "m_base = c_grp * UOp.const({}, dtypes.int) + "
-WRONG = BASE.format(16) + "UOp.const((out_reg // 4) * 4 + out_reg % 4, dtypes.int)"
-RIGHT = BASE.format(4) + "UOp.const((out_reg // 4) * 8 + out_reg % 4, dtypes.int)"
-WRONG_OPERAND = "raw = is_vgpr.where(ctx.rvgpr_dyn(off"
-RIGHT_OPERAND = (
-    "raw = is_vgpr.where((ctx.raccvgpr_dyn if int(_iattr(inst, 'acc') or 0) >> (base > 0) & 1 "
-    "else ctx.rvgpr_dyn)(off"
-)
-WRONG_DATA = "ctx.rvgpr_dyn(vdata_reg"
-RIGHT_DATA = "(ctx.raccvgpr_dyn if use_acc else ctx.rvgpr_dyn)(vdata_reg"
-WRONG_BROADCAST = "elif op == 'row_bcast': src_lane = row_base"
-RIGHT_BROADCAST = (
-    "elif op == 'row_bcast': src_lane, valid = "
-    "(row_base - _c(1, dtypes.int), row > _c(0, dtypes.int)) if arg == 15 "
-    "else (_c(31, dtypes.int), row > _c(1, dtypes.int))"
-)
-WRONG_LOADS = "'_lds': mem, 'laneId': lane,"
-RIGHT_LOADS = WRONG_LOADS + " '_active': _lane_active(exec_mask, lane),"
-# It lacks ds_swizzle_b32, which Triton's reductions use only to exchange each lane with lane ^ 16.
-PERMUTES = "if is_lds and 'PERMUTE' in op_name:"
-SWIZZLES = "if is_lds and ('PERMUTE' in op_name or 'SWIZZLE' in op_name):"
-SWIZZLE = """declare tmp : 32'B[64];
-declare DATA0 : 32'U;
-declare ADDR : 32'U;
-declare VDST : 32'U;
-for i in 0 : 63 do
-tmp[i] = VGPR[i ^ 16][ADDR]
-endfor;
-for i in 0 : 63 do
-if EXEC[i].u1 then
-VGPR[i][VDST] = tmp[i]
-endif
-endfor"""
+import harness
+from corrections import correct_pseudo_code, corrected
+from waves import Schedule
+
+from blockdraft.roofline import isa
+from blockdraft.roofline.assembly import instructions
+from blockdraft.roofline.verdicts import fingerprint
 
 
 class Emulator:
@@ -64,28 +37,18 @@ class Emulator:
         from tinygrad.runtime.support.elf import elf_loader
 
         source = (checkout / "test/mockgpu/amd/emu.py").read_text()
-        for wrong, right in (
-            (WRONG, RIGHT),
-            (WRONG_OPERAND, RIGHT_OPERAND),
-            (WRONG_DATA, RIGHT_DATA),
-            (WRONG_DATA.replace("vdata", "data1"), RIGHT_DATA.replace("vdata", "data1")),
-            (WRONG_BROADCAST, RIGHT_BROADCAST),
-            (WRONG_LOADS, RIGHT_LOADS),
-            (PERMUTES, SWIZZLES),
-        ):
-            assert wrong in source, "the emulator is not the version that these corrections are for"
-            source = source.replace(wrong, right)
         self.emu = types.ModuleType("emu")
         self.emu.__file__ = str(checkout / "test/mockgpu/amd/emu.py")
         self.emu.__package__ = "test.mockgpu.amd"
-        exec(compile(source, self.emu.__file__, "exec"), self.emu.__dict__)
-        swizzle = next(op for op in self.emu.PCODE_CDNA if op.name == "DS_SWIZZLE_B32")
-        self.emu.PCODE_CDNA[swizzle] = SWIZZLE
-        permute = next(op for op in self.emu.PCODE_CDNA if op.name == "DS_BPERMUTE_B32")
-        text = self.emu.PCODE_CDNA[permute]
-        assert "/ 4U % 64U" in text  # the checkout does not wrap lanes beyond 63
-        self.emu.PCODE_CDNA[permute] = text.replace("/ 4U % 64U", "/ 4U & 63U")
+        exec(compile(corrected(source), self.emu.__file__, "exec"), self.emu.__dict__)
+        correct_pseudo_code(self.emu.PCODE_CDNA)
+        self.schedule = self.emu.schedule = Schedule(self.emu.decode_inst)
         self.load = elf_loader
+        self.ran: set[tuple[str, str, str]] = set()  # architecture, kernel, fingerprint
+
+    def ran_code(self, arch: str, kernel: str, text: str) -> None:
+        """Notes that a kernel of this assembly ran."""
+        self.ran.add((arch, kernel, fingerprint(instructions(kernel, text))))
 
     def run(
         self,
@@ -93,11 +56,12 @@ class Emulator:
         kernel: str,
         groups: int,
         threads: int,
-        arguments: bytes,
+        arguments: bytes | int,
         dynamic_lds: int = 0,
-    ) -> None:
-        """Launches the kernel whose mangled name contains `kernel`. Pointers in the arguments are
-        host addresses."""
+    ) -> Counter[tuple]:
+        """Launches the kernel whose mangled name contains `kernel`. arguments: their bytes or their
+        address. Pointers in them are host addresses. Returns how many instructions each wave has
+        executed, by (workgroup, wave)."""
         data = code_object.read_bytes()
         image, sections, _ = self.load(data)
         descriptor = symbol(sections, kernel)
@@ -106,10 +70,13 @@ class Emulator:
         entry = descriptor + struct.unpack_from("<q", image, descriptor + 16)[0]
         rsrc2 = struct.unpack_from("<I", image, descriptor + 52)[0]
         rsrc2 = (rsrc2 & ~(0x1FF << 15)) | ((lds + dynamic_lds + 511) // 512 << 15)
+        if isinstance(arguments, int):
+            arguments = ctypes.string_at(arguments, kernarg)
         segment = (ctypes.c_uint8 * max(kernarg, len(arguments))).from_buffer_copy(
             arguments.ljust(kernarg, b"\0")
         )
         base = ctypes.addressof(memory)
+        self.schedule.begin()
         self.emu.run_asm(
             base + entry,
             len(image) - entry,
@@ -124,17 +91,40 @@ class Emulator:
             scratch_size=private,
             arch="cdna",
         )
+        return self.schedule.executed
 
 
-def code_object(source: Path, arch: str, folder: Path, name: str) -> Path:
-    """The code object of a .hip file, by ziglang's clang."""
-    from blockdraft.roofline.isa import hip_assembly
+class HipKernels:
+    """The code objects of .hip files, by ziglang's clang, and ops that run on them."""
 
-    return assembled(
-        hip_assembly(source, arch, [f"-I{Path(__file__).parent}"]),
-        arch,
-        folder / f"{name}_{arch}",
-    )
+    def __init__(self, emulator: Emulator, folder: Path):
+        self.emulator, self.folder = emulator, folder
+        self.code, self.text = cache(self.code), cache(self.text)
+
+    def text(self, source: Path, arch: str) -> str:
+        return isa.hip_assembly(source, arch, [f"-I{Path(__file__).parent}"])
+
+    def code(self, source: Path, arch: str) -> Path:
+        stem = self.folder / f"{isa.source_name(source)}.{arch}"
+        return assembled(self.text(source, arch), arch, stem)
+
+    def launch(
+        self, arch: str, op: str, params: harness.Params | None, kind: int
+    ) -> dict[str, Counter[tuple]]:
+        """All that the op's own HIP launcher starts. kind: as for harness.launched. Returns what
+        each launch has executed, by its kernel's symbol."""
+        executed = {}
+
+        def run(launch: harness.Launch) -> None:
+            source = isa.OPS / launch.op / "hip.hip"
+            code, size = self.code(source, arch), (launch.groups, launch.threads)
+            self.emulator.ran_code(arch, launch.kernel, self.text(source, arch))
+            executed[launch.kernel] = self.emulator.run(
+                code, f"{launch.kernel}.kd", *size, launch.argument
+            )
+
+        harness.launched(op, params, kind, run)
+        return executed
 
 
 # The emulator executes lanes one by one. If a DPP operation writes the register that it reads from
@@ -144,11 +134,59 @@ COPY = r"\tv_mov_b32_e32 v255, \2\n\1 \2, v255\3"
 # It reads v128 and above in the short encoding of 16-bit operations as high halves, as RDNA does.
 SHORT = re.compile(r"^(\s+v_\w*16\w*)_e32\b", re.M)
 
+# It also lacks the conversions of fp8 and of fp4, which are written out for it, but for NaN. The
+# fields of a number are moved to those of fp32; y, as if it had the leading one, is then at least
+# the least number that has it, or else the number is 2 y less that one.
+FP8 = re.compile(r"^\s+v_cvt_pk_f32_fp8\S* v\[(\d+):\d+\], (\w+)( src0_sel:WORD_1)?$", re.M)
+FP4 = re.compile(
+    r"^\s+v_cvt_scalef32_pk_bf16_fp4 (v\d+), (\w+), (\w+)(?: op_sel:\[(\d),(\d),\d\])?$", re.M
+)
+
+
+def number(target: str, shift: int, mantissa: int, width: int, bias: int) -> str:
+    """Code: target := the number of `width` bits at a bit of v254."""
+    sign = 1 << width - 1
+    return f"""
+\tv_lshrrev_b32_e32 v255, {shift}, v254
+\tv_and_b32_e32 {target}, {sign - 1}, v255
+\tv_lshlrev_b32_e32 {target}, {23 - mantissa}, {target}
+\tv_add_u32_e32 {target}, 0x{127 - bias << 23:x}, {target}
+\tv_add_f32_e32 v250, {target}, {target}
+\tv_subrev_f32_e32 v250, 0x{128 - bias << 23:x}, v250
+\tv_min_f32_e32 {target}, v250, {target}
+\tv_and_b32_e32 v255, {sign}, v255
+\tv_lshlrev_b32_e32 v255, {32 - width}, v255
+\tv_or_b32_e32 {target}, v255, {target}"""
+
+
+def written_out(text: str, arch: str) -> str:
+    def fp8(found: re.Match) -> str:
+        first, source, upper = found.groups()
+        bias = 8 if arch == "gfx942" else 7
+        parts = (
+            number(f"v{int(first) + i}", 8 * i + 16 * bool(upper), 3, 8, bias) for i in range(2)
+        )
+        return f"\tv_mov_b32_e32 v254, {source}" + "".join(parts)
+
+    def fp4(found: re.Match) -> str:
+        target, source, scale, *select = found.groups()
+        shift = 8 * int(select[0] or 0) + 16 * int(select[1] or 0)
+        return (
+            f"\tv_mov_b32_e32 v254, {source}\n\tv_mov_b32_e32 v253, {scale}"
+            + number("v252", shift, 1, 4, 1)
+            + number("v251", shift + 4, 1, 4, 1)
+            + "\n\tv_mul_f32_e32 v252, v253, v252\n\tv_mul_f32_e32 v251, v253, v251"
+            + "\n\tv_lshrrev_b32_e32 v252, 16, v252\n\tv_and_b32_e32 v251, 0xffff0000, v251"
+            + f"\n\tv_or_b32_e32 {target}, v251, v252"
+        )
+
+    return FP4.sub(fp4, FP8.sub(fp8, text))
+
 
 def assembled(text: str, arch: str, stem: Path) -> Path:
     """The code object of assembly text."""
-    assembly, object_file, linked = (stem.with_suffix(end) for end in (".s", ".o", ".co"))
-    assembly.write_text(SHORT.sub(r"\1_e64", IN_PLACE.sub(COPY, text)))
+    assembly, object_file, linked = (Path(f"{stem}{end}") for end in (".s", ".o", ".co"))
+    assembly.write_text(written_out(IN_PLACE.sub(COPY, text), arch))
     zig = [sys.executable, "-m", "ziglang"]
     assemble = ["clang", "--target=amdgcn-amd-amdhsa", f"-mcpu={arch}", "-c", "-x", "assembler"]
     subprocess.run([*zig, *assemble, assembly, "-o", object_file], check=True)

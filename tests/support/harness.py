@@ -4,9 +4,13 @@ the extension itself would launch."""
 import ctypes
 import fcntl
 import hashlib
+import importlib.util
+import re
 import subprocess
+import sys
 from functools import cache
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 
@@ -15,7 +19,9 @@ from blockdraft.ops import _native
 
 ROOT = Path(__file__).parents[2]
 TYPES = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2}
+REPORT = ctypes.CFUNCTYPE(None, ctypes.c_char_p, ctypes.c_uint32, ctypes.c_uint32, ctypes.c_void_p)
 TARGETS = {"cpu": 0, "sim": 1, "sim with one buffer": 2}
+CXX = ["c++", "-std=c++20", "-O1", "-fPIC", "-pthread", "-Wall", "-Wextra", "-Werror"]
 Params = ctypes.Array  # of bytes
 
 
@@ -63,38 +69,86 @@ FLAGS: list[str] = []  # additional compiler flags, from pytest --native-flags
 
 def built(sources, csrc: Path) -> ctypes.CDLL:
     """A shared library of C++ sources that include the headers of `csrc`."""
-    command = [
-        "c++",
-        "-std=c++20",
-        "-O1",
-        "-fPIC",
-        "-pthread",
-        "-Wall",
-        "-Wextra",
-        "-Werror",
-        "-Wno-psabi",
-        *FLAGS,
-        f"-I{csrc}",
-    ]
-    read = [*sources, *csrc.rglob("*.h"), *(ROOT / "tests/support").glob("*.h")]
-    key = hashlib.sha256(
-        "".join(command[:-1] + [path.read_text() for path in sorted(read)]).encode()
-    ).hexdigest()[:16]
+    command = [*CXX, "-Wno-psabi", *FLAGS, f"-I{csrc}"]
+    return _linked("checks", {source: command for source in sources}, csrc)
+
+
+def _linked(name: str, commands: dict[Path, list], csrc: Path) -> ctypes.CDLL:
+    """Compiles each source by its command, in parallel, unless what they read was built before."""
+    read = [*commands, *csrc.rglob("*.h"), *(ROOT / "tests/support").glob("*.h")]
+    flags = [str(word) for command in commands.values() for word in command[:-1]]
+    texts = [path.read_text() for path in sorted(read)]
+    key = hashlib.sha256("".join(flags + texts).encode()).hexdigest()[:16]
     folder = ROOT / "build" / "checks" / key
     folder.mkdir(parents=True, exist_ok=True)
-    library = folder / "checks.so"
+    library = folder / f"{name}.so"
     with open(folder / "lock", "w") as lock:  # only one test process compiles
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not library.exists():
-            objects = [folder / f"{i}.o" for i in range(len(sources))]
+            objects = [folder / f"{i}.o" for i in range(len(commands))]
             running = [
                 subprocess.Popen([*command, "-c", source, "-o", out])
-                for source, out in zip(sources, objects)
+                for (source, command), out in zip(commands.items(), objects)
             ]
             assert not any([process.wait() for process in running]), "a source does not compile"
-            subprocess.run([*command, "-shared", *objects, "-o", folder / "linking.so"], check=True)
+            link = [*CXX, *FLAGS, "-shared", *objects, "-o", folder / "linking.so"]
+            subprocess.run(link, check=True)
             (folder / "linking.so").rename(library)
     return ctypes.CDLL(str(library))
+
+
+def hip_headers() -> Path | None:
+    """Triton's wheel has those of HIP's runtime."""
+    found = importlib.util.find_spec("triton")
+    folder = Path(found.origin).parent / "backends/amd/include" if found else None
+    return folder if folder and folder.exists() else None
+
+
+@cache
+def _launchers() -> ctypes.CDLL:
+    """The host's part of every .hip file, by ziglang's clang, with a HIP that reports launches."""
+    zig = Path(importlib.util.find_spec("ziglang").origin).parent
+    csrc = ROOT / "csrc"
+    hip = [sys.executable, "-m", "ziglang", "clang", "--target=x86_64-linux-gnu", "-x", "hip"]
+    hip += ["--cuda-host-only", "-nogpuinc", "-nogpulib", "-D__HIP_PLATFORM_AMD__"]
+    hip += ["-Xclang", "-fcuda-include-gpubinary", "-Xclang", "/dev/null"]  # no device code
+    hip += ["-std=c++20", "-O1", "-fPIC", "-idirafter", zig / "lib/include"]
+    hip += ["-isystem", hip_headers(), f"-I{csrc}"]
+    commands = {source: hip for source in sorted(csrc.glob("ops/*/hip.hip"))}
+    own = ROOT / "tests/support/launches.cpp"
+    return _linked("launches", commands | {own: [*CXX, "-Wno-psabi", f"-I{csrc}"]}, csrc)
+
+
+class Launch(NamedTuple):
+    """A kernel that an op starts: its symbol, the op whose .hip file has it, its workgroups and
+    their threads, and where its argument lies."""
+
+    kernel: str
+    op: str
+    groups: int
+    threads: int
+    argument: int
+
+
+def launched(op: str, params: Params | None, kind: int, run) -> None:
+    """Calls run(Launch) for each launch that the op's own HIP launcher makes, while the arguments
+    live. kind: of TYPES; the bytes of a unit for commit."""
+    failures = []
+
+    def report(kernel, groups, threads, argument):
+        try:
+            symbol = kernel.decode()
+            stem = re.search(r"\d([a-z_]+)_kernel", symbol)[1]
+            run(Launch(symbol, stem, groups, threads, argument))
+        except BaseException as failure:  # ctypes would only print it
+            failures.append(failure)
+
+    callback = REPORT(lambda *launch: None if failures else report(*launch))
+    _launchers().report_launches(callback)
+    if params is not None:
+        getattr(_launchers(), f"launch_{op}")(kind, params)
+    if failures:
+        raise failures[0]
 
 
 @cache

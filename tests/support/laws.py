@@ -5,7 +5,7 @@ import itertools
 import math
 
 import torch
-from sampling_cases import run_by
+from sampling_cases import run_by, words_of
 
 from blockdraft import Sampling, ops
 
@@ -55,11 +55,18 @@ def accept(
     mix=None,
     backend=None,
     run=run_by,
+    sampling=None,
     **kwargs,
 ):
-    """Calls accept_drafts by a backend, through `run`, which has the signature of run_by."""
+    """Calls accept_drafts by a backend, through `run`, which has the signature of run_by.
+    `sampling`: top_k, top_p, min_p of every request; those of `kwargs` that depend on the draft
+    tokens are functions of them."""
     n = len(x)
     ones = torch.ones(n)
+    each = {name: value * ones for name, value in (sampling or {}).items()}
+    if "top_k" in each:
+        each["top_k"] = each["top_k"].int()
+    kwargs = {name: value(x) if callable(value) else value for name, value in kwargs.items()}
     return run(
         ops.accept_drafts,
         backend,
@@ -70,7 +77,7 @@ def accept(
         target.shape[1],
         seed=torch.zeros(n, dtype=torch.int64),
         position=torch.zeros(n, dtype=torch.int32),
-        target_sampling=Sampling(ones),
+        target_sampling=Sampling(ones, **each),
         draft_logits=draft,
         drafter=drafter,
         rule=rule,
@@ -168,11 +175,20 @@ def breakpoints(x, target, draft, D, margin, **how):
     return torch.cat(rows), torch.cat(uniforms)
 
 
-def law_of(case, D=None, rows=None, **how):
+def law_of(case, D=None, rows=None, drawn=None, **how):
     """The distribution of the first D+1 tokens, which acceptance emits and the target completes;
-    and the expected number of accepted drafts."""
+    and the expected number of accepted drafts. `rows` and `drawn` are the target's distribution
+    after a prefix and the drafter's, if they are not the softmax of the logits."""
     D = case.K if D is None else D
     x, chance, target, draft = case.drafts()
+    if drawn is not None:
+        chance = torch.tensor(
+            [
+                math.prod(float(drawn(t[:i])[t[i]]) for i in range(case.K))
+                for t in map(tuple, x.tolist())
+            ]
+        ).double()
+        x, target, draft, chance = (t[chance > 0] for t in (x, target, draft, chance))
     if how.get("drafter") == "greedy":
         chance = torch.full_like(chance, 0.0).index_fill(0, torch.tensor([len(x) // 3]), 1.0)
     step = rows or (lambda prefix: case.p[prefix].double().softmax(0))
@@ -203,3 +219,44 @@ def expected_law(case, D, step=None):
 
 def distance(a, b):
     return max(abs(a.get(s, 0.0) - b.get(s, 0.0)) for s in set(a) | set(b))
+
+
+def kept_law(logits, min_p=0.0, top_k=0, top_p=1.0):
+    """The softmax of what is kept, made id by id in the order of their probabilities."""
+    p = logits.double().softmax(-1).tolist()
+    order = sorted(range(len(p)), key=lambda i: (-p[i], i))
+    order = [i for i in order if p[i] >= min_p * p[order[0]]]
+    order = order[:top_k] if top_k else order
+    total, before, kept = sum(p[i] for i in order), 0.0, []
+    for i in order:
+        if before < top_p * total or top_p == 1:
+            kept.append(i)
+        before += p[i]
+    out = torch.zeros(len(p), dtype=torch.float64)
+    out[kept] = torch.tensor([p[i] for i in kept], dtype=torch.float64)
+    return out / out.sum()
+
+
+def grammar(prefix, vocab):
+    """bool [vocab]: what may follow: no id twice in a row, and the last id only after 0."""
+    allowed = torch.ones(vocab, dtype=torch.bool)
+    if prefix:
+        allowed[prefix[-1]] = False
+    allowed[-1] = bool(prefix) and prefix[-1] == 0
+    return allowed
+
+
+def masks(x, rows, vocab):
+    """The words of so many rows for each of the draft tuples x."""
+    of = [[grammar(tuple(t[:i]), vocab) for i in range(rows)] for t in x.tolist()]
+    return words_of(torch.stack([torch.stack(row) for row in of]))
+
+
+def constrained(logits):
+    """The softmax of what the grammar allows after a prefix."""
+
+    def law(prefix):
+        x = logits[prefix].double()
+        return x.masked_fill(~grammar(prefix, len(x)), -torch.inf).softmax(-1)
+
+    return law

@@ -79,6 +79,18 @@ def calls():
             randn(2, 2, 8),
             i32(0, 1),
         ),
+        "rope_qkv": partial(
+            ops.rope_qkv,
+            randn(total, 4, 8),
+            randn(total, 2, 8),
+            randn(total, 2, 8),
+            randn(64, 8),
+            rows,
+            randn(4, 8, 2, 8),
+            randn(4, 8, 2, 8),
+            table,
+            query_scale=randn(64),
+        ),
         "zaya_router": partial(ops.zaya_router, randn(7, 6), randn(7, 3), *router, 1e-5),
         "linear": partial(ops.linear, randn(3, 4), randn(5, 4), randn(5)),
         "residual_norm": partial(
@@ -117,5 +129,7 @@ def calls():
         "sample_drafts": partial(
             ops.sample_drafts, randn(2, 2, 7), i32(2, 1), drafter_sampling=Sampling(ones), **step
         ),
-        "plan_branches": partial(ops.plan_branches, torch.rand(2, 3), torch.rand(4), 2, i32(3, 1)),
+        "plan_branches": partial(
+            ops.plan_branches, torch.rand(2, 3), torch.rand(3, 4), 2, i32(3, 1)
+        ),
     }

@@ -33,7 +33,7 @@ def sample_params(logits, draft_len, **options):
     batch, K, _ = logits.shape
     outputs = (
         torch.full((batch, K), -77, dtype=torch.int32),
-        torch.full((batch, K, 2), torch.nan, dtype=torch.float64),
+        torch.full((batch, K, 4), torch.nan, dtype=torch.float64),
     )
     op, made = captured(ops.sample_drafts, logits, draft_len, out=outputs, **options)
     made = made._replace(workspace=_workspace(logits, K))

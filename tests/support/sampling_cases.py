@@ -5,10 +5,11 @@ from hypothesis import strategies as st
 from torch.utils._pytree import tree_map
 
 from blockdraft import Sampling, env, ops
+from blockdraft.reference.distribution import disallowed, excluded
 
-# A decision is in doubt if the reference itself changes it when uniforms and top_p change by this
-# fraction. The errors of fp32 exponentials (3e-7), sums and a float32 normaliser (1e-6 at lse 16)
-# are smaller.
+# A decision is in doubt if the reference itself changes it when uniforms, top_p and min_p change by
+# this fraction. The errors of fp32 exponentials (3e-7), sums and a float32 normaliser (1e-6 at lse
+# 16) are smaller.
 MARGIN = 1e-5
 TINY = (1e-3, 1e-9)  # temperatures
 FLOATS = [torch.float32, torch.bfloat16, torch.float16]
@@ -24,6 +25,13 @@ def run_by(op, backend, *args, **options):
         return tree_map(lambda x: x.to(device) if isinstance(x, torch.Tensor) else x, value)
 
     return to("cpu", op(*to("cuda", args), backend=backend, **to("cuda", options)))
+
+
+def words_of(allowed):
+    """int32 [...,ceil(vocab/32)]: the mask bool [...,vocab] as bits."""
+    padded = torch.nn.functional.pad(allowed, (0, -allowed.shape[-1] % 32))
+    bits = padded.unflatten(-1, (-1, 32)).long() << torch.arange(32)
+    return bits.sum(-1).int()
 
 
 @st.composite
@@ -46,6 +54,7 @@ def cases(draw, vocabularies=(1, 2, 7, 16, 64, 100, 700)):
         spoiled=draw(st.sampled_from([None, None, None, -torch.inf, torch.inf, torch.nan])),
         coarse=draw(st.booleans()),
         logprob=draw(st.booleans()),
+        masked=draw(st.sampled_from([False, False, True])),
         pads=draw(st.booleans()),
         gap=draw(st.sampled_from([0, 0, 30, 100])),
     )
@@ -73,7 +82,10 @@ def inputs(case):
             return Sampling(t)
         k = torch.randint(0, vocab + 2, (B,), generator=generator, dtype=torch.int32)
         return Sampling(
-            t, k * (rand(B) < 0.7), torch.where(rand(B) < 0.7, rand(B) * 0.99 + 0.01, 1.0)
+            t,
+            k * (rand(B) < 0.7),
+            torch.where(rand(B) < 0.7, rand(B) * 0.99 + 0.01, 1.0),
+            torch.where(rand(B) < 0.5, rand(B) ** 3, 0.0),
         )
 
     target = 3 * torch.randn(B, K + 1, vocab, generator=generator)
@@ -96,12 +108,18 @@ def inputs(case):
         torch.randint(2**30, (B,), generator=generator, dtype=torch.int32),
     )
     common = dict(num_valid_vocab=case["valid"], mask_token=case["mask"])
+    allowed = draft_allowed = None
+    if case.get("masked"):  # some rows allow much, some little, a few nothing
+        share = rand(B, K + 1, 1).round(decimals=1)
+        allowed = words_of(rand(B, K + 1, vocab) < share)
+        draft_allowed = words_of(rand(B, K, vocab) < share[:, :K] + 0.3)
     x, lse = ops.sample_drafts(
         draft,
         length.clamp(min=0),
         seed=seed,
         position=position,
         drafter_sampling=drafter_sampling,
+        allowed=draft_allowed,
         backend="reference",
         **common,
     )
@@ -129,6 +147,8 @@ def inputs(case):
         draft_logits=draft,
         drafter=case["drafter"],
         draft_lse=lse if case["given_lse"] else None,
+        allowed=allowed,
+        draft_allowed=draft_allowed,
         mix=mix,
         rule=case["rule"],
         with_logprob=case["logprob"],
@@ -144,13 +164,10 @@ def inputs(case):
 
 def moved(options, by):
     def move(s):
-        return (
-            s
-            if s.top_p is None
-            else s._replace(
-                top_p=torch.where(s.top_p < 1, (s.top_p * (1 + by)).clamp(max=1 - 1e-7), s.top_p)
-            )
-        )
+        if s.top_p is None:
+            return s
+        top_p = torch.where(s.top_p < 1, (s.top_p * (1 + by)).clamp(max=1 - 1e-7), s.top_p)
+        return s._replace(top_p=top_p, min_p=(s.min_p * (1 + by)).clamp(max=1))
 
     return {
         **options,
@@ -198,6 +215,12 @@ def natural(lse, how):
     return lse[..., 0] / drawn.where(drawn > 0, 1.0) + lse[..., 1]
 
 
+def kept_ids(logits, lse):
+    """bool [B,K,vocab]: what truncation kept, by the cuts of draft_lse."""
+    x, cut, last = logits.double(), lse[..., 2, None], lse[..., 3, None]
+    return (x > cut) | ((x == cut) & (torch.arange(x.shape[-1]) <= last))
+
+
 def compare_samples(case, run):
     """Asserts that run(logits, draft_len, how, uniforms) -> tokens, lse agrees with the
     reference."""
@@ -214,6 +237,7 @@ def compare_samples(case, run):
             "mask_token",
         )
     }
+    how["allowed"] = options["draft_allowed"]
     u = torch.rand(
         logits.shape[:2], generator=torch.Generator().manual_seed(case["seed"]), dtype=torch.float64
     )
@@ -232,3 +256,9 @@ def compare_samples(case, run):
     assert ((tokens == want) | doubt).all()
     found, wanted = (natural(x, how)[~doubt] for x in (lse, want_lse))
     assert torch.allclose(found, wanted, rtol=2e-6, atol=2e-6)
+    banned = excluded(logits.shape[-1], case["valid"], case["mask"], logits.device)
+    if how["allowed"] is not None:
+        banned = banned | disallowed(how["allowed"], logits.shape[-1])
+    drawn = (~doubt & (want >= 0))[..., None] & ~banned & (logits > -torch.inf)
+    mine, theirs = (kept_ids(logits, x)[drawn] for x in (lse, want_lse))
+    assert torch.equal(mine, theirs)

@@ -62,7 +62,7 @@ class ToyPass:
         context = torch.cat([cache.last[:, None], verify[:, :-1]], 1) * 2 + verify.clamp(max=1)
         # A proposal of branch c follows verify row c-1, although other rows are between them.
         root = context.gather(1, rows.branch.clamp(min=1).long() - 1)
-        drafted = 4 + root[..., None] * self.model.mask_rows + torch.arange(self.model.mask_rows)
+        drafted = 4 + root[..., None] * self.model.mask_rows + torch.arange(rows.mask_rows)
         self.hidden = torch.cat([context, drafted.flatten(1)], 1).flatten()
         self._write(self.logits, self.inputs.verify_rows)
 

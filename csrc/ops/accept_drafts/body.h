@@ -23,7 +23,7 @@ class Acceptance {
         request_(request),
         memory_(memory),
         vocabulary_(params.vocabulary()),
-        sampler_(crew, vocabulary_, memory.sums(row), memory.shortlist(row)),
+        sampler_(crew, vocabulary_, memory.sums(row), memory.shortlist(row), memory.tally),
         live_(params.draft_len[request]),
         target_(params.target_sampling.of(request)),
         drafter_(params.drafter_sampling.of(request)),
@@ -35,8 +35,7 @@ class Acceptance {
 
   void run() {
     if (live_ < 0) return finish({-1, kFine, 1});
-    Verdict verdict = decide(*this, params_.rule);
-    if (verdict.status == kFine) verdict.status = cut_draft(verdict.accepted);
+    const Verdict verdict = decide(*this, params_.rule);
     if (verdict.status == kFine) weigh(verdict);
     finish(verdict);
   }
@@ -76,10 +75,7 @@ class Acceptance {
     if constexpr (!Crew::kStaged) {
       const int rows[] = {params_.drafts + 1 + i, i};
       for (int row : rows) {
-        if (row > params_.drafts && i == live_) continue;
-        if (measured(row))
-          sampler_.measure_row(logits(row), sampling(row), row == live_, memory_.partials(row));
-        normalise(row);
+        if (row <= params_.drafts || i < live_) normalise(row);
       }
     }
     return i < live_ ? most(target(i).status, draft(i).status) : target(i).status;
@@ -123,13 +119,13 @@ class Acceptance {
     const int i = row - params_.drafts - 1;
     Distribution<T> made;
     if (measured(row)) {
-      made = sampler_.distribution(logits(row), sampling(row), row == live_, memory_.partials(row));
+      made = measured_row(row);
       // The status of a blend does not show which of its two rows is invalid.
       if (i < 0 && mixes(row) && (made.status != kFine || mix_ == 0))
         made.status = most(blend_status(row), made.status);
     } else if (sampled_) {
       const double* lse = params_.draft_lse.at(request_, i);
-      made = sampler_.known_distribution(logits(row), drafter_, lse[0], lse[1]);
+      made = sampler_.known_distribution(logits(row), drafter_, lse);
       if (!(Scan::value(draft_row(i) + token(i)) < __builtin_inff())) made.status = kNotNumbers;
     } else {
       const int point = vocabulary_.has(token(i)) ? token(i) : Distribution<T>::kNowhere;
@@ -139,21 +135,18 @@ class Acceptance {
     crew_.barrier();
   }
 
-  // Measures the draft row of a rejection if only its normaliser is known, but the residual needs
-  // its cut too. Returns its status.
-  int cut_draft(int i) {
-    if (i >= live_ || !sampled_ || !drafter_.truncates() || !normaliser_given(i)) return kFine;
-    if (target(i).point != kSpread) return kFine;
-    const int row = params_.drafts + 1 + i;
-    sampler_.measure_row(logits(row), drafter_, false, memory_.partials(row));
-    memory_.distribution(row) =
-        sampler_.distribution(logits(row), drafter_, false, memory_.partials(row));
-    return draft(i).status;
+  // The distribution of a row; on a GPU, its vocab_blocks were measured by an earlier launch.
+  Distribution<T> measured_row(int row) {
+    Partial* const partials = memory_.partials(row);
+    const bool drawn = row == live_;
+    if constexpr (Crew::kStaged)
+      return sampler_.distribution(logits(row), sampling(row), drawn, partials);
+    return sampler_.measured_distribution(logits(row), sampling(row), drawn, partials);
   }
 
   int blend_status(int row) {
-    const int status = sampler_.row_status({target_row(row), nullptr, 1});
-    return most(status, sampler_.row_status({draft_row(row), nullptr, 1}));
+    const int status = sampler_.row_status({target_row(row), nullptr, 1, allowed(row)});
+    return most(status, sampler_.row_status({draft_row(row), nullptr, 1, allowed(row)}));
   }
 
   void weigh_surplus(int row, int block) {
@@ -231,12 +224,11 @@ class Acceptance {
     if (i <= accepted && !mixes(i) && target_.temperature > 0) {
       value = target(i).template log_probability<Scan>(token);
     } else if (i <= accepted) {
-      const Logits<T> row{target_row(i), nullptr, 1};
+      const Logits<T> row{target_row(i), nullptr, 1, allowed(i)};
       Sampling unmixed = target_;
       if (!(unmixed.temperature > 0)) unmixed.temperature = 1;
       Partial* const partials = memory_.partials(i);
-      sampler_.measure_row(row, unmixed, false, partials);
-      value = sampler_.distribution(row, unmixed, false, partials)
+      value = sampler_.measured_distribution(row, unmixed, false, partials)
                   .template log_probability<Scan>(token);
     }
     if (crew_.leader()) params_.target_logprob.at(request_)[i] = value;
@@ -271,6 +263,7 @@ class Acceptance {
   int token(int i) const { return params_.draft_tokens.at(request_)[i]; }
   const T* target_row(int i) const { return params_.target_logits.at(request_, i); }
   const T* draft_row(int i) const { return params_.draft_logits.at(request_, i); }
+  const uint32_t* allowed(int i) const { return words(params_.allowed, request_, i); }
   const Distribution<T>& target(int i) const { return memory_.distribution(i); }
   const Distribution<T>& draft(int i) const { return memory_.distribution(params_.drafts + 1 + i); }
   bool spread(int i) const { return target(i).point == kSpread && draft(i).point == kSpread; }
@@ -280,18 +273,15 @@ class Acceptance {
   }
 
   Logits<T> logits(int row) const {
-    if (row > params_.drafts) return {draft_row(row - params_.drafts - 1), nullptr, 1};
-    if (!mixes(row)) return {target_row(row), nullptr, 1};
-    if (mix_ == 0) return {draft_row(row), nullptr, 1};
-    return {target_row(row), draft_row(row), mix_};
+    const int i = row - params_.drafts - 1;
+    if (i >= 0) return {draft_row(i), nullptr, 1, words(params_.draft_allowed, request_, i)};
+    if (!mixes(row)) return {target_row(row), nullptr, 1, allowed(row)};
+    if (mix_ == 0) return {draft_row(row), nullptr, 1, allowed(row)};
+    return {target_row(row), draft_row(row), mix_, allowed(row)};
   }
 
-  // sample_drafts writes neither a normaliser nor a token for a row without a distribution. It does
-  // not write the truncation's cut, so a truncated row has to be measured again where the residual
-  // may be needed: in all rows for the block rule, and on a GPU, which measures all rows at once.
+  // sample_drafts writes neither a normaliser nor a token for a row without a distribution.
   bool normaliser_given(int i) const {
-    const bool all = Crew::kStaged || params_.rule == kBlock;
-    if (drafter_.truncates() && all) return false;
     if (!params_.draft_lse || !vocabulary_.has(token(i))) return false;
     const double* lse = params_.draft_lse.at(request_, i);
     return lse[0] - lse[0] == 0 && lse[1] - lse[1] == 0;

@@ -12,7 +12,7 @@ struct AcceptParams {
   View<const T, 2> target_logits;       // [batch][drafts + 1][vocab]
   View<const int32_t, 1> draft_tokens;  // [batch][drafts]
   View<const T, 2> draft_logits;        // [batch][drafts][vocab], or none
-  View<const double, 2> draft_lse;      // [batch][drafts][2], or none
+  View<const double, 2> draft_lse;      // [batch][drafts][4], or none
   const int32_t* draft_len;
   View<const int32_t, 1> branch;  // [batch][proposals]
   int mask_rows;
@@ -20,8 +20,10 @@ struct AcceptParams {
   const int32_t* position;
   View<const double, 1> uniforms;  // [batch][drafts + 1], or none
   SamplingParams target_sampling, drafter_sampling;
-  const float* mix;  // or null
-  bool dirac;        // q has all mass on the draft
+  View<const uint32_t, 2> allowed;        // [batch][drafts + 1][words], or none
+  View<const uint32_t, 2> draft_allowed;  // [batch][drafts][words], or none
+  const float* mix;                       // or null
+  bool dirac;                             // q has all mass on the draft
   int rule;
   int num_valid_vocab, vocab_block, mask_token;
   const int32_t* remaining;  // or null
@@ -32,9 +34,9 @@ struct AcceptParams {
   int batch, drafts, proposals;
 
   BLOCKDRAFT_POINTERS(target_logits, draft_tokens, draft_logits, draft_lse, draft_len, branch, seed,
-                      position, uniforms, target_sampling, drafter_sampling, mix, remaining,
-                      accepted, next_token, proposal, shift, next_draft_len, status, target_logprob,
-                      workspace)
+                      position, uniforms, target_sampling, drafter_sampling, allowed, draft_allowed,
+                      mix, remaining, accepted, next_token, proposal, shift, next_draft_len, status,
+                      target_logprob, workspace)
 
   Vocabulary vocabulary() const { return {num_valid_vocab, mask_token, vocab_block}; }
 };

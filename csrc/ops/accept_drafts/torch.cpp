@@ -1,6 +1,5 @@
 // accept_drafts' arguments, which blockdraft.ops has checked, as parameters.
-#include "ops/torch.h"
-
+#include "ops/sampling/torch.h"
 #include "ops/accept_drafts/params.h"
 
 namespace blockdraft {
@@ -9,13 +8,15 @@ static void accept_drafts_torch(Tensor target_logits, Tensor draft_tokens, Optio
                                 Optional draft_lse, Tensor draft_len, Tensor branch,
                                 int64_t mask_rows, Tensor seed, Tensor position, Optional uniforms,
                                 Tensor target_sampling_temperature, Optional target_sampling_top_k,
-                                Optional target_sampling_top_p, Tensor drafter_sampling_temperature,
+                                Optional target_sampling_top_p, Optional target_sampling_min_p,
+                                Tensor drafter_sampling_temperature,
                                 Optional drafter_sampling_top_k, Optional drafter_sampling_top_p,
-                                Optional mix, bool dirac, int64_t rule, int64_t num_valid_vocab,
-                                int64_t vocab_block, int64_t mask_token, Optional remaining,
-                                Tensor accepted, Tensor next_token, Tensor proposal, Tensor shift,
-                                Tensor next_draft_len, Tensor status, Optional target_logprob,
-                                Optional workspace) {
+                                Optional drafter_sampling_min_p, Optional allowed,
+                                Optional draft_allowed, Optional mix, bool dirac, int64_t rule,
+                                int64_t num_valid_vocab, int64_t vocab_block, int64_t mask_token,
+                                Optional remaining, Tensor accepted, Tensor next_token,
+                                Tensor proposal, Tensor shift, Tensor next_draft_len, Tensor status,
+                                Optional target_logprob, Optional workspace) {
   if (draft_len.numel() == 0) return;
   for_float_type(target_logits, [&]<class T>(T) {
     const AcceptParams<T> p{
@@ -29,10 +30,12 @@ static void accept_drafts_torch(Tensor target_logits, Tensor draft_tokens, Optio
         .seed = data<int64_t>(seed),
         .position = data<int32_t>(position),
         .uniforms = view<const double, 1>(uniforms),
-        .target_sampling =
-            sampling_of(target_sampling_temperature, target_sampling_top_k, target_sampling_top_p),
+        .target_sampling = sampling_of(target_sampling_temperature, target_sampling_top_k,
+                                       target_sampling_top_p, target_sampling_min_p),
         .drafter_sampling = sampling_of(drafter_sampling_temperature, drafter_sampling_top_k,
-                                        drafter_sampling_top_p),
+                                        drafter_sampling_top_p, drafter_sampling_min_p),
+        .allowed = view<const uint32_t, 2>(allowed),
+        .draft_allowed = view<const uint32_t, 2>(draft_allowed),
         .mix = data<float>(mix),
         .dirac = dirac,
         .rule = int(rule),

@@ -218,10 +218,27 @@ class Attention {
         t.count);
   }
 
+  // A tile of a cache of fp8, for targets that decode it.
+  void load_codes(const KeyTile& t) {
+    auto row = [&](const auto& cache, const auto& scale) {
+      const auto* codes = reinterpret_cast<const uint8_t*>(cache.data);
+      return [=, this, &scale](int page, int i) {
+        const int64_t slot = (t.start + i) & ((1 << p_.page_shift) - 1);
+        const int64_t place = page * cache.stride[0] + slot * cache.stride[1];
+        return CodedRow{codes + place + item_.kv_head * cache.stride[2],
+                        *scale.at(page, item_.kv_head)};
+      };
+    };
+    tile_.load_codes(p_.cache_format == CacheFormat::kFnuz, row(p_.k_cache, p_.k_scale),
+                     row(p_.v_cache, p_.v_scale), t.count);
+  }
+
   // Cached keys and those of this pass share one code path: inlined loads are long, and two copies
   // would take more of the instruction cache.
   void load(const KeyTile& t) {
     const bool cached = t.segment == kPrefix;
+    if constexpr (Tile::kReadsCodes)
+      if (cached && p_.cache_format != CacheFormat::kPlain) return load_codes(t);
     const int before = t.segment < 0 ? 0 : verify_ + t.segment * p_.rows.mask_rows;
     const int64_t own = first_ + t.start + before;
     const T* keys = cached ? p_.k_cache.at(0, 0, item_.kv_head) : p_.k.at(own, item_.kv_head);

@@ -32,7 +32,8 @@ bool joins_heads(const AttentionParams<T>& p, int64_t items, int threads) {
   const bool whole = p.group() % 4 == 0;  // panels
   const bool alike =
       !p.k_cache || (p.k_cache.stride[2] == p.k.stride[1] && p.v_cache.stride[2] == p.v.stride[1]);
-  return fits && whole && alike && items >= 2 * threads * p.kv_heads;
+  const bool plain = p.cache_format == CacheFormat::kPlain;
+  return fits && whole && alike && plain && items >= 2 * threads * p.kv_heads;
 }
 
 template <class Tile, class T>
@@ -72,7 +73,7 @@ void merge(const AttentionParams<T>& p, int64_t items, const Parallel& parallel)
 
 template <class T>
 void launch(const AttentionParams<T>& p, const Parallel& parallel) {
-  cpu::with_tile_type<T, AttentionColumn>([&](auto type) {
+  auto run = [&](auto type) {
     using Tile = typename decltype(type)::type;
     schedule(p, Tile::kGroupColumns, [&]<AttentionStep kStep>(int64_t items) {
       if constexpr (kStep == AttentionStep::kAttend)
@@ -80,7 +81,8 @@ void launch(const AttentionParams<T>& p, const Parallel& parallel) {
       else
         merge(p, items, parallel);
     });
-  });
+  };
+  cpu::with_tile_type<T, AttentionColumn>(run, p.cache_format != CacheFormat::kPlain);
 }
 
 template void launch(const AttentionParams<float>&, const Parallel&);

@@ -66,19 +66,22 @@ BLOCKDRAFT_INSTANTIATE(fp16)
 }  // namespace blockdraft
 
 #ifdef BLOCKDRAFT_HIP_RUNTIME
+#pragma clang force_cuda_host_device begin  // as params.h declares it
 namespace blockdraft {
 
 template <class T>
 void launch(const AttentionParams<T>& p, Stream stream) {
   schedule(p, attention_columns<T>(), [&]<AttentionStep kStep>(int64_t groups) {
-    if constexpr (kStep == AttentionStep::kMerge)
-      return start(block_attention_kernel<T, kStep>, groups, cdna::kThreads, stream, p);
-    const int64_t padded = ceil_div<int64_t>(groups, 8) * 8;  // equally many for each XCD
-    constexpr int kThreads = cdna::kAttentionThreads;
-    if (p.head_dim == 64)
-      start(block_attention_kernel<T, kStep, 64>, padded, kThreads, stream, p);
-    else
-      start(block_attention_kernel<T, kStep, 128>, padded, kThreads, stream, p);
+    if constexpr (kStep == AttentionStep::kMerge) {
+      start(block_attention_kernel<T, kStep>, groups, cdna::kThreads, stream, p);
+    } else {
+      const int64_t padded = ceil_div<int64_t>(groups, 8) * 8;  // equally many for each XCD
+      constexpr int kThreads = cdna::kAttentionThreads;
+      if (p.head_dim == 64)
+        start(block_attention_kernel<T, kStep, 64>, padded, kThreads, stream, p);
+      else
+        start(block_attention_kernel<T, kStep, 128>, padded, kThreads, stream, p);
+    }
   });
 }
 
@@ -87,4 +90,5 @@ template void launch(const AttentionParams<bf16>&, Stream);
 template void launch(const AttentionParams<fp16>&, Stream);
 
 }  // namespace blockdraft
+#pragma clang force_cuda_host_device end
 #endif

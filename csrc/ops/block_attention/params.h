@@ -2,16 +2,21 @@
 #pragma once
 
 #include "base/device.h"
+#include "base/formats.h"
 #include "base/numbers.h"
 #include "ops/rows.h"
 
 namespace blockdraft {
 
+// What the cache is made of: T itself, or fp8, whose strides are bytes.
+enum class CacheFormat { kPlain, kFn, kFnuz };
+
 template <class T>
 struct AttentionParams {
-  View<const T, 2> q, k, v;            // [rows][heads][head_dim]
-  View<const T, 3> k_cache, v_cache;   // [pages][page][kv_heads][head_dim]
-  View<const int32_t, 1> block_table;  // [batch][pages of a request]
+  View<const T, 2> q, k, v;               // [rows][heads][head_dim]
+  View<const T, 3> k_cache, v_cache;      // [pages][page][kv_heads][head_dim]; or of fp8
+  View<const float, 2> k_scale, v_scale;  // [pages][kv_heads], of fp8
+  View<const int32_t, 1> block_table;     // [batch][pages of a request]
   Rows rows;
   float scale;     // of the logits, times log2(e): scores are exponents of 2
   int window;      // 0: none
@@ -24,8 +29,10 @@ struct AttentionParams {
 
   int64_t total_rows;
   int query_heads, kv_heads, head_dim, page_shift;
+  CacheFormat cache_format;
 
-  BLOCKDRAFT_POINTERS(q, k, v, k_cache, v_cache, block_table, rows, out, lse, workspace)
+  BLOCKDRAFT_POINTERS(q, k, v, k_cache, v_cache, k_scale, v_scale, block_table, rows, out, lse,
+                      workspace)
 
   int group() const { return query_heads / kv_heads; }
   // The result of a split: the unnormalised output, then its maximum and sum.

@@ -5,10 +5,19 @@
 
 namespace blockdraft {
 
+static CacheFormat cache_format(const Optional& cache) {
+  CacheFormat found = CacheFormat::kPlain;
+  for_cache_type(cache, float{}, [&]<class C>(C) {
+    if constexpr (std::is_same_v<C, e4m3fn>) found = CacheFormat::kFn;
+    if constexpr (std::is_same_v<C, e4m3fnuz>) found = CacheFormat::kFnuz;
+  });
+  return found;
+}
+
 static void block_attention_torch(Tensor q, Tensor k, Tensor v, Optional k_cache, Optional v_cache,
-                                  Optional block_table, Tensor rows_cu_rows,
-                                  Tensor rows_prefix_lens, Tensor rows_draft_len,
-                                  Tensor rows_branch, int64_t rows_mask_rows,
+                                  Optional k_scale, Optional v_scale, Optional block_table,
+                                  Tensor rows_cu_rows, Tensor rows_prefix_lens,
+                                  Tensor rows_draft_len, Tensor rows_branch, int64_t rows_mask_rows,
                                   bool rows_bidirectional, int64_t rows_max_rows,
                                   int64_t rows_max_prefix, double scale, int64_t window,
                                   int64_t chunk_keys, int64_t max_chunks, int64_t split_chunks, Tensor out, Optional lse,
@@ -21,6 +30,8 @@ static void block_attention_torch(Tensor q, Tensor k, Tensor v, Optional k_cache
         .v = view<const T, 2>(v),
         .k_cache = view<const T, 3>(k_cache),
         .v_cache = view<const T, 3>(v_cache),
+        .k_scale = view<const float, 2>(k_scale),
+        .v_scale = view<const float, 2>(v_scale),
         .block_table = view<const int32_t, 1>(block_table),
         .rows = rows_of(rows_cu_rows, rows_prefix_lens, rows_draft_len, rows_branch, rows_mask_rows,
                         rows_bidirectional, rows_max_rows, rows_max_prefix),
@@ -36,7 +47,8 @@ static void block_attention_torch(Tensor q, Tensor k, Tensor v, Optional k_cache
         .query_heads = int(q.size(1)),
         .kv_heads = int(k.size(1)),
         .head_dim = int(q.size(2)),
-        .page_shift = k_cache ? __builtin_ctzll(uint64_t(k_cache->size(1))) : 0};
+        .page_shift = k_cache ? __builtin_ctzll(uint64_t(k_cache->size(1))) : 0,
+        .cache_format = cache_format(k_cache)};
     launch_on_device_of(q, p);
   });
 }

@@ -10,8 +10,8 @@ namespace blockdraft {
 enum class CcaStep { kConvolve };
 
 // Calls run<step>(groups) for each launch, where a group has so many rows.
-template <class T, class Run>
-void schedule(const CcaParams<T>& p, int columns, Run run) {
+template <class T, class C, class Run>
+void schedule(const CcaParams<T, C>& p, int columns, Run run) {
   const int64_t tiles = ceil_div(p.total_rows, columns);
   run.template operator()<CcaStep::kConvolve>(tiles * p.heads());
 }
@@ -65,16 +65,16 @@ struct CcaMemory {
 
 // Rows of a group of a GPU, as many as it has memory for at most. Where there are many rows, fewer
 // groups read weights for more rows each.
-template <class T>
-int cca_columns(const CcaParams<T>& p) {
+template <class T, class C>
+int cca_columns(const CcaParams<T, C>& p) {
   const int64_t bytes = kCcaBytes - CcaMemory<T>::shared(p.head_dim, p.taps0);
   const int room = int(bytes / CcaMemory<T>::of_row(p.head_dim, p.taps1, false));
   return least(room, p.total_rows < 1024 ? 16 : 32);
 }
 
-template <class Gemm, class T, class X>
+template <class Gemm, class T, class C, class X>
 struct Cca {
-  typedef CcaParams<T> Params;
+  typedef CcaParams<T, C> Params;
 
   Gemm& group;
   const CcaMemory<X>& memory;
@@ -219,7 +219,8 @@ struct Cca {
                 *table = p.cos_sin.at(live ? row.position : 0);
     const float scale = memory.scale[c];
     T* out = kv < 0 ? p.q.at(row.row, head) : p.k.at(row.row, kv);
-    T* kept = kv < 0 ? nullptr : cached(p, p.k_cache, row.cell, kv);
+    C* kept = kv < 0 ? nullptr : cached(p, p.k_cache, row.cell, kv);
+    const float factor = kept ? factor_of(p, p.k_scale, row.cell, kv) : 1;
     return [=](int chunk) {
       const int i = chunk * kChunk;
       eight x = {};
@@ -236,7 +237,7 @@ struct Cca {
         x *= scale;
       }
       Gemm::store(out + i, x);
-      if (kept) Gemm::store(kept + i, x);
+      if (kept) keep(kept + i, x, factor);
     };
   }
 
@@ -250,8 +251,25 @@ struct Cca {
     }
   }
 
-  static T* cached(const Params& p, const View<T, 3>& cache, int64_t cell, int kv) {
+  static C* cached(const Params& p, const View<C, 3>& cache, int64_t cell, int kv) {
     return cell < 0 ? nullptr : cache.at(cell / p.page, cell % p.page, kv);
+  }
+  // What is stored is multiplied by this.
+  static float factor_of(const Params& p, const View<const float, 2>& scale, int64_t cell, int kv) {
+    if constexpr (Format<C>::kScaled)
+      return 1 / *scale.at(cell / p.page, kv);
+    else
+      return 1;
+  }
+  static void keep(C* to, eight x, [[maybe_unused]] float factor) {
+    if constexpr (Format<C>::kScaled) {
+      C codes[kChunk];
+#pragma GCC unroll 8
+      for (int j = 0; j < kChunk; ++j) codes[j] = encoded<C>(x[j] * factor);
+      __builtin_memcpy(to, codes, sizeof codes);
+    } else {
+      Gemm::store(to, x);
+    }
   }
 
   // Half of the value channels come from the row's parent.
@@ -267,12 +285,13 @@ struct Cca {
                              : p.late_start;
     }
     T* out = p.v.at(row.row, kv);
-    T* kept = cached(p, p.v_cache, row.cell, kv);
+    C* kept = cached(p, p.v_cache, row.cell, kv);
+    const float factor = kept ? factor_of(p, p.v_scale, row.cell, kv) : 1;
     return [=](int chunk) {
       const int i = chunk * kChunk, channel = first + i;
       const eight x = channel < half ? token(now, channel) : token(late, channel - half);
       Gemm::store(out + i, x);
-      if (kept) Gemm::store(kept + i, x);
+      if (kept) keep(kept + i, x, factor);
     };
   }
 
@@ -302,11 +321,11 @@ struct Cca {
 };
 
 // Item `id`: a head of rows from a multiple of `columns` on.
-template <class Gemm, class T, class X>
-void cca_qkv(Gemm& group, const CcaParams<T>& p, int64_t id, int columns,
+template <class Gemm, class T, class C, class X>
+void cca_qkv(Gemm& group, const CcaParams<T, C>& p, int64_t id, int columns,
              const CcaMemory<X>& memory) {
   const int first = int(id / p.heads()) * columns;
-  Cca<Gemm, T, X>{
+  Cca<Gemm, T, C, X>{
       group, memory, first, least(p.total_rows - first, columns), int(id % p.heads()), p.head_dim}
       .run(p);
 }

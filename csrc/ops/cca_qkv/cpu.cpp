@@ -7,8 +7,8 @@
 
 namespace blockdraft {
 
-template <class T>
-void launch(const CcaParams<T>& p, const Parallel& parallel) {
+template <class T, class C>
+void launch(const CcaParams<T, C>& p, const Parallel& parallel) {
   using Gemm = cpu::Gemm<T>;
   using Memory = CcaMemory<float>;
   constexpr int kColumns = Gemm::kGroupColumns;
@@ -26,8 +26,13 @@ void launch(const CcaParams<T>& p, const Parallel& parallel) {
   });
 }
 
-template void launch(const CcaParams<float>&, const Parallel&);
-template void launch(const CcaParams<bf16>&, const Parallel&);
-template void launch(const CcaParams<fp16>&, const Parallel&);
+#define BLOCKDRAFT_INSTANTIATE(T)                                     \
+  template void launch(const CcaParams<T>&, const Parallel&);         \
+  template void launch(const CcaParams<T, e4m3fn>&, const Parallel&); \
+  template void launch(const CcaParams<T, e4m3fnuz>&, const Parallel&);
+BLOCKDRAFT_INSTANTIATE(float)
+BLOCKDRAFT_INSTANTIATE(bf16)
+BLOCKDRAFT_INSTANTIATE(fp16)
+#undef BLOCKDRAFT_INSTANTIATE
 
 }  // namespace blockdraft

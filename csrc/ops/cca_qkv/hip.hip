@@ -13,9 +13,9 @@ namespace blockdraft {
 template <class T>
 using CcaGemm = cdna::LayerGemm<T, 1, 2>;
 
-template <class T, CcaStep kStep>
+template <class T, CcaStep kStep, class C>
 BLOCKDRAFT_KERNEL(cdna::kThreads, 6)
-cca_qkv_kernel(CcaParams<T> p) {
+cca_qkv_kernel(CcaParams<T, C> p) {
   alignas(16) __attribute__((shared)) static char memory[kCcaBytes];
   cdna::use_global_pointers(p);
   CcaGemm<T> gemm;
@@ -24,29 +24,39 @@ cca_qkv_kernel(CcaParams<T> p) {
           CcaMemory<T>(memory, columns, p.head_dim, p.taps0, p.taps1, false));
 }
 
-#define BLOCKDRAFT_INSTANTIATE(T)               \
+#define BLOCKDRAFT_INSTANTIATE(T, C)            \
   template BLOCKDRAFT_KERNEL(cdna::kThreads, 6) \
-  cca_qkv_kernel<T, CcaStep::kConvolve>(CcaParams<T>);
+  cca_qkv_kernel<T, CcaStep::kConvolve, C>(CcaParams<T, C>);
+BLOCKDRAFT_INSTANTIATE(float, float)
+BLOCKDRAFT_INSTANTIATE(bf16, bf16)
+BLOCKDRAFT_INSTANTIATE(fp16, fp16)
+#undef BLOCKDRAFT_INSTANTIATE
+
+}  // namespace blockdraft
+
+#ifdef BLOCKDRAFT_HIP_RUNTIME
+#pragma clang force_cuda_host_device begin  // as params.h declares it
+namespace blockdraft {
+
+template <class T, class C>
+void launch(const CcaParams<T, C>& p, Stream stream) {
+  if constexpr (Format<C>::kScaled)
+    throw std::invalid_argument("cca_qkv: a GPU stores k and v in the type of qk");
+  else
+    schedule(p, cca_columns(p), [&]<CcaStep kStep>(int64_t groups) {
+      start(cca_qkv_kernel<T, kStep, C>, groups, cdna::kThreads, stream, p);
+    });
+}
+
+#define BLOCKDRAFT_INSTANTIATE(T)                            \
+  template void launch(const CcaParams<T>&, Stream);         \
+  template void launch(const CcaParams<T, e4m3fn>&, Stream); \
+  template void launch(const CcaParams<T, e4m3fnuz>&, Stream);
 BLOCKDRAFT_INSTANTIATE(float)
 BLOCKDRAFT_INSTANTIATE(bf16)
 BLOCKDRAFT_INSTANTIATE(fp16)
 #undef BLOCKDRAFT_INSTANTIATE
 
 }  // namespace blockdraft
-
-#ifdef BLOCKDRAFT_HIP_RUNTIME
-namespace blockdraft {
-
-template <class T>
-void launch(const CcaParams<T>& p, Stream stream) {
-  schedule(p, cca_columns(p), [&]<CcaStep kStep>(int64_t groups) {
-    start(cca_qkv_kernel<T, kStep>, groups, cdna::kThreads, stream, p);
-  });
-}
-
-template void launch(const CcaParams<float>&, Stream);
-template void launch(const CcaParams<bf16>&, Stream);
-template void launch(const CcaParams<fp16>&, Stream);
-
-}  // namespace blockdraft
+#pragma clang force_cuda_host_device end
 #endif

@@ -24,8 +24,8 @@ struct CcaRow {
 };
 
 // `request`: the row's, or one before it.
-template <class T>
-CcaRow find_row(const CcaParams<T>& p, int row, int request) {
+template <class Params>
+CcaRow find_row(const Params& p, int row, int request) {
   const Rows& rows = p.rows;
   while (request + 1 < rows.batch && rows.cu_rows[request + 1] <= row) ++request;
   const int first = rows.cu_rows[request], place = row - first;

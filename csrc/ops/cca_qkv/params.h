@@ -2,6 +2,7 @@
 #pragma once
 
 #include "base/device.h"
+#include "base/formats.h"
 #include "base/numbers.h"
 #include "ops/rows.h"
 
@@ -9,7 +10,8 @@ namespace blockdraft {
 
 constexpr int kCcaBytes = 20480;  // of a group's memory on a GPU
 
-template <class T>
+// `C`: of the cache, T itself or fp8 with scales.
+template <class T, class C = T>
 struct CcaParams {
   View<const T, 1> qk;            // [rows][heads * head_dim], query heads, then KV heads
   View<const T, 1> v_now;         // [rows][half]
@@ -27,8 +29,9 @@ struct CcaParams {
   const T* late_start;          // [half]
   float norm_eps;               // < 0: the norm is at least -norm_eps; else added to its square
   View<const int32_t, 1> block_table;
-  View<T, 3> k_cache, v_cache;  // [pages][page][kv_heads][head_dim]
-  View<T, 2> q, k, v;           // [rows][heads][head_dim]
+  View<C, 3> k_cache, v_cache;            // [pages][page][kv_heads][head_dim]
+  View<const float, 2> k_scale, v_scale;  // [pages][kv_heads], of fp8
+  View<T, 2> q, k, v;                     // [rows][heads][head_dim]
 
   int total_rows, query_heads, kv_heads, head_dim, taps0, taps1, rotary, page;
 
@@ -39,12 +42,12 @@ struct CcaParams {
 
   BLOCKDRAFT_POINTERS(qk, v_now, v_late, conv0_weight, conv0_bias, conv1_weight, conv1_bias, temp,
                       cos_sin, rows, conv_state, late_state, slots, late_start, block_table,
-                      k_cache, v_cache, q, k, v)
+                      k_cache, v_cache, k_scale, v_scale, q, k, v)
 };
 
-template <class T>
-void launch(const CcaParams<T>&, const Parallel&);
-template <class T>
-void launch(const CcaParams<T>&, Stream);
+template <class T, class C>
+void launch(const CcaParams<T, C>&, const Parallel&);
+template <class T, class C>
+void launch(const CcaParams<T, C>&, Stream);
 
 }  // namespace blockdraft

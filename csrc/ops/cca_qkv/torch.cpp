@@ -12,10 +12,11 @@ static void cca_qkv_torch(Tensor qk, Tensor v_now, Tensor v_late, Tensor conv0_w
                           bool rows_bidirectional, int64_t rows_max_rows, int64_t rows_max_prefix,
                           Optional conv_state, Optional late_state, Optional slots,
                           Optional late_start, double norm_eps, Optional block_table,
-                          Optional k_cache, Optional v_cache, Tensor q, Tensor k, Tensor v) {
+                          Optional k_cache, Optional v_cache, Optional k_scale, Optional v_scale,
+                          Tensor q, Tensor k, Tensor v) {
   if (q.numel() == 0) return;
-  for_float_type(qk, [&]<class T>(T) {
-    const CcaParams<T> p{
+  auto start = [&]<class T, class C>(T, C) {
+    const CcaParams<T, C> p{
         .qk = view<const T, 1>(qk),
         .v_now = view<const T, 1>(v_now),
         .v_late = view<const T, 1>(v_late),
@@ -33,8 +34,10 @@ static void cca_qkv_torch(Tensor qk, Tensor v_now, Tensor v_late, Tensor conv0_w
         .late_start = data<T>(late_start),
         .norm_eps = float(norm_eps),
         .block_table = view<const int32_t, 1>(block_table),
-        .k_cache = view<T, 3>(k_cache),
-        .v_cache = view<T, 3>(v_cache),
+        .k_cache = view<C, 3>(k_cache),
+        .v_cache = view<C, 3>(v_cache),
+        .k_scale = view<const float, 2>(k_scale),
+        .v_scale = view<const float, 2>(v_scale),
         .q = view<T, 2>(q),
         .k = view<T, 2>(k),
         .v = view<T, 2>(v),
@@ -47,6 +50,9 @@ static void cca_qkv_torch(Tensor qk, Tensor v_now, Tensor v_late, Tensor conv0_w
         .rotary = int(cos_sin.size(1)),
         .page = k_cache ? int(k_cache->size(1)) : 1};
     launch_on_device_of(q, p);
+  };
+  for_float_type(qk, [&]<class T>(T type) {
+    for_cache_type(k_cache, type, [&](auto cache) { start(type, cache); });
   });
 }
 

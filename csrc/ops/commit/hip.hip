@@ -29,6 +29,7 @@ BLOCKDRAFT_INSTANTIATE(Bits128)
 }  // namespace blockdraft
 
 #ifdef BLOCKDRAFT_HIP_RUNTIME
+#pragma clang force_cuda_host_device begin  // as params.h declares it
 namespace blockdraft {
 
 template <class U>
@@ -43,4 +44,5 @@ template void launch(const CommitParams<uint32_t>&, Stream);
 template void launch(const CommitParams<Bits128>&, Stream);
 
 }  // namespace blockdraft
+#pragma clang force_cuda_host_device end
 #endif

@@ -8,38 +8,36 @@
 namespace blockdraft {
 
 // activations[pair] = silu(gate) * up. Gate and up rows of a channel are neighbours in the tile.
-template <class Gemm, class T>
-void gate_up(Gemm& gemm, const FusedMoeParams<T>& p, const MoeItem& item, const int32_t* pairs) {
+template <class Gemm, class P>
+void gate_up(Gemm& gemm, const P& p, const MoeItem& item, const int32_t* pairs) {
   const int first = item.tile * (Gemm::kRows / 2);
   const int channels = least(p.inner - first, Gemm::kRows / 2);
-  const T* weights = p.gate_up.at(item.expert, first);
-  const int64_t row = p.gate_up.stride[1], up = p.inner * row;
   gemm.multiply(
-      2 * channels, item.count, p.hidden, [&](int i) { return weights + i / 2 * row + i % 2 * up; },
+      2 * channels, item.count, p.hidden,
+      [&](int i) { return p.gate_up_row(item.expert, i % 2 * p.inner + first + i / 2); },
       [&](int c) { return p.x.at(p.row(pairs[c])); },
       [&](int i, int c, four y) {
         const four power = -float(kLog2e) * y;
         const four silu = y / (1 + Gemm::exp2(power > 126 ? four{} + 126 : power));
-        T* out = p.activations + int64_t(pairs[c]) * p.inner + first + i / 2;
+        auto* out = p.activations + int64_t(pairs[c]) * p.inner + first + i / 2;
         Gemm::store(out, silu[0] * y[1]);
         if (i / 2 + 1 < channels) Gemm::store(out + 1, silu[2] * y[3]);
       });
 }
 
 // What the skip adds to a row's output.
-template <class Gemm, class T>
-float skipped(const FusedMoeParams<T>& p, int row, int channel) {
+template <class Gemm, class P>
+float skipped(const P& p, int row, int channel) {
   return p.skip ? p.skip_prob[row] * Gemm::value(p.x.at(row)[channel]) : 0.0f;
 }
 
 // Rows with one choice are finished; with more, partials[pair] is left to the combination.
-template <class Gemm, class T>
-void down(Gemm& gemm, const FusedMoeParams<T>& p, const MoeItem& item, const int32_t* pairs) {
+template <class Gemm, class P>
+void down(Gemm& gemm, const P& p, const MoeItem& item, const int32_t* pairs) {
   const int first = item.tile * Gemm::kRows;
   const int channels = least(p.hidden - first, Gemm::kRows);
-  const T* weights = p.down.at(item.expert, first);
   gemm.multiply(
-      channels, item.count, p.inner, [&](int i) { return weights + i * p.down.stride[1]; },
+      channels, item.count, p.inner, [&](int i) { return p.down_row(item.expert, first + i); },
       [&](int c) { return p.activations + int64_t(pairs[c]) * p.inner; },
       [&](int i, int c, four y) {
         const int pair = pairs[c], row = p.row(pair);
@@ -50,15 +48,15 @@ void down(Gemm& gemm, const FusedMoeParams<T>& p, const MoeItem& item, const int
           return;
         }
         const float weight = p.weight(pair);
-        T* out = p.out.at(row) + first + i;
+        auto* out = p.out.at(row) + first + i;
         for (int j = 0; j < count; ++j)
           Gemm::store(out + j, __builtin_fmaf(weight, y[j], skipped<Gemm>(p, row, first + i + j)));
       });
 }
 
 // out[row] from the partials of its choices, in their order.
-template <class Gemm, class T>
-void combine(Gemm& gemm, const FusedMoeParams<T>& p, int row) {
+template <class Gemm, class P>
+void combine(Gemm& gemm, const P& p, int row) {
   gemm.each(p.hidden, [&](int channel) {
     float total = skipped<Gemm>(p, row, channel);
     for (int pair = row * p.choices; pair < (row + 1) * p.choices; ++pair)
@@ -69,8 +67,8 @@ void combine(Gemm& gemm, const FusedMoeParams<T>& p, int row) {
 }
 
 // One group's part of a launch. `found`: kFewPairs integers in the group's memory.
-template <MoeStep kStep, class Gemm, class T>
-void fused_moe(Gemm& gemm, const FusedMoeParams<T>& p, int64_t id, int32_t* found) {
+template <MoeStep kStep, class Gemm, class P>
+void fused_moe(Gemm& gemm, const P& p, int64_t id, int32_t* found) {
   if constexpr (kStep == MoeStep::kCombine) return combine(gemm, p, int(id));
   constexpr int kColumns = Gemm::kGroupColumns;
   static_assert(kColumns <= kFewPairs);

@@ -5,9 +5,9 @@
 
 namespace blockdraft {
 
-template <class T>
-void launch(const FusedMoeParams<T>& p, const Parallel& parallel) {
-  using Gemm = cpu::Gemm<T>;
+template <class T, class W>
+void launch(const FusedMoeParams<T, W>& p, const Parallel& parallel) {
+  using Gemm = cpu::Gemm<T, W>;
   schedule(p, Gemm::kRows, Gemm::kGroupColumns, [&]<MoeStep kStep>(int64_t groups) {
     if constexpr (kStep == MoeStep::kDispatch) return launch(p.dispatch(), parallel);
     parallel.each(groups, int64_t(p.pairs()) * p.hidden * p.inner, [&](int64_t id) {
@@ -18,8 +18,14 @@ void launch(const FusedMoeParams<T>& p, const Parallel& parallel) {
   });
 }
 
-template void launch(const FusedMoeParams<float>&, const Parallel&);
-template void launch(const FusedMoeParams<bf16>&, const Parallel&);
-template void launch(const FusedMoeParams<fp16>&, const Parallel&);
+#define BLOCKDRAFT_INSTANTIATE(T)                                            \
+  template void launch(const FusedMoeParams<T>&, const Parallel&);           \
+  template void launch(const FusedMoeParams<T, e4m3fn>&, const Parallel&);   \
+  template void launch(const FusedMoeParams<T, e4m3fnuz>&, const Parallel&); \
+  template void launch(const FusedMoeParams<T, e2m1x2>&, const Parallel&);
+BLOCKDRAFT_INSTANTIATE(float)
+BLOCKDRAFT_INSTANTIATE(bf16)
+BLOCKDRAFT_INSTANTIATE(fp16)
+#undef BLOCKDRAFT_INSTANTIATE
 
 }  // namespace blockdraft

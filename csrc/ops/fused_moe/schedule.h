@@ -12,16 +12,16 @@ constexpr int kSkippedRows = 16;  // rows without an expert that an item looks a
 
 // Items of a product with so many output channels, in tiles of `rows` by `columns`: as many as any
 // routing needs.
-template <class T>
-int64_t moe_items(const FusedMoeParams<T>& p, int channels, int rows, int columns) {
+template <class P>
+int64_t moe_items(const P& p, int channels, int rows, int columns) {
   const int pairs = p.pairs();
   const int chunks = least(pairs, pairs / columns + least(p.num_experts, pairs));
   return int64_t(chunks) * ceil_div(channels, rows);
 }
 
 // Groups of a step.
-template <class T>
-int64_t moe_groups(const FusedMoeParams<T>& p, MoeStep step, int rows, int columns) {
+template <class P>
+int64_t moe_groups(const P& p, MoeStep step, int rows, int columns) {
   if (step == MoeStep::kDispatch) return 1;
   if (step == MoeStep::kGateUp) return moe_items(p, 2 * p.inner, rows, columns);
   if (step == MoeStep::kCombine) return p.rows;
@@ -30,8 +30,8 @@ int64_t moe_groups(const FusedMoeParams<T>& p, MoeStep step, int rows, int colum
 }
 
 // Calls run<step>(groups) for each launch, where a group multiplies tiles of `rows` by `columns`.
-template <class T, class Run>
-void schedule(const FusedMoeParams<T>& p, int rows, int columns, Run run) {
+template <class P, class Run>
+void schedule(const P& p, int rows, int columns, Run run) {
   auto start = [&]<MoeStep kStep>() {
     run.template operator()<kStep>(moe_groups(p, kStep, rows, columns));
   };
@@ -48,9 +48,9 @@ struct MoeItem {
 
 // The item of number `id`, whose pairs go to `found` in the group's memory; false: this routing
 // needs fewer items. Items that share weights follow each other.
-template <class Group, class T>
-bool find_item(const Group& group, const FusedMoeParams<T>& p, int64_t id, int tiles, int columns,
-               int32_t* found, MoeItem& item) {
+template <class Group, class P>
+bool find_item(const Group& group, const P& p, int64_t id, int tiles, int columns, int32_t* found,
+               MoeItem& item) {
   // Which chunk of an expert's `count` pairs the item has; -1: it is of another expert.
   auto chunk_of = [&](int count) {
     const int chunks = ceil_div(count, columns);

@@ -25,6 +25,7 @@ moe_dispatch_kernel<DispatchStep::kDispatch>(DispatchParams);
 }  // namespace blockdraft
 
 #ifdef BLOCKDRAFT_HIP_RUNTIME
+#pragma clang force_cuda_host_device begin  // as params.h declares it
 namespace blockdraft {
 
 void launch(const DispatchParams& p, Stream stream) {
@@ -34,4 +35,5 @@ void launch(const DispatchParams& p, Stream stream) {
 }
 
 }  // namespace blockdraft
+#pragma clang force_cuda_host_device end
 #endif

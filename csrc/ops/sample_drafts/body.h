@@ -16,17 +16,14 @@ class DraftRow {
         request_(int(row / params.drafts)),
         i_(int(row % params.drafts)),
         partials_(memory.partials(0)),
-        sampler_(crew, params.vocabulary(), memory.sums(0), memory.shortlist(0)),
+        sampler_(crew, params.vocabulary(), memory.sums(0), memory.shortlist(0), memory.tally),
         sampling_(params.drafter_sampling.of(request_)),
-        logits_{params.logits.at(request_, i_), nullptr, 1} {
+        logits_{params.logits.at(request_, i_), nullptr, 1, words(params.allowed, request_, i_)} {
     peak_ = params.greedy || sampling_.temperature == 0;
-    if (peak_) sampling_ = {1, 0, 1};  // draft_lse is then the raw logits' normaliser
+    if (peak_) sampling_ = {1, 0, 1, 0};  // draft_lse is then the raw logits' normaliser
   }
 
-  void run() {
-    if (live()) sampler_.measure_row(logits_, sampling_, !peak_, partials_);
-    finish();
-  }
+  void run() { finish(); }
 
   template <SampleStep kStep>
   void step(int block) {
@@ -46,27 +43,28 @@ class DraftRow {
 
   void finish() {
     int token = -1;
-    double top = 0;
-    double log_sum = 0;
+    double lse[4] = {};
     if (live()) {
-      const Distribution<T> q = sampler_.distribution(logits_, sampling_, !peak_, partials_);
+      const Distribution<T> q =
+          Crew::kStaged ? sampler_.distribution(logits_, sampling_, !peak_, partials_)
+                        : sampler_.measured_distribution(logits_, sampling_, !peak_, partials_);
       if (q.status == kFine) {
-        top = q.top;
-        log_sum = log2_double(q.sum) / kLog2e;
+        lse[0] = q.top;
+        lse[1] = log2_double(q.sum) / kLog2e;
+        lse[2] = q.cut;
+        lse[3] = q.tie;
         token = peak_ ? argmax() : draw(q);
       }
     }
     if (!crew_.leader()) return;
     params_.draft_tokens.at(request_)[i_] = token;
-    double* const lse = params_.draft_lse.at(request_, i_);
-    lse[0] = top;
-    lse[1] = log_sum;
+    double* const out = params_.draft_lse.at(request_, i_);
+    for (int j = 0; j < 4; ++j) out[j] = lse[j];
   }
 
   int argmax() {
-    const Sampling greedy{0, 0, 1};
-    sampler_.measure_row(logits_, greedy, false, partials_);
-    return sampler_.distribution(logits_, greedy, false, partials_).point;
+    const Sampling greedy{0, 0, 1, 0};
+    return sampler_.measured_distribution(logits_, greedy, false, partials_).point;
   }
 
   int draw(const Distribution<T>& q) {

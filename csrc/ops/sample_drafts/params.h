@@ -14,16 +14,17 @@ struct SampleParams {
   const int32_t* position;
   View<const double, 1> uniforms;  // [batch][drafts], or none
   SamplingParams drafter_sampling;
+  View<const uint32_t, 2> allowed;  // [batch][drafts][words], or none
   bool greedy;
   int num_valid_vocab, vocab_block, mask_token;
   View<int32_t, 1> draft_tokens;  // [batch][drafts]
-  View<double, 2> draft_lse;      // [batch][drafts][2]
+  View<double, 2> draft_lse;      // [batch][drafts][4]
   View<double, 2> workspace;      // [batch][drafts][doubles of a row], on a GPU
 
   int batch, drafts;
 
-  BLOCKDRAFT_POINTERS(logits, draft_len, seed, position, uniforms, drafter_sampling, draft_tokens,
-                      draft_lse, workspace)
+  BLOCKDRAFT_POINTERS(logits, draft_len, seed, position, uniforms, drafter_sampling, allowed,
+                      draft_tokens, draft_lse, workspace)
 
   Vocabulary vocabulary() const { return {num_valid_vocab, mask_token, vocab_block}; }
 };

@@ -1,6 +1,5 @@
 // sample_drafts' arguments, which blockdraft.ops has checked, as parameters.
-#include "ops/torch.h"
-
+#include "ops/sampling/torch.h"
 #include "ops/sample_drafts/params.h"
 
 namespace blockdraft {
@@ -8,9 +7,9 @@ namespace blockdraft {
 static void sample_drafts_torch(Tensor logits, Tensor draft_len, Tensor seed, Tensor position,
                                 Optional uniforms, Tensor drafter_sampling_temperature,
                                 Optional drafter_sampling_top_k, Optional drafter_sampling_top_p,
-                                bool greedy, int64_t num_valid_vocab, int64_t vocab_block,
-                                int64_t mask_token, Tensor draft_tokens, Tensor draft_lse,
-                                Optional workspace) {
+                                Optional drafter_sampling_min_p, Optional allowed, bool greedy,
+                                int64_t num_valid_vocab, int64_t vocab_block, int64_t mask_token,
+                                Tensor draft_tokens, Tensor draft_lse, Optional workspace) {
   if (draft_tokens.numel() == 0) return;
   for_float_type(logits, [&]<class T>(T) {
     const SampleParams<T> p{
@@ -20,7 +19,8 @@ static void sample_drafts_torch(Tensor logits, Tensor draft_len, Tensor seed, Te
         .position = data<int32_t>(position),
         .uniforms = view<const double, 1>(uniforms),
         .drafter_sampling = sampling_of(drafter_sampling_temperature, drafter_sampling_top_k,
-                                        drafter_sampling_top_p),
+                                        drafter_sampling_top_p, drafter_sampling_min_p),
+        .allowed = view<const uint32_t, 2>(allowed),
         .greedy = greedy,
         .num_valid_vocab = int(num_valid_vocab),
         .vocab_block = int(vocab_block),

@@ -1,5 +1,5 @@
 // From a row of logits to the distribution that a token is drawn from: exclusion, temperature,
-// top-k, top-p, in this order. The vocabulary is divided into vocab_blocks. Sums within one are
+// min-p, top-k, top-p, in this order. The vocabulary is divided into vocab_blocks. Sums within one are
 // fp32 (see tile/scan.h), those over several are double.
 #pragma once
 
@@ -37,19 +37,26 @@ struct Vocabulary {
   Span span(int i) const { return {i * block, least(size, (i + 1) * block), mask}; }
 };
 
-// A row of logits, or the blend weight * row + (1 - weight) * other of two rows.
+// A row of logits, or the blend weight * row + (1 - weight) * other of two rows; -inf for ids that
+// are not allowed.
 template <class T>
 struct Logits {
   const T *row, *other;  // other: null for one row
   float weight;
+  const uint32_t* allowed;  // bits of ids; null: all are
+
+  bool plain() const { return !other && !allowed; }
 
   template <class At>
   typename At::Float load(At at) const {
-    const auto x = at.load(row);
-    return other ? blend<At>(x, at.load(other), at.all(weight), at.all(1 - weight)) : x;
+    auto x = at.load(row);
+    if (other) x = blend<At>(x, at.load(other), at.all(weight), at.all(1 - weight));
+    if (allowed) x = at.select(at.template bits<T>(allowed), x, at.all(-__builtin_inff()));
+    return x;
   }
   template <class Scan>
   float at(int id) const {
+    if (allowed && !(allowed[id / 32] >> (id % 32) & 1)) return -__builtin_inff();
     const float x = Scan::value(row + id);
     return other ? __builtin_fmaf(weight, x, (1 - weight) * Scan::value(other + id)) : x;
   }
@@ -67,8 +74,9 @@ struct Sampling {
   double temperature;  // 0: all mass on the greatest logit
   int top_k;           // 0: off
   double top_p;        // 1: off
+  double min_p;        // 0: off
 
-  bool truncates() const { return top_k > 0 || top_p < 1; }
+  bool truncates() const { return top_k > 0 || top_p < 1 || min_p > 0; }
   // The factor from logits to exponents of 2. It is bounded so that it fits into a float: lower
   // temperatures than 1.5e-37 act as 1.5e-37.
   double scale() const { return most(least(kLog2e / temperature, 1e37), 1e-30); }
@@ -89,7 +97,7 @@ struct Distribution {
   static constexpr int kSpread = -2, kNowhere = -1;  // mass by weights; no id has mass
 
   bool truncated() const { return cut != -__builtin_inff(); }
-  bool plain() const { return !logits.other && !truncated(); }
+  bool plain() const { return logits.plain() && !truncated(); }
 
   template <bool kPlain, class At>
   typename At::Float weight(At at) const {
@@ -138,9 +146,12 @@ BLOCKDRAFT_SCAN Partial survey(const Scan& scan, const Logits<T>& logits, Span s
                                             : kFine};
 }
 
-// The first few ids of a row. The greatest of their logits is the anchor of all its vocab_blocks.
-inline Span first_ids(const Vocabulary& vocabulary) {
-  return {0, least(64, vocabulary.size), vocabulary.mask};
+// The survey of the first few ids of a row, allowed or not. The greatest of their logits is the
+// anchor of all its vocab_blocks.
+template <class Scan, class T>
+Partial survey_start(const Scan& scan, const Logits<T>& logits, const Vocabulary& vocabulary) {
+  const Span first{0, least(64, vocabulary.size), vocabulary.mask};
+  return survey(scan, Logits<T>{logits.row, logits.other, logits.weight, nullptr}, first);
 }
 
 // The partial of a vocab_block, in one pass unless a logit is too far above the anchor of `start`,
@@ -161,7 +172,7 @@ BLOCKDRAFT_SCAN Partial measure(const Scan& scan, const Logits<T>& logits, doubl
                [&](auto at, auto&) { return at.exp2(logits.load(at) - at.all(anchor), scale); })
           .sum;
     const double shift = exp2_double(constant - double(anchor) * factor);
-    if (logits.other)
+    if (!logits.plain())
       return shift *
              scan.sum(span,
                       [&](auto at, auto&) {
@@ -176,7 +187,7 @@ BLOCKDRAFT_SCAN Partial measure(const Scan& scan, const Logits<T>& logits, doubl
                .sum;
   };
   if constexpr (Scan::kProducts) {  // cheaper without an anchor, if the sum is in fp32's range
-    if (!drawn && !logits.other) {
+    if (!drawn && logits.plain()) {
       const double sum =
           scan.sum(span, [row = logits.row, factor](
                              auto at, auto&) { return at.exp2_product(at.load(row), factor); })
@@ -186,8 +197,9 @@ BLOCKDRAFT_SCAN Partial measure(const Scan& scan, const Logits<T>& logits, doubl
   }
   if (start.status == kFine) {
     const double sum = anchored(start.anchor);
-    // Neither NaN nor so large that a ratio of sums could overflow.
-    if (sum < 0x1p100) return {sum, start.anchor, kFine};
+    // Neither NaN nor so large that a ratio of sums could overflow; nor so small that the anchor,
+    // which may be an id that is not allowed, is far above the others.
+    if (sum < 0x1p100 && (!logits.allowed || sum > 0x1p-60)) return {sum, start.anchor, kFine};
   }
   Partial out = survey(scan, logits, span);
   if (out.status == kFine) out.sum = anchored(out.anchor);

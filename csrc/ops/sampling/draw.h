@@ -14,26 +14,35 @@ struct SamplingParams {
   const float* temperature;
   const int32_t* top_k;  // null: off
   const float* top_p;    // null: off
+  const float* min_p;    // null: off
 
   Sampling of(int request) const {
     const float t = temperature[request];
-    return {t > 0 ? t : 0.0, top_k ? top_k[request] : 0, top_p ? top_p[request] : 1.0};
+    return {t > 0 ? t : 0.0, top_k ? top_k[request] : 0, top_p ? top_p[request] : 1.0,
+            min_p ? min_p[request] : 0.0};
   }
 
-  bool may_truncate() const { return top_k || top_p; }
+  bool may_truncate() const { return top_k || top_p || min_p; }
 
-  BLOCKDRAFT_POINTERS(temperature, top_k, top_p)
+  BLOCKDRAFT_POINTERS(temperature, top_k, top_p, min_p)
 };
+
+// A row's bits, or null.
+inline const uint32_t* words(const View<const uint32_t, 2>& bits, int request, int row) {
+  return bits ? bits.at(request, row) : nullptr;
+}
 
 template <class Crew, class T>
 class Sampler {
  public:
-  static constexpr bool kLists = Crew::kLists;
+  using Scan = typename Crew::Scan;
+  static constexpr bool kLists = Crew::kLists, kTallies = Crew::kTallies;
 
   // `sums`: memory for one double per vocab_block, which no other row uses at the same time;
-  // `shortlist`: likewise, for truncation.
-  Sampler(Crew& crew, const Vocabulary& vocabulary, double* sums, const Shortlist& shortlist)
-      : crew_(crew), vocabulary_(vocabulary), sums_(sums), shortlist_(shortlist) {}
+  // `shortlist`, `tally`: likewise, for truncation.
+  Sampler(Crew& crew, const Vocabulary& vocabulary, double* sums, const Shortlist& shortlist,
+          const TallyMemory& tally)
+      : crew_(crew), vocabulary_(vocabulary), sums_(sums), shortlist_(shortlist), tally_(tally) {}
 
   const Vocabulary& vocabulary() const { return vocabulary_; }
   const Shortlist& shortlist() const { return shortlist_; }
@@ -45,7 +54,7 @@ class Sampler {
   // The partials of a row's vocab_blocks; at temperature 0, their surveys. `drawn`: see `measure`.
   void measure_row(const Logits<T>& logits, const Sampling& sampling, bool drawn,
                    Partial* partials) {
-    const Partial start = survey(typename Crew::Scan(), logits, first_ids(vocabulary_));
+    const Partial start = survey_start(Scan(), logits, vocabulary_);
     crew_.each_block(vocabulary_, [&](const auto& scan, int block, Span span) {
       const Partial partial = measure_block(scan, logits, sampling, drawn, start, span);
       if (scan.leader()) partials[block] = partial;
@@ -54,8 +63,24 @@ class Sampler {
 
   Partial measure_block(const typename Crew::Scan& scan, const Logits<T>& logits,
                         const Sampling& sampling, bool drawn, int block) const {
-    const Partial start = survey(scan, logits, first_ids(vocabulary_));
+    const Partial start = survey_start(scan, logits, vocabulary_);
     return measure_block(scan, logits, sampling, drawn, start, vocabulary_.span(block));
+  }
+
+  // The distribution of a row that is not measured yet.
+  Distribution<T> measured_distribution(const Logits<T>& logits, const Sampling& sampling,
+                                        bool drawn, Partial* partials) {
+    if constexpr (kTallies && sizeof(T) == 2)
+      if (tally_.parts && sampling.truncates() && sampling.temperature > 0 && !logits.other) {
+        const Tally found = tally(crew_, vocabulary_, logits, tally_);
+        if (found.size <= TallyMemory::kRoom) {
+          auto p = tallied_distribution<Scan>(logits, found, sampling.scale());
+          if (p.status == kFine) truncate(*this, p, sampling, partials, drawn, &found);
+          return p;
+        }
+      }
+    measure_row(logits, sampling, drawn, partials);
+    return distribution(logits, sampling, drawn, partials);
   }
 
   // If truncated, the distribution's partials are stated anew where a token is `drawn` by them, and
@@ -81,13 +106,13 @@ class Sampler {
     return p;
   }
 
-  // The untruncated distribution of a row whose normaliser is known: its greatest logit, and the
-  // natural logarithm of the sum relative to that.
+  // The distribution of a row that sample_drafts has stored: its greatest logit, the natural
+  // logarithm of the sum relative to that, and where it is cut.
   static Distribution<T> known_distribution(const Logits<T>& logits, const Sampling& sampling,
-                                            double top, double log_sum) {
-    const double sum = exp2_double(log_sum * kLog2e);
-    return {logits,    sampling.scale(),         sum,  float(top), -__builtin_inff(),
-            INT32_MAX, Distribution<T>::kSpread, kFine};
+                                            const double* lse) {
+    const double sum = exp2_double(lse[1] * kLog2e);
+    return {logits,      sampling.scale(),         sum,  float(lse[0]), float(lse[2]),
+            int(lse[3]), Distribution<T>::kSpread, kFine};
   }
 
   int row_status(const Logits<T>& logits) {
@@ -101,6 +126,12 @@ class Sampler {
       if (int(sums_[i]) == kFine) status = kFine;
     }
     return status;
+  }
+
+  // The greatest logit of a row.
+  float greatest(const Logits<T>& logits) {
+    weigh([&](const auto& scan, int, Span span) { return survey(scan, logits, span).anchor; });
+    return greatest_of(vocabulary_.blocks);
   }
 
   // Sets sums_[block] = f(scan, block, span) for all vocab_blocks and returns their sum.
@@ -130,12 +161,10 @@ class Sampler {
   float greatest_listed() {
     const ListParts parts(vocabulary_.blocks, shortlist_.room);
     crew_.each_block(parts, [&](const auto& scan, int part, Span span) {
-      const float peak = peak_of(scan, Logits<float>{shortlist_.logits, nullptr, 1}, span);
+      const float peak = peak_of(scan, Logits<float>{shortlist_.logits, nullptr, 1, nullptr}, span);
       if (scan.leader()) sums_[part] = peak;
     });
-    double greatest = sums_[0];
-    for (int i = 1; i < parts.blocks; ++i) greatest = most(greatest, sums_[i]);
-    return float(greatest);
+    return greatest_of(parts.blocks);
   }
 
   // Adds the first `ties` of the ids that `sums_` counts in each vocab_block to the partials, whose
@@ -200,6 +229,12 @@ class Sampler {
     Span span(int i) const { return {i * block, least(size, (i + 1) * block), -1}; }
   };
 
+  float greatest_of(int count) const {
+    double greatest = sums_[0];
+    for (int i = 1; i < count; ++i) greatest = most(greatest, sums_[i]);
+    return float(greatest);
+  }
+
   double total(int count) const {
     double total = 0;
     for (int i = 0; i < count; ++i) total += sums_[i];
@@ -245,6 +280,7 @@ class Sampler {
   Vocabulary vocabulary_;
   double* sums_;
   Shortlist shortlist_;
+  TallyMemory tally_;
 };
 
 }  // namespace blockdraft

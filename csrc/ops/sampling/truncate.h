@@ -1,14 +1,14 @@
-// Top-k, then top-p of what top-k kept. Ids rank by logit; of equal logits the lower id ranks
-// first.
+// Min-p, then top-k, then top-p of what these kept. Ids rank by logit; of equal logits the lower id
+// ranks first.
 //
-// The logit of the last kept id, the cut, is found in about one reading of the row. A sample of the
-// row gives two logits between which the cut lies very likely. The reading sums what is above them
+// The logit of the last kept id, the cut, is found in about one reading of the row: of 16-bit logits
+// on a CPU by a tally of their numbers, which replaces the measuring. Else a sample of the row gives two logits between which the cut lies very likely. The reading sums what is above them
 // and lists what is between them; the search goes on in the list. If the list cannot hold that many
 // logits, which takes many equal ones, the search reads the row at each step. So it does on CDNA,
 // where all this code in one kernel takes too many registers.
 #pragma once
 
-#include "ops/sampling/distribution.h"
+#include "ops/sampling/tally.h"
 
 namespace blockdraft {
 
@@ -43,23 +43,59 @@ struct Shortlist {
   int room;  // 0: no memory
 };
 
+// The mass, or the number, of the ids of an entry of a tally, if its logit is above x.
+template <class T>
+auto tallied(const Tally& tally, const Distribution<T>& p, float x, bool by_mass) {
+  return [tally, x, by_mass, top = p.top, scale = p.scale](auto at, auto&) {
+    const auto logit = at.load(tally.logits);
+    const auto times = at.select(logit > at.all(x), at.load(tally.counts), at.all(0.0f));
+    return by_mass ? times * at.exp2(logit - at.all(top), scale) : times;
+  };
+}
+
 // Truncates the distribution p in place. Its partials are overwritten.
 template <class Sampler, class T>
 class Truncation {
  public:
-  Truncation(Sampler& sampler, Distribution<T>& p, Partial* partials)
-      : sampler_(sampler), p_(p), partials_(partials), grid_(Grid::of(p.logits)) {}
+  // `tally`: of the row, or null.
+  Truncation(Sampler& sampler, Distribution<T>& p, Partial* partials, const Tally* tally)
+      : sampler_(sampler),
+        p_(p),
+        partials_(partials),
+        grid_(Grid::of(p.logits)),
+        tally_(tally),
+        touched_(tally) {}
+
+  // Keeps ids of at least `share` of the greatest weight.
+  void keep_from(double share) {
+    const double least = log2_double(share);
+    const float greatest = tally_ ? tally_->logits[0] : sampler_.greatest(p_.logits);
+    uint32_t left_out = image(-__builtin_inff());
+    uint32_t kept = image(greatest);
+    while (kept - left_out > 1) {
+      const uint32_t middle = left_out + (kept - left_out) / 2;
+      ((double(number(middle)) - greatest) * p_.scale >= least ? kept : left_out) = middle;
+    }
+    p_.cut = number(left_out);
+    p_.tie = -1;  // an id at the cut is left out, too
+    p_.sum = above(p_.cut, true);
+  }
 
   // Keeps an id if the mass (or the number) of the ids that rank before it is below `limit`.
   void keep(double limit, bool by_mass) {
     Place place{p_.cut, p_.sum - ties_ * weight_of(p_.cut)};
-    if (!p_.truncated() || !(place.before < limit)) place = find(limit, by_mass);
+    if (!p_.truncated() || !by_mass || !(place.before < limit)) place = find(limit, by_mass);
     if (place.cut == -__builtin_inff()) return;
     const double each = weight_of(place.cut);
     const double fit =
         by_mass ? (each > 0 ? (limit - place.before) / each : kManyTies) : limit - place.before;
-    if (place.cut != p_.cut) ties_ = same_ = equal(place.cut);
-    ties_ = least(ties_, __builtin_ceil(least(fit, kManyTies)));
+    if (place.cut != p_.cut) {
+      ties_ = same_ = equal(place.cut);
+      p_.tie = INT32_MAX;
+    }
+    // At least one of those at a new cut: the sums that led to it may have been rounded otherwise.
+    ties_ =
+        least(ties_, most(__builtin_ceil(least(fit, kManyTies)), place.cut != p_.cut ? 1.0 : 0.0));
     p_.cut = place.cut;
     p_.sum = (by_mass ? place.before : above(p_.cut, true)) + ties_ * each;
   }
@@ -91,7 +127,7 @@ class Truncation {
   }
 
  private:
-  static constexpr bool kLists = Sampler::kLists;
+  static constexpr bool kLists = Sampler::kLists, kTallies = Sampler::kTallies;
   static constexpr double kManyTies = 1e9;
   static constexpr int kSampled = 128;  // ids of each vocab_block
   static constexpr int kCoarse = 17;    // low bits of an image that a guess ignores
@@ -107,6 +143,8 @@ class Truncation {
   }
 
   Place find(double limit, bool by_mass) {
+    if constexpr (kTallies)
+      if (tally_) return search_tally(limit, by_mass);
     if constexpr (kLists) {
       Place place;
       if (listed_ && search_list(limit, by_mass, place)) return place;
@@ -120,6 +158,15 @@ class Truncation {
       listed_ = false;
     }
     return search_row(limit, by_mass);
+  }
+
+  Place search_tally(double limit, bool by_mass) {
+    const double upto = above(p_.cut, by_mass);
+    if (upto < limit) return {p_.cut, upto};
+    const double r = limit * (1 - 0x1p-52);  // the sum has to reach the limit, not to exceed it
+    const int i = Sampler::Scan::crossing(tally_->span(), tallied(*tally_, p_, p_.cut, by_mass), r);
+    const float cut = tally_->logits[i];
+    return {cut, above(cut, by_mass)};
   }
 
   Place search_row(double limit, bool by_mass) {
@@ -257,6 +304,8 @@ class Truncation {
 
   // The mass, or the number, of the ids with a logit above x >= p_.cut.
   double above(float x, bool by_mass) {
+    if constexpr (kTallies)
+      if (tally_) return Sampler::Scan::sum(tally_->span(), tallied(*tally_, p_, x, by_mass)).sum;
     auto sum = [&](const auto& scan, const auto& logits, Span span) {
       return by_mass ? mass_above(scan, logits, p_.top, p_.scale, x, span)
                      : count_above(scan, logits, x, span);
@@ -270,6 +319,14 @@ class Truncation {
         [&](const auto& scan, int, Span span) { return sum(scan, p_.logits, span); });
   }
   double equal(float x) {
+    if constexpr (kTallies)
+      if (tally_) {
+        auto times = [tally = *tally_, x](auto at, auto&) {
+          const auto equal = at.load(tally.logits) == at.all(x);
+          return at.select(equal, at.load(tally.counts), at.all(0.0f));
+        };
+        return Sampler::Scan::sum(tally_->span(), times).sum;
+      }
     if constexpr (kLists)
       if (listed_)
         return sampler_.weigh_list(
@@ -285,7 +342,7 @@ class Truncation {
     return sampler_.weigh_list(
         [&](const auto& scan, Span span) { return sum_upto(scan, listed(), x, span); });
   }
-  Logits<float> listed() const { return {sampler_.shortlist().logits, nullptr, 1}; }
+  Logits<float> listed() const { return {sampler_.shortlist().logits, nullptr, 1, nullptr}; }
 
   template <class Scan, class S>
   BLOCKDRAFT_SCAN static double mass_above(const Scan& scan, const Logits<S>& logits, float top,
@@ -341,17 +398,35 @@ class Truncation {
   Distribution<T>& p_;
   Partial* partials_;
   Grid grid_;
-  bool listed_ = false;   // whether the list holds all logits in low_ .. high_
-  bool touched_ = false;  // whether the partials have to be stated anew
+  const Tally* tally_;
+  bool listed_ = false;  // whether the list holds all logits in low_ .. high_
+  bool touched_;         // whether the partials have to be stated anew
   float low_ = 0, high_ = 0, greatest_ = 0;
   double mass_above_ = 0, count_above_ = 0;  // high_
   double same_ = 0, ties_ = 0;               // ids at the cut, and how many of them are kept
 };
 
+// The distribution of a tallied row before it is truncated.
+template <class Scan, class T>
+Distribution<T> tallied_distribution(const Logits<T>& logits, const Tally& tally, double scale) {
+  Distribution<T> p{logits,
+                    scale,
+                    0,
+                    tally.logits[0],
+                    -__builtin_inff(),
+                    INT32_MAX,
+                    Distribution<T>::kSpread,
+                    tally.status};
+  if (p.status != kFine) return p;
+  p.sum = Scan::sum(tally.span(), tallied(tally, p, -__builtin_inff(), true)).sum;
+  return p;
+}
+
 template <class Sampler, class T>
 void truncate(Sampler& sampler, Distribution<T>& p, const Sampling& sampling, Partial* partials,
-              bool drawn) {
-  Truncation<Sampler, T> truncation(sampler, p, partials);
+              bool drawn, const Tally* tally = nullptr) {
+  Truncation<Sampler, T> truncation(sampler, p, partials, tally);
+  if (sampling.min_p > 0) truncation.keep_from(sampling.min_p);
   if (sampling.top_k > 0 && sampling.top_k < sampler.vocabulary().size)
     truncation.keep(sampling.top_k, false);
   if (sampling.top_p < 1) truncation.keep(sampling.top_p * p.sum, true);

@@ -15,7 +15,7 @@ struct Verdict {
   double scale;
 };
 
-constexpr int kDistributionDoubles = 8, kVerdictDoubles = 2;
+constexpr int kDistributionDoubles = 9, kVerdictDoubles = 2;
 constexpr int kHeaderDoubles = kDistributionDoubles + kVerdictDoubles;
 constexpr int kVocabBlockDoubles = 4;  // a partial, a sum, a surplus
 constexpr int kShortlistRoom = 128;    // floats of a vocab_block, where a crew lists logits
@@ -32,6 +32,7 @@ struct RowsMemory {
   double* first_sums;
   double* first_surplus;
   Shortlist first_shortlist;
+  TallyMemory tally;
   Verdict* verdict;
   int64_t header_stride;  // doubles from a row's distribution to that of the next
   int64_t block_stride;   // likewise for the rest; 0 on a CPU, where all rows share one memory
@@ -46,6 +47,7 @@ struct RowsMemory {
             sums,
             sums + blocks,
             {shortlist, 2 * list >= int64_t(kShortlistRoom) * blocks ? kShortlistRoom : 0},
+            {},
             reinterpret_cast<Verdict*>(memory + kDistributionDoubles),
             row_stride,
             row_stride};

@@ -41,6 +41,7 @@ BLOCKDRAFT_INSTANTIATE(fp16)
 }  // namespace blockdraft
 
 #ifdef BLOCKDRAFT_HIP_RUNTIME
+#pragma clang force_cuda_host_device begin  // as params.h declares it
 namespace blockdraft {
 
 template <class T>
@@ -58,4 +59,5 @@ template void launch(const ZayaRouterParams<bf16>&, Stream);
 template void launch(const ZayaRouterParams<fp16>&, Stream);
 
 }  // namespace blockdraft
+#pragma clang force_cuda_host_device end
 #endif

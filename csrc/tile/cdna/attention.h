@@ -48,6 +48,7 @@ class Tile : public Group<kAttentionThreads> {
   static constexpr int kStreams = kShared ? 1 : kAttentionWaves;
   static constexpr bool kAhead = kShared;  // few other tiles are not worth the registers
   static constexpr int kGroupColumns = kAttentionWaves * kWaveColumns<T>;
+  static constexpr bool kReadsCodes = false;
 
   // In LDS. Rows of keys are fragments, in an order that keeps lanes apart in the banks. Values are
   // fragments of a lane.

@@ -12,11 +12,12 @@
 
 #include "tile/cdna/group.h"
 #include "tile/cdna/mfma.h"
+#include "tile/cdna/weights.h"
 #include "tile/gemm.h"
 
 namespace blockdraft::cdna {
 
-template <class T>
+template <class T, class W = T>
 struct GemmDepth {
   typedef typename Mma<T>::Fragment Fragment;
   static constexpr int kParts = 8;
@@ -24,13 +25,24 @@ struct GemmDepth {
   static constexpr int kStep = 4 * kFragment;       // depth of the fragments of a wave
   static constexpr int kSteps = 4;                  // of a stage
   static constexpr int kStage = kSteps * kStep;
+  typedef HeldWeights<T, W, kSteps> Held;  // a lane's weights of a stage
+  static constexpr int kRun = Held::kRun;  // elements of a row that a lane loads at once
 
   static int lane() { return thread_index() & (kWave - 1); }
   static int wave() { return __builtin_amdgcn_readfirstlane(thread_index() / kWave); }
   static int stages_of_part(int depth) { return ceil_div(depth, kParts * kStage); }
 
   // Where this lane's fragment of a step begins.
-  static int at(int step) { return step * kStep + lane() / 16 * kFragment; }
+  static int at(int step) {
+    constexpr int kSteps = kRun / kFragment;  // of a run
+    return step / kSteps * 4 * kRun + lane() / 16 * kRun + step % kSteps * kFragment;
+  }
+  template <class Row>
+  static Held held(const Row& row, int stage, int depth) {
+    Held out;
+    out.load(row, [=](int s) { return at(stage * kSteps + s); }, depth);
+    return out;
+  }
 
   // The fragment at k of a row; zeros of no row, and beyond the depth. Every address that is read
   // is within the row.
@@ -39,13 +51,6 @@ struct GemmDepth {
     const bool inside = row && k < depth;
     return inside ? *(Global*)(row + k) : Fragment{};
   }
-  // As load, of a row that is read once.
-  static Fragment stream(const T* row, int k, int depth) {
-    typedef const __attribute__((address_space(1))) Fragment Global;
-    const Fragment x = __builtin_nontemporal_load((Global*)(row + (k < depth ? k : 0)));
-    return k < depth ? x : Fragment{};
-  }
-
   // The epilogue of a lane's sums, of 4 channels of a tile from `first` and a column of a panel.
   template <class Epilogue>
   static void finish(acc4 total, int first, int panel, int rows, int columns, Epilogue epilogue) {
@@ -57,11 +62,12 @@ struct GemmDepth {
   }
 };
 
-template <class T>
+template <class T, class W = T>
 class SplitGemm : public Group<kThreads> {
-  typedef GemmDepth<T> Depth;
+  typedef GemmDepth<T, W> Depth;
   typedef typename Depth::Fragment Fragment;
-  static constexpr int kSteps = 2 * Depth::kSteps;  // whose weights are in registers
+  static constexpr int kStages = 2;  // whose weights are in registers
+  static constexpr int kSteps = kStages * Depth::kSteps;
   static constexpr int kPanels = 4;
   static_assert(Depth::kParts == kWaves);
 
@@ -78,13 +84,14 @@ class SplitGemm : public Group<kThreads> {
   void multiply(int rows, int columns, int depth, Weight weight, Column column, Epilogue epilogue) {
     const int lane = Depth::lane(), part = Depth::wave();
     const int steps = Depth::stages_of_part(depth) * Depth::kSteps;
-    const T* own = weight(least(lane % 16, rows - 1));
+    const auto own = weight(least(lane % 16, rows - 1));
     const int panels = ceil_div(columns, 16);
     acc4 sums[kPanels] = {};
     for (int first = part * steps; first < (part + 1) * steps; first += kSteps) {
-      Fragment weights[kSteps];
+      typename Depth::Held weights[kStages];
 #pragma unroll
-      for (int s = 0; s < kSteps; ++s) weights[s] = Depth::stream(own, Depth::at(first + s), depth);
+      for (int i = 0; i < kStages; ++i)
+        weights[i] = Depth::held(own, first / Depth::kSteps + i, depth);
 #pragma unroll
       for (int p = 0; p < kPanels; ++p) {
         if (p >= panels) break;
@@ -97,7 +104,8 @@ class SplitGemm : public Group<kThreads> {
 #pragma unroll
         for (int s = 0; s < kSteps; ++s)
           if (first + s < (part + 1) * steps)
-            sums[p] = Mma<T>::multiply(weights[s], tokens[s], sums[p]);
+            sums[p] = Mma<T>::multiply(weights[s / Depth::kSteps].fragment(s % Depth::kSteps),
+                                       tokens[s], sums[p]);
       }
     }
     const int panel = part;  // that this wave finishes
@@ -122,10 +130,11 @@ class SplitGemm : public Group<kThreads> {
   Memory& memory_;
 };
 
-template <class T, int kRowTiles>
+template <class T, int kRowTiles, class W = T>
 class Gemm : public Group<kThreads> {
-  typedef GemmDepth<T> Depth;
+  typedef GemmDepth<T, W> Depth;
   typedef typename Depth::Fragment Fragment;
+  typedef typename Depth::Held Held;
   static constexpr int kPanels = 4, kSteps = Depth::kSteps;
   static constexpr int kFragment = Depth::kFragment, kStage = Depth::kStage;
   static constexpr int kStride = kStage + kFragment;  // padded: columns begin in different banks
@@ -145,7 +154,7 @@ class Gemm : public Group<kThreads> {
   template <class Weight, class Column, class Epilogue>
   void multiply(int rows, int columns, int depth, Weight weight, Column column, Epilogue epilogue) {
     const int first = Depth::wave() * kRowTiles * 16, lane = Depth::lane();
-    const T* own[kRowTiles];
+    decltype(weight(0)) own[kRowTiles];
 #pragma unroll
     for (int r = 0; r < kRowTiles; ++r)
       own[r] = weight(least(first + r * 16 + lane % 16, rows - 1));
@@ -155,7 +164,8 @@ class Gemm : public Group<kThreads> {
       const int c = (thread_index() + u * kThreads) / (kStage / kFragment);
       token[u] = c < columns ? column(c) : nullptr;
     }
-    Fragment weights[2][kRowTiles][kSteps], tokens[kUnitsOfThread];
+    Held weights[2][kRowTiles];
+    Fragment tokens[kUnitsOfThread];
     acc4 sums[kRowTiles][kPanels] = {}, totals[kRowTiles][kPanels] = {};
     load_weights(own, 0, depth, weights[0]);
     load_tokens(token, 0, depth, tokens);
@@ -192,13 +202,11 @@ class Gemm : public Group<kThreads> {
   }
 
  private:
-  static void load_weights(const T* const (&own)[kRowTiles], int stage, int depth,
-                           Fragment (&out)[kRowTiles][kSteps]) {
+  template <class Row>
+  static void load_weights(const Row (&own)[kRowTiles], int stage, int depth,
+                           Held (&out)[kRowTiles]) {
 #pragma unroll
-    for (int r = 0; r < kRowTiles; ++r)
-#pragma unroll
-      for (int s = 0; s < kSteps; ++s)
-        out[r][s] = Depth::stream(own[r], Depth::at(stage * kSteps + s), depth);
+    for (int r = 0; r < kRowTiles; ++r) out[r] = Depth::held(own[r], stage, depth);
   }
 
   static int unit_at(int unit) { return unit % (kStage / kFragment) * kFragment; }
@@ -220,19 +228,23 @@ class Gemm : public Group<kThreads> {
     }
   }
 
-  static void absorb(const T* tokens, const Fragment (&weights)[kRowTiles][kSteps],
+  static void absorb(const T* tokens, const Held (&weights)[kRowTiles],
                      acc4 (&sums)[kRowTiles][kPanels]) {
     const T* column = tokens + Depth::lane() % 16 * kStride;
 #pragma unroll
-    for (int s = 0; s < kSteps; ++s)
+    for (int s = 0; s < kSteps; ++s) {
+      Fragment own[kRowTiles];
+#pragma unroll
+      for (int r = 0; r < kRowTiles; ++r) own[r] = weights[r].fragment(s);
 #pragma unroll
       for (int p = 0; p < kPanels; ++p) {
         const T* at = column + p * 16 * kStride + Depth::at(s);
         const Fragment token = *reinterpret_cast<const Fragment*>(at);
 #pragma unroll
         for (int r = 0; r < kRowTiles; ++r)
-          sums[r][p] = Mma<T>::multiply(weights[r][s], token, sums[r][p]);
+          sums[r][p] = Mma<T>::multiply(own[r], token, sums[r][p]);
       }
+    }
   }
 
   Memory& memory_;
@@ -315,6 +327,8 @@ class LayerGemm : public Group<kThreads> {
 
 static_assert(GemmTarget<SplitGemm<bf16>, bf16>);
 static_assert(GemmTarget<Gemm<bf16, 1>, bf16>);
+static_assert(ScaledGemmTarget<SplitGemm<bf16, e2m1x2>, bf16, e2m1x2>);
+static_assert(ScaledGemmTarget<Gemm<bf16, 1, e4m3fn>, bf16, e4m3fn>);
 static_assert(GemmTarget<LayerGemm<bf16, 1, 2>, bf16>);
 static_assert(GemmTarget<LayerGemm<bf16, 2, 1>, bf16, float>);
 

@@ -103,12 +103,16 @@ class Group {
   static void expect(const T*, int) {}
   // The compiler cannot tell that it reads the same again. Params are the kernel's only argument.
   template <class Params>
-  static Params reload(const Params&) {
+  static Params reload(const Params& p) {
+#ifndef __HIP_DEVICE_COMPILE__
+    return p;  // never called: a host's clang cannot copy from where arguments lie
+#else
     auto* arguments = __builtin_amdgcn_kernarg_segment_ptr();
     asm volatile("" : "+s"(arguments));
     Params out = *(const __attribute__((address_space(4))) Params*)arguments;
     if constexpr (requires { out.each_pointer([](auto*&) {}); }) use_global_pointers(out);
     return out;
+#endif
   }
   void barrier() const {
     __builtin_amdgcn_fence(__ATOMIC_RELEASE, "workgroup");

@@ -5,7 +5,8 @@
 
 #include <stdint.h>
 
-#ifndef BLOCKDRAFT_FREESTANDING
+// Only the host's pass has launchers: none of its functions can be called on the device.
+#if !defined(BLOCKDRAFT_FREESTANDING) && !defined(__HIP_DEVICE_COMPILE__)
 #define BLOCKDRAFT_HIP_RUNTIME
 #include <hip/hip_runtime_api.h>
 

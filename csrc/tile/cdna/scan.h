@@ -24,6 +24,11 @@ struct At {
   int8v id() const {
     return int8v{0, 1, 2, 3, 4, 5, 6, 7} + first;
   }
+  template <class>
+  int8v bits(const uint32_t* words) const {  // first is a multiple of 8
+    const auto* const word = (const __attribute__((address_space(1))) uint32_t*)words + first / 32;
+    return (int8v((int)(*word >> (first % 32))) & int8v{1, 2, 4, 8, 16, 32, 64, 128}) != 0;
+  }
   static float8 select(int8v mask, float8 a, float8 b) { return mask ? a : b; }
   static float8 maximum(float8 a, float8 b) { return a > b ? a : b; }  // b if either is NaN
   static float8 fma(float8 a, float8 b, float8 c) { return __builtin_elementwise_fma(a, b, c); }
@@ -192,6 +197,7 @@ class Crew {
   using Scan = cdna::Scan;
   static constexpr bool kStaged = true;
   static constexpr bool kLists = false;
+  static constexpr bool kTallies = false;
 
   template <class Vocabulary, class F>
   void each_block(const Vocabulary& vocabulary, F f) const {

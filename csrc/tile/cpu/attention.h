@@ -25,6 +25,9 @@ struct Columns {
   }
 };
 
+// What rows of a cache hold instead of a tile's own elements.
+enum class Codes { kNone, kFn, kFnuz };
+
 // kDots: bf16 operands, as on a GPU; requires has_dots().
 template <class T, class X, bool kDots = false>
 class Tile : public Group {
@@ -35,6 +38,7 @@ class Tile : public Group {
   static constexpr int kValuePad = 16;
   // 136 rows in a GQA group of 4: their operands stay in the L2.
   static constexpr int kGroupColumns = 544;
+  static constexpr bool kReadsCodes = !kDots;
 
   struct Panel : Columns<X, kColumns> {
     float* queries;  // [head_dim][kColumns], scaled; or pairs [head_dim / 2][kColumns], not scaled
@@ -83,9 +87,23 @@ class Tile : public Group {
   void load(Key key, Value value, int n) {
     // deposit reads these rows; until then fetch_some prefetches them during the products.
     loaded_ = n;
+    codes_ = Codes::kNone;
     for (int i = 0; i < n; ++i) {
       key_rows_[i] = key(places_[i], i);
       value_rows_[i] = value(places_[i], i);
+    }
+  }
+
+  template <class Key, class Value>
+  void load_codes(bool fnuz, Key key, Value value, int n) {
+    loaded_ = n;
+    codes_ = fnuz ? Codes::kFnuz : Codes::kFn;
+    for (int i = 0; i < n; ++i) {
+      const CodedRow k = key(places_[i], i), v = value(places_[i], i);
+      key_rows_[i] = reinterpret_cast<const T*>(k.codes);
+      value_rows_[i] = reinterpret_cast<const T*>(v.codes);
+      key_scales_[i] = k.scale;
+      value_scales_[i] = v.scale;
     }
   }
 
@@ -95,8 +113,8 @@ class Tile : public Group {
       stage_keys();
       stage_values();
     } else {
-      stage(keys_, head_dim_, key_rows_);
-      stage(values_, head_dim_ + kValuePad, value_rows_);
+      stage(keys_, head_dim_, key_rows_, key_scales_);
+      stage(values_, head_dim_ + kValuePad, value_rows_, value_scales_);
     }
   }
 
@@ -237,12 +255,24 @@ class Tile : public Group {
       }
     }
   }
-  void stage(float* operand, int stride, const T* const* rows) const {
+  void stage(float* operand, int stride, const T* const* rows, const float* scales) const {
+    if (codes_ == Codes::kFn) return stage_codes<e4m3fn>(operand, stride, rows, scales);
+    if (codes_ == Codes::kFnuz) return stage_codes<e4m3fnuz>(operand, stride, rows, scales);
     const int dim = head_dim_, n = staged_;
     for (int i = 0; i < n; ++i) {
       const T* src = rows[i];
       if (i + 4 < n) prefetch<3>(rows[i + 4]);
       for (int d = 0; d < dim; d += kLanes) cpu::store(operand + i * stride + d, to_float(src + d));
+    }
+  }
+
+  template <class C>
+  void stage_codes(float* operand, int stride, const T* const* rows, const float* scales) const {
+    for (int i = 0; i < staged_; ++i) {
+      const C* codes = reinterpret_cast<const C*>(rows[i]);
+      if (i + 4 < staged_) prefetch<3>(rows[i + 4]);
+      for (int d = 0; d < head_dim_; d += kLanes)
+        cpu::store(operand + i * stride + d, to_float(codes + d) * scales[i]);
     }
   }
 
@@ -274,25 +304,29 @@ class Tile : public Group {
 
   template <int kLocality>  // 3: into the L1, 2: the L2
   void prefetch(const T* row) const {
-    for (int byte = 0; byte < head_dim_ * int(sizeof(T)); byte += 64)
+    const int size = codes_ == Codes::kNone ? sizeof(T) : 1;
+    for (int byte = 0; byte < head_dim_ * size; byte += 64)
       __builtin_prefetch(reinterpret_cast<const char*>(row) + byte, 0, kLocality);
   }
 
   float *keys_, *values_, *scores_, *columns_;
   int head_dim_, loaded_ = 0, staged_ = 0, fetched_ = 0, places_[kKeys];
   float due_ = 0, pace_ = 0, scale_ = 1;
+  Codes codes_ = Codes::kNone;  // of the loaded rows
   const T *key_rows_[kKeys], *value_rows_[kKeys];
+  float key_scales_[kKeys], value_scales_[kKeys];
   std::vector<Panel> panels_;
 };
 
 static_assert(AttentionTarget<Tile<float, int>, float, int>);
 
-// Calls f(std::type_identity<Tile>()) with the fastest tile of this CPU.
+// Calls f(std::type_identity<Tile>()) with the fastest tile of this CPU. `codes`: one that reads
+// them.
 template <class T, class X, class F>
-void with_tile_type(F f) {
+void with_tile_type(F f, [[maybe_unused]] bool codes = false) {
 #ifdef __AVX512F__
   if constexpr (std::is_same_v<T, bf16>)
-    if (has_dots()) return f(std::type_identity<Tile<T, X, true>>());
+    if (has_dots() && !codes) return f(std::type_identity<Tile<T, X, true>>());
 #endif
   f(std::type_identity<Tile<T, X>>());
 }

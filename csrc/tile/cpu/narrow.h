@@ -18,6 +18,7 @@ class NarrowTile : public Group {
   static constexpr int kStreams = 1;
   static constexpr bool kAhead = true;
   static constexpr int kHeadColumns = 8, kGroupColumns = 16;  // of a KV head, and of all
+  static constexpr bool kReadsCodes = true;                   // of one KV head
 
   // How far the keys of a KV head are from the first one's, and the values.
   struct Apart {
@@ -72,9 +73,24 @@ class NarrowTile : public Group {
   void load(Key key, Value value, int n) {
     Rows& rows = rows_[1 - staged_];
     rows.count = n;
+    rows.codes = Codes::kNone;
     for (int i = 0; i < n; ++i) {
       rows.keys[i] = key(places_[i], i);
       rows.values[i] = value(places_[i], i);
+    }
+  }
+
+  template <class Key, class Value>
+  void load_codes(bool fnuz, Key key, Value value, int n) {
+    Rows& rows = rows_[1 - staged_];
+    rows.count = n;
+    rows.codes = fnuz ? Codes::kFnuz : Codes::kFn;
+    for (int i = 0; i < n; ++i) {
+      const CodedRow k = key(places_[i], i), v = value(places_[i], i);
+      rows.keys[i] = reinterpret_cast<const T*>(k.codes);
+      rows.values[i] = reinterpret_cast<const T*>(v.codes);
+      rows.key_scales[i] = k.scale;
+      rows.value_scales[i] = v.scale;
     }
   }
 
@@ -88,12 +104,19 @@ class NarrowTile : public Group {
 
   void scores(const Panel& panel) {
     const Rows& rows = rows_[staged_];
-    for (int i = 0; i < rows.count; i += 2) {
-      fetch(i / 2 + 1);
-      const int second = least(i + 1, rows.count - 1);
-      dots(rows.keys[i] + panel.apart.keys, rows.keys[second] + panel.apart.keys, panel.queries,
-           scores_ + i * kColumns);
-    }
+    by_type(rows, [&]<class C>(const C*) {
+      for (int i = 0; i < rows.count; i += 2) {
+        fetch(i / 2 + 1);
+        const int second = least(i + 1, rows.count - 1);
+        float* out = scores_ + i * kColumns;
+        dots(as<C>(rows.keys[i]) + panel.apart.keys, as<C>(rows.keys[second]) + panel.apart.keys,
+             panel.queries, out);
+        if constexpr (!std::is_same_v<C, T>) {
+          const vec scale = pair(rows.key_scales[i], rows.key_scales[second]);
+          cpu::store(out, to_float(out) * scale);
+        }
+      }
+    });
     if (rows.count % 2) hide(rows.count);
   }
 
@@ -108,13 +131,23 @@ class NarrowTile : public Group {
 
   void absorb(Panel& panel) {
     weigh(panel);
-    for (int d = 0; d < head_dim_; d += 2 * kLanes) {
-      fetch(kKeys / 2 + (d + 2 * kLanes) * kKeys / 2 / head_dim_);
-      if (d + kLanes < head_dim_)
-        add_values<2>(panel, d);
-      else
-        add_values<1>(panel, d);
-    }
+    const Rows& rows = rows_[staged_];
+    by_type(rows, [&]<class C>(const C*) {
+      if constexpr (!std::is_same_v<C, T>)
+        for (int i = 0; i < rows.count; i += 2) {
+          float* weights = scores_ + i * kColumns;
+          const int second = least(i + 1, rows.count - 1);
+          const vec scale = pair(rows.value_scales[i], rows.value_scales[second]);
+          cpu::store(weights, to_float(weights) * scale);
+        }
+      for (int d = 0; d < head_dim_; d += 2 * kLanes) {
+        fetch(kKeys / 2 + (d + 2 * kLanes) * kKeys / 2 / head_dim_);
+        if (d + kLanes < head_dim_)
+          add_values<C, 2>(panel, d);
+        else
+          add_values<C, 1>(panel, d);
+      }
+    });
   }
 
   static int stream() { return 0; }
@@ -143,12 +176,27 @@ class NarrowTile : public Group {
 
  private:
   struct Rows {
+    Codes codes = Codes::kNone;  // what the pointers are to, if not to T
     const T *keys[kKeys], *values[kKeys];
+    float key_scales[kKeys], value_scales[kKeys];
     int count = 0;
   };
+  // f with a pointer of the type of the rows' elements.
+  template <class F>
+  static void by_type(const Rows& rows, F f) {
+    if (rows.codes == Codes::kFn) return f(static_cast<const e4m3fn*>(nullptr));
+    if (rows.codes == Codes::kFnuz) return f(static_cast<const e4m3fnuz*>(nullptr));
+    f(static_cast<const T*>(nullptr));
+  }
+  template <class C>
+  static const C* as(const T* row) {
+    return reinterpret_cast<const C*>(row);
+  }
+  static vec pair(float a, float b) { return vec{a, a, a, a, b, b, b, b}; }
 
   // The scores of two keys.
-  __attribute__((always_inline)) void dots(const T* first, const T* second, const float* queries,
+  template <class C>
+  __attribute__((always_inline)) void dots(const C* first, const C* second, const float* queries,
                                            float* out) const {
     vec a[kColumns] = {}, b[kColumns] = {};
     for (int d = 0; d < head_dim_; d += kLanes, queries += kColumns * kLanes) {
@@ -202,7 +250,7 @@ class NarrowTile : public Group {
   }
 
   // Adds the weighted values of kVectors * kLanes channels from d on.
-  template <int kVectors>
+  template <class C, int kVectors>
   __attribute__((noinline)) void add_values(const Panel& panel, int d) const {
     const Rows& rows = rows_[staged_];
     float* const output = panel.output;
@@ -216,7 +264,8 @@ class NarrowTile : public Group {
     for (int i = 0; i < rows.count; ++i) {
       vec value[kVectors];
 #pragma GCC unroll 2
-      for (int v = 0; v < kVectors; ++v) value[v] = to_float(rows.values[i] + first + v * kLanes);
+      for (int v = 0; v < kVectors; ++v)
+        value[v] = to_float(as<C>(rows.values[i]) + first + v * kLanes);
 #pragma GCC unroll 4
       for (int c = 0; c < kColumns; ++c) {
         const vec weight = splat(scores_[i * kColumns + c]);
@@ -236,11 +285,12 @@ class NarrowTile : public Group {
   void fetch(int end) {
     const Rows& ahead = rows_[1 - staged_];
     end = (turn_ * kKeys + least(end, kKeys)) / panels_;
+    const int size = ahead.codes == Codes::kNone ? sizeof(T) : 1;
     for (end = least(end, ahead.count); fetched_ < end; ++fetched_)
       for (int head = 0; head < heads; ++head) {
         const T* key = ahead.keys[fetched_] + head * apart_.keys;
         const T* value = ahead.values[fetched_] + head * apart_.values;
-        for (int byte = 0; byte < head_dim_ * int(sizeof(T)); byte += 64) {
+        for (int byte = 0; byte < head_dim_ * size; byte += 64) {
           __builtin_prefetch(reinterpret_cast<const char*>(key) + byte, 0, 2);
           __builtin_prefetch(reinterpret_cast<const char*>(value) + byte, 0, 2);
         }

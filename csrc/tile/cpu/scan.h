@@ -31,6 +31,17 @@ struct Lanes {
   }
 };
 
+// Whether each of the lowest kWide bits is set, or each `step`th from `first` on.
+inline iwide lanes_of(uint32_t bits, int first = 0, int step = 1) {
+  uwide lane;
+  for (int j = 0; j < kWide; ++j) lane[j] = 1u << (first + j * step);
+  return (iwide)(((uwide{} + bits) & lane) != 0);
+}
+// The bits of the ids from `first` on, which is a multiple of kWide.
+inline uint32_t bits_from(const uint32_t* words, int first) {
+  return words[first / 32] >> (first % 32);
+}
+
 inline iwide ids_from(int first) {
   iwide out;
   for (int j = 0; j < kWide; ++j) out[j] = first + j;
@@ -40,6 +51,10 @@ inline iwide ids_from(int first) {
 struct Whole : Lanes {
   int first;
   explicit Whole(int first) : first(first) {}
+  template <class>
+  iwide bits(const uint32_t* words) const {
+    return lanes_of(bits_from(words, first));
+  }
   template <class T>
   wide load(const T* p) const {
     return to_wide(p + first);
@@ -68,6 +83,12 @@ struct Half : Lanes {
   iwide id() const {
     if constexpr (!std::is_same_v<T, bf16>) return ids_from(first + upper * kWide);
     return ids_from(0) * 2 + (first + upper);
+  }
+  template <class T>
+  iwide bits(const uint32_t* words) const {
+    if constexpr (!std::is_same_v<T, bf16>)
+      return lanes_of(bits_from(words, first + upper * kWide));
+    return lanes_of(bits_from(words, first), upper, 2);
   }
 
  private:
@@ -98,6 +119,10 @@ struct Ragged : Lanes {
   template <class>
   iwide id() const {
     return ids_from(first);
+  }
+  template <class>
+  iwide bits(const uint32_t* words) const {
+    return lanes_of(bits_from(words, first));
   }
 
  private:
@@ -178,6 +203,22 @@ class Scan : public Group {
     }
     for (int i = found; i < room; ++i) out[i] = -INFINITY;
     return found;
+  }
+
+  template <class T>
+  static void count(Span span, const T* p, const uint32_t* words, uint32_t* counts) {
+    constexpr int kWord = 32;
+    for (int first = span.first; first < span.stop; first += kWord) {
+      const T* const own = p + first;
+      const int ids = least(kWord, span.stop - first);
+      uint32_t bits = words ? words[first / kWord] : ~0u;
+      if (span.hole - first >= 0 && span.hole - first < kWord) bits &= ~(1u << (span.hole - first));
+      if (ids < kWord) bits &= (1u << ids) - 1;
+      if (bits == ~0u)
+        for (int i = 0; i < kWord; ++i) ++counts[own[i].bits];
+      else
+        for (; bits; bits &= bits - 1) ++counts[own[__builtin_ctz(bits)].bits];
+    }
   }
 
   template <class T>

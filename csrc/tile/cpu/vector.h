@@ -9,6 +9,7 @@
 #include <immintrin.h>
 #endif
 
+#include "base/formats.h"
 #include "base/numbers.h"
 
 #if defined(__AVX512F__) && !defined(__clang__)
@@ -58,6 +59,22 @@ inline vec to_float(const fp16* p) {
   return (vec)((uvec)scaled | infinite | sign);
 #endif
 }
+
+// fp8, in the place of fp32's fields: the numbers times 2^(bias - 127). NaN is all ones.
+inline vec to_float(const uint8_t* codes, int bias, bool fnuz) {
+#ifdef __AVX2__
+  const __m128i bytes = _mm_loadl_epi64(reinterpret_cast<const __m128i*>(codes));
+  const uvec x = (uvec)_mm256_cvtepu8_epi32(bytes);
+#else
+  uvec x;
+  for (int j = 0; j < kLanes; ++j) x[j] = codes[j];
+#endif
+  const uvec moved = (uvec)((ivec)(x << 24) >> 4) & 0x87f00000u;
+  const uvec nan = (uvec)(fnuz ? x == 0x80 : (x | 0x80) == 0xff);
+  return (vec)(moved | nan) * __builtin_bit_cast(float, uint32_t(254 - bias) << 23);
+}
+inline vec to_float(const e4m3fn* p) { return to_float(&p->bits, 7, false); }
+inline vec to_float(const e4m3fnuz* p) { return to_float(&p->bits, 8, true); }
 
 inline float value(float x) { return x; }
 inline float value(bf16 x) { return __builtin_bit_cast(float, uint32_t(x.bits) << 16); }

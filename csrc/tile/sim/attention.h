@@ -32,6 +32,7 @@ class Tile : public Group {
   static constexpr int kKeys = 16, kBuffers = kBuffersOfTile, kGroupColumns = kWaves * kColumns;
   static constexpr int kStreams = 1;
   static constexpr bool kAhead = true;
+  static constexpr bool kReadsCodes = false;
   using Memory = Shared<kBuffers, kKeys>;
 
   struct Panel {

@@ -54,5 +54,6 @@ class Gemm : public Group {
 
 static_assert(GemmTarget<Gemm<float>, float>);
 static_assert(GemmTarget<Gemm<bf16>, bf16, float>);
+static_assert(ScaledGemmTarget<Gemm<bf16>, bf16, e2m1x2>);
 
 }  // namespace blockdraft::sim

@@ -19,6 +19,10 @@ struct At {
   int id() const {
     return first;
   }
+  template <class>
+  bool bits(const uint32_t* words) const {
+    return words[first / 32] >> (first % 32) & 1;
+  }
   static float select(bool mask, float a, float b) { return mask ? a : b; }
   static float maximum(float a, float b) { return a > b ? a : b; }  // b if either is NaN
   static float fma(float a, float b, float c) { return std::fma(a, b, c); }
@@ -82,6 +86,7 @@ class Crew {
   using Scan = sim::Scan;
   static constexpr bool kStaged = true;
   static constexpr bool kLists = true;
+  static constexpr bool kTallies = false;
 
   explicit Crew(const Wave& wave) : group_(wave), wave_(wave.index) {}
 

@@ -14,6 +14,7 @@ from ..data import HELD_OUT, TINY
 from ..models.zaya import ZayaModel
 from . import mix, tables
 from .completions import Completions, in_turn, speed
+from .predict import predicted
 from .race import race
 from .teacher import teacher_forced
 
@@ -48,11 +49,19 @@ def decode(tokens: int, prompts: int, threads: int, plots: Path | None = None) -
         sampled.extend(1.0, progress)
         progress.add_task("true text", total=None)
         forced = teacher_forced(model, source, block.layout.M)
+        task = progress.add_task("roofline", total=None)
+        requests = [Request(text, tokens, temperature=0.0) for text in texts]
+        expected = predicted(
+            model,
+            requests,
+            block.layout,
+            lambda done, of: progress.update(task, completed=done, total=of),
+        )
 
     for run in (greedy, sampled):
         tables.histogram(console, f"tokens committed by a forward, {run.name}", run.committed)
     ratio, warning = speed(plain, greedy)
-    console.print(tables.by_op([plain, greedy]))
+    console.print(tables.by_op([plain, greedy], expected))
     console.print()
     console.print(tables.rates(plain, greedy, sampled, ratio))
     console.print(

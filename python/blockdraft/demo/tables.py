@@ -32,20 +32,34 @@ def rates(plain: Completions, greedy: Completions, sampled: Completions, ratio: 
     return table
 
 
-def by_op(runs: list[Completions]) -> Table:
-    """Microseconds of a pass, by op."""
-    table = Table(box=None, title="us a pass, by op (share)", title_justify="left")
+def by_op(runs: list[Completions], predicted: dict[str, float]) -> Table:
+    """Microseconds of a pass, by op; `predicted` are those of the last run."""
+    table = Table(
+        box=None,
+        title="us a pass, by op (share)",
+        caption="predicted: by the roofline, calibrated by passes of other layouts (error)",
+        title_justify="left",
+        caption_justify="left",
+    )
     table.add_column("")
     for run in runs:
         table.add_column(run.name, justify="right")
+    table.add_column("predicted", justify="right")
     columns = [times_of_pass(run) for run in runs]
-    for name in sorted(columns[-1], key=lambda op: -columns[-1][op]):
+    measured = columns[-1]
+    for name in sorted(measured, key=lambda op: -measured[op]):
         cells = [
             f"{us.get(name, 0):.0f} ({us.get(name, 0) / sum(us.values()):.0%})" for us in columns
         ]
-        table.add_row(name, *cells)
-    table.add_row("total", *(f"{sum(us.values()):.0f}" for us in columns))
+        table.add_row(name, *cells, _against(predicted[name], measured[name]))
+    totals = [sum(us.values()) for us in columns]
+    cells = (f"{total:.0f}" for total in totals)
+    table.add_row("total", *cells, _against(sum(predicted.values()), totals[-1]))
     return table
+
+
+def _against(predicted: float, measured: float) -> str:
+    return f"{predicted:.0f} ({predicted / measured - 1:+.0%})"
 
 
 def times_of_pass(run: Completions) -> dict[str, float]:

@@ -7,7 +7,7 @@ import torch
 
 from ..ops import block_attention_workspace
 from ..types import MoeWorkspace, Rows
-from .config import ZayaConfig
+from .decoder_config import DecoderConfig
 
 Tensors = tuple[torch.Tensor, ...]
 
@@ -16,7 +16,8 @@ class Buffers(NamedTuple):
     """For T rows of a model.
 
     norm, y     [T,H], what a block reads and what it yields; stream float32 [T,H], the residual
-    projected   [L,T,...], the attention's projections, of which a commit keeps a row in each layer
+    projected   [L,T,...], the attention's projections, of which a commit keeps a row in each layer;
+                of one layer, where it keeps none
     qkv         the results of cca_qkv; attended [T,Hq,Dh]
     routing     the results of zaya_router, for even and for odd layers: a router reads the state of
                 the layer below
@@ -35,13 +36,13 @@ class Buffers(NamedTuple):
 
     @classmethod
     def new(
-        cls, config: ZayaConfig, total: int, rows: Rows, dtype: torch.dtype, device: torch.device
+        cls, config: DecoderConfig, total: int, rows: Rows, dtype: torch.dtype, device: torch.device
     ) -> "Buffers":
         def empty(*shape: int, dtype: torch.dtype = dtype) -> torch.Tensor:
             return torch.empty(shape, dtype=dtype, device=device)
 
         heads, kv_heads = config.num_attention_heads, config.num_key_value_heads
-        width = config.conv_channels + 2 * config.late_channels
+        width = (heads + 2 * kv_heads) * config.head_dim
         q, k, v = (empty(total, n, config.head_dim) for n in (heads, kv_heads, kv_heads))
         norm = empty(total, config.hidden_size)
         experts = empty(total, 1, dtype=torch.int32)
@@ -52,7 +53,7 @@ class Buffers(NamedTuple):
             norm=norm,
             y=empty(total, config.hidden_size),
             stream=empty(total, config.hidden_size, dtype=torch.float32),
-            projected=empty(config.num_hidden_layers, total, width),
+            projected=empty(config.committed_layers, total, width),
             qkv=(q, k, v),
             attended=empty(total, heads, config.head_dim),
             routing=routing,

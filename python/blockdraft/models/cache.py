@@ -4,7 +4,7 @@ values, prefix lengths."""
 import torch
 
 from ..contract import FLOATS
-from .config import ZayaConfig
+from .decoder_config import DecoderConfig
 from .values import brief, is_whole
 
 _MOST = 2**31 - 1  # pages and positions are int32
@@ -27,13 +27,13 @@ class PagedCache:
     conv_state   [L,B,taps-1,C], late_state [L,B,Hk*Dh/2]; request b owns slot b
     prefix_lens  int32 [B], tokens whose K/V are cached
     max_tokens   of a request, the host's bound on its prefix
-    projected    [L,T,...], projections of the last pass, from which `ZayaModel.commit` takes the
+    projected    [L,T,...], projections of the last pass, from which `Runner.commit` takes the
                  new state; None before the first pass
     """
 
     def __init__(
         self,
-        config: ZayaConfig,
+        config: DecoderConfig,
         requests: int,
         max_tokens: int,
         dtype: torch.dtype,
@@ -42,7 +42,7 @@ class PagedCache:
         page: int = 16,
         pages: int | None = None,
     ) -> None:
-        _need(isinstance(config, ZayaConfig), "config", "a ZayaConfig", config)
+        _need(isinstance(config, DecoderConfig), "config", "a DecoderConfig", config)
         _need(is_whole(requests, 1, _MOST), "requests", f"an integer in 1..{_MOST}", requests)
         _need(is_whole(max_tokens, 0, _MOST), "max_tokens", f"an integer in 0..{_MOST}", max_tokens)
         _need(dtype in FLOATS, "dtype", "bfloat16, float16 or float32", dtype)

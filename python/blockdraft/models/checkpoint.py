@@ -11,6 +11,9 @@ from .values import brief, read_json
 
 # fp8 is not here: without its scales the numbers mean nothing.
 _CONVERTIBLE = (*FLOATS, torch.float64)
+# Experts in fp8 or MXFP4, which stay as they are; `weights.assemble` checks them.
+_LOW = (torch.float8_e4m3fn, torch.uint8)
+_KEPT = ("balancing_biases", "_scale_inv")
 
 
 def read(
@@ -20,7 +23,8 @@ def read(
 ) -> dict[str, torch.Tensor]:
     """All tensors of a folder's safetensors file or shards.
 
-    `dtype` converts every tensor but the router's fp32 balancing biases; None keeps what is stored.
+    `dtype` converts every tensor but the router's fp32 balancing biases, and experts that are
+    stored with scales; None keeps what is stored.
     """
     if dtype is not None and dtype not in FLOATS:
         raise ValueError(
@@ -52,11 +56,13 @@ def _stored(path: Path, device: torch.device | str) -> Iterator[tuple[str, torch
 
 
 def _converted(name: str, tensor: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    if "experts." in name and tensor.dtype in _LOW:
+        return tensor
     if tensor.dtype not in _CONVERTIBLE:
         raise ValueError(
             f"checkpoint: {name}: expected floats to convert to {dtype}, got {tensor.dtype}"
         )
-    return tensor if name.endswith("balancing_biases") else tensor.to(dtype)
+    return tensor if name.endswith(_KEPT) else tensor.to(dtype)
 
 
 def _files(folder: Path) -> list[Path]:

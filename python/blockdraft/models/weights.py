@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import torch
 
 from ..contract import FLOATS
+from . import scaled
 from .config import ZayaConfig
 
 _PROJECTIONS = ("q_proj", "k_proj", "v_proj_current", "v_proj_delayed")
@@ -15,7 +16,8 @@ _SCALING = ("hidden_states_scale", "hidden_states_bias", "residual_scale", "resi
 class LayerWeights:
     """The weights of one layer.
 
-    The rows of `projection` are those of q, k, v now and v late. Convolutions keep the shapes of
+    Experts are as ops.fused_moe takes them; `expert_scales` are its keyword arguments, if any. The
+    rows of `projection` are those of q, k, v now and v late. Convolutions keep the shapes of
     torch's Conv1d. A scaling is hidden scale, hidden bias, residual scale and residual bias.
     """
 
@@ -34,6 +36,7 @@ class LayerWeights:
     router: dict[str, torch.Tensor | None]  # keyword arguments of ops.zaya_router
     gate_up: torch.Tensor
     down: torch.Tensor
+    expert_scales: dict[str, torch.Tensor]
     moe_scaling: list[torch.Tensor]
 
 
@@ -137,7 +140,8 @@ def _router(R: int, H: int, E: int) -> dict[str, tuple[str, tuple[int, ...]]]:
 def assemble(config: ZayaConfig, tensors: dict[str, torch.Tensor]) -> ZayaWeights:
     """Group a checkpoint's tensors (names as in `shapes`) the way the runner uses them. Names,
     shapes and dtypes are checked first."""
-    _check(config, tensors)
+    expected, own = scaled.stored(tensors, shapes(config))
+    check("ZAYA", expected, tensors, "lm_head.weight", own)
     embedding = tensors["model.embed_tokens.weight"]
     return ZayaWeights(
         embedding=embedding,
@@ -150,29 +154,41 @@ def assemble(config: ZayaConfig, tensors: dict[str, torch.Tensor]) -> ZayaWeight
     )
 
 
-def _check(config: ZayaConfig, tensors: dict[str, torch.Tensor]) -> None:
+def check(
+    family: str,
+    expected: dict[str, tuple[int, ...]],
+    tensors: dict[str, torch.Tensor],
+    tied: str,
+    own: dict[str, torch.dtype] | None = None,
+) -> None:
     """Every tensor is there, in its shape, in one float dtype throughout (the balancing biases may
-    have their own), and nothing else is."""
-    expected = shapes(config)
+    have their own, and the tensors in `own` have theirs), and nothing else is. The first one
+    expected is the embedding. Some checkpoints store the head, `tied`, again although it is the
+    embedding."""
+    common = None
     for name, shape in expected.items():
         if name not in tensors:
             raise ValueError(f"checkpoint: {name}: expected a tensor of shape {shape}, got none")
-        tensor, common = tensors[name], tensors["model.embed_tokens.weight"].dtype
+        tensor = tensors[name]
+        common = common or tensor.dtype
         if tuple(tensor.shape) != shape:
             raise ValueError(
                 f"checkpoint: {name}: expected shape {shape}, got {tuple(tensor.shape)}"
             )
+        if own and name in own:
+            if tensor.dtype != own[name]:
+                raise ValueError(f"checkpoint: {name}: expected {own[name]}, got {tensor.dtype}")
+            continue
         own_dtype = tensor.dtype != common and not name.endswith("balancing_biases")
         if own_dtype or tensor.dtype not in FLOATS:
             raise ValueError(
                 f"checkpoint: {name}: expected one float dtype throughout (bf16, fp16 or fp32; "
                 f"pass dtype= to convert), got {tensor.dtype} beside {common}"
             )
-    # Some checkpoints store the head again although it is tied to the embedding.
-    foreign = sorted(set(tensors) - set(expected) - {"lm_head.weight"})
+    foreign = sorted(set(tensors) - set(expected) - {tied})
     if foreign:
         raise ValueError(
-            f"checkpoint: expected only ZAYA tensors, got {foreign[0]!r} "
+            f"checkpoint: expected only {family} tensors, got {foreign[0]!r} "
             f"and {len(foreign) - 1} more"
         )
 
@@ -186,11 +202,14 @@ def _layer(tensors: dict[str, torch.Tensor], i: int) -> LayerWeights:
     biased = f"{projections[0]}.bias" in tensors
     router = {key: tensors.get(f"{moe}gate.{name}") for key, (name, _) in _router(0, 0, 0).items()}
     router["balancing_bias"] = router["balancing_bias"].float()  # as the kernels take it
+    gate_up, gate_up_scale = scaled.experts(tensors, f"{moe}experts.gate_up_proj")
+    down, down_scale = scaled.experts(tensors, f"{moe}experts.down_proj")
+    scales = dict(gate_up_scale=gate_up_scale, down_scale=down_scale)
     return LayerWeights(
         input_norm=tensors[f"{layer}input_layernorm.weight"],
-        projection=torch.cat([tensors[f"{name}.weight"] for name in projections]),
+        projection=_joined([tensors[f"{name}.weight"] for name in projections]),
         projection_bias=(
-            torch.cat([tensors[f"{name}.bias"] for name in projections]) if biased else None
+            _joined([tensors[f"{name}.bias"] for name in projections]) if biased else None
         ),
         conv0_weight=tensors[f"{conv}depthwise.weight"],
         conv0_bias=tensors[f"{conv}depthwise.bias"],
@@ -202,10 +221,21 @@ def _layer(tensors: dict[str, torch.Tensor], i: int) -> LayerWeights:
         attention_scaling=_scaling(tensors, f"{layer}post_attention_residual_scale."),
         moe_norm=tensors[f"{layer}post_attention_layernorm.weight"],
         router=router,
-        gate_up=tensors[f"{moe}experts.gate_up_proj"],
-        down=tensors[f"{moe}experts.down_proj"],
+        gate_up=gate_up,
+        down=down,
+        expert_scales={key: scale for key, scale in scales.items() if scale is not None},
         moe_scaling=_scaling(tensors, f"{layer}post_mlp_residual_scale."),
     )
+
+
+def _joined(parts: list[torch.Tensor]) -> torch.Tensor:
+    """The rows of all parts: the parts' own memory where they lie one after the other in it."""
+    first, places = parts[0], [part.untyped_storage().data_ptr() for part in parts]
+    ends = [part.storage_offset() + part.numel() for part in parts]
+    follow = [part.storage_offset() for part in parts[1:]] == ends[:-1]
+    if follow and len(set(places)) == 1 and all(part.is_contiguous() for part in parts):
+        return first.as_strided((sum(map(len, parts)), *first.shape[1:]), first.stride())
+    return torch.cat(parts)
 
 
 def _scaling(tensors: dict[str, torch.Tensor], place: str) -> list[torch.Tensor]:

@@ -11,6 +11,7 @@ from .linear import linear
 from .moe_dispatch import moe_dispatch
 from .plan_branches import plan_branches
 from .residual_norm import residual_norm
+from .rope_qkv import rope_qkv
 from .sample_drafts import sample_drafts, sample_drafts_workspace
 from .zaya_router import zaya_router
 
@@ -26,6 +27,7 @@ __all__ = [
     "moe_dispatch",
     "plan_branches",
     "residual_norm",
+    "rope_qkv",
     "sample_drafts",
     "sample_drafts_workspace",
     "zaya_router",

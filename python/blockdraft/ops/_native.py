@@ -1,16 +1,17 @@
-"""The C++ kernels: importing the extension registers them with torch under the schemas of
-`blockdraft.registry`."""
+"""The C++ kernels, registered with torch under the schemas of `blockdraft.registry`."""
 
 from collections.abc import Callable
 from typing import Any
 
 import torch
 
+from ..namespace import NAMESPACE
 from ..native import load
 from ..registry import Op
 
 try:
     EXTENSION, MISSING = load("_ops"), None
+    EXTENSION.register(NAMESPACE)
     DEVICES = EXTENSION.devices.split()
 except ImportError as error:
     EXTENSION, DEVICES, MISSING = None, [], f"the C++ extension is not built ({error})"

@@ -26,6 +26,8 @@ def accept_drafts(
     draft_logits: torch.Tensor | None = None,
     draft_lse: torch.Tensor | None = None,
     drafter: str = "sampled",
+    allowed: torch.Tensor | None = None,
+    draft_allowed: torch.Tensor | None = None,
     mix: torch.Tensor | None = None,
     rule: str = "token",
     num_valid_vocab: int | None = None,
@@ -45,14 +47,19 @@ def accept_drafts(
     draft_len    int32 [B], D in -1..K; -1: the request is idle and emits nothing
     branch       int32 [B,P] of this pass; mask_rows: rows of a proposal
     seed         int64 [B]; position int32 [B], which differs in every step of a request (see `rng`)
-    target_sampling, drafter_sampling  Sampling: temperature, top-k, top-p of p and of q; the latter
-                                       defaults to the former
+    target_sampling, drafter_sampling  Sampling: temperature, top-k, top-p, min-p of p and of q; the
+                                       latter defaults to the former
     draft_logits [B,K,vocab], target_logits' dtype: what the drafts were drawn from; needed if
                  drafter is "sampled", and for mix
-    draft_lse    float64 [B,K,2] of sample_drafts for these drafts; saves a pass over the draft
-                 rows, so that NaN or +inf in a row that is not read otherwise goes unnoticed
+    draft_lse    float64 [B,K,4] of sample_drafts for these drafts; saves measuring and truncating
+                 the draft rows, so that NaN or +inf in a row that is not read otherwise goes
+                 unnoticed
     drafter      "sampled": q is drafter_sampling's distribution of draft_logits; "greedy": q has
                  all mass on the draft
+    allowed      int32 [B,V,W] or None, W = ceil(vocab/32): the ids that a verify row allows, bit
+                 id % 32 of word id / 32 (as xgrammar and llguidance fill it); the others have
+                 probability 0 in p. Where nothing is allowed, the row is one of nothing but -inf
+    draft_allowed int32 [B,K,W] or None: likewise for q, as in the call of sample_drafts
     mix          float32 [B] in 0..1 or None: p is the distribution of the raw logits
                  mix * target + (1-mix) * draft, except in the bonus row; q is unchanged. 1 is
                  bit-identical to None. Below 1 the output no longer has the target's distribution
@@ -95,6 +102,9 @@ def accept_drafts(
     check.tensor("position", position, "B", I32)
     check.tensor("draft_logits", draft_logits, "B K vocab", (target_logits.dtype,), optional=True)
     check.normalisers("draft_lse", draft_lse)
+    check.dims["W"] = -(-vocab // 32)
+    check.tensor("allowed", allowed, "B V W", I32, optional=True)
+    check.tensor("draft_allowed", draft_allowed, "B K W", I32, optional=True)
     check.tensor("mix", mix, "B", F32, optional=True)
     check.tensor("remaining", remaining, "B", I32, optional=True)
     check.uniforms(uniforms, "B K+1")
@@ -131,6 +141,8 @@ def accept_drafts(
         uniforms=uniforms,
         target_sampling=target_sampling,
         drafter_sampling=drafter_sampling,
+        allowed=allowed,
+        draft_allowed=draft_allowed,
         mix=mix,
         dirac=dirac,
         rule=RULES.index(rule),
@@ -164,6 +176,8 @@ class Args(NamedTuple):
     uniforms: torch.Tensor | None
     target_sampling: Sampling
     drafter_sampling: Sampling
+    allowed: torch.Tensor | None
+    draft_allowed: torch.Tensor | None
     mix: torch.Tensor | None
     dirac: bool  # q has all mass on the draft
     rule: int  # index into RULES

@@ -23,6 +23,8 @@ def block_attention(
     block_table: torch.Tensor | None,
     rows: Rows,
     *,
+    k_scale: torch.Tensor | None = None,
+    v_scale: torch.Tensor | None = None,
     scale: float | None = None,
     window: int = 0,
     out: torch.Tensor | None = None,
@@ -39,8 +41,10 @@ def block_attention(
     q            bf16 | fp16 | fp32 [T,Hq,Dh], already rotated
     k, v         [T,Hk,Dh], q's dtype: keys and values of this pass, which need not be in the cache
                  yet. Dead rows are not read; NaN in a live row may reach other rows of its request
-    k_cache, v_cache  [pages,page,Hk,Dh], q's dtype; block_table int32 [B,max_pages]; all None when
-                      there is no prefix
+    k_cache, v_cache  [pages,page,Hk,Dh], q's dtype, or fp8 with scales; block_table int32
+                      [B,max_pages]; all None when there is no prefix
+    k_scale, v_scale  float32 of one element, [Hk] or [pages,Hk]: multiply caches of float8_e4m3fn
+                 (OCP) or float8_e4m3fnuz (gfx942); a GPU takes only its own of the two
     scale        of the logits; default Dh**-0.5
     window       a query at position s sees a key at position p iff p > s - window; 0: no window. It
                  does not apply within a proposal
@@ -61,6 +65,8 @@ def block_attention(
     check.need(Hq % Hk == 0, "q", f"heads a multiple of k's {Hk}", Hq)
     check.rows(rows, len(q))
     check.pages(k_cache, v_cache, block_table, rows, q.dtype)
+    k_scale = check.cache_scale("k_scale", k_scale, k_cache)
+    v_scale = check.cache_scale("v_scale", v_scale, v_cache)
     check.need(window >= 0, "window", "0 (none) or more", window)
     inputs = dict(q=q, k=k, v=v, k_cache=k_cache, v_cache=v_cache)
     if out is None:
@@ -81,6 +87,8 @@ def block_attention(
         v=v,
         k_cache=k_cache,
         v_cache=v_cache,
+        k_scale=k_scale,
+        v_scale=v_scale,
         block_table=block_table,
         rows=rows,
         scale=scale,
@@ -102,6 +110,8 @@ class Args(NamedTuple):
     v: torch.Tensor
     k_cache: torch.Tensor | None
     v_cache: torch.Tensor | None
+    k_scale: torch.Tensor | None
+    v_scale: torch.Tensor | None
     block_table: torch.Tensor | None
     rows: Rows
     scale: float
@@ -149,6 +159,8 @@ def _cpp_unsupported(args: Args) -> str | None:
         return f"the head dim is a multiple of 8, not {head_dim}"
     if not on_cpu and head_dim not in (64, 128):
         return f"the head dim is 64 or 128 on a GPU, not {head_dim}"
+    if not on_cpu and args.k_scale is not None:
+        return "the C++ kernels of a GPU take caches of q's dtype"
     if not on_cpu and q.shape[1] > 256 * k.shape[1]:
         return f"at most 256 query heads share a KV head, not {q.shape[1] // k.shape[1]}"
     reason = _native.unsupported(q)
@@ -164,6 +176,8 @@ def _triton_unsupported(args: Args) -> str | None:
         return f"the head dim is a multiple of 8 up to 128, not {head_dim}"
     if group > 64:
         return f"at most 64 query heads share a KV head, not {group}"
+    if args.k_scale is not None:
+        return "the Triton kernels take caches of q's dtype"
     if not args.scale > 0:
         return f"the scale is positive, not {args.scale}"
     return _triton.cannot_compute(args.q) or _triton.unsupported(args.q)

@@ -3,7 +3,7 @@ from typing import NamedTuple
 import torch
 
 from .. import reference
-from ..contract import F32, FLOATS, I32, Check
+from ..contract import FLOATS, I32, Check
 from ..registry import InPlace, Op, Out, by_name
 from ..types import Rows
 from . import _native, _triton
@@ -27,6 +27,8 @@ def cca_qkv(
     v_cache: torch.Tensor | None = None,
     block_table: torch.Tensor | None = None,
     *,
+    k_scale: torch.Tensor | None = None,
+    v_scale: torch.Tensor | None = None,
     late_start: torch.Tensor | None = None,
     norm_eps: float | None = None,
     out: tuple[torch.Tensor, torch.Tensor, torch.Tensor] | None = None,
@@ -53,6 +55,8 @@ def cca_qkv(
     conv_state   [S,k0+k1-2,C], oldest first; late_state [S,Hk*Dh/2]; slots int32 [B], -1: the
                  request has no stored state
     k_cache, v_cache, block_table  as in block_attention; None: nothing is stored
+    k_scale, v_scale  as in block_attention, of caches of fp8: what is stored is divided by them,
+                 rounded to nearest, and saturates
     late_start   [Hk*Dh/2], delayed value of the first token (the projection's bias); None: 0
     norm_eps     added to the sum of squares; None: the norm is at least the epsilon of qk's dtype
                  instead (transformers)
@@ -86,22 +90,7 @@ def cca_qkv(
     check.tensor("v_late", v_late, "T half", (qk.dtype,))
     check.tensor("late_start", late_start, "half", FLOATS, optional=True)
     check.rows(rows, len(qk))
-    check.tensor("cos_sin", cos_sin, "positions R", F32)
-    check.need(
-        d["R"] % 2 == 0 and d["R"] <= d["Dh"],
-        "cos_sin",
-        f"an even width of at most Dh = {d['Dh']}",
-        d["R"],
-    )
-    masks = rows.mask_rows if rows.branch.shape[1] else 0
-    if check.readable:
-        check.values(
-            "cos_sin",
-            rows.prefix_lens + rows.draft_len + masks,
-            -1,
-            d["positions"] - 1,
-            f"a table of more than every position, not {d['positions']}",
-        )
+    check.angles("cos_sin", cos_sin, rows)
     given = [t is not None for t in (conv_state, late_state, slots)]
     check.need(
         all(given) or not any(given),
@@ -115,6 +104,8 @@ def cca_qkv(
     check.values("slots", slots, -1, d.get("S", 0) - 1, f"-1 or 0 .. {d.get('S', 0) - 1}")
     check.need(norm_eps is None or norm_eps >= 0, "norm_eps", "None or at least 0", norm_eps)
     check.pages(k_cache, v_cache, block_table, rows, qk.dtype, stores=True)
+    k_scale = check.cache_scale("k_scale", k_scale, k_cache)
+    v_scale = check.cache_scale("v_scale", v_scale, v_cache)
     inputs = dict(qk=qk, v_now=v_now, v_late=v_late)
     q, k, v = check.outputs(out, ("T Hq Dh", "T Hk Dh", "T Hk Dh"), (qk.dtype,) * 3, inputs)
     args = Args(
@@ -136,6 +127,8 @@ def cca_qkv(
         block_table=block_table,
         k_cache=k_cache,
         v_cache=v_cache,
+        k_scale=k_scale,
+        v_scale=v_scale,
         q=q,
         k=k,
         v=v,
@@ -163,6 +156,8 @@ class Args(NamedTuple):
     block_table: torch.Tensor | None
     k_cache: InPlace | None
     v_cache: InPlace | None
+    k_scale: torch.Tensor | None
+    v_scale: torch.Tensor | None
     q: Out
     k: Out
     v: Out
@@ -199,6 +194,8 @@ def _cpp_unsupported(args: Args) -> str | None:
     if reason or args.qk.is_cpu:
         return reason
     head_dim, taps = args.conv1_weight.shape[1:]
+    if args.k_scale is not None:
+        return "the C++ kernels of a GPU store k and v in qk's dtype"
     if head_dim > 128 or (head_dim * taps + 8) * args.qk.element_size() > GPU_BYTES // 8:
         return f"the head dim is at most 128, with few taps, not {head_dim} with {taps}"
     return _native.unaligned(
@@ -219,6 +216,8 @@ def _cpp_unsupported(args: Args) -> str | None:
 
 
 def _triton_unsupported(args: Args) -> str | None:
+    if args.k_scale is not None:
+        return "the Triton kernels store k and v in qk's dtype"
     reason = _triton.cannot_compute(args.qk) or _kernels_unsupported(args)
     if not reason and args.q.shape[2] > 128:
         reason = f"the head dim is at most 128, not {args.q.shape[2]}"
@@ -239,7 +238,7 @@ def _reference(args: Args) -> None:
     _make(args)
     if args.k_cache is not None:
         caches = args.k_cache, args.v_cache, args.block_table
-        reference.store_kv(args.k, args.v, *caches, args.rows)
+        reference.store_kv(args.k, args.v, *caches, args.rows, args.k_scale, args.v_scale)
 
 
 OP.register("reference", _reference)

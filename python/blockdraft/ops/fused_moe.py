@@ -1,16 +1,19 @@
-from typing import NamedTuple
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, NamedTuple, Optional
 
 import torch
 
-from .. import reference
+from .. import env, reference
 from ..contract import F32, I32, Check
 from ..registry import Op, Out, Scratch, by_name
 from ..types import MoeWorkspace
 from . import _native, _triton
 from .moe_dispatch import CPP_EXPERTS, TRITON_EXPERTS, too_many
 
+if TYPE_CHECKING:
+    from torch.distributed import ProcessGroup
+
 SKIPS = ("zero", "identity")  # what a row without experts yields
-FP8 = (torch.float8_e4m3fn, torch.float8_e4m3fnuz)  # OCP's (gfx950, NVIDIA) and gfx942's
 FP4 = torch.float4_e2m1fn_x2
 
 
@@ -27,6 +30,8 @@ def fused_moe(
     skip: str = "zero",
     out: torch.Tensor | None = None,
     workspace: MoeWorkspace | None = None,
+    group: Optional["ProcessGroup"] = None,
+    shards: Sequence[int] | None = None,
     backend: str | None = None,
 ) -> torch.Tensor:
     """SwiGLU experts: y is the sum over a row's choices of weight * down[e] @ (silu(gate) * up),
@@ -37,18 +42,44 @@ def fused_moe(
     gate_up      [E,2I,H], gate rows then up rows; down [E,H,I]; x's dtype, or with scales:
     gate_up_scale, down_scale
                  float32 [E,rows/128,depth/128], rounded up, of weights float8_e4m3fn (OCP) or
-                 float8_e4m3fnuz (gfx942); float8_e8m0fnu [E,rows,depth/32] of float4_e2m1fn_x2
-                 [E,rows,depth/2] (MXFP4, the lower half byte first)
+                 float8_e4m3fnuz (gfx942); a GPU takes only its own. float8_e8m0fnu
+                 [E,rows,depth/32] of float4_e2m1fn_x2 [E,rows,depth/2] (MXFP4, the lower half
+                 byte first)
     skip         what a row without experts yields: "zero" (transformers, vLLM) or "identity", x *
                  skip_prob (Zyphra's own code, SGLang); skip_prob float32 [T] is needed for the
                  latter and 0 wherever skip was not chosen
     out          [T,H], x's dtype, made if None
     workspace    as `MoeWorkspace.new` makes it, made if None
+    group        processes of torch.distributed that share the experts: each calls with rows of its
+                 own (any number), `experts` counted over all, and weights of its own experts, which
+                 follow those of the ranks below. shards: how many each rank has, where not all have
+                 as many; 0 is allowed. Bits are those of one process with all experts where k is 1
+                 and the backend is C++; for more choices, each rank's sum is rounded to x's dtype.
+                 It waits for the counts of rows, so that it can be neither planned nor captured
     Sums are fp32; silu(gate) * up is rounded to x's dtype by all backends but the reference. A
     row's bits do not depend on the other rows in C++; in Triton they do where the number of rows
     changes the tiles. Raises ValueError or TypeError, before anything is written.
     """
     check = Check("fused_moe")
+    if group is not None:
+        from . import _expert_parallel  # torch may be built without torch.distributed
+
+        check.need(workspace is None, "workspace", "None, with a group", type(workspace).__name__)
+        check.choice("skip", skip, SKIPS)
+        scales = dict(gate_up_scale=gate_up_scale, down_scale=down_scale)
+        y = _expert_parallel.fused_moe(
+            lambda *rows: fused_moe(*rows, gate_up, down, **scales, backend=backend),
+            x,
+            experts,
+            weights,
+            down.shape[1],
+            len(down),
+            group,
+            shards,
+            skip_prob if skip == "identity" else None,
+        ).to(x.dtype)
+        return y if out is None else out.copy_(y)
+    check.need(shards is None, "shards", "None, without a group", shards)
     check.tensor("x", x, "T H")
     check.tensor("experts", experts, "T k", I32)
     check.tensor("weights", weights, "T k", F32)
@@ -144,19 +175,26 @@ def _check_weights(
         known[f"{depth}/32"] = known[depth] // 32
         check.tensor(scale_name, scale, f"E {rows} {depth}/32", (torch.float8_e8m0fnu,))
         return None
-    check.tensor(name, weight, shape, FP8)
+    check.fp8(name, weight, shape)
     known[f"{rows}/128"] = -(-known[rows] // 128)
     known[f"{depth}/128"] = -(-known[depth] // 128)
     check.tensor(scale_name, scale, f"E {rows}/128 {depth}/128", F32)
     return None
 
 
+def _mixed(args: Args) -> str | None:
+    """Why the kernels, which take both weights in one format, cannot run, or None."""
+    if args.gate_up.dtype != args.down.dtype:
+        return f"down is {args.gate_up.dtype}, as gate_up is, not {args.down.dtype}"
+    return None
+
+
 def _cpp_unsupported(args: Args) -> str | None:
-    if args.gate_up_scale is not None or args.down_scale is not None:
-        return "the C++ kernels take weights of x's dtype, without scales"
-    reason = _native.unsupported(args.x)
+    reason = _native.unsupported(args.x) or _mixed(args)
     if reason or args.x.is_cpu:
         return reason
+    if args.gate_up_scale is not None and args.x.dtype != torch.bfloat16:
+        return f"x is bfloat16 beside weights with scales on a GPU, not {args.x.dtype}"
     for name, size in (("hidden", args.x.shape[1]), ("inner", args.down.shape[2])):
         if size * args.x.element_size() % 16:
             return f"the {name} size is a multiple of 16 bytes, not {size} elements"
@@ -167,9 +205,15 @@ def _cpp_unsupported(args: Args) -> str | None:
 
 
 def _triton_unsupported(args: Args) -> str | None:
-    if args.gate_up_scale is not None or args.down_scale is not None:
-        return "the Triton kernels take weights of x's dtype, without scales"
-    reason = _triton.cannot_compute(args.x) or too_many(len(args.offsets) - 1, TRITON_EXPERTS)
+    if args.gate_up_scale is not None and args.x.dtype == torch.float16:
+        return "x is bfloat16 or float32 beside weights with scales, not float16"
+    if args.gate_up.dtype == torch.float8_e4m3fnuz and env.triton_interpreter():
+        return "Triton's interpreter does not know float8_e4m3fnuz"
+    reason = (
+        _mixed(args)
+        or _triton.cannot_compute(args.x)
+        or too_many(len(args.offsets) - 1, TRITON_EXPERTS)
+    )
     return reason or _triton.unsupported(args.x)
 
 

@@ -18,6 +18,7 @@ def sample_drafts(
     position: torch.Tensor,
     drafter_sampling: Sampling,
     drafter: str = "sampled",
+    allowed: torch.Tensor | None = None,
     num_valid_vocab: int | None = None,
     mask_token: int = -1,
     uniforms: torch.Tensor | None = None,
@@ -31,16 +32,19 @@ def sample_drafts(
     draft_len    int32 [B]; rows from draft_len on are dead and not read
     seed, position, num_valid_vocab, mask_token  as in accept_drafts; position is that of the pass
                                                  which computed the logits
-    drafter_sampling  Sampling: temperature, top-k, top-p of q
+    drafter_sampling  Sampling: temperature, top-k, top-p, min-p of q
+    allowed      int32 [B,K,W] or None: the ids that a row allows, as in accept_drafts
     drafter      "sampled": draw from q; "greedy": take the argmax, whatever the temperature
     uniforms     float64 [B,K] in [0,1) instead of `rng`'s
     workspace    float64 of `sample_drafts_workspace`'s shape, made if None
     out          (draft_tokens, draft_lse), made if None
     Returns draft_tokens int32 [B,K], -1 in dead rows and in rows with NaN, +inf or no finite logit;
-    draft_lse float64 [B,K,2], the normaliser of the row's distribution in two numbers that are
-    exact at any temperature: a logit m near the row's greatest, and l with
-    log q(x) = (logit - m) / temperature - l. Both are 0 where the token is -1. Where the argmax was
-    taken, l is that of the raw logits (temperature 1). Raises ValueError or TypeError.
+    draft_lse float64 [B,K,4], the row's distribution: its normaliser in two numbers that are exact
+    at any temperature, a logit m near the row's greatest and l with
+    log q(x) = (logit - m) / temperature - l; and its cut in two, a logit c and an id t: truncation
+    kept ids of a logit above c, or of c itself up to id t (-inf where it kept all). All are 0 where
+    the token is -1. Where the argmax was taken, l is that of the raw logits (temperature 1), which
+    are not cut. Raises ValueError or TypeError.
     """
     check = Check("sample_drafts")
     check.tensor("logits", logits, "B K vocab")
@@ -49,10 +53,12 @@ def sample_drafts(
     check.tensor("position", position, "B", I32)
     check.sampling("drafter_sampling", drafter_sampling)
     check.choice("drafter", drafter, DRAFTERS)
+    check.dims["W"] = -(-check.dims["vocab"] // 32)
+    check.tensor("allowed", allowed, "B K W", I32, optional=True)
     num_valid_vocab = check.vocabulary(num_valid_vocab, mask_token)
     check.values("draft_len", draft_len, -1, check.dims["K"], f"-1 .. K = {check.dims['K']}")
     check.uniforms(uniforms, "B K")
-    draft_tokens, draft_lse = check.outputs(out, ("B K", "B K 2"), I32 + F64, dict(logits=logits))
+    draft_tokens, draft_lse = check.outputs(out, ("B K", "B K 4"), I32 + F64, dict(logits=logits))
     shape = sample_drafts_workspace(logits)
     workspace = check.workspace(workspace, logits, shape, torch.float64)
     args = Args(
@@ -62,6 +68,7 @@ def sample_drafts(
         position=position,
         uniforms=uniforms,
         drafter_sampling=drafter_sampling,
+        allowed=allowed,
         greedy=drafter == "greedy",
         num_valid_vocab=num_valid_vocab,
         vocab_block=_sampling.vocab_block(check.dims["vocab"]),
@@ -81,6 +88,7 @@ class Args(NamedTuple):
     position: torch.Tensor
     uniforms: torch.Tensor | None
     drafter_sampling: Sampling
+    allowed: torch.Tensor | None
     greedy: bool
     num_valid_vocab: int
     vocab_block: int

@@ -10,6 +10,7 @@ from .linear import linear
 from .moe_dispatch import moe_dispatch
 from .plan_branches import plan_branches
 from .residual_norm import residual_norm
+from .rope_qkv import rope_qkv
 from .sample_drafts import sample_drafts
 from .zaya_router import zaya_router
 
@@ -23,6 +24,7 @@ __all__ = [
     "moe_dispatch",
     "plan_branches",
     "residual_norm",
+    "rope_qkv",
     "sample_drafts",
     "store_kv",
     "zaya_router",

@@ -4,7 +4,7 @@ match, mixed logits."""
 import torch
 
 from ..types import Accepted
-from .distribution import distribution, draw, excluded, row_status
+from .distribution import disallowed, distribution, draw, excluded, row_status
 
 
 def accept_drafts(
@@ -16,6 +16,8 @@ def accept_drafts(
     uniforms,
     target_sampling,
     drafter_sampling,
+    allowed=None,
+    draft_allowed=None,
     mix=None,
     draft_logits=None,
     dirac=False,
@@ -31,6 +33,9 @@ def accept_drafts(
     banned = excluded(
         vocab, vocab if num_valid_vocab is None else num_valid_vocab, mask_token, device
     )
+    draft_banned = banned if draft_allowed is None else banned | disallowed(draft_allowed, vocab)
+    if allowed is not None:
+        banned = banned | disallowed(allowed, vocab)
     x = draft_tokens.long()
     known = (x >= 0) & (x < vocab)
     column = torch.arange(V, device=device)
@@ -55,9 +60,11 @@ def accept_drafts(
         blend = torch.where(w == 0, draft_logits, w * target_logits[:, :K] + (1 - w) * draft_logits)
         verified = torch.cat([torch.where(mixes, blend, verified[:, :K]), verified[:, K:]], 1)
         sampled = (drafter_sampling.temperature > 0) & (not dirac)
-        draft_status = torch.where(
-            drafted & (mixes[..., 0] | sampled[:, None]), row_status(draft_logits, banned), 0
-        )
+        mixed_status = row_status(draft_logits, banned if allowed is None else banned[:, :K])
+        mixed_status = torch.where(mixes[..., 0], mixed_status, 0)
+        drawn_status = row_status(draft_logits, draft_banned)
+        drawn_status = torch.where(drafted & sampled[:, None], drawn_status, 0)
+        draft_status = torch.maximum(mixed_status, drawn_status)
     p = distribution(verified, banned, *target_sampling)
     # A blend of rows with disjoint supports is empty.
     status = torch.where(status == 0, row_status(verified, banned), status)
@@ -70,7 +77,7 @@ def accept_drafts(
     else:
         q = torch.where(
             drafter_sampling.temperature[:, None, None] > 0,
-            distribution(draft_logits, banned, *drafter_sampling),
+            distribution(draft_logits, draft_banned, *drafter_sampling),
             point,
         )
 
@@ -154,8 +161,7 @@ def _logprob(target_logits, banned, target_sampling, x, a, y):
         target_logits,
         banned,
         target_sampling.temperature.where(target_sampling.temperature > 0, 1.0),
-        target_sampling.top_k,
-        target_sampling.top_p,
+        *target_sampling[1:],
     )
     column = torch.arange(V, device=x.device)
     tokens = torch.cat([x, y[:, None]], 1)

@@ -7,10 +7,20 @@ from ..types import Rows
 
 
 def block_attention(
-    q, k, v, k_cache, v_cache, block_table, rows: Rows, scale: float, window: int = 0
+    q,
+    k,
+    v,
+    k_cache,
+    v_cache,
+    block_table,
+    rows: Rows,
+    scale: float,
+    window: int = 0,
+    k_scale=None,
+    v_scale=None,
 ):
     """out [T,Hq,Dh] and lse [T,Hq] (natural log) in fp32; a row that sees nothing has out 0 and lse
-    -inf."""
+    -inf. Scales [pages,Hk], if there are any, multiply what is cached."""
     table = rows.table(len(q))
     outs, lses = [], []
     bounds = rows.cu_rows.tolist()
@@ -24,12 +34,20 @@ def block_attention(
         keys, values = k[packed], v[packed].where(own.live[:, None, None], 0)
         if prefix:
             pages = block_table[request, : -(-prefix // k_cache.shape[1])].long()
-            keys = torch.cat([k_cache[pages].flatten(0, 1)[:prefix], keys])
-            values = torch.cat([v_cache[pages].flatten(0, 1)[:prefix], values])
+            keys = torch.cat([_cached(k_cache, k_scale, pages)[:prefix], keys.float()])
+            values = torch.cat([_cached(v_cache, v_scale, pages)[:prefix], values.float()])
         out, lse = _attend(q[packed].float(), keys.float(), values.float(), mask, scale)
         outs.append(out)
         lses.append(lse)
     return torch.cat(outs), torch.cat(lses)
+
+
+def _cached(cache, scale, pages):
+    """The tokens of some pages, in fp32."""
+    tokens = cache[pages].float()
+    if scale is not None:
+        tokens = tokens * scale[pages][:, None, :, None]
+    return tokens.flatten(0, 1)
 
 
 def _attend(q, k, v, mask, scale):

@@ -5,6 +5,7 @@ import torch
 
 from ..layout import ancestors
 from ..types import Rows
+from .dequantize import encode
 
 
 def cca_qkv(
@@ -59,8 +60,8 @@ def cca_qkv(
         return x * (head_dim**0.5 / norm)
 
     angles = cos_sin[table.position]
-    q = _rotate(normalise(q_mixed + q_skip), angles)
-    k = _rotate(normalise(k_mixed + k_skip) * temp.float()[:, None], angles)
+    q = rotate(normalise(q_mixed + q_skip), angles)
+    k = rotate(normalise(k_mixed + k_skip) * temp.float()[:, None], angles)
 
     # Half of the value channels come from the parent row; the first token has `late_start` instead.
     start = qk.new_zeros(v_late.shape[1]) if late_start is None else late_start.float()
@@ -70,14 +71,19 @@ def cca_qkv(
     return tuple(torch.where(live, x, 0) for x in (q, k, v))
 
 
-def store_kv(k, v, k_cache, v_cache, block_table, rows: Rows) -> None:
-    """Writes k and v of the live verify rows to their cache pages, in place."""
+def store_kv(k, v, k_cache, v_cache, block_table, rows: Rows, k_scale=None, v_scale=None) -> None:
+    """Writes k and v of the live verify rows to their cache pages, in place; divided by the scales
+    [pages,Hk], if there are any, to fp8."""
     table = rows.table(len(k))
     keep = (table.live & (table.proposal < 0)).nonzero()[:, 0]
     page, slot = table.position[keep] // k_cache.shape[1], table.position[keep] % k_cache.shape[1]
     page = block_table[table.request[keep], page].long()
-    k_cache[page, slot] = k[keep].to(k_cache.dtype)
-    v_cache[page, slot] = v[keep].to(v_cache.dtype)
+    for x, cache, scale in ((k, k_cache, k_scale), (v, v_cache, v_scale)):
+        x = x[keep].float()
+        if scale is None:
+            cache[page, slot] = x.to(cache.dtype)
+        else:
+            cache[page, slot] = encode(x / scale[page][..., None], cache.dtype)
 
 
 def _stored(rows, slots, state, start):
@@ -98,7 +104,7 @@ def _gather(now, stored, lineage, table):
     return torch.cat([now, stored.flatten(0, 1)])[torch.where(lineage >= 0, lineage, entry)]
 
 
-def _rotate(x, cos_sin):
+def rotate(x, cos_sin):
     """Rotates the first `cos_sin.shape[1]` channels of each head by halves (GPT-NeoX order); the
     others stay as they are."""
     cos, sin = cos_sin.float()[:, None].chunk(2, -1)

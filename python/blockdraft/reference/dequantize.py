@@ -7,6 +7,12 @@ GROUP = 32  # values along the depth that share a scale of fp4
 E2M1 = (0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0)  # what the three low bits of an fp4 mean
 
 
+def encode(x, dtype):
+    """The nearest numbers of an fp8, ties to even; what is beyond its largest becomes that."""
+    most = torch.finfo(dtype).max
+    return x.clamp(-most, most).to(dtype)
+
+
 def dequantize(weight, scale):
     """fp32 [..., N, K]. fp8 [..., N, K] has a scale float32 for each block of 128 x 128; fp4
     [..., N, K/2], the lower half byte first, one float8_e8m0fnu for 32 values (MXFP4)."""

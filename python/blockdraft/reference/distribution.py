@@ -12,6 +12,12 @@ def excluded(vocab: int, num_valid_vocab: int, mask_token: int, device) -> torch
     return (ids >= num_valid_vocab) | (ids == mask_token)
 
 
+def disallowed(bits, vocab):
+    """bool [...,vocab]: the ids whose bit is not set in the words int32 [...,ceil(vocab/32)]."""
+    places = torch.arange(32, device=bits.device, dtype=torch.int32)
+    return (bits[..., None] >> places & 1).flatten(-2)[..., :vocab] == 0
+
+
 def relative(x, temperature):
     """(x - max) / temperature. The subtraction comes first, because x / temperature would round
     away the difference of two logits at low temperatures. In a row without a finite maximum nothing
@@ -20,41 +26,47 @@ def relative(x, temperature):
     return (x - top.where(top.isfinite(), 0.0)) / temperature
 
 
-def distribution(logits, banned, temperature, top_k=None, top_p=None):
+def distribution(logits, banned, temperature, top_k=None, top_p=None, min_p=None):
     """float64 [B,R,vocab] from logits [B,R,vocab] and per-request parameters [B]. A row with NaN
     becomes NaN.
 
-    Order: exclusion, temperature, top-k, then top-p of what top-k kept. Of equal logits the lower
-    id ranks first; top-p keeps the fewest first ids whose mass reaches it. top_k 0 and top_p 1 are
-    off. Temperature 0: all mass on the argmax.
+    Order: exclusion, temperature, min-p, top-k, then top-p of what these kept. Of equal logits the
+    lower id ranks first; top-p keeps the fewest first ids whose mass reaches it. top_k 0, top_p 1
+    and min_p 0 are off. Temperature 0: all mass on the argmax.
     """
     x = logits.double().masked_fill(banned, -torch.inf)
-    temperature = temperature.double()[:, None, None]
-    sampled = relative(x, temperature.where(temperature > 0, 1.0)).softmax(-1)
-    if top_k is not None or top_p is not None:
-        sampled = _truncate(sampled, x, top_k, top_p)
+    weights, kept = truncated(x, temperature, top_k, top_p, min_p)
+    weights = weights * kept
+    sampled = weights / weights.sum(-1, keepdim=True)
     peak = (
         torch.zeros_like(x)
         .scatter(-1, lowest_argmax(x)[..., None], 1.0)
         .where(~x.isnan().any(-1, keepdim=True), torch.nan)
     )
-    return torch.where(temperature > 0, sampled, peak)
+    return torch.where(temperature[:, None, None] > 0, sampled, peak)
 
 
-def _truncate(p, x, top_k, top_p):
+def truncated(x, temperature, top_k=None, top_p=None, min_p=None):
+    """The ids' weights, and bool: which of them truncation keeps. The greatest weight is 1, so that
+    the running sums of equal ones are exact."""
+    temperature = temperature.double()[:, None, None]
+    weights = relative(x, temperature.where(temperature > 0, 1.0)).exp()
+    if top_k is None and top_p is None and min_p is None:
+        return weights, torch.ones_like(weights, dtype=torch.bool)
     order = x.sort(dim=-1, descending=True, stable=True).indices
-    ranked = p.gather(-1, order)
+    ranked = weights.gather(-1, order)
     keep = torch.ones_like(ranked, dtype=torch.bool)
+    if min_p is not None:
+        keep &= ranked >= min_p.double()[:, None, None] * ranked[..., :1]
     if top_k is not None:
         k = top_k.long()[:, None, None]
         keep &= (torch.arange(x.shape[-1], device=x.device) < k) | (k <= 0)
-        ranked = ranked * keep / (ranked * keep).sum(-1, keepdim=True)
     if top_p is not None:
+        ranked = ranked * keep
         before = ranked.cumsum(-1) - ranked
-        limit = top_p.double()[:, None, None]
-        keep &= (before < limit) | (limit >= 1)
-    kept = p * torch.zeros_like(keep).scatter(-1, order, keep)
-    return kept / kept.sum(-1, keepdim=True)
+        share = top_p.double()[:, None, None]
+        keep &= (before < share * ranked.sum(-1, keepdim=True)) | (share >= 1)
+    return weights, torch.zeros_like(keep).scatter(-1, order, keep)
 
 
 def draw(mass, u):

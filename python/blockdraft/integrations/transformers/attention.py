@@ -1,0 +1,133 @@
+"""Causal attention of transformers' models, windows and left padding included."""
+
+from collections.abc import Callable
+from functools import lru_cache
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+
+from ... import ops
+from ...contract import Check
+from ...types import Rows
+
+PAGE = 16
+CHECK = Check("blockdraft attention")
+
+
+def attention_mask(
+    batch_size: int,
+    q_length: int,
+    kv_length: int,
+    q_offset: int = 0,
+    kv_offset: int = 0,
+    mask_function: Callable | None = None,
+    attention_mask: torch.Tensor | None = None,
+    config: Any = None,
+    device: torch.device | str = "cpu",
+    **kwargs: Any,
+) -> torch.Tensor | None:
+    """bool [B,kv_length]: which keys are tokens, those on the left being padding; None: all are.
+
+    What the tokens see must follow from their order: all before them, or a window. Anything else
+    that a model or its caller asks for is refused, not ignored.
+    """
+    end = kv_offset + kv_length
+    CHECK.need(end == q_offset + q_length, "cache", "one that grows (no static cache)", end)
+    if mask_function is not None:
+        edges = q_offset + torch.tensor([0, q_length - 1], device=device)[None, :, None]
+        keys = torch.arange(kv_offset, end, device=device)
+        request = torch.arange(batch_size, device=device)[:, None, None]
+        seen = mask_function(request, 0, edges, keys).expand(batch_size, 2, kv_length)
+        causal = keys <= edges
+        window = causal & (keys > edges - (getattr(config, "sliding_window", None) or end))
+        plain = all((seen == causal).flatten(1).all(1) | (seen == window).flatten(1).all(1))
+        CHECK.need(plain, "mask", "a causal one, or a window", "another pattern")
+    if attention_mask is None:
+        return None
+    real = attention_mask[:, -kv_length:].bool()
+    return None if real.all() else real
+
+
+def attention(
+    module: torch.nn.Module,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attention_mask: torch.Tensor | None,
+    scaling: float | None = None,
+    dropout: float = 0.0,
+    sliding_window: int | None = None,
+    **kwargs: Any,
+) -> tuple[torch.Tensor, None]:
+    """Of query [B,Hq,q,Dh] at the end of key and value [B,Hk,kv,Dh]; the result is [B,q,Hq,Dh]. The
+    keys before the queries are copied into pages, as the cache of transformers has none."""
+    _refuse(module, query, dropout, kwargs)
+    (B, _, q_length, _), kv_length = query.shape, key.shape[2]
+    past = kv_length - q_length
+    query, key, value = (t.transpose(1, 2) for t in (query, key, value))
+    if attention_mask is None:
+        starts = (0,) * B
+        packed = [t[:, -q_length:].flatten(0, 1) for t in (query, key, value)]
+    else:
+        starts = _starts(attention_mask, kv_length)
+        own = attention_mask[:, past:]
+        packed = [t[:, -q_length:][own] for t in (query, key, value)]
+    pages = _pages(key, value, past, starts) if past else (None, None, None)
+    rows = _rows(query.device, past, q_length, starts)
+    out = ops.block_attention(*packed, *pages, rows, scale=scaling, window=sliding_window or 0)
+    if attention_mask is None:
+        return out.unflatten(0, (B, q_length)), None
+    padded = out.new_zeros(B, q_length, *out.shape[1:])
+    padded[own] = out
+    return padded, None
+
+
+def _refuse(module: torch.nn.Module, query: torch.Tensor, dropout: float, extra: dict) -> None:
+    check_inference(CHECK, query)
+    CHECK.need(dropout == 0, "dropout", "0, for inference", dropout)
+    causal = extra.get("is_causal")
+    causal = getattr(module, "is_causal", True) if causal is None else causal
+    CHECK.need(bool(causal), "module", "a causal one", type(module).__name__)
+    for name in ("softcap", "s_aux", "position_bias", "cu_seq_lens_q"):
+        CHECK.need(extra.get(name) is None, name, "None", extra.get(name))
+
+
+def check_inference(check: Check, t: torch.Tensor) -> None:
+    tracked = torch.is_grad_enabled() and t.requires_grad
+    check.need(not tracked, "inputs", "torch.no_grad(), as there is no backward pass", "gradients")
+
+
+def _starts(real: torch.Tensor, kv_length: int) -> tuple[int, ...]:
+    """Where each request's tokens begin."""
+    size = tuple(real.shape[1:])
+    CHECK.need(size == (kv_length,), "attention_mask", f"[batch,{kv_length}]", list(real.shape))
+    padded = kv_length - real.sum(1)
+    left = (real == (torch.arange(kv_length, device=real.device) >= padded[:, None])).all()
+    CHECK.need(bool(left), "attention_mask", "padding on the left only", "padding elsewhere")
+    return tuple(padded.tolist())
+
+
+def _pages(
+    key: torch.Tensor, value: torch.Tensor, past: int, starts: tuple[int, ...]
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """The first `past` tokens of each request, from its start on, and their block table."""
+    count = -(-past // PAGE)
+    copies = []
+    for t in (key, value):
+        t = t[:, :past]
+        if any(starts):
+            t = torch.stack([request.roll(-start, 0) for request, start in zip(t, starts)])
+        filled = F.pad(t, (0, 0, 0, 0, 0, count * PAGE - past))
+        copies.append(filled.reshape(-1, PAGE, *t.shape[2:]))
+    table = torch.arange(len(key) * count, dtype=torch.int32, device=key.device)
+    return *copies, table.view(len(key), count)
+
+
+@lru_cache(maxsize=8)  # the layers of a pass all have the same
+def _rows(device: torch.device, past: int, q_length: int, starts: tuple[int, ...]) -> Rows:
+    prefixes = [max(past - start, 0) for start in starts]
+    lengths = [min(q_length, past + q_length - start) for start in starts]
+    return Rows.prefill(
+        torch.tensor(prefixes, dtype=torch.int32, device=device), lengths, max(prefixes)
+    )

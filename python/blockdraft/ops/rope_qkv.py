@@ -1,0 +1,79 @@
+from typing import NamedTuple
+
+import torch
+
+from .. import reference
+from ..contract import F32, Check
+from ..registry import InPlace, Op, Out, by_name
+from ..types import Rows
+
+
+def rope_qkv(
+    q: torch.Tensor,
+    k: torch.Tensor,
+    v: torch.Tensor,
+    cos_sin: torch.Tensor,
+    rows: Rows,
+    k_cache: torch.Tensor | None = None,
+    v_cache: torch.Tensor | None = None,
+    block_table: torch.Tensor | None = None,
+    *,
+    query_scale: torch.Tensor | None = None,
+    out: tuple[torch.Tensor, torch.Tensor, torch.Tensor] | None = None,
+    backend: str | None = None,
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Rotate queries and keys by their positions; store k and v of live verify rows in the cache.
+    It is to dense models what cca_qkv is to ZAYA.
+
+    q            bf16 | fp16 | fp32 [T,Hq,Dh], k, v [T,Hk,Dh], q's dtype: projections; rows may be
+                 strided
+    cos_sin      float32 [positions,R]: cosines, then sines, R/2 each; rotates the first R channels
+                 by halves
+    k_cache, v_cache, block_table  as in block_attention; None: nothing is stored
+    query_scale  float32 [positions], a factor of the queries at each position (Llama 4); None: 1
+    out          (q, k, v), made if None; 0 for dead rows
+    Returns (q, k, v). Raises ValueError or TypeError, before anything is written. Source: arXiv
+    2104.09864.
+    """
+    check = Check("rope_qkv")
+    check.tensor("q", q, "T Hq Dh")
+    check.tensor("k", k, "T Hk Dh", (q.dtype,))
+    check.tensor("v", v, "T Hk Dh", (q.dtype,))
+    check.rows(rows, len(q))
+    check.angles("cos_sin", cos_sin, rows)
+    check.tensor("query_scale", query_scale, "positions", F32, optional=True)
+    check.pages(k_cache, v_cache, block_table, rows, q.dtype, stores=True)
+    check.tensor("k_cache", k_cache, "pages page Hk Dh", (q.dtype,), optional=True)
+    inputs = dict(q=q, k=k, v=v)
+    shapes = ("T Hq Dh", "T Hk Dh", "T Hk Dh")
+    outputs = check.outputs(out, shapes, (q.dtype,) * 3, inputs)
+    args = Args(q, k, v, cos_sin, rows, query_scale, block_table, k_cache, v_cache, *outputs)
+    OP(backend, args)
+    return outputs
+
+
+class Args(NamedTuple):
+    q: torch.Tensor
+    k: torch.Tensor
+    v: torch.Tensor
+    cos_sin: torch.Tensor
+    rows: Rows
+    query_scale: torch.Tensor | None
+    block_table: torch.Tensor | None
+    k_cache: InPlace | None
+    v_cache: InPlace | None
+    q_out: Out
+    k_out: Out
+    v_out: Out
+
+
+def _reference(args: Args) -> None:
+    ROTATED(args)
+    if args.k_cache is not None:
+        pages = args.k_cache, args.v_cache, args.block_table
+        reference.store_kv(args.k_out, args.v_out, *pages, args.rows)
+
+
+OP = Op("rope_qkv", Args)
+ROTATED = by_name(OP, reference.rope_qkv)
+OP.register("reference", _reference)

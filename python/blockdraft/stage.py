@@ -1,0 +1,118 @@
+"""The passes of one layout of a batch: their state, and their plans."""
+
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from .decode_state import Parameters, Record, State
+from .layout import BlockLayout
+from .plan import Plan
+from .planner import Planner
+
+if TYPE_CHECKING:
+    from .decode import BlockDecoder
+
+
+class Stage:
+    """Passes of a layout over a batch's requests. A batch has one for each layout that its decoder
+    moves between; they share the cache, the parameters and the record."""
+
+    def __init__(
+        self,
+        decoder: "BlockDecoder",
+        layout: BlockLayout,
+        branches: list[int] | None,
+        cache: Any,
+        parameters: Parameters,
+        record: Record,
+        max_prefix: int,
+    ) -> None:
+        """`branches` of the proposals; None: planned in each pass."""
+        self.decoder, self.layout, self.planned = decoder, layout, branches is None
+        self.parameters = parameters
+        mask_token = decoder.vocabulary["mask_token"]
+        self.state = State(
+            layout, cache.prefix_lens, max_prefix, mask_token, branches or [], record
+        )
+        self.planner = Planner(self.state) if self.planned else None
+        self.forward = decoder.model.plan(self.state.inputs, cache)
+        self._planned_for: frozenset[str] | None = None  # options
+
+    def plan_sampling(self) -> None:
+        """Plan acceptance and drafting, again where requests use other options than before."""
+        p = self.parameters
+        if p.used == self._planned_for:
+            return
+        s, decoder = self.state, self.decoder
+        target, drafter = (p.sampling(t) for t in (p.temperature, p.draft_temperature))
+        place = dict(seed=p.seed, position=s.record.position, **decoder.vocabulary)
+        accepting, drafting = Plan(), Plan()
+        accepting.ops.accept_drafts(
+            self.forward.logits,
+            s.drafts,
+            s.draft_len,
+            s.branch,
+            self.layout.M,
+            target_sampling=target,
+            drafter_sampling=drafter,
+            draft_logits=self.forward.draft_logits,
+            draft_lse=s.draft_lse,
+            drafter=decoder.drafter,
+            mix=p.option("mix"),
+            rule=decoder.rule,
+            remaining=s.record.remaining,
+            out=s.verdict,
+            **place,
+        )
+        if self.layout.P > 0:
+            drafting.ops.sample_drafts(
+                self.forward.draft_logits,
+                s.draft_len,
+                drafter_sampling=drafter,
+                drafter=decoder.drafter,
+                out=(s.drafts, s.draft_lse),
+                **place,
+            )
+        self.accepting, self.drafting, self._planned_for = accepting, drafting, p.used
+
+    def advance(self) -> None:
+        """One pass: verify, commit, draft. Nothing here waits for the device."""
+        s, p = self.state, self.parameters
+        s.begin(p.limit)
+        self.forward.run()
+        self.accepting.run()
+        self.forward.commit()
+        if self.planner is not None:
+            self.planner.measure()
+        s.emit(p.stop if p.stops else None, p.limit)
+        if self.layout.P == 0:
+            return
+        s.choose_rows()
+        self.forward.draft()
+        self.drafting.run()
+        self._choose_branches()
+
+    def take_over(self, before: "Stage") -> None:
+        """Go on where another layout's stage stands. Drafts beyond K are dropped, which the
+        verdict's law allows, since nothing looks at them."""
+        s, old = self.state, before.state
+        kept = min(self.layout.K, before.layout.K)
+        s.anchor.copy_(old.anchor)
+        s.drafts.fill_(-1)
+        for name in ("drafts", "draft_lse", "offset"):
+            getattr(s, name)[:, :kept] = getattr(old, name)[:, :kept]
+        s.offset.clamp_(max=self.layout.M - 1)
+        self.forward.draft_logits[:, :kept] = before.forward.draft_logits[:, :kept]
+        torch.clamp(old.draft_len, max=kept, out=s.draft_len)
+        if self.layout.P > 0:
+            self._choose_branches()
+
+    def _choose_branches(self) -> None:
+        if self.planner is not None:
+            sampled = self.decoder.drafter == "sampled"
+            temperature = self.parameters.draft_temperature if sampled else None
+            self.planner.look(self.forward.draft_logits, temperature)
+        if self.planned:
+            self.planner.choose()
+        else:
+            self.state.choose_branches()

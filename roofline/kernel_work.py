@@ -1,0 +1,280 @@
+"""The launches of an op for a shape of ZAYA1-8B in bf16, as its schedules make them: workgroups,
+which loops of the source run how often, and the bytes that no schedule can do without."""
+
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
+
+from . import budget, models
+from .costs import distinct_experts
+from .launches import CHUNK_KEYS, FEW_PAIRS
+from .route import Trip
+
+HIDDEN = INNER = 2048
+EXPERTS = 16
+QUERY_HEADS, KV_HEADS, HEAD_DIM = 8, 2, 128
+EVEN = [1 / EXPERTS] * EXPERTS
+GROUP = QUERY_HEADS // KV_HEADS
+BYTES = 2  # of an element
+MASK_ROWS = 16
+MAX_CHUNKS = 128
+GPU_GROUPS = 512
+VOCABULARY, VOCAB_BLOCK = 262272, 4096
+VOCAB_BLOCKS = -(-VOCABULARY // VOCAB_BLOCK)
+DRAFTS = 15
+ACCEPTED = 5
+XCDS = 8
+
+
+class Work(NamedTuple):
+    """A launch. code: a part of the C++ kernel's symbol, or the name of a Triton compilation. busy:
+    the waves of a workgroup that multiply matrices, if not all. bytes: the least from HBM. streams:
+    whether loads come from there. trips: None where every loop runs once."""
+
+    kernel: str
+    code: str
+    groups: int
+    trips: tuple[Trip, ...] | None = ()
+    bytes: float = 0
+    busy: int | None = None
+    streams: bool = True
+
+
+class Shape(NamedTuple):
+    """launches: by backend, of an architecture. flops, exps: the least of the whole op."""
+
+    op: str
+    label: str
+    launches: dict[str, Callable[[str], Iterator[Work]]]
+    flops: float = 0
+    exps: float = 0
+
+
+def ceil(a: float, b: float) -> int:
+    return int(-(-a // b))
+
+
+def chunks_of(context: int, chunk_keys: int) -> int:
+    return min(max(ceil(context, chunk_keys), 1), MAX_CHUNKS)
+
+
+def attention(batch: int, context: int, rows: int, chunk_keys: int = CHUNK_KEYS) -> Shape:
+    """`rows` of each request, 16 of them verify rows, over `context` cached tokens."""
+    moved = 2 * batch * context * KV_HEADS * HEAD_DIM * BYTES
+    moved += 2 * batch * rows * QUERY_HEADS * HEAD_DIM * BYTES
+
+    def cpp(arch: str) -> Iterator[Work]:
+        few = rows * GROUP <= 64
+        chunks = chunks_of(context, chunk_keys if few else 4 * chunk_keys)
+        items = batch * KV_HEADS * chunks_of(context, chunk_keys)
+        together = (4 if items >= 4 * GPU_GROUPS else 2 if items >= 2 * GPU_GROUPS else 1) if few else 1
+        splits = ceil(chunks, together)
+        tiles = ceil(rows, 256 // GROUP)
+        columns = ceil(rows, tiles) * GROUP
+        turns = ceil(context / chunks, 32 * 4 if few else 32)
+        yield Work(
+            "attend",
+            "block_attention_kernelINS_4bf16ELNS_13AttentionStepE0ELi128E",
+            ceil(batch * KV_HEADS * splits * tiles, XCDS) * XCDS,
+            (Trip("chunk < chunks", together, (Trip("t < tiles", turns, products=None if few else None),)),),
+            moved,
+            4 if few else ceil(columns, 64),
+        )
+        if splits > 1:
+            yield Work(
+                "merge",
+                "block_attention_kernelINS_4bf16ELNS_13AttentionStepE1E",
+                batch * rows * QUERY_HEADS,
+                None,
+                streams=False,
+            )
+
+    def triton(arch: str) -> Iterator[Work]:
+        splits = chunks_of(context, 2 * chunk_keys)
+        columns = min((256, 128, 64), key=lambda size: ceil(rows, size // GROUP) * (size + 32))
+        tiles = ceil(rows, columns // GROUP)
+        yield Work(
+            "attend",
+            f"attend bf16 dim=128 rows={64 if columns == 128 else 1}",
+            ceil(batch * KV_HEADS * splits, XCDS) * XCDS * tiles,
+            (Trip("in range(begin, whole, KEYS)", ceil(context / splits, 32)),),
+            moved,
+        )
+        if splits > 1:
+            yield Work(
+                "merge",
+                "merge bf16 dim=128",
+                batch * rows * QUERY_HEADS,
+                streams=False,
+            )
+
+    label = f"B={batch} L={context // 1024}k rows={rows}"
+    pairs = batch * rows * context * QUERY_HEADS
+    return Shape(
+        "block_attention", label, {"cpp": cpp, "triton": triton}, 4 * pairs * HEAD_DIM, pairs
+    )
+
+
+def accept(batch: int) -> Shape:
+    """Token rule at temperature 1, no truncation, sampled drafts; log-probabilities not asked."""
+    rows = 2 * DRAFTS + 1
+    of_row = VOCABULARY * BYTES
+    blocks = VOCAB_BLOCKS
+    philox = Trip("round", 10)
+
+    def cpp(arch: str) -> Iterator[Work]:
+        def code(step: int) -> str:
+            return f"accept_drafts_kernelINS_4bf16ELNS_10AcceptStepE{step}E"
+
+        scan = Trip("base < span.stop", VOCAB_BLOCK // 512)
+        yield Work("measure", code(0), batch * rows * blocks, (scan,), batch * rows * of_row)
+        partials = (
+            Trip("i < vocabulary_.blocks; ++i) {", blocks),
+            Trip("p.sum += mass", blocks),
+        )
+        yield Work("normalise", code(1), batch * rows, partials, streams=False)
+        tests = (Trip("for (int i = 0;; ++i)", ACCEPTED + 1, (philox,)),)
+        yield Work("decide", code(3), batch, tests, streams=False)
+        yield Work("weigh", code(4), batch * blocks, (scan,), 2 * batch * of_row)
+        draw = (
+            philox,
+            Trip("total += sums_", blocks),
+            Trip("sums_[block]", blocks // 2),
+            Trip("base < span.stop", VOCAB_BLOCK // 1024),
+        )
+        yield Work("finish", code(5), batch, draw, streams=False)
+
+    def triton(arch: str) -> Iterator[Work]:
+        def code(step: int) -> str:
+            return f"accept token step={step} bf16"
+
+        scan = Trip("for start in range(first, stop, TILE)", 1)
+        yield Work("measure", code(0), batch * rows * blocks, (scan,), batch * rows * of_row)
+        normalise = (Trip("tl.where(sums > 0, sums * tl.exp2("),)
+        yield Work("normalise", code(1), batch * rows, normalise, streams=False)
+        yield Work(
+            "decide",
+            code(3),
+            batch,
+            (Trip("own, memory, seed, position, uniforms, uniforms_row"),),
+            streams=False,
+        )
+        yield Work("weigh", code(4), batch * blocks, (scan,), 2 * batch * of_row)
+        draw = (
+            Trip("own, memory, kept, u, vocab_block"),
+            Trip("while (start < stop) & (found < 0)", 1),
+        )
+        yield Work("finish", code(5), batch, draw, streams=False)
+
+    exps = batch * rows * VOCABULARY
+    label = f"B={batch} K={DRAFTS}"
+    return Shape("accept_drafts", label, {"cpp": cpp, "triton": triton}, exps=exps)
+
+
+def sample(batch: int) -> Shape:
+    rows, blocks, of_row = batch * DRAFTS, VOCAB_BLOCKS, VOCABULARY * BYTES
+
+    def cpp(arch: str) -> Iterator[Work]:
+        def code(step: int) -> str:
+            return f"sample_drafts_kernelINS_4bf16ELNS_10SampleStepE{step}E"
+
+        scan = Trip("base < span.stop", VOCAB_BLOCK // 512)
+        yield Work("measure", code(0), rows * blocks, (scan,), rows * of_row)
+        draw = (
+            Trip("i < vocabulary_.blocks; ++i) {", blocks),
+            Trip("p.sum += mass", blocks),
+            Trip("i < vocabulary.blocks; i +=", ceil(blocks, 8)),
+            Trip("total += sums_", blocks),
+            Trip("sums_[block]", blocks // 2),
+            Trip("base < span.stop", VOCAB_BLOCK // 1024),
+        )
+        yield Work("finish", code(1), rows, draw, streams=False)
+
+    def triton(arch: str) -> Iterator[Work]:
+        scan = Trip("for start in range(first, stop, TILE)", 1)
+        code = "sample plain {} bf16"
+        yield Work("measure", code.format("measure"), rows * blocks, (scan,), rows * of_row)
+        draw = (
+            Trip("tl.where(sums > 0, sums * tl.exp2("),
+            Trip("kept, row, None, None, total, vocabulary, first, stop", 1),
+        )
+        yield Work("finish", code.format("finish"), rows, draw, streams=False)
+
+    exps = rows * VOCABULARY
+    label = f"B={batch} K={DRAFTS}"
+    return Shape("sample_drafts", label, {"cpp": cpp, "triton": triton}, exps=exps)
+
+
+def moe(rows: int) -> Shape:
+    """Rows that the router spreads evenly."""
+    few = rows <= FEW_PAIRS
+    dispatch = Work("dispatch", "moe_dispatch_kernel", 1, streams=False)
+
+    def cpp(arch: str) -> Iterator[Work]:
+        if not few:
+            yield dispatch
+        kind = "9SplitGemmINS_4bf16ES3_E" if few else "4GemmINS_4bf16ELi1ES3_E"
+        # a wave has an eighth of the depth, eight steps of 32 at a time; or two stages of 128
+        if few:
+            panels = ceil(rows / distinct_experts(rows, EVEN), 16)
+            turn = Trip("first < (part + 1) * steps", HIDDEN // 2048, products=8 * panels)
+        else:
+            turn = Trip("stage < stages", HIDDEN // 256)
+        for number, launch in enumerate(budgeted(rows, "fused_moe"), 1):
+            code = f"fused_moe_kernelINS_4cdna{kind}E.*MoeStepE{number}E"
+            step = launch.kernel.split()[1]
+            yield Work(step, code, launch.groups, (turn,), launch.bytes)
+
+    def triton(arch: str) -> Iterator[Work]:
+        narrow = rows <= 16 * EXPERTS
+        columns, channels, depth = (16, 32, 128) if narrow else (64, 64, 64)
+        if not few:
+            yield dispatch._replace(code="dispatch experts=16")
+        experts = distinct_experts(rows, EVEN)
+        chunks = ceil(rows / experts, columns)
+        find = Trip("for expert in range(num_experts)", EXPERTS)
+        compiled = 16 if few else 272
+        for step, launch in zip(("gate_up", "down"), budgeted(rows, "fused_moe"), strict=True):
+            groups = round(experts * chunks * ceil(HIDDEN, channels))
+            trips = (find, Trip("tokens = tl.load(token_at + start", HIDDEN // depth))
+            yield Work(step, f"{step} bf16 rows={compiled}", groups, trips, launch.bytes)
+        # ends at once where rows have an expert, and one choice
+        yield Work("combine", "combine bf16", 2 * rows, streams=False)
+
+    flops = 6 * rows * HIDDEN * INNER
+    return Shape("fused_moe", f"T={rows}", {"cpp": cpp, "triton": triton}, flops)
+
+
+def budgeted(rows: int, op: str) -> list[budget.Launch]:
+    found = budget.launches(models.find("ZAYA1-8B"), rows)
+    return [launch for launch in found if launch.kernel.startswith(op)]
+
+
+def cca(rows: int) -> Shape:
+    (launch,) = budgeted(rows, "cca_qkv")
+
+    def cpp(arch: str) -> Iterator[Work]:
+        yield Work(
+            "convolve",
+            "cca_qkv_kernelINS_4bf16ELNS_7CcaStepE0ES1_E",
+            launch.groups,
+            None,
+            launch.bytes,
+        )
+
+    def triton(arch: str) -> Iterator[Work]:
+        heads = QUERY_HEADS + KV_HEADS
+        yield Work("convolve", "convolve bf16", ceil(rows, 16) * heads, None, launch.bytes)
+
+    flops = 4 * rows * (QUERY_HEADS + KV_HEADS) * HEAD_DIM**2
+    return Shape("cca_qkv", f"T={rows}", {"cpp": cpp, "triton": triton}, flops)
+
+
+def shapes() -> list[Shape]:
+    found = [
+        attention(batch, context * 1024, rows)
+        for rows in (16, 64)
+        for batch, context in ((32, 8), (8, 32), (1, 32))
+    ]
+    found += [op(batch) for op in (accept, sample) for batch in (1, 32)]
+    found += [moe(rows) for rows in (1, 16, 64, 272)]
+    return found + [cca(rows) for rows in (64, 272)]

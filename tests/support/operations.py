@@ -1,0 +1,116 @@
+"""Instructions that the emulator lacks, or has for some widths only, by numpy."""
+
+import ctypes
+
+import numpy as np
+
+REGISTERS, LANES = 256, 64
+M0 = 124
+OFF = 124  # scalar registers from here on are no address
+
+
+def of(inst):
+    """What executes an instruction here: a function of it and the emulator's buffers; else None."""
+    name = inst.op.name
+    if name == "DS_READ_B64_TR_B16":
+        return read_transposed
+    if "_SWAP_B32" in name and "PERMLANE" in name:
+        return swap_rows
+    if type(inst).__name__ == "MUBUF" and not inst.lds:
+        return buffer
+    return (lambda *_: None) if "LOAD_LDS" in name else None  # it arrives later: to_lds
+
+
+def words(address: int, count: int) -> np.ndarray:
+    return np.ctypeslib.as_array((ctypes.c_uint32 * count).from_address(address))
+
+
+def scalars(sgpr) -> np.ndarray:
+    return words(sgpr.value, 260)
+
+
+def pair(sgpr, first: int) -> int:
+    low, high = scalars(sgpr)[first : first + 2]
+    return int(low) | int(high) << 32
+
+
+def vectors(buf) -> np.ndarray:
+    return words(buf.value, REGISTERS * LANES).reshape(REGISTERS, LANES)
+
+
+def advance(inst, sgpr) -> None:
+    pc = pair(sgpr, 256) + inst.size()
+    scalars(sgpr)[256:258] = pc & 0xFFFFFFFF, pc >> 32
+
+
+def active(sgpr) -> np.ndarray:
+    """The lanes that are on."""
+    return np.flatnonzero([pair(sgpr, 126) >> lane & 1 for lane in range(LANES)])
+
+
+def read_transposed(inst, sgpr, vgpr, _vmem, lds, _scratch, acc) -> None:
+    """Sixteen lanes read four rows of sixteen 16-bit elements, four of a row each; each gets a
+    column."""
+    places = vectors(vgpr)[inst.addr.offset - 256] + inst.offset0 + (inst.offset1 << 8)
+    assert len(active(sgpr)) == LANES, "ds_read_b64_tr_b16: expected all lanes on"
+    read = np.stack([words(lds.value + int(place), 2) for place in places]).view(np.uint16)
+    # group of lanes, row, element of the row
+    columns = read.reshape(4, 4, 16).transpose(0, 2, 1).reshape(LANES, 4)
+    first = inst.vdst.offset - 256
+    found = np.ascontiguousarray(columns).view(np.uint32).T
+    vectors(acc if inst.acc else vgpr)[first : first + 2] = found
+
+
+def swap_rows(inst, sgpr, vgpr, *_) -> None:
+    """Odd rows of 16 or 32 lanes of the first register change places with even ones of the
+    second."""
+    assert len(active(sgpr)) == LANES, "v_permlane_swap: expected all lanes on"
+    row = 16 if "16" in inst.op.name else 32
+    first, second = (vectors(vgpr)[r.offset - 256] for r in (inst.vdst, inst.src0))
+    odd, even = first.reshape(-1, 2, row)[:, 1], second.reshape(-1, 2, row)[:, 0]
+    odd[:], even[:] = even.copy(), odd.copy()
+
+
+WIDTHS = {"BYTE": 1, "SHORT": 2, "DWORD": 4, "DWORDX2": 8, "DWORDX3": 12, "DWORDX4": 16}
+
+
+def buffer(inst, sgpr, vgpr, _vmem, _lds, _scratch, acc) -> None:
+    """A load beyond the buffer's end gives 0, a store is dropped."""
+    _, kind, item, *more = inst.op.name.split("_")
+    assert not more and not inst.idxen and kind in ("LOAD", "STORE"), inst
+    width = WIDTHS[item.removeprefix("U")]
+    first = inst.srsrc.offset
+    base = pair(sgpr, first) & (1 << 48) - 1
+    records = int(scalars(sgpr)[first + 2])
+    offsets = inst.offset + (vectors(vgpr)[inst.vaddr.offset - 256] if inst.offen else 0)
+    offsets = np.broadcast_to(offsets, LANES).astype(np.int64) & 0xFFFFFFFF
+    scalar = int(scalars(sgpr)[inst.soffset.offset])
+    data = vectors(acc if inst.acc else vgpr)[inst.vdata.offset - 256 :][: -(-width // 4)]
+    for lane in active(sgpr):
+        address = base + scalar + int(offsets[lane])
+        inside = offsets[lane] + width <= records
+        if kind == "LOAD":
+            read = ctypes.string_at(address, width) if inside else bytes(width)
+            data[:, lane] = np.frombuffer(read.ljust(-(-width // 4) * 4, b"\0"), np.uint32)
+        elif inside:
+            ctypes.memmove(address, data[:, lane].tobytes(), width)
+
+
+def to_lds(inst, bufs):
+    """A load whose data goes to LDS: addresses are read now, memory and LDS when it arrives."""
+    sgpr, vgpr, _vmem, lds, *_ = bufs
+    count = {"X4": 4, "X3": 3}.get(inst.op.name[-2:], 1)
+    offset = (inst.offset ^ 0x1000) - 0x1000
+    low, high = vectors(vgpr)[inst.addr.offset - 256 : inst.addr.offset - 254].astype(np.uint64)
+    based = inst.saddr.offset < OFF
+    sources = low + pair(sgpr, inst.saddr.offset) if based else low | high << np.uint64(32)
+    place = lds.value + (int(scalars(sgpr)[M0]) & 0xFFFF) + offset
+    lanes = active(sgpr)
+
+    def finish():
+        for lane in lanes:
+            words(place + 4 * count * int(lane), count)[:] = words(
+                int(sources[lane]) + offset, count
+            )
+
+    return finish
