@@ -16,7 +16,7 @@ EVEN = [1 / EXPERTS] * EXPERTS
 GROUP = QUERY_HEADS // KV_HEADS
 BYTES = 2  # of an element
 MASK_ROWS = 16
-MAX_CHUNKS = 128
+MAX_CHUNKS = 64
 GPU_GROUPS = 512
 VOCABULARY, VOCAB_BLOCK = 262272, 4096
 VOCAB_BLOCKS = -(-VOCABULARY // VOCAB_BLOCK)
@@ -64,32 +64,34 @@ def attention(batch: int, context: int, rows: int, chunk_keys: int = CHUNK_KEYS)
 
     def cpp(arch: str) -> Iterator[Work]:
         few = rows * GROUP <= 64
-        chunks = chunks_of(context, chunk_keys if few else 4 * chunk_keys)
+        chunks = chunks_of(context, chunk_keys if few else 2 * chunk_keys)
         items = batch * KV_HEADS * chunks_of(context, chunk_keys)
-        together = (4 if items >= 4 * GPU_GROUPS else 2 if items >= 2 * GPU_GROUPS else 1) if few else 1
+        together = 2 if few and items >= 2 * GPU_GROUPS else 1
         splits = ceil(chunks, together)
         tiles = ceil(rows, 256 // GROUP)
         columns = ceil(rows, tiles) * GROUP
         turns = ceil(context / chunks, 32 * 4 if few else 32)
+        settle = (Trip("memory_.tops[wave()][p][lane()] = panels_[p].top"),) if few else ()
         yield Work(
             "attend",
             "block_attention_kernelINS_4bf16ELNS_13AttentionStepE0ELi128E",
             ceil(batch * KV_HEADS * splits * tiles, XCDS) * XCDS,
-            (Trip("chunk < chunks", together, (Trip("t < tiles", turns, products=None if few else None),)),),
+            (Trip("chunk < chunks", together, (Trip("tile <= tiles", turns), *settle)),),
             moved,
             4 if few else ceil(columns, 64),
         )
         if splits > 1:
+            parts = 2 ** max(0, (ceil(splits, 8) - 1).bit_length())
             yield Work(
                 "merge",
                 "block_attention_kernelINS_4bf16ELNS_13AttentionStepE1E",
-                batch * rows * QUERY_HEADS,
+                ceil(batch * rows * QUERY_HEADS * parts, 8),
                 None,
                 streams=False,
             )
 
     def triton(arch: str) -> Iterator[Work]:
-        splits = chunks_of(context, 2 * chunk_keys)
+        splits = chunks_of(context, chunk_keys)
         columns = min((256, 128, 64), key=lambda size: ceil(rows, size // GROUP) * (size + 32))
         tiles = ceil(rows, columns // GROUP)
         yield Work(

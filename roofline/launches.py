@@ -5,7 +5,7 @@ No other module of the roofline counts launches.
 """
 
 # The least keys of a chunk of the prefix on a GPU: `chunk_keys` of the op block_attention
-CHUNK_KEYS = 256
+CHUNK_KEYS = 512
 
 # So many pairs of a row and a choice are routed without a sort: `kFewPairs` of fused_moe
 FEW_PAIRS = 64

@@ -115,7 +115,7 @@ def test_unequal_long_prefixes(backend):
     cache = torch.randn(64, page, 1, 8, generator=generator)
     table = torch.randint(0, 64, (2, -(-prefixes[0] // page)), dtype=torch.int32)
     case = (q, k, v, cache, cache, table, rows)
-    shape = ops.block_attention_workspace(q, k, rows)
+    shape = ops.block_attention_workspace(q, rows)
     workspace = torch.full(shape, torch.nan)
     options = dict(workspace=workspace) if backend == "cpp" else {}
     out = ops.block_attention(*case, backend=backend, **options)

@@ -127,6 +127,9 @@ CASES = {  # layout, prefixes, query and KV heads, head dim, page, window, least
         32,
     ),
     "no grouping": (BlockLayout(4, 5, 5), [9, 64], (2, 2), 128, 32, 0, 2048),
+    "pages of a tile, chunks": (BlockLayout(4, 5, 1), [290], (4, 1), 128, 16, 0, 128),
+    "one row": (BlockLayout(0, 1, 0), [300, 130], (4, 1), 64, 64, 100, 64),
+    "many columns, chunks": (BlockLayout(16, 17, 1), [330], (4, 1), 128, 16, 0, 16),
     "two row tiles": (BlockLayout(9, 10, 7), [40], (4, 1), 64, 8, 0, 2048),
     "prefill": (BlockLayout(69, 1, 0), [40], (4, 1), 64, 8, 30, 2048),
 }
@@ -136,6 +139,7 @@ CASES = {  # layout, prefixes, query and KV heads, head dim, page, window, least
 @pytest.mark.parametrize("dtype", harness.TYPES, ids=str)
 @pytest.mark.parametrize("name", CASES)
 def test_block_attention_in_the_emulator(name, dtype, arch, hip):
+    """As many chunks of a split as are streamed, and one, which give the same bits."""
     layout, prefixes, (query_heads, kv_heads), dim, page, window, chunk = CASES[name]
     generator = torch.Generator().manual_seed(1)
     rows = random_rows(layout, prefixes, generator, 0.5 if "dead" in name else 0.1)
@@ -151,14 +155,18 @@ def test_block_attention_in_the_emulator(name, dtype, arch, hip):
     (k_cache, table), (v_cache, _) = (
         random_pages(p, prefixes, page, torch.Generator().manual_seed(9)) for p in past
     )
-    out, lse = poisoned(*q.shape, dtype=dtype), poisoned(*q.shape[:2], dtype=torch.float32)
-    splits = max(-(-max(prefixes) // chunk), 1)
-    workspace = poisoned(splits, *q.shape[:2], dim + 2, dtype=torch.float32)
     case = q, k, v, k_cache, v_cache, table, rows
-    op, args = harness.captured(ops.block_attention, *case, out=out, lse=lse, window=window)
-    args = args._replace(workspace=workspace, chunk_keys=chunk, split_chunks=1)
-    params = harness.recorded(op, args)
-    hip.launch(arch, "block_attention", params, harness.TYPES[dtype])
+    chunks = max(-(-max(prefixes) // chunk), 1)
+    found = []
+    for together in (1, 2) if "chunks" in name else (1,):
+        out, lse = poisoned(*q.shape, dtype=dtype), poisoned(*q.shape[:2], dtype=torch.float32)
+        workspace = poisoned(-(-chunks // together), *q.shape[:2], dim + 2, dtype=torch.float32)
+        op, args = harness.captured(ops.block_attention, *case, out=out, lse=lse, window=window)
+        args = args._replace(workspace=workspace, chunk_keys=chunk, split_chunks=together)
+        params = harness.recorded(op, args)
+        hip.launch(arch, "block_attention", params, harness.TYPES[dtype])
+        found.append((out, lse))
+    assert all(map(torch.equal, found[0], found[-1]))
     expected, expected_lse = (
         poisoned(*q.shape, dtype=torch.float32),
         poisoned(*q.shape[:2], dtype=torch.float32),

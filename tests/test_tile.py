@@ -173,7 +173,7 @@ def attention_case(dtype, seed):
     return (q, k, v, k_cache, v_cache, table, rows), choose.choice([0, 0, choose.randint(1, 60)])
 
 
-def attention_params(case, out, lse, workspace, *, chunk, window=0, max_chunks=128, together=1):
+def attention_params(case, out, lse, workspace, *, chunk, window=0, max_chunks=64, together=1):
     """Of a GPU's kernel, whose chunks are short here; `together`: those of a split."""
     op, args = harness.captured(ops.block_attention, *case, out=out, lse=lse, window=window)
     args = args._replace(
@@ -187,7 +187,7 @@ def run_attention(target, dtype, seed, dropped=-1, together=None):
     case, window = attention_case(dtype, seed)
     q, rows = case[0], case[6]
     out, lse = poisoned(*q.shape, dtype=dtype), poisoned(*q.shape[:2], dtype=torch.float32)
-    together = together or random.Random(seed).choice([1, 2, 4])
+    together = together or random.Random(seed).choice([1, 2])
     splits = -(-rows.max_prefix // (32 * together))
     workspace = poisoned(splits, *q.shape[:2], q.shape[2] + 2, dtype=torch.float32)
     params = attention_params(
@@ -219,7 +219,7 @@ def test_block_attention(target, dtype):
 @pytest.mark.parametrize("target", ["sim", "sim with one buffer"])
 def test_chunks_of_a_split_change_no_bit(target):
     for seed in range(10):
-        found = [run_attention(target, torch.bfloat16, seed, together=n)[0] for n in (1, 2, 4)]
+        found = [run_attention(target, torch.bfloat16, seed, together=n)[0] for n in (1, 2)]
         for other in found[1:]:
             assert all(torch.equal(mine, theirs) for mine, theirs in zip(found[0], other))
 

@@ -481,9 +481,7 @@ def _output_constants(q, out, lse, mask_rows, max_splits) -> dict:
 def launch(args) -> None:
     """Runs the kernels on `ops.block_attention.Args`."""
     q, k, v, k_cache, v_cache = args[:5]
-    block_table, rows, scale, window, chunk_keys, max_chunks, _, out, lse, workspace = args[7:]
-    # A split always has two chunks: more for large batches would need a tree here, too.
-    split_keys, max_splits = 2 * chunk_keys, max(max_chunks // 2, 1)
+    block_table, rows, scale, window, split_keys, max_splits, _, out, lse, workspace = args[7:]
     cu_rows, prefix_lens, draft_len, branch = (
         rows.cu_rows,
         rows.prefix_lens,

@@ -8,7 +8,6 @@
 //   kKeys, kBuffers        rows of a key tile; how many tiles are staged at once. With one buffer
 //                          the body needs a barrier before deposit, too
 //   kGroupColumns          the most columns that a group should have
-//   kAhead                 whether the next tile is loaded while one is absorbed
 //   kStreams, stream()     how many tiles the group's waves work on at once, a power of two; which
 //                          of so many tiles that follow each other are this wave's
 //
@@ -32,8 +31,7 @@
 //                          zeros
 //   settle(chunk, last)    the tiles so far were chunk number `chunk` of the group, which is a leaf
 //                          of the tree that AttentionJoin describes: joins what is complete, and
-//                          begins the next leaf unless it is the last. A target without kLevels has
-//                          one chunk
+//                          begins the next leaf unless it is the last
 //   close(f)               f(X, maximum, sum, output) for every column, by one or more threads
 //                          each. Results are unnormalised: maximum in powers of 2 (-inf: no finite
 //                          score yet), or a number near it from which the sum and the output are
@@ -55,7 +53,8 @@ struct AttentionCache {
   const int32_t* pages;
   int page_shift;
   const T *keys, *values;
-  int64_t key_page, key_slot, value_page, value_slot;
+  int64_t key_page, value_page;
+  int key_slot, value_slot;
 };
 
 // Joins two parts of the keys of a column, of which each has a maximum, a sum and an output.
@@ -73,14 +72,17 @@ struct AttentionJoin {
 // `dim` floats of output, its maximum and its sum; they lie `apart` floats from each other.
 template <int kMost>
 class AttentionTree {
+  typedef float two __attribute__((vector_size(8)));
+
  public:
   AttentionTree(const float* nodes, int64_t apart, int count, int dim)
       : apart_(apart), count_(count) {
 #pragma GCC unroll 16
     for (int i = 0; i < kMost; ++i) {
-      const float* x = nodes + least(i, count - 1) * apart;
-      tops_[i] = x[dim];
-      sums_[i] = x[dim + 1];
+      two x;
+      __builtin_memcpy(&x, nodes + least(i, count - 1) * apart + dim, sizeof x);
+      tops_[i] = x[0];
+      sums_[i] = x[1];
     }
     each_join([&](int a, int b) {
       const AttentionJoin both(tops_[a], tops_[b]);
@@ -106,8 +108,6 @@ class AttentionTree {
   }
 
  private:
-  typedef float two __attribute__((vector_size(8)));
-
   template <class F>
   void each_join(F f) const {
 #pragma GCC unroll 4
@@ -163,8 +163,7 @@ template <class Tile, class T, class X>
 concept AttentionTarget =
     GroupTarget<Tile> &&
     requires(Tile tile, int n, typename Tile::Panel panel, X (*describe)(int)) {
-      Tile::kKeys + Tile::kBuffers + Tile::kGroupColumns + Tile::kReadsCodes + Tile::kAhead +
-          Tile::kStreams;
+      Tile::kKeys + Tile::kBuffers + Tile::kGroupColumns + Tile::kReadsCodes + Tile::kStreams;
       tile.stream() + 1;
       tile.open(n, describe, AttentionExample<T>::template query<X>, 1.0f);
       tile.locate(AttentionExample<T>::place, n);

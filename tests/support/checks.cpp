@@ -46,7 +46,7 @@ void with_tile(int target, int columns, int head_dim, uint64_t seed, int dropped
 
 template <class Tile, class T>
 void attention_on_sim(const AttentionParams<T>& p, uint64_t seed, int dropped) {
-  const AttentionColumns columns(Tile::kGroupColumns, Tile::kGroupColumns / 2, 4);
+  const AttentionColumns columns(Tile::kGroupColumns, Tile::kGroupColumns / 2, 2);
   schedule(p, columns, [&]<AttentionStep kStep>(int64_t groups) {
     const AttentionGrid<T> grid(p, columns);
     if constexpr (kStep == AttentionStep::kAttend)
@@ -56,7 +56,7 @@ void attention_on_sim(const AttentionParams<T>& p, uint64_t seed, int dropped) {
       });
     sim::Scheduler scheduler(seed, dropped);
     scheduler.run(
-        groups, [&] { return std::vector<float>(kMergeParts * (p.head_dim + 2), NAN); },
+        groups, [&] { return std::vector<float>(AttentionMerge::kWaves * (p.head_dim + 2), NAN); },
         [&](const sim::Wave& wave, std::vector<float>& memory, int64_t id) {
           sim::Group group(wave);
           merge_attention(group, p, columns, id, memory.data());

@@ -40,18 +40,17 @@ template <class Tile, class T>
 class Attention {
  public:
   Attention(Tile& tile, const AttentionParams<T>& params, const AttentionItem& item)
-      : tile_(tile),
-        p_(params),
-        item_(item),
-        first_(Tile::uniform(params.rows.cu_rows[item.request])),
-        prefix_(Tile::uniform(params.rows.prefix_lens[item.request])),
-        draft_len_(Tile::uniform(params.rows.draft_len[item.request])),
-        verify_(Tile::uniform(params.rows.verify_rows(item.request))) {
+      : tile_(tile), p_(params), item_(item) {
+    read_rows();
     survey();
   }
 
   void run() {
     const int group = p_.group(), own = item_.rows * group;
+    begin(item_.first_key);
+    if constexpr (kStreams)
+      if (const int tiles = own_tiles(whole_tiles(start_, stop_key_)))
+        tile_.fetch(cached(), start_ + tile_.stream() * Tile::kKeys);
     int heads = 1;  // a CPU reads those of a few rows together, which lie beside each other
     if constexpr (requires { tile_.heads; }) heads = tile_.heads;
     tile_.open(
@@ -65,11 +64,12 @@ class Attention {
           return x.limit ? p_.q.at(first_ + x.row, x.head) : nullptr;
         },
         p_.scale);
-    const int chunks = most(ceil_div(item_.stop_key - item_.first_key, item_.chunk_keys), 1);
-    for (int chunk = 0; chunk < chunks; ++chunk) {
-      begin(chunk, chunk + 1 == chunks);
+    for (int chunk = 0;; ++chunk) {
       absorb_chunk(stream_whole_tiles());
-      tile_.settle(chunk, chunk + 1 == chunks);
+      const bool last = stop_key_ == item_.stop_key;
+      tile_.settle(chunk, last);
+      if (last) break;
+      begin(stop_key_);
     }
     const AttentionParams<T>& p = Tile::reload(p_);
     tile_.close([&](const AttentionColumn& x, float top, float sum, auto output) {
@@ -82,74 +82,110 @@ class Attention {
 
   struct KeyTile {
     int segment, start, count;
+    bool operator==(const KeyTile&) const = default;
   };
 
-  void begin(int chunk, bool last) {
-    const int first = item_.first_key + chunk * item_.chunk_keys;
+  // Whether the keys of this pass follow the chunk.
+  bool own() const { return stop_key_ == item_.stop_key && item_.split + 1 == item_.splits; }
+
+  // The chunk from that key on.
+  void begin(int first) {
+    const bool last = item_.stop_key - first <= item_.chunk_keys;
     stop_key_ = last ? item_.stop_key : first + item_.chunk_keys;
-    own_ = last && item_.split + 1 == item_.splits;
-    start_ = limit_ ? most(first, prefix_ + reach_) : stop_key_;
+    start_ = least(most(first, from_), stop_key_);
   }
 
-  // Where a target has a faster loop for whole tiles of cached keys that every column sees. Returns
-  // how many tiles of the chunk are done.
+  // Whether the target has a faster loop for whole tiles of cached keys that every column sees.
+  static constexpr bool kStreams =
+      requires(Tile tile, AttentionCache<T> cache) { tile.stream_cached(cache, 0, 0, 0); };
+
+  int whole_tiles(int start, int stop) const {
+    return start >= whole_from_ && start < stop ? (stop - start) / Tile::kKeys : 0;
+  }
+  // Those of the first n tiles that are this wave's.
+  int own_tiles(int n) const {
+    return most(n - tile_.stream() + Tile::kStreams - 1, 0) / Tile::kStreams;
+  }
+
+  // Returns how many tiles of the chunk are done.
   int stream_whole_tiles() {
-    if constexpr (requires { tile_.stream_cached(cached(), 0, 0, 0); }) {
-      auto tiles = [&](int start, int stop) {
-        const bool whole = limit_ && p_.page_shift >= 4 && start >= prefix_ + sees_all_;
-        return whole && start < stop ? (stop - start) / Tile::kKeys : 0;
-      };
-      auto of_stream = [&](int n) {
-        return most(n - tile_.stream() + Tile::kStreams - 1, 0) / Tile::kStreams;
-      };
-      const int count = tiles(start_, stop_key_), own = tile_.stream() * Tile::kKeys;
-      const int ahead = of_stream(tiles(stop_key_, least(stop_key_ + item_.chunk_keys, item_.stop_key)));
-      tile_.stream_cached(cached(), start_ + own, of_stream(count),
-                          ahead && count * Tile::kKeys == stop_key_ - start_ ? stop_key_ + own : -1);
+    if constexpr (kStreams) {
+      const int count = whole_tiles(start_, stop_key_), mine = tile_.stream() * Tile::kKeys;
+      const int following = least(stop_key_ + item_.chunk_keys, item_.stop_key);
+      const bool on =
+          count * Tile::kKeys == stop_key_ - start_ && own_tiles(whole_tiles(stop_key_, following));
+      tile_.stream_cached(cached(), start_ + mine, own_tiles(count), on ? stop_key_ + mine : -1);
       return count;
     }
     return 0;
   }
 
-  // The tiles of the chunk from number `done` on that are this stream's.
+  // The tiles of the chunk from number `done` on that are this wave's.
   void absorb_chunk(int done) {
-    constexpr int kStreams = Tile::kStreams;
-    const int skipped = (tile_.stream() - done) & (kStreams - 1);
-    KeyTile now = next({kPrefix, start_ + done * Tile::kKeys, 0}, 1 + skipped);
+    read_rows();
+    const KeyTile before = {kPrefix, start_ + done * Tile::kKeys, 0};
+    if constexpr (Tile::kStreams > 1)
+      absorb_every(before, done);
+    else
+      absorb_ahead(before);
+  }
+
+  // Few tiles: not worth the registers to load one while another is absorbed.
+  void absorb_every(const KeyTile& before, int number) {
+    KeyTile now = next(before);
+    if (now == before) return;
+    for (bool more = true; more; ++number) {
+      if (number % Tile::kStreams == tile_.stream()) {
+        locate(now);
+        load(now);
+        tile_.deposit(now.count);
+        tile_.barrier();
+        tile_.each_panel([&](auto& panel) { absorb(panel, now); });
+      }
+      const KeyTile following = next(now);
+      more = !(following == now);
+      now = following;
+    }
+    tile_.forget();
+  }
+
+  void absorb_ahead(const KeyTile& before) {
+    KeyTile now = next(before);
     if (now.count == 0) return;
-    KeyTile ahead = next(now, kStreams);
+    KeyTile ahead = next(now);
     locate(now);
     load(now);
-    if constexpr (Tile::kAhead) locate(ahead);
+    locate(ahead);
     for (bool more = true; more;) {
-      const KeyTile after = next(ahead, kStreams);
-      if constexpr (Tile::kBuffers == 1)
-        tile_.barrier();  // all waves have read the previous tile
+      const KeyTile after = next(ahead);
+      if constexpr (Tile::kBuffers == 1) tile_.barrier();  // all waves have read the previous tile
       tile_.deposit(now.count);
       tile_.barrier();
-      if constexpr (Tile::kAhead) {
-        load(ahead);
-        locate(after);
-      }
+      load(ahead);
+      locate(after);
       tile_.each_panel([&](auto& panel) { absorb(panel, now); });
-      if constexpr (!Tile::kAhead) {
-        locate(ahead);
-        load(ahead);
-      }
-      more = ahead.start != now.start || ahead.segment != now.segment;
+      more = !(ahead == now);
       now = ahead;
       ahead = after;
     }
   }
 
-  // Which keys any row of the item sees: verify keys verify_start_ .. limit_ and prefix keys from
-  // reach_ on, counted from the prefix's end; every row sees those from sees_all_ on.
+  void read_rows() {
+    rows_ = Tile::reload(p_).rows;
+    first_ = Tile::uniform(rows_.cu_rows[item_.request]);
+    verify_ = Tile::uniform(rows_.verify_rows(item_.request));
+    prefix_ = Tile::uniform(rows_.prefix_lens[item_.request]);
+  }
+
+  // Which keys any row of the item sees: verify keys up to limit_, and any from reach_ on, counted
+  // from the prefix's end, which is key from_; every row sees those from whole_from_ on.
   void survey() {
     const int last = item_.first_row + item_.rows;
-    const int masks = (item_.first_row - verify_) / p_.rows.mask_rows;
+    const int masks = (item_.first_row - verify_) / rows_.mask_rows;
     // The positions of live rows, counted from the prefix's end.
     int lowest = INT32_MAX, highest = 0;
-    limit_ = least(least(last, verify_), draft_len_ + 1);
+    const int draft_len = Tile::uniform(rows_.draft_len[item_.request]);
+    limit_ = least(least(last, verify_), draft_len + 1);
     if (limit_ > item_.first_row) {
       lowest = item_.first_row;
       highest = limit_ - 1;
@@ -157,17 +193,18 @@ class Attention {
       limit_ = 0;
     }
     for (int j = item_.first_row > verify_ ? masks : 0;
-         j < p_.rows.proposals && verify_ + j * p_.rows.mask_rows < last; ++j) {
-      const int branch = Tile::uniform(p_.rows.live_branch(item_.request, j));
+         j < rows_.proposals && verify_ + j * rows_.mask_rows < last; ++j) {
+      const int branch = Tile::uniform(rows_.live_branch(item_.request, j));
       if (branch == 0) continue;
       limit_ = most(limit_, branch);
-      lowest = least(lowest, branch + most(item_.first_row - verify_ - j * p_.rows.mask_rows, 0));
-      highest = most(highest, branch + p_.rows.mask_rows - 1);
+      lowest = least(lowest, branch + most(item_.first_row - verify_ - j * rows_.mask_rows, 0));
+      highest = most(highest, branch + rows_.mask_rows - 1);
     }
     const bool windowed = p_.window && limit_;
     reach_ = windowed ? lowest - p_.window + 1 : INT32_MIN / 2;
-    sees_all_ = windowed ? highest - p_.window + 1 : INT32_MIN / 2;
-    verify_start_ = most(reach_, 0);
+    from_ = limit_ ? prefix_ + reach_ : INT32_MAX;
+    whole_from_ = limit_ && p_.page_shift >= 4 ? (windowed ? prefix_ + highest - p_.window + 1 : 0)
+                                               : INT32_MAX;
   }
 
   // The end of the keys of a segment that some row of the item may see.
@@ -175,46 +212,55 @@ class Attention {
     if (segment == kPrefix) return stop_key_;
     if (segment == kVerify) return limit_;
     // The number of rows from the start of the segment's proposal to the end of the item.
-    const int before = item_.first_row + item_.rows - verify_ - segment * p_.rows.mask_rows;
-    if (before <= 0 || before >= item_.rows + p_.rows.mask_rows ||
-        Tile::uniform(p_.rows.live_branch(item_.request, segment)) == 0)
+    const int before = item_.first_row + item_.rows - verify_ - segment * rows_.mask_rows;
+    if (before <= 0 || before >= item_.rows + rows_.mask_rows ||
+        Tile::uniform(rows_.live_branch(item_.request, segment)) == 0)
       return 0;
-    return p_.rows.bidirectional ? p_.rows.mask_rows : least(p_.rows.mask_rows, before);
+    return rows_.bidirectional ? rows_.mask_rows : least(rows_.mask_rows, before);
   }
 
-  // The n-th key tile after t that some row of the item may see; t itself if there are fewer.
-  KeyTile next(const KeyTile& t, int n) const {
-    KeyTile found = t;
-    for (int i = 0; i < n; ++i) {
-      const KeyTile following = next(found);
-      if (following.segment == found.segment && following.start == found.start &&
-          following.count == found.count)
-        return t;
-      found = following;
-    }
-    return found;
-  }
+  // The next key tile after t that some row of the item may see; t itself if it is the last.
   KeyTile next(const KeyTile& t) const {
     int segment = t.segment, start = t.start + t.count;
     while (start >= stop(segment)) {
-      if (!own_ || segment + 1 >= p_.rows.proposals) return t;
+      if (!own() || segment + 1 >= rows_.proposals) return t;
       ++segment;
-      start = segment == kVerify ? verify_start_ : 0;
+      start = segment == kVerify ? most(reach_, 0) : 0;
     }
     return {segment, start, least(stop(segment) - start, Tile::kKeys)};
   }
 
+  // Parameters that would take many registers if they stayed in them are read again.
   AttentionCache<T> cached() const {
-    const auto &k = p_.k_cache, &v = p_.v_cache;
-    return {p_.block_table.at(item_.request), p_.page_shift,
-            k.at(0, 0, item_.kv_head),        v.at(0, 0, item_.kv_head),
-            k.stride[0], k.stride[1], v.stride[0], v.stride[1]};
+    const AttentionParams<T>& p = Tile::reload(p_);
+    const auto &k = p.k_cache, &v = p.v_cache;
+    return {.pages = p.block_table.at(item_.request),
+            .page_shift = p.page_shift,
+            .keys = k.at(0, 0, item_.kv_head),
+            .values = v.at(0, 0, item_.kv_head),
+            .key_page = k.stride[0],
+            .value_page = v.stride[0],
+            .key_slot = int(k.stride[1]),
+            .value_slot = int(v.stride[1])};
+  }
+
+  // The keys of a tile of this pass, as if they were a page.
+  AttentionCache<T> of_this_pass(const KeyTile& t) const {
+    const AttentionParams<T>& p = Tile::reload(p_);
+    const int before = t.segment < 0 ? 0 : verify_ + t.segment * p.rows.mask_rows;
+    const int64_t first = first_ + t.start + before;
+    return {.page_shift = 31,
+            .keys = p.k.at(first, item_.kv_head),
+            .values = p.v.at(first, item_.kv_head),
+            .key_slot = int(p.k.stride[0]),
+            .value_slot = int(p.v.stride[0])};
   }
 
   void locate(const KeyTile& t) {
-    const int32_t* pages = p_.block_table.at(item_.request);
+    const AttentionParams<T>& p = Tile::reload(p_);
+    const int32_t* pages = p.block_table.at(item_.request);
     tile_.locate(
-        [&](int i) { return t.segment == kPrefix ? pages[(t.start + i) >> p_.page_shift] : 0; },
+        [&](int i) { return t.segment == kPrefix ? pages[(t.start + i) >> p.page_shift] : 0; },
         t.count);
   }
 
@@ -239,18 +285,14 @@ class Attention {
     const bool cached = t.segment == kPrefix;
     if constexpr (Tile::kReadsCodes)
       if (cached && p_.cache_format != CacheFormat::kPlain) return load_codes(t);
-    const int before = t.segment < 0 ? 0 : verify_ + t.segment * p_.rows.mask_rows;
-    const int64_t own = first_ + t.start + before;
-    const T* keys = cached ? p_.k_cache.at(0, 0, item_.kv_head) : p_.k.at(own, item_.kv_head);
-    const T* values = cached ? p_.v_cache.at(0, 0, item_.kv_head) : p_.v.at(own, item_.kv_head);
-    const int64_t key_slot = cached ? p_.k_cache.stride[1] : p_.k.stride[0];
-    const int64_t value_slot = cached ? p_.v_cache.stride[1] : p_.v.stride[0];
-    const int start = cached ? t.start : 0;
-    const int slots = cached ? (1 << p_.page_shift) - 1 : INT32_MAX;
-    auto slot = [&](int i) { return (start + i) & slots; };
+    const AttentionCache<T> from = cached ? this->cached() : of_this_pass(t);
+    const int start = cached ? t.start : 0, within = int((1u << from.page_shift) - 1);
+    auto slot = [&](int i) { return (start + i) & within; };
     tile_.load(
-        [&](int page, int i) { return keys + page * p_.k_cache.stride[0] + slot(i) * key_slot; },
-        [&](int page, int i) { return values + page * p_.v_cache.stride[0] + slot(i) * value_slot; },
+        [&](int page, int i) { return from.keys + page * from.key_page + slot(i) * from.key_slot; },
+        [&](int page, int i) {
+          return from.values + page * from.value_page + slot(i) * from.value_slot;
+        },
         t.count);
   }
 
@@ -258,9 +300,7 @@ class Attention {
   KeySpan span(const AttentionColumn& x, int segment) const {
     if (x.limit == 0) return {0, 0};
     if (segment >= 0)
-      return {0, x.proposal != segment   ? 0
-                 : p_.rows.bidirectional ? p_.rows.mask_rows
-                                         : x.index + 1};
+      return {0, x.proposal != segment ? 0 : rows_.bidirectional ? rows_.mask_rows : x.index + 1};
     const int from = p_.window ? x.position - p_.window + 1 : 0;
     return segment == kPrefix ? KeySpan{from, prefix_} : KeySpan{from - prefix_, x.limit};
   }
@@ -288,7 +328,7 @@ class Attention {
   template <class Output>
   void emit(const AttentionParams<T>& p, const AttentionColumn& x, float top, float sum,
             Output output) const {
-    const int64_t row = first_ + x.row;
+    const int64_t row = p.rows.cu_rows[item_.request] + x.row;
     if (item_.splits > 1) {
       float* partial = p.partial(item_.split, row, x.head);
       output.store(partial, 1.0f);
@@ -305,49 +345,72 @@ class Attention {
 
   Tile& tile_;
   const AttentionParams<T>& p_;
-  AttentionItem item_;
+  // Read again for each chunk, so that they take no registers while tiles are streamed.
+  Rows rows_;
   int64_t first_;
-  int prefix_, draft_len_, verify_, limit_, reach_, sees_all_, verify_start_;
+  AttentionItem item_;
+  int prefix_, verify_, limit_, reach_, from_, whole_from_;
   int start_, stop_key_;  // of the chunk
-  bool own_;              // whether the keys of this pass follow
 };
 
-// Joins the splits of one row and head; nothing if the prefix has one. `memory`: kMergeParts x
-// (head_dim + 2) floats of the group.
-constexpr int kMergeNodes = 16, kMergeParts = 8;
-
+// Joins the splits of a group's rows and heads. `memory`: kWaves x (head_dim + 2) floats of the
+// group.
 template <class Group, class T>
-void merge_attention(Group& group, const AttentionParams<T>& p, const AttentionColumns& columns,
-                     int64_t item, float* memory) {
-  const int head = item % p.query_heads, dim = p.head_dim;
-  const int row = item / p.query_heads % p.rows.max_rows;
-  const int request = item / p.query_heads / p.rows.max_rows;
-  const int splits = AttentionSplits(p, request, columns).count;
-  if (splits == 1 || row >= p.rows.count(request)) return;
-  const int64_t packed = p.rows.cu_rows[request] + row;
-  const int parts = ceil_div(splits, kMergeNodes), size = dim + 2;
-  const int64_t apart = p.partial(1, 0, 0) - p.partial(0, 0, 0);
-  group.by_waves(parts, [&](int part, const auto& wave) {
-    const int first = part * kMergeNodes;
-    const float* nodes = p.partial(first, packed, head);
-    const AttentionTree<kMergeNodes> tree(nodes, apart, least(splits - first, kMergeNodes), dim);
-    float* out = memory + part * size;
-    wave.each(dim / 2, [&](int i) { tree.join(nodes + 2 * i, out + 2 * i); });
-    if (!wave.leader()) return;
-    out[dim] = tree.top();
-    out[dim + 1] = tree.sum();
+void merge_attention(Group& group, const AttentionParams<T>& params,
+                     const AttentionColumns& columns, int64_t id, float* memory) {
+  using Merge = AttentionMerge;
+  const Merge merge(params);
+  const int dim = params.head_dim, size = dim + 2;
+  const int64_t apart = params.partial(1, 0, 0) - params.partial(0, 0, 0);
+  // f(p, request, row, head, splits) for a row and head of the group.
+  auto visit = [&](int i, auto f) {
+    const AttentionParams<T>& p = Group::reload(params);
+    const int64_t item = id * merge.items + i;
+    const int head = item % p.query_heads, row = item / p.query_heads % p.rows.max_rows;
+    const int request = item / p.query_heads / p.rows.max_rows;
+    if (request >= p.rows.batch || row >= p.rows.count(request)) return;
+    const int splits = Group::uniform(AttentionSplits(p, request, columns).count);
+    if (splits > 1)
+      f(p, attention_column(p, request, row, head), p.rows.cu_rows[request] + row, splits);
+  };
+  auto finish = [&](const auto& wave, const auto& tree, const float* nodes,
+                    const AttentionColumn& x, int64_t row) {
+    const AttentionParams<T>& p = Group::reload(params);
+    const bool sees = x.limit > 0 && tree.sum() != 0;
+    T* out = p.out.at(row, x.head);
+    wave.each(dim / 2, [&](int i) {
+      float values[2];
+      tree.join(nodes + 2 * i, values);
+      for (int j = 0; j < 2; ++j)
+        Group::store(out + 2 * i + j, sees ? values[j] / tree.sum() : 0.0f);
+    });
+    if (wave.leader()) store_lse(p, row, x.head, sees, tree.top(), tree.sum());
+  };
+  group.by_waves(Merge::kWaves, [&](int i, const auto& wave) {
+    visit(i / merge.parts,
+          [&](const AttentionParams<T>& p, const AttentionColumn& x, int64_t row, int splits) {
+            const int first = i % merge.parts * Merge::kNodes;
+            if (first >= splits) return;
+            const float* nodes = p.partial(first, row, x.head);
+            const AttentionTree<Merge::kNodes> tree(nodes, apart,
+                                                    least(splits - first, Merge::kNodes), dim);
+            if (merge.parts == 1) return finish(wave, tree, nodes, x, row);
+            float* out = memory + i * size;
+            wave.each(dim / 2, [&](int j) { tree.join(nodes + 2 * j, out + 2 * j); });
+            if (!wave.leader()) return;
+            out[dim] = tree.top();
+            out[dim + 1] = tree.sum();
+          });
   });
+  if (merge.parts == 1) return;
   group.barrier();
-  const AttentionTree<kMergeParts> tree(memory, size, parts, dim);
-  const bool sees = attention_column(p, request, row, head).limit > 0 && tree.sum() != 0;
-  T* out = p.out.at(packed, head);
-  group.each(dim / 2, [&](int i) {
-    float values[2];
-    tree.join(memory + 2 * i, values);
-    for (int j = 0; j < 2; ++j)
-      Group::store(out + 2 * i + j, sees ? values[j] / tree.sum() : 0.0f);
+  group.by_waves(merge.items, [&](int i, const auto& wave) {
+    visit(i, [&](const AttentionParams<T>& p, const AttentionColumn& x, int64_t row, int splits) {
+      const float* nodes = memory + i * merge.parts * size;
+      const AttentionTree<Merge::kWaves> tree(nodes, size, ceil_div(splits, Merge::kNodes), dim);
+      finish(wave, tree, nodes, x, row);
+    });
   });
-  if (group.leader()) store_lse(p, packed, head, sees, tree.top(), tree.sum());
 }
 
 }  // namespace blockdraft

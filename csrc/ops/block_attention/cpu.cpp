@@ -61,9 +61,9 @@ void attend(const AttentionParams<T>& p, const AttentionGrid<T>& grid, const Par
 
 template <class T>
 void merge(const AttentionParams<T>& p, int64_t items, const Parallel& parallel) {
-  parallel(items, 8 * p.query_heads, [&](int64_t begin, int64_t end) {
+  parallel(items, 8 * p.query_heads * AttentionMerge::kWaves, [&](int64_t begin, int64_t end) {
     cpu::Group group;
-    float* memory = aligned_memory(kMergeParts * (p.head_dim + 2));
+    float* memory = aligned_memory(AttentionMerge::kWaves * (p.head_dim + 2));
     for (int64_t item = begin; item < end; ++item)
       merge_attention(group, p, AttentionColumns(0), item, memory);
   });

@@ -9,12 +9,14 @@
 
 namespace blockdraft {
 
-// An item of few columns takes several chunks; with more, results are four times as large, and so
-// are chunks.
+// An item of few columns takes several chunks; with more, results are larger, and so are
+// chunks.
 template <class T>
 constexpr AttentionColumns attention_columns() {
-  return {cdna::kAttentionWaves * cdna::kWaveColumns<T>, cdna::kWaveColumns<T>, 4};
+  return {cdna::kAttentionWaves * cdna::kWaveColumns<T>, cdna::kWaveColumns<T>, 2};
 }
+
+constexpr int kMergeThreads = AttentionMerge::kWaves * cdna::kWave;
 
 template <class T, AttentionStep kStep, int kHeadDim>
 BLOCKDRAFT_KERNEL(cdna::kAttentionThreads, 1)
@@ -34,20 +36,20 @@ block_attention_kernel(AttentionParams<T> p) {
   if (id >= grid.items || !grid.item(p, id, item)) return;
   if (p.rows.count(item.request) * p.group() <= grid.columns.few) {
     Few tile(memory.few);
-    Attention<Few, T>(tile, p, item).run();
+    Attention<Few, T>(tile, Few::reload(p), item).run();
   } else {
     Many tile(memory.many);
-    Attention<Many, T>(tile, p, item).run();
+    Attention<Many, T>(tile, Many::reload(p), item).run();
   }
 }
 
 template <class T, AttentionStep kStep>
-BLOCKDRAFT_KERNEL(cdna::kThreads, 2)
+BLOCKDRAFT_KERNEL(kMergeThreads, 2)
 block_attention_kernel(AttentionParams<T> p) {
   static_assert(kStep == AttentionStep::kMerge);
-  __attribute__((shared)) static float memory[kMergeParts * (128 + 2)];
+  __attribute__((shared)) static float memory[AttentionMerge::kWaves * (128 + 2)];
   cdna::use_global_pointers(p);
-  cdna::Group<cdna::kThreads> group;
+  cdna::Group<kMergeThreads> group;
   merge_attention(group, p, attention_columns<T>(), cdna::group_index(), memory);
 }
 
@@ -56,7 +58,7 @@ block_attention_kernel(AttentionParams<T> p) {
   block_attention_kernel<T, AttentionStep::kAttend, 64>(AttentionParams<T>);  \
   template BLOCKDRAFT_KERNEL(cdna::kAttentionThreads, 1)                      \
   block_attention_kernel<T, AttentionStep::kAttend, 128>(AttentionParams<T>); \
-  template BLOCKDRAFT_KERNEL(cdna::kThreads, 2)                               \
+  template BLOCKDRAFT_KERNEL(kMergeThreads, 2)                                \
   block_attention_kernel<T, AttentionStep::kMerge>(AttentionParams<T>);
 BLOCKDRAFT_INSTANTIATE(float)
 BLOCKDRAFT_INSTANTIATE(bf16)
@@ -73,7 +75,7 @@ template <class T>
 void launch(const AttentionParams<T>& p, Stream stream) {
   schedule(p, attention_columns<T>(), [&]<AttentionStep kStep>(int64_t groups) {
     if constexpr (kStep == AttentionStep::kMerge) {
-      start(block_attention_kernel<T, kStep>, groups, cdna::kThreads, stream, p);
+      start(block_attention_kernel<T, kStep>, groups, kMergeThreads, stream, p);
     } else {
       const int64_t padded = ceil_div<int64_t>(groups, 8) * 8;  // equally many for each XCD
       constexpr int kThreads = cdna::kAttentionThreads;

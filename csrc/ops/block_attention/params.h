@@ -18,10 +18,10 @@ struct AttentionParams {
   View<const float, 2> k_scale, v_scale;  // [pages][kv_heads], of fp8
   View<const int32_t, 1> block_table;     // [batch][pages of a request]
   Rows rows;
-  float scale;     // of the logits, times log2(e): scores are exponents of 2
-  int window;      // 0: none
+  float scale;       // of the logits, times log2(e): scores are exponents of 2
+  int window;        // 0: none
   int chunk_keys;    // the least keys of a chunk of a prefix
-  int max_chunks;    // of a prefix, up to 128; longer prefixes get longer chunks
+  int max_chunks;    // of a prefix, up to 64; longer prefixes get longer chunks
   int split_chunks;  // at most so many chunks, a power of two, are a split
   View<T, 2> out;
   View<float, 1> lse;  // [rows][query_heads]

@@ -86,10 +86,22 @@ struct AttentionGrid {
     const int first = tile * share + least(tile, extra);
     const int last = first + share + (tile < extra);
     const int stop_key = least(p.rows.prefix_lens[request], (split + 1) * own.length);
-    out = {request,   kv_head,   first,
-           last - first, split, own.count,
-           split * own.length, stop_key, own.chunk_keys};
+    out = {request,  kv_head,       first, last - first, split, own.count, split * own.length,
+           stop_key, own.chunk_keys};
     return true;
+  }
+};
+
+// A group of the merge has some rows and heads, and for each so many waves as there are parts of
+// its splits, which are nodes of the tree, too.
+struct AttentionMerge {
+  static constexpr int kWaves = 8, kNodes = 8;  // of a group; of a part
+  int parts = 1, items;
+
+  template <class T>
+  explicit AttentionMerge(const AttentionParams<T>& p) {
+    while (parts * kNodes < AttentionSplits::at_most(p)) parts *= 2;
+    items = kWaves / parts;
   }
 };
 
@@ -99,8 +111,8 @@ void schedule(const AttentionParams<T>& p, const AttentionColumns& columns, Run 
   const AttentionGrid<T> grid(p, columns);
   run.template operator()<AttentionStep::kAttend>(grid.items);
   if (grid.splits > 1)
-    run.template operator()<AttentionStep::kMerge>(int64_t(p.rows.batch) * p.rows.max_rows *
-                                                   p.query_heads);
+    run.template operator()<AttentionStep::kMerge>(ceil_div<int64_t>(
+        int64_t(p.rows.batch) * p.rows.max_rows * p.query_heads, AttentionMerge(p).items));
 }
 
 }  // namespace blockdraft

@@ -20,8 +20,8 @@ static void block_attention_torch(Tensor q, Tensor k, Tensor v, Optional k_cache
                                   Tensor rows_draft_len, Tensor rows_branch, int64_t rows_mask_rows,
                                   bool rows_bidirectional, int64_t rows_max_rows,
                                   int64_t rows_max_prefix, double scale, int64_t window,
-                                  int64_t chunk_keys, int64_t max_chunks, int64_t split_chunks, Tensor out, Optional lse,
-                                  Optional workspace) {
+                                  int64_t chunk_keys, int64_t max_chunks, int64_t split_chunks,
+                                  Tensor out, Optional lse, Optional workspace) {
   if (q.numel() == 0) return;
   for_float_type(q, [&]<class T>(T) {
     const AttentionParams<T> p{

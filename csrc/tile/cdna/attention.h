@@ -40,13 +40,13 @@ class Tile : public Group<kAttentionThreads> {
   static constexpr int kSharers = kShared ? kAttentionWaves : 1, kPages = kShared ? 1 : 2;
   static constexpr int kKeyLoads = 32 / kLoadRows / kSharers, kValueLoads = 16 / kSharers;
   static constexpr int kPiece = 4 * kParts;
+  static constexpr bool kStreamed = sizeof(T) == 2;  // tiles of fp32 leave no registers for it
   typedef __typeof__(Fragment{}[0]) Element;
   typedef Element Part __attribute__((ext_vector_type(kParts)));  // of a row of V
 
  public:
-  static constexpr int kKeys = 32, kBuffers = kShared ? 2 : 1, kLevels = kShared ? 0 : 2;
+  static constexpr int kKeys = 32, kBuffers = kShared ? 2 : 1;
   static constexpr int kStreams = kShared ? 1 : kAttentionWaves;
-  static constexpr bool kAhead = kShared;  // few other tiles are not worth the registers
   static constexpr int kGroupColumns = kAttentionWaves * kWaveColumns<T>;
   static constexpr bool kReadsCodes = false;
 
@@ -94,7 +94,8 @@ class Tile : public Group<kAttentionThreads> {
 #pragma unroll
       for (int c = 0; c < kDepth; ++c) {
         panel.queries[c] = Fragment{};
-        if (src && panel.present) panel.queries[c] = read<Fragment>(src + (2 * c + half()) * kFragment);
+        if (src && panel.present)
+          panel.queries[c] = read<Fragment>(src + (2 * c + half()) * kFragment);
       }
     }
     active_ = !kShared || wave() * kPanels * kColumns < n;
@@ -189,32 +190,48 @@ class Tile : public Group<kAttentionThreads> {
       for (int d = 0; d < kParts; ++d) add_values(panel, d, c, value_fragment(d, c));
   }
 
+  // Asks for the first tile that the next call of stream_cached absorbs.
+  template <class Cached>
+  void fetch(const Cached& cached, int first)
+    requires kStreamed
+  {
+    const Offsets offsets(cached);
+    fetch_keys(cached, offsets, first);
+    fetch_values(cached, offsets, first);
+    fetched_ = true;
+  }
+
+  // No tile has been asked for: its registers are free.
+  void forget() {
+#pragma unroll
+    for (auto& keys : keys_) keys = __builtin_nondeterministic_value(keys);
+#pragma unroll
+    for (auto& values : values_) values = __builtin_nondeterministic_value(values);
+  }
+
   // Absorbs `tiles` whole tiles of cached keys that every column sees, each kStreams after the one
   // before; `next`: the first key of a tile of the same kind that the next call begins with, or -1.
   // Uniform addresses, no tests, and each tile is asked for as soon as there is a place for it.
   template <class Cached>
-  void stream_cached(const Cached& cached, int first, int tiles, int next) {
+  void stream_cached(const Cached& cached, int first, int tiles, int next)
+    requires kStreamed
+  {
     if (tiles == 0) return;
+    if (!fetched_) fetch(cached, first);
+    fetched_ = next >= 0;
     const int step = kStreams * kKeys;
     const Offsets offsets(cached);
-    if (!fetched_) {
-      fetch_keys(cached, offsets, first);
-      fetch_values(cached, offsets, first);
-    }
-    for (int t = 0; t < tiles; ++t) {
-      const int ahead = t + 1 < tiles ? first + (t + 1) * step : next;
+    for (int tile = 1; tile <= tiles; ++tile) {
+      // the last one asks for itself again: loads under a condition would be waited for too early
+      const int start = tile < tiles || next < 0 ? first + least(tile, tiles - 1) * step : next;
       if constexpr (kBuffers == 1) barrier();
       deposit(kKeys);
       barrier();
-      if (ahead >= 0) {
-        fetch_keys(cached, offsets, ahead);
-        if constexpr (kShared) fetch_values(cached, offsets, ahead);
-      }
+      fetch_keys(cached, offsets, start);
+      if constexpr (kShared) fetch_values(cached, offsets, start);
       if (active_) absorb_all_panels();
-      if constexpr (!kShared)
-        if (ahead >= 0) fetch_values(cached, offsets, ahead);
+      if constexpr (!kShared) fetch_values(cached, offsets, start);
     }
-    fetched_ = next >= 0;
   }
 
  private:
@@ -288,7 +305,8 @@ class Tile : public Group<kAttentionThreads> {
   }
 
   Fragment key_fragment(int c) const {
-    const Fragment* row = memory_.keys[kShared ? uniform(buffer_) : wave()] + lane() % 32 * kRowLanes;
+    const Fragment* row =
+        memory_.keys[kShared ? uniform(buffer_) : wave()] + lane() % 32 * kRowLanes;
     return row[2 * c ^ (half() ^ lane() % kRowLanes)];
   }
   static void add_products(Panel& panel, int c, Fragment keys) {
@@ -317,8 +335,7 @@ class Tile : public Group<kAttentionThreads> {
     constexpr int kHalf = Offsets::kKeyHalf;
 #pragma unroll
     for (int h = 0; h < kPages; ++h) {
-      const auto* base =
-          cached.keys + place(cached, start, h, cached.key_page, cached.key_slot);
+      const auto* base = cached.keys + place(cached, start, h, cached.key_page, cached.key_slot);
 #pragma unroll
       for (int r = 0; r < kHalf; ++r)
         keys_[h * kHalf + r] = read_at<Fragment>(base, offsets.key[r]);
@@ -339,7 +356,7 @@ class Tile : public Group<kAttentionThreads> {
 
   // Where half h of a tile begins, or this wave's half. The page is read by the scalar unit.
   template <class Cached>
-  static int64_t place(const Cached& cached, int start, int h, int64_t page, int64_t slot) {
+  static int64_t place(const Cached& cached, int start, int h, int64_t page, int slot) {
     typedef const __attribute__((address_space(4))) int32_t Page;
     const int key = start + 16 * (kShared ? wave() / 2 : h), within = (1 << cached.page_shift) - 1;
     return ((Page*)cached.pages)[key >> cached.page_shift] * page + (key & within) * slot;
@@ -371,27 +388,15 @@ class Tile : public Group<kAttentionThreads> {
     float values[kPanels][kPiece], top[kPanels], sum[kPanels];
   };
 
-  // The chunk is complete; see the contract. The waves' parts are joined in their order, each wave
+  // The chunk, of at most two, is complete; see the contract. The waves' parts are joined in their order, each wave
   // some dimensions of all columns.
   void settle(int chunk, bool last) {
     if constexpr (!kShared) {
       Piece x;
       join_waves(x);
-      bool done = false;
-#pragma unroll
-      for (int level = 0; level < kLevels; ++level) {
-        if (done) continue;
-        if (chunk >> level & 1) {
-          join(nodes_[level], x);
-        } else if (!last) {
-          nodes_[level] = x;
-          done = true;
-        }
-      }
-      if (last)
-        node_ = x;
-      else
-        clear();
+      if (chunk) join(node_, x);
+      node_ = x;
+      if (!last) clear();
     }
   }
 
@@ -482,8 +487,7 @@ class Tile : public Group<kAttentionThreads> {
             top = __builtin_fmaxf(top, memory_.tops[w][p][lane() % 32]);
 #pragma unroll
           for (int w = 0; w < kAttentionWaves; ++w) {
-            factors[p][w] =
-                __builtin_exp2f(memory_.tops[w][p][lane() % 32] - finite_or_zero(top));
+            factors[p][w] = __builtin_exp2f(memory_.tops[w][p][lane() % 32] - finite_or_zero(top));
             sum = __builtin_fmaf(memory_.sums[w][p][lane() % 32], factors[p][w], sum);
           }
           x.top[p] = top;
@@ -546,12 +550,13 @@ class Tile : public Group<kAttentionThreads> {
   Memory& memory_;
   Panel panels_[kPanels];
   float scale_;
-  bool active_, fetched_ = false;
+  bool active_;
+  int fetched_ = 0;
   int staged_ = 0, buffer_ = 0;
   int key_places_[kKeyLoads], value_places_[kValueLoads];
   Fragment keys_[kKeyLoads];
   Part values_[kValueLoads];
-  Piece nodes_[kLevels + 1], node_;
+  Piece node_;
 };
 
 static_assert(AttentionTarget<Tile<float, int, 64, false>, float, int>);

@@ -33,7 +33,6 @@ template <class T, class X, bool kDots = false>
 class Tile : public Group {
  public:
   static constexpr int kKeys = 192, kBuffers = 1, kStreams = 1;
-  static constexpr bool kAhead = true;
   // Floats. With a power of two between rows, a column of values would map to few cache sets.
   static constexpr int kValuePad = 16;
   // 136 rows in a GQA group of 4: their operands stay in the L2.

@@ -16,7 +16,6 @@ class NarrowTile : public Group {
  public:
   static constexpr int kKeys = 64, kBuffers = 1;              // whose values stay in the L1
   static constexpr int kStreams = 1;
-  static constexpr bool kAhead = true;
   static constexpr int kHeadColumns = 8, kGroupColumns = 16;  // of a KV head, and of all
   static constexpr bool kReadsCodes = true;                   // of one KV head
 

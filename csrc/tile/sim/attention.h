@@ -31,7 +31,6 @@ class Tile : public Group {
  public:
   static constexpr int kKeys = 16, kBuffers = kBuffersOfTile, kGroupColumns = kWaves * kColumns;
   static constexpr int kStreams = 1;
-  static constexpr bool kAhead = true;
   static constexpr bool kReadsCodes = false;
   using Memory = Shared<kBuffers, kKeys>;
 

@@ -48,7 +48,7 @@ class Buffers(NamedTuple):
         experts = empty(total, 1, dtype=torch.int32)
         shared = empty(total, 1, dtype=torch.float32), experts, empty(total, dtype=torch.float32)
         routing = tuple((*shared, empty(total, config.router_hidden_size)) for _ in range(2))
-        workspace = block_attention_workspace(q, k, rows)
+        workspace = block_attention_workspace(q, rows)
         return cls(
             norm=norm,
             y=empty(total, config.hidden_size),

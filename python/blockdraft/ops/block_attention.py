@@ -9,7 +9,7 @@ from ..registry import Op, Out, Scratch, by_name
 from ..types import Rows
 from . import _native, _triton
 
-MAX_CHUNKS = 128  # of a prefix; longer prefixes get longer chunks
+MAX_CHUNKS = 64  # of a prefix; longer prefixes get longer chunks
 GROUPS = 512  # workgroups that occupy a GPU
 NO_WINDOW = 2**31 - 1  # wider windows exclude nothing either
 
@@ -79,7 +79,7 @@ def block_attention(
         scale = check.dims["Dh"] ** -0.5
     else:
         check.need(math.isfinite(scale), "scale", "a finite number", scale)
-    shape = block_attention_workspace(q, k, rows)
+    shape = block_attention_workspace(q, rows)
     workspace = check.workspace(workspace, q, shape, torch.float32)
     args = Args(
         q=q,
@@ -124,28 +124,27 @@ class Args(NamedTuple):
     workspace: Scratch | None
 
 
-def block_attention_workspace(q: torch.Tensor, k: torch.Tensor, rows: Rows) -> tuple[int, ...]:
+def block_attention_workspace(q: torch.Tensor, rows: Rows) -> tuple[int, ...]:
     """Shape of the float32 workspace of `block_attention`: [splits,T,Hq,Dh+2], where splits follows
     from what the host knows and is 0 if one split suffices. It holds the unnormalised output,
     maximum and sum of every split until they are merged."""
-    # of at most two chunks: those of the Triton kernels
-    splits = -(-_chunks(q.device, rows) // min(split_chunks(q, k, rows), 2))
+    splits = _chunks(q.device, rows)  # of one chunk, those of the Triton kernels
     return (splits if splits > 1 else 0, *q.shape[:2], q.shape[2] + 2)
 
 
 def chunk_keys(device: torch.device) -> int:
     """The least keys of a chunk. The results of a prefix's chunks are joined as a binary tree, in
     which a split is a node. So a request's bits depend on its chunks, not on its splits."""
-    return 4096 if device.type == "cpu" else 256
+    return 4096 if device.type == "cpu" else 512
 
 
 def split_chunks(q: torch.Tensor, k: torch.Tensor, rows: Rows) -> int:
-    """As many chunks as leave enough splits to occupy a whole GPU, up to 4: each split's results
+    """As many chunks as leave enough splits to occupy a whole GPU, up to 2: each split's results
     are written and read once more."""
     if q.device.type == "cpu":
         return 1
     items = len(rows.prefix_lens) * k.shape[1] * _chunks(q.device, rows)
-    return 4 if items >= 4 * GROUPS else 2 if items >= 2 * GROUPS else 1
+    return 2 if items >= 2 * GROUPS else 1
 
 
 def _chunks(device: torch.device, rows: Rows) -> int:
