@@ -71,12 +71,12 @@ def attention(batch: int, context: int, rows: int, chunk_keys: int = CHUNK_KEYS)
         tiles = ceil(rows, 256 // GROUP)
         columns = ceil(rows, tiles) * GROUP
         turns = ceil(context / chunks, 32 * 4 if few else 32)
-        settle = (Trip("memory_.tops[wave()][p][lane()] = panels_[p].top"),) if few else ()
+        tile = "Few" if few else "Many"
         yield Work(
             "attend",
             "block_attention_kernelINS_4bf16ELNS_13AttentionStepE0ELi128E",
             ceil(batch * KV_HEADS * splits * tiles, XCDS) * XCDS,
-            (Trip("chunk < chunks", together, (Trip("tile <= tiles", turns), *settle)),),
+            (Trip(f"Attention<{tile}, T>", together, (Trip("float shrink", turns),)),),
             moved,
             4 if few else ceil(columns, 64),
         )
