@@ -41,6 +41,10 @@ class Attention {
  public:
   Attention(Tile& tile, const AttentionParams<T>& params, const AttentionItem& item)
       : tile_(tile), p_(params), item_(item) {
+    int* const fields[] = {&item_.request,   &item_.kv_head,  &item_.first_row,
+                           &item_.rows,      &item_.split,    &item_.splits,
+                           &item_.first_key, &item_.stop_key, &item_.chunk_keys};
+    for (int* field : fields) *field = Tile::uniform(*field);
     read_rows();
     survey();
   }
@@ -91,8 +95,8 @@ class Attention {
   // The chunk from that key on.
   void begin(int first) {
     const bool last = item_.stop_key - first <= item_.chunk_keys;
-    stop_key_ = last ? item_.stop_key : first + item_.chunk_keys;
-    start_ = least(most(first, from_), stop_key_);
+    stop_key_ = Tile::uniform(last ? item_.stop_key : first + item_.chunk_keys);
+    start_ = Tile::uniform(least(most(first, from_), stop_key_));
   }
 
   // Whether the target has a faster loop for whole tiles of cached keys that every column sees.
@@ -114,7 +118,8 @@ class Attention {
       const int following = least(stop_key_ + item_.chunk_keys, item_.stop_key);
       const bool on =
           count * Tile::kKeys == stop_key_ - start_ && own_tiles(whole_tiles(stop_key_, following));
-      tile_.stream_cached(cached(), start_ + mine, own_tiles(count), on ? stop_key_ + mine : -1);
+      tile_.stream_cached(cached(), start_ + mine, Tile::uniform(own_tiles(count)),
+                          Tile::uniform(on ? stop_key_ + mine : -1));
       return count;
     }
     return 0;

@@ -229,7 +229,7 @@ class Tile : public Group<kAttentionThreads> {
       barrier();
       fetch_keys(cached, offsets, start);
       if constexpr (kShared) fetch_values(cached, offsets, start);
-      if (active_) absorb_all_panels();
+      if (!kShared || active_) absorb_all_panels();
       if constexpr (!kShared) fetch_values(cached, offsets, start);
     }
   }
@@ -359,7 +359,10 @@ class Tile : public Group<kAttentionThreads> {
   static int64_t place(const Cached& cached, int start, int h, int64_t page, int slot) {
     typedef const __attribute__((address_space(4))) int32_t Page;
     const int key = start + 16 * (kShared ? wave() / 2 : h), within = (1 << cached.page_shift) - 1;
-    return ((Page*)cached.pages)[key >> cached.page_shift] * page + (key & within) * slot;
+    const uint64_t pages = uint64_t(cached.pages);
+    const uint32_t low = uniform(int(pages)), high = uniform(int(pages >> 32));
+    const int id = ((Page*)(uint64_t(high) << 32 | low))[key >> cached.page_shift];
+    return id * page + (key & within) * slot;
   }
 
   template <class V>
