@@ -42,7 +42,9 @@ def test_compiles_without_spills(name, arch):
         assert r.vgpr_spill == r.sgpr_spill == r.scratch == r.misexecuted == 0
         assert r.lds <= ARCHES[arch]
         if "AttentionStepE0" in r.kernel or "gemm" in r.kernel:
-            assert r.loop_mfma > 0 and r.loop_loads_16_bytes > 0 and r.waves_per_simd >= 2
+            assert r.loop_mfma > 0 and r.loop_loads_16_bytes > 0
+        if "gemm" in r.kernel:  # a wave of attention has all registers of its SIMD
+            assert r.waves_per_simd >= 2
 
 
 @pytest.mark.parametrize("arch", ARCHES)
@@ -184,36 +186,41 @@ def test_block_attention_in_the_emulator(name, dtype, arch, hip):
     assert_close(lse, expected_lse, dtype, name="lse")
 
 
-FAULTS = {  # a file of csrc, what stands there, the fault
+FAULTS = {  # a file of csrc, what stands there, the fault; a case
     "missing barrier": (
         "ops/block_attention/body.h",
-        "tile_.deposit(now.count);\n        tile_.barrier();",
+        "tile_.deposit(now.count);\n      tile_.barrier();",
         "tile_.deposit(now.count);",
+        "many columns, chunks",
     ),
     "over-read": (
         "tile/cdna/attention.h",
-        "const int at = least(row + i, n - 1);",
-        "const int at = row + i;",
+        "least(value_row(i), n - 1)) + value_dim()",
+        "value_row(i)) + value_dim()",
+        "splits",
     ),
     "layout of a product": (
         "tile/cdna/attention.h",
         "return 8 * (i / 4) + 4 * half() + i % 4;",
         "return 16 * half() + i;",
+        "splits",
     ),
     "unwritten split": (
         "ops/block_attention/body.h",
-        "float* partial = p_.partial(item_.split, row, x.head);",
+        "float* partial = p.partial(item_.split, row, x.head);",
         "if (item_.split == 1) return;\n"
-        "      float* partial = p_.partial(item_.split, row, x.head);",
+        "      float* partial = p.partial(item_.split, row, x.head);",
+        "splits",
     ),
 }
 
 
 @pytest.mark.parametrize("fault", FAULTS)
 def test_a_fault_of_attention_is_caught(fault, planted):
-    kernels = planted(*FAULTS[fault])
+    *planting, case = FAULTS[fault]
+    kernels = planted(*planting)
     with pytest.raises(AssertionError, match="^output: "):
-        test_block_attention_in_the_emulator("splits", torch.bfloat16, "gfx942", kernels)
+        test_block_attention_in_the_emulator(case, torch.bfloat16, "gfx942", kernels)
 
 
 @pytest.mark.parametrize("arch", ARCHES)

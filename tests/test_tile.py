@@ -190,9 +190,7 @@ def run_attention(target, dtype, seed, dropped=-1, together=None):
     together = together or random.Random(seed).choice([1, 2])
     splits = -(-rows.max_prefix // (32 * together))
     workspace = poisoned(splits, *q.shape[:2], q.shape[2] + 2, dtype=torch.float32)
-    params = attention_params(
-        case, out, lse, workspace, chunk=32, window=window, together=together
-    )
+    params = attention_params(case, out, lse, workspace, chunk=32, window=window, together=together)
     harness.checks().check_block_attention(
         TARGETS[target], TYPES[dtype], params, SEED(seed), dropped
     )

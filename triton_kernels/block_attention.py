@@ -430,9 +430,7 @@ def merge(
     tl.store(out + at + d, result.to(out.dtype.element_ty), mask=d < DIM)
     if lse is not None:
         natural = (top + tl.log2(total)) * 0.6931471805599453
-        tl.store(
-            lse + row64 * LSE_ROW + head * LSE_HEAD, tl.where(live, natural, float("-inf"))
-        )
+        tl.store(lse + row64 * LSE_ROW + head * LSE_HEAD, tl.where(live, natural, float("-inf")))
 
 
 def _constants(

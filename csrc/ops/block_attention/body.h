@@ -254,9 +254,12 @@ class Attention {
     const AttentionParams<T>& p = Tile::reload(p_);
     const int before = t.segment < 0 ? 0 : verify_ + t.segment * p.rows.mask_rows;
     const int64_t first = first_ + t.start + before;
-    return {.page_shift = 31,
+    return {.pages = nullptr,
+            .page_shift = 31,
             .keys = p.k.at(first, item_.kv_head),
             .values = p.v.at(first, item_.kv_head),
+            .key_page = 0,
+            .value_page = 0,
             .key_slot = int(p.k.stride[0]),
             .value_slot = int(p.v.stride[0])};
   }
@@ -410,7 +413,7 @@ void merge_attention(Group& group, const AttentionParams<T>& params,
   if (merge.parts == 1) return;
   group.barrier();
   group.by_waves(merge.items, [&](int i, const auto& wave) {
-    visit(i, [&](const AttentionParams<T>& p, const AttentionColumn& x, int64_t row, int splits) {
+    visit(i, [&](const AttentionParams<T>&, const AttentionColumn& x, int64_t row, int splits) {
       const float* nodes = memory + i * merge.parts * size;
       const AttentionTree<Merge::kWaves> tree(nodes, size, ceil_div(splits, Merge::kNodes), dim);
       finish(wave, tree, nodes, x, row);
