@@ -7,7 +7,7 @@ import torch
 
 from blockdraft.ops.block_attention import chunk_keys
 from blockdraft.roofline import models
-from blockdraft.roofline.launches import ASSUMED, FEW_PAIRS, KERNELS, CHUNK_KEYS, launches
+from blockdraft.roofline.launches import ASSUMED, CHUNK_KEYS, FEW_PAIRS, KERNELS, launches
 from blockdraft.roofline.step import pass_ops
 from blockdraft.roofline.workload import Workload
 
