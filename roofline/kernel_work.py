@@ -96,7 +96,7 @@ def attention(batch: int, context: int, rows: int, chunk_keys: int = CHUNK_KEYS)
         tiles = ceil(rows, columns // GROUP)
         yield Work(
             "attend",
-            f"attend bf16 dim=128 rows={64 if columns == 128 else 1}",
+            f"attend bf16 dim=128 rows={64 if columns > 64 else 1}",
             ceil(batch * KV_HEADS * splits, XCDS) * XCDS * tiles,
             (Trip("in range(begin, whole, KEYS)", ceil(context / splits, 32)),),
             moved,
