@@ -238,7 +238,7 @@ def _calibrated(
     timed = []
     for op in ops:
         phases = ceilings.phases(op.cost, op.calls)
-        seconds = calibration.seconds(op.op, *phases, op.calls, op.launches)
+        seconds = calibration.seconds(op.op, phases, op.calls, op.launches)
         timed.append(OpTime(op, seconds, ceilings.seconds(op.cost, op.calls)[1]))
     if calibration.host_us:
         host = OpCost("host", Cost(0, 0, 0), 0)

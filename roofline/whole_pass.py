@@ -76,6 +76,8 @@ def _pass(data: dict, each: dict) -> Pass:
     work = Workload(
         model, each["batch"], each["context"], rows, rows, branches, dtype, dtype, accepted=0
     )
+    if each.get("touched"):
+        work = replace(work, touched=((work.pass_rows, each["touched"]),))
     seconds = sorted(each["seconds"])
     name = "1 row" if plain else f"P = {proposals}"
     host_ms = 1e3 * each["by_op"].get("the rest", 0.0)
@@ -105,6 +107,7 @@ def measure(dtype: str, on_pass: Callable[[str], None] = lambda label: None) -> 
         batch = step.prepared(model, layout, MEASURED["batch"], context, room)
         seconds, by_op = step.measure(batch, context, PASSES)
         each = MEASURED | dict(proposals=proposals, seconds=seconds, by_op=by_op)
+        each["touched"] = step.touched_experts(batch)
         found.append(_pass(MEASURED | dict(dtype=dtype), each))
     return found
 
