@@ -150,7 +150,7 @@ def accept(batch: int, vocabulary: int = VOCABULARY) -> Shape:
             PHILOX,
             Trip("total += sums_", blocks),
             Trip("sums_[block]", blocks // 2),
-            scan_of("base < span.stop", 0.5),
+            Trip("base < span.stop", VOCAB_BLOCK // 1024),
         )
         yield Work("finish", code(5), batch, draw, streams=False)
 

@@ -106,8 +106,7 @@ def blocks_against_context(
         axes.set_title(title, fontsize=11)
         axes.set_ylim(bottom=0)
         axes.grid(alpha=0.3)
-        dashed = f"; dashed: calibrated by {calibration.source}" if calibration else ""
-        legend(figure, axes, f"? unconfirmed figures{dashed}")
+        legend(figure, axes, "? unconfirmed figures" + "\ndashed: calibrated" * bool(calibration))
 
     return save("blocks", folder, draw, (9.5, 5))
 

