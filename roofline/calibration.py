@@ -12,6 +12,8 @@ from typing import NamedTuple
 FORMAT = 1
 # Beyond this error, one efficiency does not fit an op, and its phases get one each
 CLOSE = 0.1
+# Factors up to this are rounding errors
+NOTHING = 1e-6
 PHASES = ("memory", "arithmetic", "tiles")
 
 
@@ -156,22 +158,29 @@ def _least_squares(samples: Sequence[Sample], terms: tuple[str, ...]) -> Fit:
     chosen = {}
     for count in range(1, min(len(terms), len(samples)) + 1):
         for subset in combinations(terms, count):
-            if subset == ("fixed_us",):
-                continue  # the time of an op depends on its shape
+            # where only a fixed cost shows, an op still takes no less than its limit
+            bare = subset == ("fixed_us",)
+            wanted = 1 - np.array(columns["whole"]) if bare else np.ones(len(samples))
             matrix = np.array([columns[term] for term in subset]).T
-            factors = np.linalg.lstsq(matrix, np.ones(len(samples)), rcond=None)[0]
-            squares = float(((matrix @ factors - 1) ** 2).sum())
-            if (factors > 0).all() and squares < best:
+            factors = np.linalg.lstsq(matrix, wanted, rcond=None)[0]
+            squares = float(((matrix @ factors - wanted) ** 2).sum())
+            if (factors > NOTHING).all() and squares < best:
                 best = squares
                 chosen = dict(zip(subset, map(float, factors), strict=True))
+                chosen |= {"whole": 1.0} if bare else {}
     return Fit(**chosen)
 
 
-def mean_fit(fits: Sequence[Fit], samples: Sequence[Sample]) -> Fit:
-    """For ops that were not measured: the geometric mean of every sample's efficiency, and the
-    least fixed cost."""
-    ratio = math.exp(sum(math.log(s.ms / s.limit_ms) for s in samples) / len(samples))
-    return Fit(whole=ratio, fixed_us=min(f.fixed_us for f in fits), shapes=len(samples))
+def mean_fit(measured: Sequence[tuple[Fit, Sequence[Sample]]]) -> Fit:
+    """For ops that were not measured: the geometric mean of every sample's efficiency, without the
+    fixed cost of its op, and the least of these."""
+    ratios = [
+        math.log(max(1.0, (s.ms - fit.fixed_us / 1e3) / s.limit_ms))
+        for fit, samples in measured
+        for s in samples
+    ]
+    whole = math.exp(sum(ratios) / len(ratios))
+    return Fit(whole=whole, fixed_us=min(f.fixed_us for f, _ in measured), shapes=len(ratios))
 
 
 def of_results(data: dict, impl: str, dtype: str, source: str) -> Calibration:
@@ -188,13 +197,12 @@ def of_results(data: dict, impl: str, dtype: str, source: str) -> Calibration:
             f"{', '.join(found) or 'nothing (no times)'}, got {impl} {dtype}"
         )
     ops = {op: fit(samples) for op, samples in by_op.items()}
-    every = [sample for samples in by_op.values() for sample in samples]
     return Calibration(
         device=str(data["machine"].get("device", "unknown")),
         source=source,
         dtype=dtype,
         ops=ops,
-        others=mean_fit(list(ops.values()), every),
+        others=mean_fit([(ops[op], samples) for op, samples in by_op.items()]),
         limits={name: float(limits[name]) for name in limits if name != "read_again"},
         predicted=bool(data["machine"].get("predicted")),
     )

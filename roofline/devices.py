@@ -86,24 +86,27 @@ class Ceilings:
         """The intensity from which an op takes longer for its arithmetic than for its memory, as
         calibrated; None where there is no calibration or its times do not say."""
         factor = self.calibration.fit_of(stem).ridge if self.calibration else None
-        return factor and factor * self._measured.ridge_flops_per_byte
+        return factor and factor * self._rates_of(stem).ridge_flops_per_byte
 
-    def phases(self, cost: Cost, calls: int = 1) -> Phases:
-        """What the calibration's factors are factors of: seconds of main memory, of everything
-        else, and on a CPU of its tiles."""
-        rates = self._measured
+    def phases(self, cost: Cost, calls: int, stem: str) -> Phases:
+        """What the calibration's factors of an op are factors of: seconds of main memory, of
+        everything else, and on a CPU of its tiles."""
+        rates = self._rates_of(stem)
         terms = rates._terms(cost, calls)
         memory = terms.pop("memory")
         tiles = tiles_seconds(cost.tiled, rates.vector_flops_per_s) if rates.shared_units else 0.0
         return Phases(memory, max(terms.values()), tiles)
 
+    def _rates_of(self, stem: str) -> "Ceilings":
+        """For an op that was measured on this device, the rates that stand beside its times."""
+        found = self.calibration
+        own = found and found.limits and found.of(self.device) and stem in found.ops
+        return self._measured if own else self
+
     @cached_property
     def _measured(self) -> "Ceilings":
-        """The rates that stand beside the calibration's times, if they are this device's. They
-        count as `calibration.sample` counts them."""
+        """The rates of the calibration, which count as `calibration.sample` counts them."""
         found = self.calibration
-        if found is None or not found.limits or not found.of(self.device):
-            return self
         limits = found.limits
         products = {"bfloat16": ("bf16", "bf16_flops_per_s"), "float32": ("fp32", "flops_per_s")}
         dtype, rate = products.get(found.dtype, ("", ""))

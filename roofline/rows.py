@@ -303,5 +303,5 @@ def _calibrated_us(launch: budget.Launch, launches: list[budget.Launch], rates: 
     """Of its bytes alone; the launches of an op share the fixed cost of a call."""
     op = launch.kernel.split()[0]
     share = 1 / sum(other.kernel.split()[0] == op for other in launches)
-    phases = rates.phases(Cost(0, 0, launch.bytes))
+    phases = rates.phases(Cost(0, 0, launch.bytes), 1, op)
     return 1e6 * rates.calibration.seconds(op, phases, share, 1)

@@ -237,7 +237,7 @@ def _calibrated(
 ) -> list[OpTime]:
     timed = []
     for op in ops:
-        phases = ceilings.phases(op.cost, op.calls)
+        phases = ceilings.phases(op.cost, op.calls, op.op)
         seconds = calibration.seconds(op.op, phases, op.calls, op.launches)
         timed.append(OpTime(op, seconds, ceilings.seconds(op.cost, op.calls)[1]))
     if calibration.host_us:

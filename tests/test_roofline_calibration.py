@@ -91,6 +91,16 @@ def test_a_repeated_call_finds_its_bytes_in_a_cache():
     ).limits  # fmt: skip
 
 
+def test_an_op_whose_time_does_not_depend_on_its_shape_keeps_to_its_limit():
+    found = fit([Sample("", 0.033, 0.001, 0.0), Sample("", 0.033, 0.002, 0.0)])
+    assert found.whole == 1 and found.fixed_us == pytest.approx(31.5, abs=0.1)
+    # and does not spoil what is taken of ops that were not measured
+    other = fit(samples(Fit(whole=2.0, fixed_us=10.0), SHAPES))
+    made = [(found, [Sample("", 0.0325, 0.001, 0.0)]), (other, [Sample("", 2.01, 1.0, 0.0)])]
+    mean = calibration.mean_fit(made)
+    assert mean.whole == pytest.approx(2**0.5, rel=1e-3) and mean.fixed_us == pytest.approx(10)
+
+
 def test_one_shape_gives_an_efficiency_and_no_error():
     found = fit([Sample("", 2.0, 1.0, 0.5)])
     assert found.whole == pytest.approx(2) and found.error is None and found.shapes == 1
@@ -135,7 +145,7 @@ def test_results_of_bench_are_calibrated_and_predict_a_pass(tmp_path):
     rates = replace(cpu, calibration=found)
     expected = 0.0
     for op in pass_ops(WORK):
-        expected += found.fit_of(op.op).seconds(cpu.phases(op.cost), op.calls)
+        expected += found.fit_of(op.op).seconds(cpu.phases(op.cost, 1, op.op), op.calls)
     assert pass_seconds(WORK, rates) == pytest.approx(expected)
     hosted = replace(cpu, calibration=replace(found, host_us=700.0))
     assert pass_seconds(WORK, hosted) == pytest.approx(expected + 7e-4)
@@ -203,7 +213,8 @@ def test_factors_are_of_the_rates_that_stand_beside_them(tmp_path):
     """A calibration of a GPU predicts the same times whatever the basis; of another device its
     efficiencies are taken over."""
     limits = LIMITS | dict(read_bytes_per_s=4e12, bf16_flops_per_s=6e14, exps_per_s=0.0)
-    found = Calibration("AMD Instinct MI300X", "", "bfloat16", {}, Fit(whole=2.0), limits=limits)
+    ops = {op.op: Fit(whole=2.0) for op in pass_ops(WORK)}
+    found = Calibration("AMD Instinct MI300X", "", "bfloat16", ops, Fit(whole=2.0), limits=limits)
     known = devices.load()
     times = {
         (name, basis): pass_seconds(
@@ -216,7 +227,21 @@ def test_factors_are_of_the_rates_that_stand_beside_them(tmp_path):
     assert times["MI355X", "peak"] < times["MI355X", "achieved"]
     cost = costs.linear(4096, 4096, 4096, 2)
     rates = replace(devices.ceilings(known["MI300X"], "bf16", "peak"), calibration=found)
-    assert rates.phases(cost) == (cost.bytes / 4e12, cost.flops / 6e14, pytest.approx(0, abs=1))
+    assert rates.phases(cost, 1, "linear") == (
+        cost.bytes / 4e12,
+        cost.flops / 6e14,
+        pytest.approx(0, abs=1),
+    )
+
+
+def test_an_op_that_was_not_measured_has_the_rates_of_the_basis():
+    limits = LIMITS | dict(read_bytes_per_s=4e12, bf16_flops_per_s=6e14)
+    found = Calibration("MI300X", "", "bfloat16", {}, Fit(whole=2.0), limits=limits)
+    ideal = devices.ceilings(devices.load()["MI300X"], "bf16", "achieved")
+    measured = pass_seconds(WORK, replace(ideal, calibration=found))
+    assert measured == pytest.approx(2 * sum(
+        max(ideal.phases(op.cost, op.calls, op.op)) for op in pass_ops(WORK)
+    ))  # fmt: skip
 
 
 def test_predicted_times_calibrate_and_are_labelled(tmp_path):
