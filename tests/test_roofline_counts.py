@@ -2,6 +2,7 @@
 executes where one is given."""
 
 import re
+from functools import cache
 
 import harness
 import pytest
@@ -19,10 +20,13 @@ CLOSE = 0.1
 CLOSE_OF_SAMPLERS = 0.12
 
 
+compiled = cache(predict.Compiled)
+
+
 def expected(shape, kernel, arch):
     """(instructions of all waves of a workgroup, the launch as the model sees it)."""
     work = next(w for w in shape.launches["cpp"](arch) if w.kernel == kernel)
-    code = predict.Compiled(arch).code(shape.op, "cpp", work.code)
+    code = compiled(arch).code(shape.op, "cpp", work.code)
     waves = code.report.threads // 64
     busy = waves if work.busy is None else work.busy
     counts = {idle: code.router.route(work.trips, idle).count() for idle in (False, True)}
@@ -73,7 +77,7 @@ def test_sample_drafts(arch, hip):
 @pytest.mark.parametrize("arch", ARCHES)
 def test_accept_drafts(arch, hip):
     """Drafts that are certain to be kept, up to the first that cannot be."""
-    K = kernel_work.DRAFTS
+    K = kernel_work.ACCEPTED + 1
     logits, place, sampling = drawing(K, seed=6)
     tokens = torch.arange(1, K + 1, dtype=torch.int32)[None]
     length = torch.tensor([K], dtype=torch.int32)
