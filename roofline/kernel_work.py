@@ -91,7 +91,7 @@ def attention(batch: int, context: int, rows: int, chunk_keys: int = CHUNK_KEYS)
 
     def triton(arch: str) -> Iterator[Work]:
         splits = chunks_of(context, chunk_keys)
-        columns = min((256, 128, 64), key=lambda size: ceil(rows, size // GROUP) * (size + 32))
+        columns = min((128, 64), key=lambda size: ceil(rows, size // GROUP) * (size + 32))
         tiles = ceil(rows, columns // GROUP)
         yield Work(
             "attend",

@@ -28,12 +28,12 @@ def config(target: str, head_dim: int, itemsize: int, rows: int, group: int) -> 
     """For a target ("gfx942", "gfx950", "sm_90", "interpreter") and requests of up to `rows` rows,
     with `group` query heads for each KV head."""
     # The cost of a tile: its columns, and about 32 more because every tile stages the keys.
-    sizes = (64,) if itemsize == 4 else (256, 128, 64)
+    sizes = (64,) if itemsize == 4 else (128, 64)
     columns = min(sizes, key=lambda size: triton.cdiv(rows, size // group) * (size + 32))
     if target == "interpreter":
         return Config(columns, 16, dies(target), {})
     # The waves divide the columns, so that a row's sums stay within a wave.
-    options = dict(num_warps=8 if columns == 256 else 4, num_stages=2)
+    options = dict(num_warps=4, num_stages=2)
     if target.startswith("gfx"):  # with two waves on a SIMD each has 256 registers
         options |= dict(matrix_instr_nonkdim=16, waves_per_eu=1 if itemsize == 4 else 2)
     return Config(columns, 32, dies(target), options)
