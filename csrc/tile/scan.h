@@ -22,6 +22,8 @@
 //   at.load(p)                  p[id], -inf for ids that the span leaves out: f must be 0 there
 //   at.id<T>()                  the ids, in the order in which load(const T*) returns their values
 //   at.bits<T>(words)           a mask: whether bit id % 32 of words[id / 32] is set; in that order
+//   at.revise<T>(x, words, ids, n, f)
+//                               x, but f(value, id) for ids whose bit is set and for the n ids
 //   at.all(x)                   x for every id
 //   at.select(mask, a, b), at.maximum(a, b), at.fma(a, b, c)
 //   at.exp2(x)                  2^x to 3e-7; below -126 at most 2^-126, 0 of -inf; infinity from
@@ -71,8 +73,12 @@ struct ScanExample {
     auto operator()(At at, Peak& peak) const {
       const auto x = at.load(static_cast<const float*>(nullptr));
       peak = at.maximum(peak, at.fma(x, at.exp2(x), at.exp2(x, 1.0)));
-      const auto bits = at.template bits<float>(static_cast<const uint32_t*>(nullptr));
-      return at.select((at.template id<float>() == at.all(0)) & bits, x, at.all(0.0f));
+      const uint32_t* const words = nullptr;
+      const int32_t* const ids = nullptr;
+      const auto bits = at.template bits<float>(words);
+      const auto other =
+          at.template revise<float>(x, words, ids, 0, [](float v, int) { return v; });
+      return at.select((at.template id<float>() == at.all(0)) & bits, other, at.all(0.0f));
     }
   };
   struct Value {

@@ -20,6 +20,7 @@ struct AcceptParams {
   const int32_t* position;
   View<const double, 1> uniforms;  // [batch][drafts + 1], or none
   SamplingParams target_sampling, drafter_sampling;
+  PenaltiesParams penalties;
   View<const uint32_t, 2> allowed;        // [batch][drafts + 1][words], or none
   View<const uint32_t, 2> draft_allowed;  // [batch][drafts][words], or none
   const float* mix;                       // or null
@@ -34,9 +35,9 @@ struct AcceptParams {
   int batch, drafts, proposals;
 
   BLOCKDRAFT_POINTERS(target_logits, draft_tokens, draft_logits, draft_lse, draft_len, branch, seed,
-                      position, uniforms, target_sampling, drafter_sampling, allowed, draft_allowed,
-                      mix, remaining, accepted, next_token, proposal, shift, next_draft_len, status,
-                      target_logprob, workspace)
+                      position, uniforms, target_sampling, drafter_sampling, penalties, allowed,
+                      draft_allowed, mix, remaining, accepted, next_token, proposal, shift,
+                      next_draft_len, status, target_logprob, workspace)
 
   Vocabulary vocabulary() const { return {num_valid_vocab, mask_token, vocab_block}; }
 };

@@ -14,6 +14,7 @@ struct SampleParams {
   const int32_t* position;
   View<const double, 1> uniforms;  // [batch][drafts], or none
   SamplingParams drafter_sampling;
+  PenaltiesParams penalties;
   View<const uint32_t, 2> allowed;  // [batch][drafts][words], or none
   bool greedy;
   int num_valid_vocab, vocab_block, mask_token;
@@ -23,8 +24,8 @@ struct SampleParams {
 
   int batch, drafts;
 
-  BLOCKDRAFT_POINTERS(logits, draft_len, seed, position, uniforms, drafter_sampling, allowed,
-                      draft_tokens, draft_lse, workspace)
+  BLOCKDRAFT_POINTERS(logits, draft_len, seed, position, uniforms, drafter_sampling, penalties,
+                      allowed, draft_tokens, draft_lse, workspace)
 
   Vocabulary vocabulary() const { return {num_valid_vocab, mask_token, vocab_block}; }
 };

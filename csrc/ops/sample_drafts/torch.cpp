@@ -7,9 +7,13 @@ namespace blockdraft {
 static void sample_drafts_torch(Tensor logits, Tensor draft_len, Tensor seed, Tensor position,
                                 Optional uniforms, Tensor drafter_sampling_temperature,
                                 Optional drafter_sampling_top_k, Optional drafter_sampling_top_p,
-                                Optional drafter_sampling_min_p, Optional allowed, bool greedy,
-                                int64_t num_valid_vocab, int64_t vocab_block, int64_t mask_token,
-                                Tensor draft_tokens, Tensor draft_lse, Optional workspace) {
+                                Optional drafter_sampling_min_p, Optional penalties_touched,
+                                Optional penalties_counts, Optional penalties_repetition,
+                                Optional penalties_presence, Optional penalties_frequency,
+                                Optional penalties_bias_ids, Optional penalties_bias,
+                                Optional allowed, bool greedy, int64_t num_valid_vocab,
+                                int64_t vocab_block, int64_t mask_token, Tensor draft_tokens,
+                                Tensor draft_lse, Optional workspace) {
   if (draft_tokens.numel() == 0) return;
   for_float_type(logits, [&]<class T>(T) {
     const SampleParams<T> p{
@@ -20,6 +24,9 @@ static void sample_drafts_torch(Tensor logits, Tensor draft_len, Tensor seed, Te
         .uniforms = view<const double, 1>(uniforms),
         .drafter_sampling = sampling_of(drafter_sampling_temperature, drafter_sampling_top_k,
                                         drafter_sampling_top_p, drafter_sampling_min_p),
+        .penalties = penalties_of(penalties_touched, penalties_counts, penalties_repetition,
+                                  penalties_presence, penalties_frequency, penalties_bias_ids,
+                                  penalties_bias),
         .allowed = view<const uint32_t, 2>(allowed),
         .greedy = greedy,
         .num_valid_vocab = int(num_valid_vocab),

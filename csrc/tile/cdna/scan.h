@@ -29,6 +29,24 @@ struct At {
     const auto* const word = (const __attribute__((address_space(1))) uint32_t*)words + first / 32;
     return (int8v((int)(*word >> (first % 32))) & int8v{1, 2, 4, 8, 16, 32, 64, 128}) != 0;
   }
+  template <class T, class F>
+  float8 revise(float8 x, const uint32_t* words, const int32_t* ids, int n, F f) const {
+    const auto* const word = (const __attribute__((address_space(1))) uint32_t*)words + first / 32;
+    uint32_t marked = *word >> (first % 32) & 0xff;
+    for (int i = 0; i < n; ++i)
+      if (uint32_t(ids[i] - first) < uint32_t(kIds)) marked |= 1u << (ids[i] - first);
+#pragma clang loop unroll(disable)
+    for (; marked; marked &= marked - 1) {  // one copy of f; x stays in registers
+      const int i = __builtin_ctz(marked);
+      float value = x[0];
+#pragma unroll
+      for (int j = 1; j < kIds; ++j) value = i == j ? x[j] : value;
+      value = f(value, first + i);
+#pragma unroll
+      for (int j = 0; j < kIds; ++j) x[j] = i == j ? value : x[j];
+    }
+    return x;
+  }
   static float8 select(int8v mask, float8 a, float8 b) { return mask ? a : b; }
   static float8 maximum(float8 a, float8 b) { return a > b ? a : b; }  // b if either is NaN
   static float8 fma(float8 a, float8 b, float8 c) { return __builtin_elementwise_fma(a, b, c); }

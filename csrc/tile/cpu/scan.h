@@ -48,12 +48,33 @@ inline iwide ids_from(int first) {
   return out;
 }
 
+// x, but f(value, id) in the lanes that are marked.
+template <class F>
+__attribute__((noinline)) wide revised(wide x, iwide marked, iwide id, F f) {
+  for (int j = 0; j < kWide; ++j)
+    if (marked[j]) x[j] = f(x[j], id[j]);
+  return x;
+}
+template <class T, class At, class F>
+wide revise(const At& at, wide x, const uint32_t* words, const int32_t* ids, int n, F f) {
+  iwide marked = at.template bits<T>(words);
+  if (n > 0) {
+    const iwide id = at.template id<T>();
+    for (int i = 0; i < n; ++i) marked |= id == Lanes::all(ids[i]);
+  }
+  return lane_bits(marked) ? revised(x, marked, at.template id<T>(), f) : x;
+}
+
 struct Whole : Lanes {
   int first;
   explicit Whole(int first) : first(first) {}
   template <class>
   iwide bits(const uint32_t* words) const {
     return lanes_of(bits_from(words, first));
+  }
+  template <class T, class F>
+  wide revise(wide x, const uint32_t* words, const int32_t* ids, int n, F f) const {
+    return cpu::revise<T>(*this, x, words, ids, n, f);
   }
   template <class T>
   wide load(const T* p) const {
@@ -90,6 +111,10 @@ struct Half : Lanes {
       return lanes_of(bits_from(words, first + upper * kWide));
     return lanes_of(bits_from(words, first), upper, 2);
   }
+  template <class T, class F>
+  wide revise(wide x, const uint32_t* words, const int32_t* ids, int n, F f) const {
+    return cpu::revise<T>(*this, x, words, ids, n, f);
+  }
 
  private:
   // Hardware prefetching stops at the end of each page. Prefetching one line of the next page keeps
@@ -123,6 +148,10 @@ struct Ragged : Lanes {
   template <class>
   iwide bits(const uint32_t* words) const {
     return lanes_of(bits_from(words, first));
+  }
+  template <class T, class F>
+  wide revise(wide x, const uint32_t* words, const int32_t* ids, int n, F f) const {
+    return cpu::revise<T>(*this, x, words, ids, n, f);
   }
 
  private:

@@ -23,6 +23,12 @@ struct At {
   bool bits(const uint32_t* words) const {
     return words[first / 32] >> (first % 32) & 1;
   }
+  template <class, class F>
+  float revise(float x, const uint32_t* words, const int32_t* ids, int n, F f) const {
+    bool marked = bits<float>(words);
+    for (int i = 0; i < n; ++i) marked |= ids[i] == first;
+    return marked ? f(x, first) : x;
+  }
   static float select(bool mask, float a, float b) { return mask ? a : b; }
   static float maximum(float a, float b) { return a > b ? a : b; }  // b if either is NaN
   static float fma(float a, float b, float c) { return std::fma(a, b, c); }
