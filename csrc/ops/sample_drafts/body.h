@@ -18,7 +18,8 @@ class DraftRow {
         partials_(memory.partials(0)),
         sampler_(crew, params.vocabulary(), memory.sums(0), memory.shortlist(0), memory.tally),
         sampling_(params.drafter_sampling.of(request_)),
-        logits_{params.logits.at(request_, i_), nullptr, 1, words(params.allowed, request_, i_)} {
+        logits_{params.logits.at(request_, i_), nullptr, 1, words(params.allowed, request_, i_),
+                Penalties::of<typename Crew::Scan>(params.penalties, request_, 0)} {
     peak_ = params.greedy || sampling_.temperature == 0;
     if (peak_) sampling_ = {1, 0, 1, 0};  // draft_lse is then the raw logits' normaliser
   }

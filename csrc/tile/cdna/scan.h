@@ -20,6 +20,10 @@ struct At {
 
   static float8 all(float x) { return float8(x); }
   static int8v all(int x) { return int8v(x); }
+  template <class Params>
+  static Params reload(const Params*) {
+    return cdna::reload<Params>();
+  }
   template <class>
   int8v id() const {
     return int8v{0, 1, 2, 3, 4, 5, 6, 7} + first;
@@ -28,6 +32,26 @@ struct At {
   int8v bits(const uint32_t* words) const {  // first is a multiple of 8
     const auto* const word = (const __attribute__((address_space(1))) uint32_t*)words + first / 32;
     return (int8v((int)(*word >> (first % 32))) & int8v{1, 2, 4, 8, 16, 32, 64, 128}) != 0;
+  }
+  template <class T, class Ids, class F>
+  float8 revise(float8 x, const uint32_t* words, Ids ids, int n, F f) const {
+    const auto* const word = (const __attribute__((address_space(1))) uint32_t*)words + first / 32;
+    uint32_t marked = *word >> (first % 32) & 0xff;
+    for (int i = 0; i < n; ++i) {
+      const uint32_t place = ids()[i] - first;
+      if (place < uint32_t(kIds)) marked |= 1u << place;
+    }
+#pragma clang loop unroll(disable)
+    for (; marked; marked &= marked - 1) {  // one copy of f; x stays in registers
+      const int i = __builtin_ctz(marked);
+      float value = x[0];
+#pragma unroll
+      for (int j = 1; j < kIds; ++j) value = i == j ? x[j] : value;
+      value = f(value, first + i);
+#pragma unroll
+      for (int j = 0; j < kIds; ++j) x[j] = i == j ? value : x[j];
+    }
+    return x;
   }
   static float8 select(int8v mask, float8 a, float8 b) { return mask ? a : b; }
   static float8 maximum(float8 a, float8 b) { return a > b ? a : b; }  // b if either is NaN
@@ -99,7 +123,12 @@ struct At {
 
 class Scan {
  public:
-  static constexpr bool kProducts = false;
+  static constexpr bool kProducts = false, kReloads = true;
+
+  template <class Params>
+  static Params reload(const Params*) {
+    return cdna::reload<Params>();
+  }
 
   static bool leader() { return lane() == 0; }
 
