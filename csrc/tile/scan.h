@@ -14,6 +14,7 @@
 //                               adds the ids of the span, whose bits are set in `words` (null: all),
 //                               to counts[p[id].bits], for a type of 16 bits; where Crew::kTallies
 //   Scan::value(p)              *p as a float
+//   Scan::bit(words, id)        whether bit id % 32 of words[id / 32] is set
 //   Scan::reload(p)             *p, the start of the kernel's parameters, read again; where
 //                               Scan::kReloads, p may be null
 //   scan.leader()               true for one thread of the scan
@@ -25,7 +26,8 @@
 //   at.id<T>()                  the ids, in the order in which load(const T*) returns their values
 //   at.bits<T>(words)           a mask: whether bit id % 32 of words[id / 32] is set; in that order
 //   at.revise<T>(x, words, ids, n, f)
-//                               x, but f(value, id) for ids whose bit is set and for n of ids()
+//                               x, but f(value, id) for ids of the span whose bit is set, and
+//                               for n of ids()
 //   at.reload(p)                as the scan's
 //   at.all(x)                   x for every id
 //   at.select(mask, a, b), at.maximum(a, b), at.fma(a, b, c)

@@ -117,15 +117,16 @@ class Acceptance {
 
   void normalise(int row) {
     const int i = row - params_.drafts - 1;
+    const Logits<T> own = logits(row);
     Distribution<T> made;
     if (measured(row)) {
-      made = measured_row(row);
+      made = measured_row(row, own);
       // The status of a blend does not show which of its two rows is invalid.
       if (i < 0 && mixes(row) && (made.status != kFine || mix_ == 0))
-        made.status = most(blend_status(row), made.status);
+        made.status = most(blend_status(row, own), made.status);
     } else if (sampled_) {
       const double* lse = params_.draft_lse.at(request_, i);
-      made = sampler_.known_distribution(logits(row), drafter_, lse);
+      made = sampler_.known_distribution(own, drafter_, lse);
       if (!(Scan::value(draft_row(i) + token(i)) < __builtin_inff())) made.status = kNotNumbers;
     } else {
       const int point = vocabulary_.has(token(i)) ? token(i) : Distribution<T>::kNowhere;
@@ -136,20 +137,22 @@ class Acceptance {
   }
 
   // The distribution of a row; on a GPU, its vocab_blocks were measured by an earlier launch.
-  Distribution<T> measured_row(int row) {
+  Distribution<T> measured_row(int row, const Logits<T>& own) {
     Partial* const partials = memory_.partials(row);
     const bool drawn = row == live_;
-    if constexpr (Crew::kStaged)
-      return sampler_.distribution(logits(row), sampling(row), drawn, partials);
-    return sampler_.measured_distribution(logits(row), sampling(row), drawn, partials);
+    if constexpr (Crew::kStaged) return sampler_.distribution(own, sampling(row), drawn, partials);
+    return sampler_.measured_distribution(own, sampling(row), drawn, partials);
   }
 
   // The worse status of the two rows of a blend.
-  int blend_status(int row) {
-    const T* const both[] = {target_row(row), draft_row(row)};
+  int blend_status(int row, Logits<T> one) {
+    one.other = nullptr;
     int status = kFine;
     BLOCKDRAFT_ROLLED
-    for (const T* one : both) status = most(status, sampler_.row_status(as_target(row, one)));
+    for (int i = 0; i < 2; ++i) {
+      one.row = i ? draft_row(row) : target_row(row);
+      status = most(status, sampler_.row_status(one));
+    }
     return status;
   }
 

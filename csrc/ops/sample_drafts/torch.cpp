@@ -4,16 +4,16 @@
 
 namespace blockdraft {
 
-static void sample_drafts_torch(Tensor logits, Tensor draft_len, Tensor seed, Tensor position,
-                                Optional uniforms, Tensor drafter_sampling_temperature,
+static void sample_drafts_torch(Optional penalties_touched, Optional penalties_counts,
+                                Optional penalties_repetition, Optional penalties_presence,
+                                Optional penalties_frequency, Optional penalties_bias_ids,
+                                Optional penalties_bias, Tensor logits, Tensor draft_len,
+                                Tensor seed, Tensor position, Optional uniforms,
+                                Tensor drafter_sampling_temperature,
                                 Optional drafter_sampling_top_k, Optional drafter_sampling_top_p,
-                                Optional drafter_sampling_min_p, Optional penalties_touched,
-                                Optional penalties_counts, Optional penalties_repetition,
-                                Optional penalties_presence, Optional penalties_frequency,
-                                Optional penalties_bias_ids, Optional penalties_bias,
-                                Optional allowed, bool greedy, int64_t num_valid_vocab,
-                                int64_t vocab_block, int64_t mask_token, Tensor draft_tokens,
-                                Tensor draft_lse, Optional workspace) {
+                                Optional drafter_sampling_min_p, Optional allowed, bool greedy,
+                                int64_t num_valid_vocab, int64_t vocab_block, int64_t mask_token,
+                                Tensor draft_tokens, Tensor draft_lse, Optional workspace) {
   if (draft_tokens.numel() == 0) return;
   for_float_type(logits, [&]<class T>(T) {
     const SampleParams<T> p{

@@ -61,7 +61,7 @@ struct Logits {
   }
   template <class Scan>
   float at(int id) const {
-    if (allowed && !(allowed[id / 32] >> (id % 32) & 1)) return -__builtin_inff();
+    if (allowed && !Scan::bit(allowed, id)) return -__builtin_inff();
     float x = Scan::value(row + id);
     if (other) x = __builtin_fmaf(weight, x, (1 - weight) * Scan::value(other + id));
     return penalties.touched ? penalties.template one<Scan>(x, id) : x;

@@ -151,7 +151,9 @@ struct Ragged : Lanes {
   }
   template <class>
   iwide bits(const uint32_t* words) const {
-    return lanes_of(bits_from(words, first));
+    uint32_t within = 0;
+    for (int j = 0; j < kWide; ++j) within |= uint32_t(in(j)) << j;
+    return lanes_of(bits_from(words, first) & within);
   }
   template <class T, class Ids, class F>
   wide revise(wide x, const uint32_t* words, Ids ids, int n, F f) const {
@@ -174,6 +176,7 @@ class Scan : public Group {
   static constexpr bool kProducts = false;
 #endif
 
+  static bool bit(const uint32_t* words, int id) { return words[id / 32] >> (id % 32) & 1; }
   template <class Params>
   static const Params& reload(const Params* p) {
     return *p;

@@ -168,6 +168,7 @@ def accept_drafts(
 
 
 class Args(NamedTuple):
+    penalties: Penalties  # first: a GPU kernel reads them again from the start of its arguments
     target_logits: torch.Tensor
     draft_tokens: torch.Tensor
     draft_logits: torch.Tensor | None
@@ -180,7 +181,6 @@ class Args(NamedTuple):
     uniforms: torch.Tensor | None
     target_sampling: Sampling
     drafter_sampling: Sampling
-    penalties: Penalties
     allowed: torch.Tensor | None
     draft_allowed: torch.Tensor | None
     mix: torch.Tensor | None

@@ -86,13 +86,13 @@ def sample_drafts(
 
 
 class Args(NamedTuple):
+    penalties: Penalties  # first: a GPU kernel reads them again from the start of its arguments
     logits: torch.Tensor
     draft_len: torch.Tensor
     seed: torch.Tensor
     position: torch.Tensor
     uniforms: torch.Tensor | None
     drafter_sampling: Sampling
-    penalties: Penalties
     allowed: torch.Tensor | None
     greedy: bool
     num_valid_vocab: int
