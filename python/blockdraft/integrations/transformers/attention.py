@@ -32,9 +32,11 @@ def attention_mask(
     What the tokens see must follow from their order: all before them, or a window. Anything else
     that a model or its caller asks for is refused, not ignored.
     """
+    from transformers.masking_utils import causal_mask_function
+
     end = kv_offset + kv_length
     CHECK.need(end == q_offset + q_length, "cache", "one that grows (no static cache)", end)
-    if mask_function is not None:
+    if mask_function not in (None, causal_mask_function):
         edges = q_offset + torch.tensor([0, q_length - 1], device=device)[None, :, None]
         keys = torch.arange(kv_offset, end, device=device)
         request = torch.arange(batch_size, device=device)[:, None, None]
@@ -64,14 +66,17 @@ def attention(
     _refuse(module, query, dropout, kwargs)
     (B, _, q_length, _), kv_length = query.shape, key.shape[2]
     past = kv_length - q_length
-    latest = [t.transpose(1, 2) for t in (query, key[:, :, past:], value[:, :, past:])]
-    if attention_mask is None:
-        starts = (0,) * B
-        packed = [t.flatten(0, 1) for t in latest]
+    starts = (0,) * B
+    if attention_mask is None and q_length == 1:
+        packed = [t[:, :, -1] for t in (query, key, value)]
     else:
-        starts = _starts(attention_mask, kv_length)
-        own = attention_mask[:, past:]
-        packed = [t[own] for t in latest]
+        packed = [t[:, :, -q_length:].transpose(1, 2) for t in (query, key, value)]
+        if attention_mask is None:
+            packed = [t.flatten(0, 1) for t in packed]
+        else:
+            starts = _starts(attention_mask, kv_length)
+            own = attention_mask[:, past:]
+            packed = [t[own] for t in packed]
     window = sliding_window or 0
     if kv_length <= window:
         window = 0  # which would exclude nothing
@@ -79,7 +84,7 @@ def attention(
     rows = _rows(query.device, past, q_length, starts)
     out = ops.block_attention(*packed, *pages, rows, scale=scaling, window=window)
     if attention_mask is None:
-        return out.unflatten(0, (B, q_length)), None
+        return out.view(B, q_length, *out.shape[1:]), None
     padded = out.new_zeros(B, q_length, *out.shape[1:])
     padded[own] = out
     return padded, None
@@ -132,15 +137,13 @@ def _table(
     """The token from which each page of a request on begins; requests are `apart`. The last page,
     which is full only if ordered, would end beyond the memory: it holds the first tokens instead,
     as the order of keys does not matter without a window."""
-    table = torch.zeros(len(starts), -(-past // PAGE), dtype=torch.int32)
+    table = []  # numbers: few, and a tensor's operations cost more
     for i, start in enumerate(starts):
-        full, rest = divmod(max(past - start, 0), PAGE)
-        table[i, : full + 1] = torch.arange(full + 1)[: table.shape[1]] * PAGE
-        if not ordered:
-            table[i, :full] += rest
-            table[i, full:] = 0
-        table[i] += i * apart + start
-    return table.to(device)
+        first, kept = i * apart + start, max(past - start, 0)
+        rest = 0 if ordered else kept % PAGE
+        whole = [first + rest + begin for begin in range(0, kept - rest, PAGE)]
+        table.append(whole + [first] * (-(-past // PAGE) - len(whole)))
+    return torch.tensor(table, dtype=torch.int32, device=device)
 
 
 @lru_cache(maxsize=8)  # the layers of a pass all have the same
