@@ -4,6 +4,7 @@ The engine itself ran nowhere."""
 
 import ast
 import typing
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -13,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from engines import CASES, DH, HK, HQ, PAGE, agree, batch, dense, methods, module, parameters, randn
 
+from blockdraft import ops
 from blockdraft.testing import assert_close
 
 LAYER = dict(
@@ -156,6 +158,43 @@ class _Tuple:
 
     def __call__(self, x):
         return self.linear(x), None
+
+
+@torch.no_grad()
+def test_cca_goes_on_from_its_state(monkeypatch):
+    """Chunks and steps, in mixed company, give what one chunk gives, and that is the reference."""
+    found, cca = engines.sglang(monkeypatch), Cca()
+    attention, hook = module(monkeypatch, "sglang.attention"), module(monkeypatch, "sglang.cca")
+    x = [randn(12, 48, seed=i) for i in range(2)]
+
+    def run(plan, pools):
+        outputs, lengths = [[], []], [0, 0]
+        for step, chunks in enumerate(plan):
+            first, lengths = lengths, [a + b for a, b in zip(lengths, chunks)]
+            mode = engines.Mode.DECODE if step > 1 else engines.Mode.EXTEND
+            state = SimpleNamespace(
+                layer_cache=SimpleNamespace(conv=pools), cache_indices=torch.tensor([3, 1])
+            )
+            found.current = object.__new__(attention.Backend)
+            found.current.conv_state_metadata = lambda *args, state=state: state
+            packed = torch.cat([t[a:b] for t, a, b in zip(x, first, lengths)])
+            results = hook.around_forward(None, cca, packed, sglang_batch(chunks, lengths, mode))
+            for out, part in zip(outputs, zip(*(t.split(chunks) for t in results))):
+                out.append(part)
+        return [[torch.cat(parts) for parts in zip(*out)] for out in outputs]
+
+    pools = [[randn(5, 96, 2, seed=8), randn(5, 48, 1, seed=9)] for _ in range(2)]
+    whole = run([[12, 12]], pools[0])
+    parts = run([[9, 1], [1, 9], [1, 1], [1, 1]], pools[1])
+    for one, other in zip(whole, parts):
+        for a, b in zip(one, other):
+            assert_close(a, b)
+    for a, b in zip(*pools):
+        assert_close(a, b)
+    monkeypatch.setattr(ops, "cca_qkv", partial(ops.cca_qkv, backend="reference"))
+    for one, other in zip(whole, run([[12, 12]], pools[0])):
+        for a, b in zip(one, other):
+            assert_close(a, b)
 
 
 @pytest.fixture
