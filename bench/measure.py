@@ -89,6 +89,7 @@ def _empty(case: Case, implementation: Implementation, limits: Limits) -> dict:
         vector_flops=case.cost.vector_flops,
         bytes=case.cost.bytes,
         exps=case.cost.exps,
+        tiled=case.cost.tiled,
         impl=implementation.name,
         is_peer=implementation.is_peer,
         ms=None,

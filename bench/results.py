@@ -14,7 +14,7 @@
     "checked": whether the output agreed with the reference; otherwise nothing was timed
     optional: "prepare_ms", conversion of the inputs to the implementation's layout, not part of
               ms; "error", why nothing was timed; "vector_flops", the share of flops that are not
-              products}]}
+              products; "tiled", as in `roofline.costs.Cost`}]}
 
 Files of schema 1, which had short op names and "rows" in place of "results", are read as well.
 """
@@ -50,6 +50,7 @@ _OPTIONAL = {
     "prepare_ms": (*_NUMBER, _NULL),
     "error": (str, _NULL),
     "vector_flops": (*_NUMBER, _NULL),
+    "tiled": (*_NUMBER, _NULL),
 }
 _DTYPES = ("bfloat16", "float16", "float32")
 _LIMITS = ("threads", "read_bytes_per_s", "flops_per_s", "bf16_flops_per_s", "exps_per_s")

@@ -8,12 +8,14 @@ import time
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 
 import torch
 from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
+from .. import ops
 from ..batch import Batch
 from ..decode import BlockDecoder
 from ..layout import BlockLayout
@@ -37,7 +39,7 @@ GLUE = "the rest"
 @dataclass(frozen=True)
 class Pass:
     """One layout on one batch. seconds: of each pass; by_op: of the median one's ops; limit_ms: by
-    op, of this machine's ceilings."""
+    op, of this machine's ceilings; touched: experts of a layer that its rows go to."""
 
     batch: int
     context: int
@@ -45,6 +47,7 @@ class Pass:
     seconds: list[float]
     by_op: dict[str, float]
     limit_ms: dict[str, float]
+    touched: float
 
     @property
     def name(self) -> str:
@@ -98,6 +101,25 @@ def measure(batch: Batch, context: int, passes: int) -> tuple[list[float], dict[
     found = sorted(found[1:], key=lambda each: each[0])  # the first one touches new memory
     total, by_op = found[len(found) // 2]
     return [each for each, _ in found], {**by_op, GLUE: total - sum(by_op.values())}
+
+
+def touched_experts(batch: Batch) -> float:
+    """Of a layer, on average, by one pass more. Random weights route most rows alike."""
+    model, inputs = batch.decoder.model, batch.stage.state.inputs
+    found = []
+
+    def zaya_router(*arguments, **options):
+        routed = ops.zaya_router(*arguments, **options)
+        experts = routed[1]
+        found.append(len(experts[experts >= 0].unique()))
+        return routed
+
+    model.ops = SimpleNamespace(**{**vars(ops), "zaya_router": zaya_router})
+    try:
+        model.forward(inputs.tokens, inputs.rows, batch.cache)
+    finally:
+        model.ops = ops
+    return statistics.mean(found)
 
 
 def workload(
@@ -158,7 +180,8 @@ def run(
                     each = prepared(model, layout, size, length, room)
                     seconds, by_op = measure(each, length, passes)
                     limit = limit_ms(model, layout, size, length, dtype, ceilings)
-                    group.append(Pass(size, length, P, seconds, by_op, limit))
+                    experts = touched_experts(each)
+                    group.append(Pass(size, length, P, seconds, by_op, limit, experts))
                     progress.advance(task)
                     del each
                 console.print(_table(group, layers, dtype))

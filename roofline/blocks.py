@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 from math import floor
 
 from ..models.config import ZayaConfig
+from .calibration import Calibration
 from .devices import Ceilings, ceilings
 from .figures import ITEMSIZE_BYTES, Device
 from .step import pass_seconds
@@ -50,6 +51,7 @@ class Blocks:
 
     t              blocks in a pass (the verify block and the proposals) up to which products take
                    no longer than reading the prefix; None: no such figure
+    calibrated_t   the same by a calibration's attention; None: without one
     unavailable    why there is none
     unconfirmed    the figures behind it that nobody confirmed
     """
@@ -57,6 +59,7 @@ class Blocks:
     device: str
     reading: Reading
     t: float | None
+    calibrated_t: float | None = None
     unavailable: str = ""
     unconfirmed: tuple[str, ...] = ()
 
@@ -75,16 +78,19 @@ def group_size(model: ZayaConfig) -> int:
     return model.num_attention_heads // model.num_key_value_heads
 
 
-def blocks(device: Device, model: ZayaConfig, reading: Reading) -> Blocks:
+def blocks(
+    device: Device, model: ZayaConfig, reading: Reading, calibration: Calibration | None = None
+) -> Blocks:
     try:
-        rates = ceilings(device, reading.dtype, reading.basis)
+        rates = replace(ceilings(device, reading.dtype, reading.basis), calibration=calibration)
     except ValueError as error:
         return Blocks(device.name, reading, None, unavailable=str(error))
     one_block = intensity_flops_per_byte(
         group_size(model), reading.block_rows, ITEMSIZE_BYTES[reading.kv_dtype]
     )
     t = rates.ridge_flops_per_byte / one_block
-    return Blocks(device.name, reading, t, unconfirmed=rates.doubtful)
+    ridge = rates.calibrated_ridge("block_attention")
+    return Blocks(device.name, reading, t, ridge and ridge / one_block, unconfirmed=rates.doubtful)
 
 
 def published_share(

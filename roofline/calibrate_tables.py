@@ -11,13 +11,23 @@ from .workload import Workload
 
 def fits(found: Calibration) -> None:
     table(
-        f"{found.device}, {found.dtype}: shares of its own ceilings, by {found.source}",
-        ("op", "of limit", "of memory", "of arithmetic", "fixed us", "shapes", "worst error"),
+        f"{found.origin}, {found.dtype}: shares of its own ceilings, by {found.source}",
+        (
+            "op",
+            "of limit",
+            "of memory",
+            "of arithmetic",
+            "of tiles",
+            "fixed us",
+            "shapes",
+            "worst error",
+        ),
         [_fit_line(op, fit) for op, fit in [*found.ops.items(), ("any other", found.others)]],
         [
             "of limit: one efficiency for the op; where that does not fit, one of each phase, "
-            "which may overlap, so that a share may exceed 100 %. fixed us: of a call. worst "
-            "error: of a shape that the others predict.",
+            "which may overlap, so that a share may exceed 100 %. tiles: weights loaded and "
+            "widened on a CPU, a multiply-add for each and tile of 3 rows. fixed us: of a call. "
+            "worst error: of a shape that the others predict.",
             f"Host, outside the ops: {short(found.host_us)} us a pass.",
         ],
     )
@@ -32,6 +42,7 @@ def _fit_line(op: str, fit: Fit) -> list[str]:
         share(fit.whole),
         share(fit.memory),
         share(fit.arithmetic),
+        share(fit.tiles),
         f"{fit.fixed_us:.1f}",
         str(fit.shapes),
         number(fit.error, ".1%"),

@@ -5,66 +5,81 @@ import json
 import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
-from itertools import combinations
+from itertools import combinations, pairwise
 from pathlib import Path
+from typing import NamedTuple
 
 FORMAT = 1
 # Beyond this error, one efficiency does not fit an op, and its phases get one each
 CLOSE = 0.1
-# A call that moves fewer bytes finds them in a last-level cache when it is repeated, as a benchmark
-# repeats it. In a pass the weights of other layers come between. Assumed: twice a CPU's usual 32 MB
-CACHED_BYTES = 64e6
-# So many other samples an op must have for these to be left out
-ENOUGH = 3
+# Factors up to this are rounding errors
+NOTHING = 1e-6
+PHASES = ("memory", "arithmetic", "tiles")
+
+
+class Phases(NamedTuple):
+    """What the device's own ceilings would take for the bytes, for the arithmetic and, on a CPU,
+    for loading and widening weights once for each tile of rows."""
+
+    memory: float
+    arithmetic: float
+    tiles: float = 0.0
 
 
 @dataclass(frozen=True)
 class Sample:
-    """A measured call. ms: measured; memory_ms, arithmetic_ms: what the device's own ceilings would
-    take for its bytes and for its arithmetic. moved: the bytes."""
+    """A measured call. ms: measured; the others are its phases. A benchmark repeats a call, so that
+    its bytes come from a cache if they fit: of a CPU memory_ms counts them at that cache's rate."""
 
     label: str
     ms: float
     memory_ms: float
     arithmetic_ms: float
-    moved: float = math.inf
+    tiles_ms: float = 0.0
 
     @property
     def limit_ms(self) -> float:
         return max(self.memory_ms, self.arithmetic_ms)
 
-    @property
-    def cached(self) -> bool:
-        """Whether its time is one of a cache rather than of memory."""
-        return self.moved < CACHED_BYTES and self.memory_ms >= self.arithmetic_ms
-
 
 @dataclass(frozen=True)
 class Fit:
-    """The time of an op: `whole` times its limit, or `memory` and `arithmetic` times the parts of
-    it, and `fixed_us` a call. Factors are 1 / efficiency; the phases may overlap, so that one of
-    theirs may be below 1. shapes: measured; error: the worst of them, each predicted by the
+    """The time of an op: `whole` times its limit, or `memory`, `arithmetic` and `tiles` times the
+    parts of it, and `fixed_us` a call. Factors are 1 / efficiency; the phases may overlap, so that
+    one of theirs may be below 1. shapes: measured; error: the worst of them, each predicted by the
     others."""
 
     whole: float = 0.0
     memory: float = 0.0
     arithmetic: float = 0.0
+    tiles: float = 0.0
     fixed_us: float = 0.0
     shapes: int = 0
     error: float | None = None
 
-    def seconds(self, memory_s: float, arithmetic_s: float, calls: int = 1) -> float:
-        phases = self.memory * memory_s + self.arithmetic * arithmetic_s
-        return self.whole * max(memory_s, arithmetic_s) + phases + 1e-6 * self.fixed_us * calls
+    @property
+    def ridge(self) -> float | None:
+        """The factor on the intensity from which arithmetic takes longer than memory; None where
+        the time does not depend on one of them."""
+        if self.whole:
+            return 1.0
+        return self.memory / self.arithmetic if self.memory and self.arithmetic else None
+
+    def seconds(self, of: Phases, calls: float = 1) -> float:
+        phases = self.memory * of.memory + self.arithmetic * of.arithmetic + self.tiles * of.tiles
+        whole = self.whole * max(of.memory, of.arithmetic)
+        return whole + phases + 1e-6 * self.fixed_us * calls
 
     def predict_ms(self, sample: Sample) -> float:
-        return 1e3 * self.seconds(sample.memory_ms / 1e3, sample.arithmetic_ms / 1e3)
+        ms = sample.memory_ms, sample.arithmetic_ms, sample.tiles_ms
+        return 1e3 * self.seconds(Phases(*(x / 1e3 for x in ms)))
 
 
 @dataclass(frozen=True)
 class Calibration:
     """device      that was measured
     source      the file or the figures that it rests on
+    predicted   whether its times are those of the timing model, which nobody measured
     ops         by the stem of an op; another op is as `others`
     host_us     of a pass, outside every op
     launch_us   of each kernel that is launched
@@ -79,26 +94,36 @@ class Calibration:
     host_us: float = 0.0
     launch_us: float = 0.0
     limits: dict[str, float] = field(default_factory=dict)
+    predicted: bool = False
 
-    def seconds(
-        self, stem: str, memory_s: float, arithmetic_s: float, calls: int, launches: int
-    ) -> float:
-        fit = self.ops.get(stem, self.others)
-        return fit.seconds(memory_s, arithmetic_s, calls) + 1e-6 * self.launch_us * launches
+    @property
+    def origin(self) -> str:
+        """Where its times come from, for titles and notes."""
+        if self.predicted:
+            return f"{self.device}, predicted by the timing model, not measured"
+        return self.device
+
+    def fit_of(self, stem: str) -> Fit:
+        return self.ops.get(stem, self.others)
+
+    def of(self, device: str) -> bool:
+        """Whether it is one of this device."""
+        return device.lower() == "cpu" or device.lower() in self.device.lower()
+
+    def seconds(self, stem: str, phases: Phases, calls: float, launches: int) -> float:
+        fit = self.fit_of(stem)
+        return fit.seconds(phases, calls) + 1e-6 * self.launch_us * launches
 
 
 def fit(samples: Sequence[Sample]) -> Fit:
     """One efficiency and a fixed cost where these are close to every sample, else one for each
-    phase. Samples of a cache are left out where others are enough."""
+    phase."""
     if not samples:
         raise ValueError("calibrate: expected at least one measured shape of an op, got none")
-    others = [s for s in samples if not s.cached]
-    if len(others) >= ENOUGH:
-        samples = others
     found = _cross_checked(samples, ("whole", "fixed_us"))
     if found.error is None or found.error <= CLOSE:
         return found
-    phased = _cross_checked(samples, ("memory", "arithmetic", "fixed_us"))
+    phased = _cross_checked(samples, (*PHASES, "fixed_us"))
     return phased if phased.error is not None and phased.error < found.error else found
 
 
@@ -125,28 +150,37 @@ def _least_squares(samples: Sequence[Sample], terms: tuple[str, ...]) -> Fit:
         "whole": [s.limit_ms / s.ms for s in samples],
         "memory": [s.memory_ms / s.ms for s in samples],
         "arithmetic": [s.arithmetic_ms / s.ms for s in samples],
+        "tiles": [s.tiles_ms / s.ms for s in samples],
         "fixed_us": [1e-3 / s.ms for s in samples],
     }
+    terms = [term for term in terms if any(columns[term])]
     best = math.inf
     chosen = {}
     for count in range(1, min(len(terms), len(samples)) + 1):
         for subset in combinations(terms, count):
-            if subset == ("fixed_us",):
-                continue  # the time of an op depends on its shape
+            # where only a fixed cost shows, an op still takes no less than its limit
+            bare = subset == ("fixed_us",)
+            wanted = 1 - np.array(columns["whole"]) if bare else np.ones(len(samples))
             matrix = np.array([columns[term] for term in subset]).T
-            factors = np.linalg.lstsq(matrix, np.ones(len(samples)), rcond=None)[0]
-            squares = float(((matrix @ factors - 1) ** 2).sum())
-            if (factors > 0).all() and squares < best:
+            factors = np.linalg.lstsq(matrix, wanted, rcond=None)[0]
+            squares = float(((matrix @ factors - wanted) ** 2).sum())
+            if (factors > NOTHING).all() and squares < best:
                 best = squares
                 chosen = dict(zip(subset, map(float, factors), strict=True))
+                chosen |= {"whole": 1.0} if bare else {}
     return Fit(**chosen)
 
 
-def mean_fit(fits: Sequence[Fit], samples: Sequence[Sample]) -> Fit:
-    """For ops that were not measured: the geometric mean of every sample's efficiency, and the
-    least fixed cost."""
-    ratio = math.exp(sum(math.log(s.ms / s.limit_ms) for s in samples) / len(samples))
-    return Fit(whole=ratio, fixed_us=min(f.fixed_us for f in fits), shapes=len(samples))
+def mean_fit(measured: Sequence[tuple[Fit, Sequence[Sample]]]) -> Fit:
+    """For ops that were not measured: the geometric mean of every sample's efficiency, without the
+    fixed cost of its op, and the least of these."""
+    ratios = [
+        math.log(max(1.0, (s.ms - fit.fixed_us / 1e3) / s.limit_ms))
+        for fit, samples in measured
+        for s in samples
+    ]
+    whole = math.exp(sum(ratios) / len(ratios))
+    return Fit(whole=whole, fixed_us=min(f.fixed_us for f, _ in measured), shapes=len(ratios))
 
 
 def of_results(data: dict, impl: str, dtype: str, source: str) -> Calibration:
@@ -163,14 +197,14 @@ def of_results(data: dict, impl: str, dtype: str, source: str) -> Calibration:
             f"{', '.join(found) or 'nothing (no times)'}, got {impl} {dtype}"
         )
     ops = {op: fit(samples) for op, samples in by_op.items()}
-    every = [sample for samples in by_op.values() for sample in samples]
     return Calibration(
         device=str(data["machine"].get("device", "unknown")),
         source=source,
         dtype=dtype,
         ops=ops,
-        others=mean_fit(list(ops.values()), every),
-        limits={name: float(value) for name, value in limits.items()},
+        others=mean_fit([(ops[op], samples) for op, samples in by_op.items()]),
+        limits={name: float(limits[name]) for name in limits if name != "read_again"},
+        predicted=bool(data["machine"].get("predicted")),
     )
 
 
@@ -181,8 +215,26 @@ def sample(result: dict, limits: dict) -> Sample:
     arithmetic = (result["flops"] - vector) / limits["bf16_flops_per_s" if bf16 else "flops_per_s"]
     if limits["exps_per_s"]:
         arithmetic += vector / limits["flops_per_s"] + result["exps"] / limits["exps_per_s"]
-    memory = result["bytes"] / limits["read_bytes_per_s"]
-    return Sample(result["case"], result["ms"], 1e3 * memory, 1e3 * arithmetic, result["bytes"])
+    memory = result["bytes"] / _read_rate(limits, result["bytes"])
+    tiles = tiles_seconds(result.get("tiled") or 0, limits["flops_per_s"])
+    return Sample(result["case"], result["ms"], 1e3 * memory, 1e3 * arithmetic, 1e3 * tiles)
+
+
+def tiles_seconds(tiled: float, flops_per_s: float) -> float:
+    """As if a weight took a multiply-add to load and widen."""
+    return 2 * tiled / flops_per_s
+
+
+def _read_rate(limits: dict, size: float) -> float:
+    """Bytes per second of a call of so many bytes, when it is repeated: between the sizes that were
+    probed linear in their logarithms."""
+    points = limits.get("read_again", ())
+    if points and size <= points[0][0]:
+        return points[0][1]
+    for (low, before), (high, after) in pairwise(points):
+        if size <= high:
+            return before + (after - before) * math.log(size / low) / math.log(high / low)
+    return limits["read_bytes_per_s"]
 
 
 def of_two_rates(
@@ -235,7 +287,7 @@ def load(path: str | Path) -> Calibration:
     except (AttributeError, KeyError, TypeError) as error:
         raise ValueError(f"{where}: expected the fields of a calibration, got {error}") from error
     for op, found in [*ops.items(), ("others", loaded.others)]:
-        factors = (found.whole, found.memory, found.arithmetic, found.fixed_us)
+        factors = (found.whole, *(getattr(found, p) for p in PHASES), found.fixed_us)
         if not all(isinstance(x, (int, float)) and 0 <= x < math.inf for x in factors):
             raise ValueError(f"{where}: {op}: expected factors >= 0, got {factors}")
     return loaded

@@ -1,6 +1,8 @@
 """`blockdraft roofline ...`: the group, and its commands about devices. Heavy imports wait until a
 command runs."""
 
+from dataclasses import replace
+
 import click
 
 from . import device_tables as tables
@@ -15,11 +17,13 @@ from .models import title
 from .options import (
     BASES,
     batch_option,
+    calibration_option,
     context_option,
     devices_option,
     model_option,
 )
 from .output import output_options
+from .setting import calibration
 
 
 @click.group()
@@ -61,6 +65,7 @@ def devices(sources: bool, cpu: bool, devices_file: str | None) -> tuple:
     show_default=True,
     help="What the proposals may add to the whole pass, as a share of the pass that only verifies.",
 )
+@calibration_option
 @devices_option
 @output_options
 def blocks(
@@ -69,6 +74,7 @@ def blocks(
     batch: int,
     context: int,
     slack: float,
+    calibration_file: str | None,
     devices_file: str | None,
 ) -> tuple:
     """Blocks t and proposals t - 1 that are free in attention over a long prefix, under each
@@ -76,13 +82,14 @@ def blocks(
     known = load(devices_file)
     config = find_model(model)
     chosen = [find(name, known) for name in device] or list(known.values())
-    readings = table_rows.block_readings(chosen, config)
-    whole = table_rows.whole_passes(chosen, config, batch, context, slack)
+    found = calibration(calibration_file)
+    readings = table_rows.block_readings(chosen, config, found)
+    whole = table_rows.whole_passes(chosen, config, batch, context, slack, found)
 
     def show() -> None:
         names = [d.name for d in chosen]
         tables.readings(title(model), readings, names, verdict(known, config))
-        tables.whole_passes(whole, names)
+        tables.whole_passes(whole, names, found)
 
     return readings + whole, show
 
@@ -99,14 +106,21 @@ def blocks(
 )
 @click.option("--device", default="MI300X", show_default=True)
 @click.option("--basis", type=BASES, default="peak", show_default=True)
+@calibration_option
 @devices_option
 @output_options
 def attention(
-    model: str, query_rows: int, device: str, basis: str, devices_file: str | None
+    model: str,
+    query_rows: int,
+    device: str,
+    basis: str,
+    calibration_file: str | None,
+    devices_file: str | None,
 ) -> tuple:
     """CCGQA beside MHA, GQA and MLA with the same cache: intensity, and the blocks that are
     free."""
     rates = ceilings(find(device, load(devices_file)), "bf16", basis)
+    rates = replace(rates, calibration=calibration(calibration_file))
     rows = table_rows.attention_kinds(kinds(find_model(model)), query_rows, rates)
 
     def show() -> None:
@@ -128,6 +142,7 @@ def attention(
 )
 @click.option("--device", multiple=True, default=("MI300X", "MI355X"), show_default=True)
 @click.option("--basis", type=BASES, default="sustained", show_default=True)
+@calibration_option
 @devices_option
 @output_options
 def budget(
@@ -135,19 +150,21 @@ def budget(
     row_counts: tuple[int, ...],
     device: tuple[str, ...],
     basis: str,
+    calibration_file: str | None,
     devices_file: str | None,
 ) -> tuple:
     """Workgroups and bytes in flight of the kernels that read weights, and the share of the
     bandwidth that follows."""
-    known = load(devices_file)
+    known, config = load(devices_file), find_model(model)
+    found = calibration(calibration_file)
     rows = [
         row
         for name in device
-        for row in table_rows.budgets(find_model(model), row_counts, find(name, known), basis)
+        for row in table_rows.budgets(config, row_counts, find(name, known), basis, found)
     ]
 
     def show() -> None:
-        tables.budgets(title(model), rows)
+        tables.budgets(title(model), rows, found)
 
     return rows, show
 

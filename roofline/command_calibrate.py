@@ -44,8 +44,8 @@ _OUT = click.option(
 @click.option(
     "--touched",
     callback=pairs,
-    help="Experts of a layer that the passes of --step touch: ROWS:EXPERTS,...  [default: those of "
-    "uniform routing]",
+    help="Experts of a layer that the passes of --step touch: ROWS:EXPERTS,...  [default: as the "
+    "file says]",
 )
 @_OUT
 @output_options
@@ -58,7 +58,7 @@ def calibrate(
     out: Path | None,
 ) -> tuple:
     """Efficiency and fixed microseconds of each op, from a RESULTS file of `bench` or of `check
-    --save` on the target device."""
+    --save` on the target device; or of `isa --predict --save`, which is no measurement."""
     from ..bench.results import load
 
     found = calibrating.of_results(load(results), impl, dtype, results.name)

@@ -11,6 +11,8 @@ from ..models.config import ZayaConfig
 # (or columns) of a matrix product
 ATTENTION_TILE = 256
 MATRIX_TILE = 256
+# Rows of a tile of a CPU's product: csrc/tile/cpu/plain.h, with AVX2
+CPU_TILE = 3
 
 
 @dataclass(frozen=True)
@@ -25,6 +27,8 @@ class Cost:
     activations     those of `bytes` that the op before wrote or the next one reads, which a large
                     last-level cache may hold
     link_bytes      that a GPU sends to others
+    tiled           numbers that a CPU's products load and widen: the weights, once for each tile of
+                    rows
     """
 
     flops: float
@@ -34,6 +38,7 @@ class Cost:
     l2_bytes: float = 0.0
     activations: float = 0.0
     link_bytes: float = 0.0
+    tiled: float = 0.0
 
     def __add__(self, other: "Cost") -> "Cost":
         return Cost(
@@ -44,6 +49,7 @@ class Cost:
             self.l2_bytes + other.l2_bytes,
             self.activations + other.activations,
             self.link_bytes + other.link_bytes,
+            self.tiled + other.tiled,
         )
 
     def __mul__(self, times: float) -> "Cost":
@@ -55,6 +61,7 @@ class Cost:
             self.l2_bytes * times,
             self.activations * times,
             self.link_bytes * times,
+            self.tiled * times,
         )
 
     __rmul__ = __mul__
@@ -79,6 +86,7 @@ def linear(
         bytes=weights + rows * (inputs + outputs) * itemsize,
         l2_bytes=row_tiles * weights + rows * (column_tiles * inputs + outputs) * itemsize,
         activations=rows * (inputs + outputs) * itemsize,
+        tiled=ceil(rows / CPU_TILE) * inputs * outputs,
     )
 
 
@@ -220,6 +228,8 @@ def fused_moe(
     weights = 3 * touched_experts * hidden * inner * weight_size
     moved = 2 * routed_rows * hidden * itemsize
     tiles = ceil(routed_rows / max(touched_experts, 1) / MATRIX_TILE)
+    # an expert's last tile has any number of rows, and at least one
+    of_rows = (routed_rows + touched_experts * (CPU_TILE - 1) / 2) / CPU_TILE
     return Cost(
         flops=6 * routed_rows * hidden * inner,
         exps=routed_rows * inner,
@@ -227,6 +237,7 @@ def fused_moe(
         vector_flops=4 * routed_rows * inner,
         l2_bytes=tiles * weights + moved + 2 * routed_rows * inner * itemsize,
         activations=moved,
+        tiled=3 * hidden * inner * max(of_rows, touched_experts),
     )
 
 

@@ -3,9 +3,11 @@
 from collections.abc import Sequence
 
 from .budget import LATENCY_S
+from .calibration import Calibration
 from .devices import BASIS_TEXT, Ceilings
 from .figures import KINDS
 from .output import number, table
+from .pass_tables import calibrated_by
 
 
 def sources(rows: Sequence[dict]) -> None:
@@ -92,16 +94,17 @@ def readings(title: str, rows: Sequence[dict], names: Sequence[str], notes: Sequ
 def _t(row: dict) -> str:
     if row["t"] is None:
         return "-"
-    return f"{row['t']:.2f} ({row['proposals']:.2f})" + "?" * bool(row["unconfirmed"])
+    ideal = f"{row['t']:.2f} ({row['proposals']:.2f})" + "?" * bool(row["unconfirmed"])
+    found = row["calibrated_t"]
+    return ideal if found is None else f"{ideal} | {found:.2f} ({found - 1:.2f})"
 
 
-def whole_passes(rows: Sequence[dict], names: Sequence[str]) -> None:
+def whole_passes(
+    rows: Sequence[dict], names: Sequence[str], calibration: Calibration | None = None
+) -> None:
     """Affordable proposals by basis and device."""
     bases = dict.fromkeys(r["basis"] for r in rows)
-    cells = {
-        (r["basis"], r["device"]): number(r["proposals"], ".1f") + "?" * bool(r["unconfirmed"])
-        for r in rows
-    }
+    cells = {(r["basis"], r["device"]): _proposals(r) for r in rows}
     r = rows[0]
     table(
         f"\nWhole pass at batch {r['batch']}, context {r['context_tokens']}: "
@@ -112,10 +115,23 @@ def whole_passes(rows: Sequence[dict], names: Sequence[str]) -> None:
             "Three counts, one after the other: attention over a long prefix affords the blocks of "
             "the first table; at this batch and context the other ops leave these proposals; "
             "`plan` then says how many of them the acceptance repays, which may be fewer or more.",
+            *(["Ideal | calibrated, in both tables."] if calibration else []),
+            *_calibrated(calibration, names),
             "Bases are explained by `step --help`; "
             "the figures behind them and their sources by `devices --sources`.",
         ],
     )
+
+
+def _proposals(row: dict) -> str:
+    doubt = "?" * bool(row["unconfirmed"])
+    ideal = number(row["proposals"], ".1f") + doubt
+    found = row["calibrated_proposals"]
+    return ideal if found is None else f"{ideal} | {found:.1f}"
+
+
+def _calibrated(found: Calibration | None, names: Sequence[str]) -> list[str]:
+    return [] if found is None else [calibrated_by(found, names)]
 
 
 def attention(title: str, rows: Sequence[dict], rates: Ceilings) -> None:
@@ -131,6 +147,7 @@ def attention(title: str, rows: Sequence[dict], rates: Ceilings) -> None:
             "flop/byte, 1 row",
             f"flop/byte, {query_rows} rows",
             "t free blocks",
+            *(["calibrated"] if rates.calibration else []),
             "of the ridge",
         ),
         [
@@ -140,6 +157,7 @@ def attention(title: str, rows: Sequence[dict], rates: Ceilings) -> None:
                 f"{r['intensity_1_row']:.2f}",
                 f"{r['intensity']:.1f}",
                 f"{r['t']:.2f}",
+                *([number(r["calibrated_t"], ".2f")] if rates.calibration else []),
                 f"{r['intensity'] / ridge:.0%}",
             )
             for r in rows
@@ -147,11 +165,12 @@ def attention(title: str, rows: Sequence[dict], rates: Ceilings) -> None:
         [
             f"{BASIS_TEXT[rates.basis]}: ridge {ridge:.1f} flop/byte. "
             "t < 1: even the verify block is bound by products.",
+            *_calibrated(rates.calibration, [rates.device]),
         ],
     )
 
 
-def budgets(title: str, rows: Sequence[dict]) -> None:
+def budgets(title: str, rows: Sequence[dict], calibration: Calibration | None = None) -> None:
     table(
         f"{title}: workgroups and bytes in flight of the C++ kernels, bf16",
         (
@@ -164,6 +183,7 @@ def budgets(title: str, rows: Sequence[dict]) -> None:
             "KB in flight a unit",
             "of bandwidth",
             "us",
+            *(["calibrated"] if calibration else []),
         ),
         [
             (
@@ -176,6 +196,7 @@ def budgets(title: str, rows: Sequence[dict]) -> None:
                 f"{r['bytes_in_flight_a_unit'] / 1e3:.0f}",
                 f"{r['share']:.0%}",
                 f"{r['us']:.1f}",
+                *([f"{r['calibrated_us']:.1f}"] if calibration else []),
             )
             for r in rows
         ],
@@ -183,6 +204,7 @@ def budgets(title: str, rows: Sequence[dict]) -> None:
             "Derived from the kernels' loads and launches, with a latency of "
             f"{LATENCY_S * 1e6:.1f} us, which is assumed; nothing was measured. us: without the "
             "launch. What is read in less than the latency cannot come near the bandwidth.",
+            *_calibrated(calibration, list(dict.fromkeys(r["device"] for r in rows))),
         ],
         keys=3,
     )

@@ -3,11 +3,11 @@
 import math
 import os
 from dataclasses import dataclass, replace
-from functools import cache
+from functools import cache, cached_property
 from pathlib import Path
 
 from . import device_files
-from .calibration import Calibration
+from .calibration import Calibration, Phases, tiles_seconds
 from .costs import Cost
 from .figures import Device, Figure
 
@@ -82,11 +82,44 @@ class Ceilings:
         bound = max(terms, key=terms.get)
         return terms[bound], bound
 
-    def phases(self, cost: Cost, calls: int = 1) -> tuple[float, float]:
-        """Seconds of main memory, and of everything else."""
-        terms = self._terms(cost, calls)
+    def calibrated_ridge(self, stem: str) -> float | None:
+        """The intensity from which an op takes longer for its arithmetic than for its memory, as
+        calibrated; None where there is no calibration or its times do not say."""
+        factor = self.calibration.fit_of(stem).ridge if self.calibration else None
+        return factor and factor * self._rates_of(stem).ridge_flops_per_byte
+
+    def phases(self, cost: Cost, calls: int, stem: str) -> Phases:
+        """What the calibration's factors of an op are factors of: seconds of main memory, of
+        everything else, and on a CPU of its tiles."""
+        rates = self._rates_of(stem)
+        terms = rates._terms(cost, calls)
         memory = terms.pop("memory")
-        return memory, max(terms.values())
+        tiles = tiles_seconds(cost.tiled, rates.vector_flops_per_s) if rates.shared_units else 0.0
+        return Phases(memory, max(terms.values()), tiles)
+
+    def _rates_of(self, stem: str) -> "Ceilings":
+        """For an op that was measured on this device, the rates that stand beside its times."""
+        found = self.calibration
+        own = found and found.limits and found.of(self.device) and stem in found.ops
+        return self._measured if own else self
+
+    @cached_property
+    def _measured(self) -> "Ceilings":
+        """The rates of the calibration, which count as `calibration.sample` counts them."""
+        found = self.calibration
+        limits = found.limits
+        products = {"bfloat16": ("bf16", "bf16_flops_per_s"), "float32": ("fp32", "flops_per_s")}
+        dtype, rate = products.get(found.dtype, ("", ""))
+        counted = limits["exps_per_s"] > 0
+        return replace(
+            self,
+            memory_bytes_per_s=limits["read_bytes_per_s"],
+            matrix_flops_per_s=limits[rate] if self.dtype == dtype else self.matrix_flops_per_s,
+            vector_flops_per_s=limits["flops_per_s"] if counted else math.inf,
+            exps_per_s=limits["exps_per_s"] if counted else math.inf,
+            l2_bytes_per_s=None,
+            shared_units=True,
+        )
 
     def _terms(self, cost: Cost, calls: int) -> dict[str, float]:
         size = self.cache_bytes or 0.0

@@ -18,7 +18,6 @@ BYTES = 2  # of an element
 MASK_ROWS = 16
 MAX_SPLITS = 32
 VOCABULARY, VOCAB_BLOCK = 262272, 4096
-VOCAB_BLOCKS = -(-VOCABULARY // VOCAB_BLOCK)
 DRAFTS = 15
 ACCEPTED = 5
 XCDS = 8
@@ -114,29 +113,41 @@ def attention(batch: int, context: int, rows: int, split_keys: int = SPLIT_KEYS)
     )
 
 
-def accept(batch: int) -> Shape:
-    """Token rule at temperature 1, no truncation, sampled drafts; log-probabilities not asked."""
-    rows = 2 * DRAFTS + 1
-    of_row = VOCABULARY * BYTES
-    blocks = VOCAB_BLOCKS
-    philox = Trip("round", 10)
+# The samplers' loops: rounds of a uniform's generator; the survey of a row's first ids, which are
+# fewer than the lanes of a wave take
+PHILOX = Trip("round", 10)
+START = Trip("survey(scan, logits", 1, whole=True)
+
+
+def scan_of(text: str, share: float = 1) -> Trip:
+    """A wave's scan of a share of a vocab_block, 8 ids a lane at a time."""
+    return Trip(text, int(share * VOCAB_BLOCK) // 512, whole=True)
+
+
+def accept(batch: int, vocabulary: int = VOCABULARY) -> Shape:
+    """Token rule at temperature 1, no truncation, drafts of sample_drafts with their normalisers,
+    of which ACCEPTED are kept; log-probabilities not asked."""
+    rows = DRAFTS + 1  # that are measured; those of the drafter end at once
+    of_row = vocabulary * BYTES
+    blocks = ceil(vocabulary, VOCAB_BLOCK)
 
     def cpp(arch: str) -> Iterator[Work]:
         def code(step: int) -> str:
             return f"accept_drafts_kernelINS_4bf16ELNS_10AcceptStepE{step}E"
 
-        scan = Trip("base < span.stop", VOCAB_BLOCK // 512)
-        yield Work("measure", code(0), batch * rows * blocks, (scan,), batch * rows * of_row)
+        measure = (START, scan_of("at.exp2(at.fma(at.load(row)"))
+        yield Work("measure", code(0), batch * rows * blocks, measure, batch * rows * of_row)
         partials = (
             Trip("i < vocabulary_.blocks; ++i) {", blocks),
             Trip("p.sum += mass", blocks),
         )
         yield Work("normalise", code(1), batch * rows, partials, streams=False)
-        tests = (Trip("for (int i = 0;; ++i)", ACCEPTED + 1, (philox,)),)
+        tests = (Trip("for (int i = 0;; ++i)", ACCEPTED + 1, (PHILOX,)),)
         yield Work("decide", code(3), batch, tests, streams=False)
-        yield Work("weigh", code(4), batch * blocks, (scan,), 2 * batch * of_row)
+        weigh = (scan_of("residual<true>"),)
+        yield Work("weigh", code(4), batch * blocks, weigh, 2 * batch * of_row)
         draw = (
-            philox,
+            PHILOX,
             Trip("total += sums_", blocks),
             Trip("sums_[block]", blocks // 2),
             Trip("base < span.stop", VOCAB_BLOCK // 1024),
@@ -165,27 +176,30 @@ def accept(batch: int) -> Shape:
         )
         yield Work("finish", code(5), batch, draw, streams=False)
 
-    exps = batch * rows * VOCABULARY
+    exps = batch * rows * vocabulary
     label = f"B={batch} K={DRAFTS}"
     return Shape("accept_drafts", label, {"cpp": cpp, "triton": triton}, exps=exps)
 
 
-def sample(batch: int) -> Shape:
-    rows, blocks, of_row = batch * DRAFTS, VOCAB_BLOCKS, VOCABULARY * BYTES
+def sample(batch: int, vocabulary: int = VOCABULARY) -> Shape:
+    """At temperature 1, no truncation."""
+    rows, of_row = batch * DRAFTS, vocabulary * BYTES
+    blocks = ceil(vocabulary, VOCAB_BLOCK)
 
     def cpp(arch: str) -> Iterator[Work]:
         def code(step: int) -> str:
             return f"sample_drafts_kernelINS_4bf16ELNS_10SampleStepE{step}E"
 
-        scan = Trip("base < span.stop", VOCAB_BLOCK // 512)
-        yield Work("measure", code(0), rows * blocks, (scan,), rows * of_row)
+        measure = (START, scan_of("at.exp2(logits.load(at) - at.all(anchor), scale)"))
+        yield Work("measure", code(0), rows * blocks, measure, rows * of_row)
         draw = (
             Trip("i < vocabulary_.blocks; ++i) {", blocks),
             Trip("p.sum += mass", blocks),
+            PHILOX,
             Trip("i < vocabulary.blocks; i +=", ceil(blocks, 8)),
             Trip("total += sums_", blocks),
             Trip("sums_[block]", blocks // 2),
-            Trip("base < span.stop", VOCAB_BLOCK // 1024),
+            scan_of("base < span.stop", 0.5),
         )
         yield Work("finish", code(1), rows, draw, streams=False)
 
@@ -199,7 +213,7 @@ def sample(batch: int) -> Shape:
         )
         yield Work("finish", code.format("finish"), rows, draw, streams=False)
 
-    exps = rows * VOCABULARY
+    exps = rows * vocabulary
     label = f"B={batch} K={DRAFTS}"
     return Shape("sample_drafts", label, {"cpp": cpp, "triton": triton}, exps=exps)
 

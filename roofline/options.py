@@ -25,6 +25,12 @@ def combine(*options: Callable) -> Callable:
 devices_option = click.option(
     "--devices", "devices_file", type=_FILE, help="TOML that extends or overrides devices.toml."
 )
+calibration_option = click.option(
+    "--calibration",
+    "calibration_file",
+    type=_FILE,
+    help="File of `calibrate --out`: what was measured, beside the ideal.",
+)
 model_option = click.option(
     "--model",
     default="ZAYA1-8B",
@@ -128,12 +134,7 @@ model_options = combine(
         help="Where an op finds what the one before wrote: in main memory, or in the last-level "
         "cache if it fits.",
     ),
-    click.option(
-        "--calibration",
-        "calibration_file",
-        type=_FILE,
-        help="File of `calibrate --out`: what was measured, beside the ideal.",
-    ),
+    calibration_option,
     devices_option,
 )
 acceptance_options = combine(

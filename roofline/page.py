@@ -9,8 +9,10 @@ from pathlib import Path
 from ..models.config import ZayaConfig
 from . import acceptance, memory
 from .blocks import READINGS, blocks
+from .calibration import Calibration
 from .devices import BASES, BASIS_TEXT, Ceilings, ceilings
 from .figures import Device
+from .pass_tables import calibrated_by
 from .plan import Accepting, Steady, candidates, drafting, plan
 from .workload import Workload
 
@@ -36,9 +38,10 @@ def data(
     launch_us: float,
     accepting: Accepting | None = None,
     start: dict | None = None,
+    calibration: Calibration | None = None,
 ) -> dict:
-    """seconds[device][basis][mean][batch][context][P], all by index; plans[mean][P]: branches and
-    tokens a pass; request_gb[context][P].
+    """seconds[device][basis][mean][batch][context][P], all by index; calibrated: the same, empty
+    without a calibration; plans[mean][P]: branches and tokens a pass; request_gb[context][P].
 
     accepting    an acceptance of one's own, which the slider of means ends with
     start        what the page opens on, by the names of its controls
@@ -55,6 +58,7 @@ def data(
     contexts = sorted({*contexts_of(work.model), start.get("context", CONTEXTS[0])})
     grid = [[replace(work, batch=b, context_tokens=n) for n in contexts] for b in batches]
     seconds = {}
+    calibrated = {}
     used = {}
     free = {}
     for device in devices:
@@ -69,6 +73,10 @@ def data(
             used.setdefault(device.name, {})[basis] = figures
             times = [_seconds(grid, choice, rates, launch_us) for choice in choices]
             seconds.setdefault(device.name, {})[basis] = times
+            if calibration:
+                rates = replace(rates, calibration=calibration)
+                times = [_seconds(grid, choice, rates, launch_us) for choice in choices]
+                calibrated.setdefault(device.name, {})[basis] = times
     plans = [
         [{"branches": s.branches, "tokens": s.tokens_per_pass} for s, _ in choice]
         for choice in choices
@@ -89,6 +97,8 @@ def data(
         "room_gb": {d.name: _room_gb(d) for d in devices if d.name in seconds},
         "bases": BASIS_TEXT,
         "seconds": seconds,
+        "calibrated": calibrated,
+        "calibration": calibrated_by(calibration, list(seconds)) if calibration else "",
         "plans": plans,
         "used": used,
         "blocks": free,

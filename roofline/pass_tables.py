@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from . import experts, memory
+from .calibration import Calibration
 from .devices import BASIS_TEXT, Ceilings
 from .output import short, table
 from .plan import Option
@@ -154,10 +155,14 @@ def calibration_note(setting: Setting) -> str:
     if setting.calibrated is None:
         return "No calibration: a real stack is slower; `calibrate` says by how much."
     found = setting.calibrated.calibration
-    name = setting.rates.device.lower()
-    same = name == "cpu" or name in found.device.lower()
-    measured = f"{', '.join(found.ops) or 'whole passes'} on {found.device}"
-    measured += "" if same else f" (assumed of {setting.rates.device} as well ?)"
+    return calibrated_by(found, [setting.rates.device])
+
+
+def calibrated_by(found: Calibration, devices: Sequence[str]) -> str:
+    """What calibrated times of these devices rest on."""
+    others = [name for name in devices if not found.of(name)]
+    measured = f"{', '.join(found.ops) or 'whole passes'} on {found.origin}"
+    measured += f" (assumed of {', '.join(others)} as well ?)" if others else ""
     return (
         f"Calibrated by {found.source}: {measured}; other ops at the mean efficiency; "
         f"{short(found.launch_us)} us a launch, {short(found.host_us)} us of the host a pass."

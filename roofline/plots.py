@@ -33,7 +33,14 @@ def draw_all(
     paths += blocks_against_context(subject, known, slack, folder)
     contexts = page.contexts_of(work.model)
     rows = sweep.run(
-        work, acceptance, rates, page.BATCHES, contexts, page.MAX_PROPOSALS, subject.launch_us
+        work,
+        acceptance,
+        rates,
+        page.BATCHES,
+        contexts,
+        page.MAX_PROPOSALS,
+        subject.launch_us,
+        subject.calibrated,
     )
     paths += heat_map(subject, rows, folder)
     shown = list(known)
@@ -47,7 +54,10 @@ def draw_all(
         "mean": page.GIVEN,
         "proposals": min(subject.proposals, page.MAX_PROPOSALS),
     }
-    content = page.data(subject.model, work, shown, subject.launch_us, acceptance, start)
+    calibration = subject.calibrated and subject.calibrated.calibration
+    content = page.data(
+        subject.model, work, shown, subject.launch_us, acceptance, start, calibration
+    )
     paths.append(page.write(folder / "blocks.html", content))
     return paths
 
@@ -71,17 +81,21 @@ def blocks_against_context(
     longest = work.model.max_position_embeddings
     contexts = [512 * 2**i for i in range(20) if 512 * 2**i <= longest]
     compared = _able(devices, work.dtype, subject.rates.basis)
+    calibration = subject.calibrated and subject.calibrated.calibration
+
+    def affordable_at(rates: Ceilings, context: int) -> float:
+        return affordable(replace(work, context_tokens=context), rates, slack, subject.launch_us)
 
     def draw(figure, axes) -> None:
         # devices beyond the markers are left out
         for rates, marker in zip(compared, _MARKERS, strict=False):
-            values = [
-                affordable(replace(work, context_tokens=n), rates, slack, subject.launch_us)
-                for n in contexts
-            ]
+            values = [affordable_at(rates, n) for n in contexts]
             label = f"{rates.device}{' ?' * bool(rates.doubtful)}"
             color = device_color(rates.device)
             axes.plot(contexts, values, marker=marker, markersize=5, label=label, color=color)
+            if calibration:
+                rates = replace(rates, calibration=calibration)
+                axes.plot(contexts, [affordable_at(rates, n) for n in contexts], "--", color=color)
         axes.set_xscale("log", base=2)
         axes.set_xticks(contexts, map(token_label, contexts))
         axes.set(
@@ -92,7 +106,7 @@ def blocks_against_context(
         axes.set_title(title, fontsize=11)
         axes.set_ylim(bottom=0)
         axes.grid(alpha=0.3)
-        legend(figure, axes, "? unconfirmed figures")
+        legend(figure, axes, "? unconfirmed figures" + "\ndashed: calibrated" * bool(calibration))
 
     return save("blocks", folder, draw, (9.5, 5))
 
@@ -101,6 +115,7 @@ def heat_map(subject: Subject, rows: list[dict], folder: Path) -> list[Path]:
     """`sweep.run` rows: speed-up over autoregressive decoding by colour, with the best P written in
     each cell."""
     best = {(r["batch"], r["context_tokens"]): r for r in rows if r["best"]}
+    measured = {(r["batch"], r["context_tokens"]): r for r in rows if r.get("calibrated_best")}
     batches = sorted({batch for batch, _ in best})
     contexts = sorted({context for _, context in best})
     # a cell that does not fit has no colour
@@ -119,11 +134,13 @@ def heat_map(subject: Subject, rows: list[dict], folder: Path) -> list[Path]:
                 row = best[b, n]
                 share = (row["speed_up"] - 1) / max(top - 1, 0.01)
                 color = _readable(share) if row["fits"] else "dimgray"
-                axes.text(x, y, _cell(row), ha="center", va="center", fontsize=8, color=color)
+                text = _cell(row) + _calibrated(measured.get((b, n)))
+                axes.text(x, y, text, ha="center", va="center", fontsize=8, color=color)
         axes.set_xticks(range(len(contexts)), map(token_label, contexts))
         axes.set_yticks(range(len(batches)), batches)
         axes.set(xlabel="cached tokens of each request", ylabel="requests in the batch")
         title = f"{subject.where}, {subject.accepting} with P = {subject.proposals}"
+        title += "; [P: speed-up] as calibrated" * bool(measured)
         axes.set_title(f"{title}\n{subject.basis(subject.rates.unconfirmed)}", fontsize=11)
         figure.colorbar(image, label="speed-up over autoregressive decoding, best P")
 
@@ -133,6 +150,10 @@ def heat_map(subject: Subject, rows: list[dict], folder: Path) -> list[Path]:
 def _cell(row: dict) -> str:
     size = "" if row["fits"] else "\ntoo large"
     return f"P = {row['proposals']}\n{row['speed_up']:.2f}x{size}"
+
+
+def _calibrated(row: dict | None) -> str:
+    return f"\n[{row['proposals']}: {row['calibrated_speed_up']:.2f}x]" if row else ""
 
 
 def _readable(value: float) -> str:

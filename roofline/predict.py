@@ -253,7 +253,7 @@ def results(rows: Sequence[dict], device: Device) -> dict:
 
     return {
         "schema": 2,
-        "machine": {"device": f"{device.name}, predicted by isa --predict"},
+        "machine": {"device": device.name, "predicted": True},
         "limits": limits,
         "results": [result(r) for r in rows if "workgroups" not in r],
     }

@@ -18,13 +18,15 @@ SOURCES += [Path(__file__).resolve().parents[1] / "tests/support"]
 class Trip(NamedTuple):
     """A loop of the source that runs `times`, found by a part of its text, and the loops in it, in
     the order in which a wave comes to them. products: the matrix instructions of a turn, where its
-    code has ways with more of them than the shape needs. Code that runs once, and is in no loop of
-    its own, is found in the same way if `times` is 0."""
+    code has ways with more of them than the shape needs. whole: no lane is at the ragged end of a
+    span, for which it has narrow loads. Code that runs once, and is in no loop of its own, is found
+    in the same way if `times` is 0."""
 
     text: str
     times: int = 0
     inner: tuple["Trip", ...] = ()
     products: int | None = None
+    whole: bool = False
 
 
 @dataclass(frozen=True)
@@ -65,6 +67,8 @@ class Cost(NamedTuple):
 
 # A branch around what no lane does is not taken: as if that took so many instructions
 DETOUR = 64
+# Bytes of a lane's load from which it cannot be one of a span's ragged end
+WIDE = 8
 _BYTES = re.compile(r"(?:global|buffer|flat)_load_(?:lds_)?(\w+)")
 _WIDTHS = {"dword": 4, "dwordx2": 8, "dwordx3": 12, "dwordx4": 16}
 
@@ -109,7 +113,8 @@ class Router:
         that has no part in the matrix products, if `idle`."""
         everything = frozenset(range(len(self.blocks)))
         sign = 1 if idle else -1
-        route, cost = self._through(everything, 0, tuple(trips or ()), sign, trips is None, None)
+        working = 1 if trips is None else 0
+        route, cost = self._through(everything, 0, tuple(trips or ()), sign, working, None)
         if cost.missed:
             missed = ", ".join(repr(trip.text) for trip in trips)
             raise ValueError(
@@ -133,7 +138,8 @@ class Router:
 
     def _through(self, region, entry, trips, matrix, working, products) -> tuple[tuple, Cost]:
         """The parts and the cost of the cheapest way from `entry` to the end of the kernel or, in a
-        loop, back to it. working: what work it does comes before how long it takes."""
+        loop, back to it. working: what work it does comes before how long it takes; loads of at
+        least so many bytes are work."""
         inside = {h: b for h, b in self.loops.items() if b < region and h != entry}
         outermost = {h: b for h, b in inside.items() if not any(b < o for o in inside.values())}
         node_of = {block: h for h, body in outermost.items() for block in body}
@@ -183,7 +189,7 @@ class Router:
             if working:
                 cost = cost._replace(
                     matrix=matrix * sum(map(_products, block)),
-                    bytes=-sum(map(loaded_bytes, block)),
+                    bytes=-sum(b for b in map(loaded_bytes, block) if b >= working),
                 )
             trip = trips[done] if done < len(trips) else None
             if trip and not trip.times and any(trip.text in line for line in self._lines(node)):
@@ -192,12 +198,13 @@ class Router:
             return
         trip = trips[done] if done < len(trips) else None
         if trip and trip.times and any(trip.text in name for name in self._names(body)):
-            turn, cost = self._through(body, node, trip.inner, matrix, True, trip.products)
+            least = WIDE if trip.whole else 1
+            turn, cost = self._through(body, node, trip.inner, matrix, least, trip.products)
             if not working or trip.products is not None:
                 cost = cost._replace(matrix=0)
             cost = cost if working else cost._replace(bytes=0)
             yield (Stretch(trip.times, turn),), Cost().plus(cost, trip.times), done + 1
-        turn, cost = self._through(body, node, (), matrix, True, None)
+        turn, cost = self._through(body, node, (), matrix, 1, None)
         if not (working and not trips):
             cost = cost._replace(matrix=0, bytes=0, strange=cost.strange + 1)
         yield (Stretch(1, turn),), cost, done

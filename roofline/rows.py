@@ -1,11 +1,13 @@
 """What commands print: flat rows of plain values, with units in their names."""
 
 from collections.abc import Iterable
-from dataclasses import asdict
+from dataclasses import asdict, replace
 
 from ..models.config import ZayaConfig
 from . import budget, memory, simulate
 from .blocks import READINGS, Blocks, Kind, affordable, blocks
+from .calibration import Calibration
+from .costs import Cost
 from .devices import BASES, BASIS_TEXT, Ceilings, ceilings
 from .figures import Device
 from .plan import Accepting, Option, best, drafting
@@ -29,8 +31,14 @@ def device_figures(devices: Iterable[Device]) -> list[dict]:
     ]
 
 
-def block_readings(devices: Iterable[Device], model: ZayaConfig) -> list[dict]:
-    return [_reading(blocks(device, model, reading)) for reading in READINGS for device in devices]
+def block_readings(
+    devices: Iterable[Device], model: ZayaConfig, calibration: Calibration | None = None
+) -> list[dict]:
+    return [
+        _reading(blocks(device, model, reading, calibration))
+        for reading in READINGS
+        for device in devices
+    ]
 
 
 def _reading(found: Blocks) -> dict:
@@ -45,19 +53,31 @@ def _reading(found: Blocks) -> dict:
         "kv_dtype": reading.kv_dtype,
         "t": found.t,
         "proposals": found.proposals,
+        "calibrated_t": found.calibrated_t,
         "unavailable": found.unavailable,
         "unconfirmed": " ".join(found.unconfirmed),
     }
 
 
 def whole_passes(
-    devices: Iterable[Device], model: ZayaConfig, batch: int, context: int, slack: float
+    devices: Iterable[Device],
+    model: ZayaConfig,
+    batch: int,
+    context: int,
+    slack: float,
+    calibration: Calibration | None = None,
 ) -> list[dict]:
     work = Workload(model, batch, context, branches=())
-    return [_whole_pass(device, work, basis, slack) for basis in BASES for device in devices]
+    return [
+        _whole_pass(device, work, basis, slack, calibration)
+        for basis in BASES
+        for device in devices
+    ]
 
 
-def _whole_pass(device: Device, work: Workload, basis: str, slack: float) -> dict:
+def _whole_pass(
+    device: Device, work: Workload, basis: str, slack: float, calibration: Calibration | None
+) -> dict:
     row = {
         "reading": "whole pass",
         "device": device.name,
@@ -70,6 +90,7 @@ def _whole_pass(device: Device, work: Workload, basis: str, slack: float) -> dic
         "context_tokens": work.context_tokens,
         "slack": slack,
         "proposals": None,
+        "calibrated_proposals": None,
         "unavailable": "",
         "unconfirmed": "",
     }
@@ -77,14 +98,19 @@ def _whole_pass(device: Device, work: Workload, basis: str, slack: float) -> dic
         rates = ceilings(device, work.dtype, basis)
     except ValueError as error:
         return row | {"unavailable": str(error)}
-    proposals = affordable(work, rates, slack)
-    return row | {"proposals": proposals, "unconfirmed": " ".join(rates.doubtful)}
+    row["proposals"] = affordable(work, rates, slack)
+    if calibration:
+        row["calibrated_proposals"] = affordable(
+            work, replace(rates, calibration=calibration), slack
+        )
+    return row | {"unconfirmed": " ".join(rates.doubtful)}
 
 
 def attention_kinds(
     kinds: Iterable[Kind], query_rows: int, rates: Ceilings, itemsize_bytes: float = 2.0
 ) -> list[dict]:
     rows = []
+    ridge = rates.calibrated_ridge("block_attention")
     for kind in kinds:
         cache_bytes = kind.cached_elements * itemsize_bytes
         one_row = kind.flops_per_row / cache_bytes
@@ -100,6 +126,7 @@ def attention_kinds(
                 "device": rates.device,
                 "basis": rates.basis,
                 "t": rates.ridge_flops_per_byte / (one_row * query_rows),
+                "calibrated_t": ridge and ridge / (one_row * query_rows),
             }
         )
     return rows
@@ -238,8 +265,14 @@ def beside(rows: list[dict], measured: list[Option]) -> None:
         row["calibrated_best"] = o is chosen
 
 
-def budgets(model: ZayaConfig, row_counts: Iterable[int], device: Device, basis: str) -> list[dict]:
-    rates = ceilings(device, "bf16", basis)
+def budgets(
+    model: ZayaConfig,
+    row_counts: Iterable[int],
+    device: Device,
+    basis: str,
+    calibration: Calibration | None = None,
+) -> list[dict]:
+    rates = replace(ceilings(device, "bf16", basis), calibration=calibration)
     units = device.figure("compute_units", "quoted")
     if units is None:
         raise ValueError(
@@ -257,8 +290,18 @@ def budgets(model: ZayaConfig, row_counts: Iterable[int], device: Device, basis:
             "bytes_in_flight_a_unit": launch.unit_bytes(units),
             "share": launch.share(units, bandwidth),
             "us": 1e6 * launch.seconds(units, bandwidth),
+            "calibrated_us": _calibrated_us(launch, launches, rates) if calibration else None,
             "bytes_per_s": bandwidth,
         }
         for count in row_counts
-        for launch in budget.launches(model, count)
+        for launches in [budget.launches(model, count)]
+        for launch in launches
     ]
+
+
+def _calibrated_us(launch: budget.Launch, launches: list[budget.Launch], rates: Ceilings) -> float:
+    """Of its bytes alone; the launches of an op share the fixed cost of a call."""
+    op = launch.kernel.split()[0]
+    share = 1 / sum(other.kernel.split()[0] == op for other in launches)
+    phases = rates.phases(Cost(0, 0, launch.bytes), 1, op)
+    return 1e6 * rates.calibration.seconds(op, phases, share, 1)

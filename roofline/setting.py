@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from .acceptance import ATTRIBUTES, from_options
+from .calibration import Calibration
 from .calibration import load as read_calibration
 from .devices import Ceilings, ceilings, find, load, measured_cpu
 from .figures import Device
@@ -92,9 +93,9 @@ def prepare(
         tp=tp,
         ep=ep,
     )
-    calibration = read_calibration(calibration_file) if calibration_file else None
-    if device.lower() == "cpu" and calibration and calibration.limits:
-        found = measured_cpu(calibration.limits, calibration_file)
+    measured = calibration(calibration_file)
+    if device.lower() == "cpu" and measured and measured.limits:
+        found = measured_cpu(measured.limits, calibration_file)
     else:
         found = find(device, load(devices_file))
     rates = linked(replace(ceilings(found, dtype, basis), activations=activations), tp, link)
@@ -105,11 +106,16 @@ def prepare(
         work,
         found,
         rates,
-        replace(rates, calibration=calibration) if calibration else None,
+        replace(rates, calibration=measured) if measured else None,
         launch_us,
         from_options(*given, attribute),
         from_options(*given, other) if offsets is None else None,
     )
+
+
+def calibration(path: str | None) -> Calibration | None:
+    """What --calibration names."""
+    return read_calibration(path) if path else None
 
 
 def linked(rates: Ceilings, tp: int, link: Sequence[float] | None) -> Ceilings:

@@ -237,8 +237,8 @@ def _calibrated(
 ) -> list[OpTime]:
     timed = []
     for op in ops:
-        phases = ceilings.phases(op.cost, op.calls)
-        seconds = calibration.seconds(op.op, *phases, op.calls, op.launches)
+        phases = ceilings.phases(op.cost, op.calls, op.op)
+        seconds = calibration.seconds(op.op, phases, op.calls, op.launches)
         timed.append(OpTime(op, seconds, ceilings.seconds(op.cost, op.calls)[1]))
     if calibration.host_us:
         host = OpCost("host", Cost(0, 0, 0), 0)

@@ -306,7 +306,10 @@ def measured_ceilings():
 def test_ceilings_are_complete():
     found = measured_ceilings()
     assert found["threads"] == 1 and set(found) == set(LIMITS.to_json())
+    sizes, rates = zip(*found.pop("read_again"), strict=True)
     assert all(value > 0 for value in found.values())
+    assert sorted(sizes) == list(sizes) and sorted(rates, reverse=True) == list(rates)
+    assert rates[-1] >= found["read_bytes_per_s"]
 
 
 @pytest.mark.slow

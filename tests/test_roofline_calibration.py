@@ -1,14 +1,16 @@
 """Calibration: from times that are made up of known efficiencies, and back."""
 
 import json
-from dataclasses import replace
+import random
+from collections import Counter
+from dataclasses import astuple, replace
 
 import pytest
 from click.testing import CliRunner
 
 from blockdraft.bench import results
 from blockdraft.cli import main
-from blockdraft.roofline import calibration, devices, models, whole_pass
+from blockdraft.roofline import calibration, costs, devices, models, predict, whole_pass
 from blockdraft.roofline.calibration import Calibration, Fit, Sample, fit
 from blockdraft.roofline.step import pass_ops, pass_seconds, time_ops
 from blockdraft.roofline.workload import Workload
@@ -48,6 +50,55 @@ def test_phases_are_told_apart_where_one_efficiency_cannot_fit_both():
     one = calibration._least_squares(samples(truth, SHAPES), ("whole", "fixed_us"))
     worst = max(abs(one.predict_ms(s) / s.ms - 1) for s in samples(truth, SHAPES))
     assert worst > calibration.CLOSE
+
+
+def test_tiles_of_rows_are_told_apart_from_arithmetic():
+    """Products of few rows: each tile of three loads the weights again."""
+    truth = Fit(memory=1.1, arithmetic=1.0, tiles=0.5, fixed_us=30.0)
+    made = []
+    for rows, outputs in ((1, 512), (3, 4096), (4, 1536), (16, 512), (64, 256), (272, 64)):
+        cost = costs.linear(rows, 2048, outputs, 2)
+        tiles = calibration.tiles_seconds(cost.tiled, 5e10)
+        made.append(Sample("", 1.0, cost.bytes / 2e7, cost.flops / 1e8, 1e3 * tiles))
+    made = [replace(s, ms=truth.predict_ms(s)) for s in made]
+    found = fit(made)
+    assert astuple(found)[:5] == pytest.approx(astuple(truth)[:5])
+    assert costs.linear(4, 64, 64, 2).tiled == 2 * costs.linear(3, 64, 64, 2).tiled == 2 * 64 * 64
+
+
+def test_touched_experts_share_their_rows_among_tiles():
+    """What 16 experts' tiles of 3 rows are when rows go to them at random, against a count."""
+    generator = random.Random(0)
+    for rows in (1, 8, 64, 136):
+        tiles = touched = 0
+        for _ in range(2000):
+            counts = Counter(generator.randrange(16) for _ in range(rows))
+            touched += len(counts) / 2000
+            tiles += sum(-(-n // costs.CPU_TILE) for n in counts.values()) / 2000
+        cost = costs.fused_moe(rows, touched, 64, 32, 2)
+        assert cost.tiled / (3 * 64 * 32) == pytest.approx(tiles, rel=0.05), rows
+
+
+def test_a_repeated_call_finds_its_bytes_in_a_cache():
+    limits = LIMITS | dict(read_again=[[2e6, 8e10], [32e6, 6e10], [128e6, 2e10]])
+    for size, rate in ((1e6, 8e10), (8e6, 7e10), (32e6, 6e10), (64e6, 4e10), (1e9, 2e10)):
+        found = calibration.sample(row("linear", "T=1", 1.0, bytes=size), limits)
+        assert found.memory_ms == pytest.approx(1e3 * size / rate)
+    # in a pass other weights come between
+    assert "read_again" not in calibration.of_results(
+        dict(machine={}, limits=limits, results=[row("linear", "T=1", 1.0, bytes=1e6)]),
+        "cpp", "bfloat16", "",
+    ).limits  # fmt: skip
+
+
+def test_an_op_whose_time_does_not_depend_on_its_shape_keeps_to_its_limit():
+    found = fit([Sample("", 0.033, 0.001, 0.0), Sample("", 0.033, 0.002, 0.0)])
+    assert found.whole == 1 and found.fixed_us == pytest.approx(31.5, abs=0.1)
+    # and does not spoil what is taken of ops that were not measured
+    other = fit(samples(Fit(whole=2.0, fixed_us=10.0), SHAPES))
+    made = [(found, [Sample("", 0.0325, 0.001, 0.0)]), (other, [Sample("", 2.01, 1.0, 0.0)])]
+    mean = calibration.mean_fit(made)
+    assert mean.whole == pytest.approx(2**0.5, rel=1e-3) and mean.fixed_us == pytest.approx(10)
 
 
 def test_one_shape_gives_an_efficiency_and_no_error():
@@ -94,8 +145,7 @@ def test_results_of_bench_are_calibrated_and_predict_a_pass(tmp_path):
     rates = replace(cpu, calibration=found)
     expected = 0.0
     for op in pass_ops(WORK):
-        memory, rest = cpu.phases(op.cost)
-        expected += found.ops.get(op.op, found.others).seconds(memory, rest, op.calls)
+        expected += found.fit_of(op.op).seconds(cpu.phases(op.cost, 1, op.op), op.calls)
     assert pass_seconds(WORK, rates) == pytest.approx(expected)
     hosted = replace(cpu, calibration=replace(found, host_us=700.0))
     assert pass_seconds(WORK, hosted) == pytest.approx(expected + 7e-4)
@@ -126,6 +176,94 @@ def test_commands_print_ideal_and_calibrated_side_by_side(tmp_path):
         ["search", "--max-drafts", 4],
     ):
         assert "calibrated" in run(*command, "--calibration", path)
+
+
+def test_blocks_attention_and_budget_print_calibrated_beside_ideal(tmp_path):
+    """The attention of this device takes 4 times the arithmetic and 1 / 0.8 of the memory."""
+    ops = {
+        "block_attention": Fit(memory=1 / 0.8, arithmetic=4.0),
+        "fused_moe": Fit(whole=2.0, fixed_us=10.0),
+    }
+    path = tmp_path / "calibration.json"
+    calibration.save(path, Calibration("MI300X", "made up", "bfloat16", ops, Fit(whole=2.0)))
+    options = ("--device", "MI300X", "--calibration", path)
+    rows = json.loads(run("blocks", *options, "--json"))
+    readings = [r for r in rows if r["reading"] != "whole pass" and r["t"]]
+    whole = [r for r in rows if r["reading"] == "whole pass"]
+    assert all(r["calibrated_t"] == pytest.approx(r["t"] * 1.25 / 4) for r in readings)
+    assert all(0 <= r["calibrated_proposals"] < r["proposals"] for r in whole)
+    text = run("blocks", *options)
+    assert "3.85 (2.85) | 1.20 (0.20)" in text and "Ideal | calibrated, in both tables." in text
+    assert "Calibrated by made up: block_attention, fused_moe on MI300X; other" in text
+    text = run("blocks", "--device", "MI355X", "--calibration", path)
+    assert "on MI300X (assumed of MI355X as well ?)" in text
+    kinds = json.loads(run("attention", *options, "--json"))
+    assert all(r["calibrated_t"] == pytest.approx(r["t"] * 1.25 / 4) for r in kinds)
+    assert "calibrated" in run("attention", *options)
+    budgets = json.loads(run("budget", *options, "--json"))
+    moe = [r for r in budgets if r["kernel"].startswith("fused_moe")]
+    for r in moe:
+        assert r["calibrated_us"] == pytest.approx(2e6 * r["bytes"] / r["bytes_per_s"] + 5)
+    assert "calibrated" in run("budget", *options)
+    for command in ("blocks", "attention", "budget"):
+        assert "calibrated" not in run(command).lower()
+
+
+def test_factors_are_of_the_rates_that_stand_beside_them(tmp_path):
+    """A calibration of a GPU predicts the same times whatever the basis; of another device its
+    efficiencies are taken over."""
+    limits = LIMITS | dict(read_bytes_per_s=4e12, bf16_flops_per_s=6e14, exps_per_s=0.0)
+    ops = {op.op: Fit(whole=2.0) for op in pass_ops(WORK)}
+    found = Calibration("AMD Instinct MI300X", "", "bfloat16", ops, Fit(whole=2.0), limits=limits)
+    known = devices.load()
+    times = {
+        (name, basis): pass_seconds(
+            WORK, replace(devices.ceilings(known[name], "bf16", basis), calibration=found)
+        )
+        for name in ("MI300X", "MI355X")
+        for basis in ("peak", "achieved")
+    }
+    assert times["MI300X", "peak"] == times["MI300X", "achieved"]
+    assert times["MI355X", "peak"] < times["MI355X", "achieved"]
+    cost = costs.linear(4096, 4096, 4096, 2)
+    rates = replace(devices.ceilings(known["MI300X"], "bf16", "peak"), calibration=found)
+    assert rates.phases(cost, 1, "linear") == (
+        cost.bytes / 4e12,
+        cost.flops / 6e14,
+        pytest.approx(0, abs=1),
+    )
+
+
+def test_an_op_that_was_not_measured_has_the_rates_of_the_basis():
+    limits = LIMITS | dict(read_bytes_per_s=4e12, bf16_flops_per_s=6e14)
+    found = Calibration("MI300X", "", "bfloat16", {}, Fit(whole=2.0), limits=limits)
+    ideal = devices.ceilings(devices.load()["MI300X"], "bf16", "achieved")
+    measured = pass_seconds(WORK, replace(ideal, calibration=found))
+    assert measured == pytest.approx(2 * sum(
+        max(ideal.phases(op.cost, op.calls, op.op)) for op in pass_ops(WORK)
+    ))  # fmt: skip
+
+
+def test_predicted_times_calibrate_and_are_labelled(tmp_path):
+    """`isa --predict --save` of MI300X, its whole ops made up."""
+    whole = [
+        dict(op="fused_moe", backend="cpp", shape=f"T={n}", flops=n * 1e8, exps=0.0,
+             bytes=(4 + n) * 1e8, us=1e6 * (4 + n) * 1e8 / predict.SUSTAINED["gfx942"] / 0.5)
+        for n in (1, 2, 3)
+    ]  # fmt: skip
+    data = predict.results(whole, devices.load()["MI300X"])
+    source, path = tmp_path / "predicted.json", tmp_path / "calibration.json"
+    results.save(source, data)
+    label = "MI300X, predicted by the timing model, not measured"
+    text = run("calibrate", source, "--out", path)
+    assert label in text and "50%" in text
+    assert calibration.load(path).predicted
+    for command in ("step", "plan", "blocks", "attention", "deploy"):
+        assert label in run(command, "--device", "MI300X", "--calibration", path)
+    ops = json.loads(run("step", "--device", "MI300X", "--calibration", path, "--json"))
+    moe = next(r for r in ops if r["mode"] == "block" and r["op"] == "fused_moe")
+    memory_us = 1e6 * moe["bytes"] / predict.SUSTAINED["gfx942"]
+    assert moe["calibrated_us"] == pytest.approx(memory_us / 0.5, rel=1e-6)
 
 
 def test_two_rates_give_an_efficiency_and_a_launch_cost():

@@ -2,23 +2,31 @@
 executes where one is given."""
 
 import re
+from functools import cache
 
 import harness
 import pytest
 import torch
+from sampling import accept_params, sample_params
 
 from blockdraft import BlockLayout, ops
 from blockdraft.roofline import kernel_work, predict
 from blockdraft.testing import poisoned, random_pages, random_rows
+from blockdraft.types import Sampling
 
 ARCHES = ("gfx942", "gfx950")
 CLOSE = 0.1
+# The model takes ways with more loads, such as those of masks, which a sampler may not take
+CLOSE_OF_SAMPLERS = 0.12
+
+
+compiled = cache(predict.Compiled)
 
 
 def expected(shape, kernel, arch):
     """(instructions of all waves of a workgroup, the launch as the model sees it)."""
     work = next(w for w in shape.launches["cpp"](arch) if w.kernel == kernel)
-    code = predict.Compiled(arch).code(shape.op, "cpp", work.code)
+    code = compiled(arch).code(shape.op, "cpp", work.code)
     waves = code.report.threads // 64
     busy = waves if work.busy is None else work.busy
     counts = {idle: code.router.route(work.trips, idle).count() for idle in (False, True)}
@@ -29,6 +37,67 @@ def executed(counts, work, group=0):
     """Of all waves of a workgroup."""
     (found,) = (c for symbol, c in counts.items() if re.search(work.code, symbol))
     return sum(count for (of, _), count in found.items() if of == group)
+
+
+BLOCKS = 2  # vocab_blocks
+VOCABULARY = BLOCKS * kernel_work.VOCAB_BLOCK
+
+
+# The draw ends half-way through the second vocab_block, as the model takes it to do
+HALF_WAY = range(VOCABULARY * 11 // 16, VOCABULARY * 12 // 16)
+
+
+def agrees(shape, arch, counts, step, group=0):
+    total, work = expected(shape, step, arch)
+    found = executed(counts, work, group)
+    print(f"{arch} {shape.op} {step}: emulated {found}, model {total}")
+    assert total == pytest.approx(found, rel=CLOSE_OF_SAMPLERS)
+
+
+def drawing(K, seed):
+    generator = torch.Generator().manual_seed(0)
+    logits = torch.randn(1, K + 1, VOCABULARY, generator=generator).bfloat16()
+    place = dict(seed=torch.tensor([seed]), position=torch.tensor([5], dtype=torch.int32))
+    return logits, place, Sampling(torch.ones(1))
+
+
+@pytest.mark.parametrize("arch", ARCHES)
+def test_sample_drafts(arch, hip):
+    logits, place, sampling = drawing(1, seed=13)
+    length = torch.ones(1, dtype=torch.int32)
+    params, (token, _), _kept = sample_params(
+        logits[:, 1:], length, drafter_sampling=sampling, **place
+    )
+    counts = hip.launch(arch, "sample_drafts", params, harness.TYPES[torch.bfloat16])
+    assert int(token) in HALF_WAY
+    for step in ("measure", "finish"):
+        agrees(kernel_work.sample(1, VOCABULARY), arch, counts, step)
+
+
+@pytest.mark.parametrize("arch", ARCHES)
+def test_accept_drafts(arch, hip):
+    """Drafts that are certain to be kept, up to the first that cannot be."""
+    K = kernel_work.ACCEPTED + 1
+    logits, place, sampling = drawing(K, seed=6)
+    tokens = torch.arange(1, K + 1, dtype=torch.int32)[None]
+    length = torch.tensor([K], dtype=torch.int32)
+    drafted = logits[:, :K].clone()
+    drafted[0, kernel_work.ACCEPTED, :] = 0
+    drafted[0, kernel_work.ACCEPTED, tokens[0, kernel_work.ACCEPTED]] = 100
+    lse = torch.zeros(1, K, 4, dtype=torch.float64)
+    lse[..., 0] = drafted.double().amax(-1)
+    lse[..., 1] = (drafted.double() - lse[..., :1]).logsumexp(-1)
+    lse[..., 2] = -torch.inf
+    branch = torch.ones(1, 1, dtype=torch.int32)
+    params, outputs, _kept = accept_params(
+        logits, tokens, length, branch, 16, draft_logits=drafted, draft_lse=lse,
+        target_sampling=sampling, **place,
+    )  # fmt: skip
+    counts = hip.launch(arch, "accept_drafts", params, harness.TYPES[torch.bfloat16])
+    assert outputs.accepted.tolist() == [kernel_work.ACCEPTED]
+    assert int(outputs.next_token) in HALF_WAY
+    for step in ("measure", "normalise", "decide", "weigh", "finish"):
+        agrees(kernel_work.accept(1, VOCABULARY), arch, counts, step)
 
 
 @pytest.mark.parametrize("arch", ARCHES)

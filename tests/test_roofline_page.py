@@ -9,7 +9,8 @@ import pytest
 from click.testing import CliRunner
 
 from blockdraft.cli import main
-from blockdraft.roofline import devices, models, page
+from blockdraft.roofline import calibration, devices, models, page
+from blockdraft.roofline.calibration import Calibration, Fit
 from blockdraft.roofline.output import short
 from blockdraft.roofline.workload import Workload
 
@@ -154,6 +155,49 @@ def test_the_page_opens_on_the_settings_of_its_command(of_a_command, tmp_path):
         rows = cells(browser, "#plans")
         assert [row[2] for row in rows] == [f"{r['tokens_per_pass']:.3f}" for r in expected]
         assert [row[3] for row in rows] == [f"{r['pass_ms']:.3f}" for r in expected]
+
+
+@needs_chromium
+def test_calibrated_times_stand_beside_the_ideal_ones(tmp_path):
+    """Of `plot --calibration`; as `plan --calibration` prints them, wherever the sliders stand."""
+    found = tmp_path / "calibration.json"
+    ops = {"fused_moe": Fit(whole=2.0, fixed_us=30.0), "block_attention": Fit(whole=1.2)}
+    made = Calibration("MI300X", "made up", "bfloat16", ops, Fit(whole=3.0), launch_us=4.0)
+    calibration.save(found, made)
+    rows_of("plot", "--out", str(tmp_path), "--calibration", str(found))
+    with chromium.Page(tmp_path / "profile") as browser:
+        browser.call(
+            "Emulation.setDeviceMetricsOverride",
+            width=420,
+            height=900,
+            deviceScaleFactor=1,
+            mobile=False,
+        )
+        browser.open(f"file://{tmp_path}/blocks.html")
+        for batch in (16, 128, 1):
+            browser.drag("batch", page.BATCHES.index(batch))
+            expected = rows_of(
+                "plan", "--calibration", str(found), f"--batch={batch}", "--max-proposals=6"
+            )
+            assert [row[3:] for row in cells(browser, "#plans")] == [
+                [
+                    f"{r['pass_ms']:.3f}",
+                    short(r["tokens_per_s"]),
+                    f"{r['speed_up']:.2f}x",
+                    f"{r['calibrated_pass_ms']:.3f}",
+                    short(r["calibrated_tokens_per_s"]),
+                    f"{r['calibrated_speed_up']:.2f}x",
+                    "best" * r["calibrated_best"],
+                ]
+                for r in expected
+            ]
+            best = next(r for r in expected if r["calibrated_best"])
+            headline = browser.value("document.getElementById('headline').textContent")
+            assert f"with {short(best['calibrated_tokens_per_s'])} tokens/s" in headline
+            assert "As calibrated; ideal: " in headline
+        assert browser.value("document.documentElement.scrollWidth") <= 420
+        note = browser.value("document.getElementById('calibration').textContent")
+        assert "Calibrated by made up: fused_moe, block_attention on MI300X (assumed of " in note
 
 
 @needs_chromium
