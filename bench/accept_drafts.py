@@ -8,11 +8,11 @@ from typing import Any
 
 import torch
 
-from .. import Sampling, ops
+from .. import Penalties, Sampling, ops
 from ..roofline import costs
 from ..roofline.costs import Cost
 from .case import Implementation, Prepared, backends, compiled
-from .truncation import allowed, sampling, truncated, truncates, words
+from .truncation import allowed, penalised, penalties, sampling, truncated, truncates, words
 
 VOCAB, K = 262272, 16
 
@@ -35,6 +35,7 @@ def cases(quick: bool) -> list[dict[str, Any]]:
         dict(B=8, rule="token", accepted=5, top_k=50, top_p=0.9),
         dict(B=8, rule="token", accepted=5, top_k=50, top_p=0.9, min_p=0.05),
         dict(B=8, rule="token", accepted=5, allowed=0.5),
+        dict(B=8, rule="token", accepted=5, penalised=1000),
         dict(B=1, rule="block", accepted=5, top_k=50, top_p=0.9),
     ]
 
@@ -56,9 +57,24 @@ class Inputs:
     winner: torch.Tensor  # the id that the draw yields
     sampling: Sampling
     mask: torch.Tensor | None  # bool, what target rows allow
+    penalties: Penalties
+    seen: torch.Tensor | None  # bool [B,vocab], the ids that have penalties
+
     lengths: torch.Tensor
     seed: torch.Tensor
     position: torch.Tensor
+
+    def kept(self, target: torch.Tensor, parameters: dict[str, Any]) -> torch.Tensor:
+        """The target's logits as peers have to make them."""
+        return truncated(penalised(target, self.penalties, self.seen), parameters, self.mask)
+
+    def kept_row(self, request: int, row: int, parameters: dict[str, Any]) -> torch.Tensor:
+        at = slice(request, request + 1), slice(row, row + 1)
+        p = self.penalties
+        if p.touched is not None:
+            p = Penalties(*(t[at[0]] for t in p[:5]))
+        logits = penalised(self.target[at], p, None if self.seen is None else self.seen[at[0]])
+        return truncated(logits, parameters, None if self.mask is None else self.mask[at])[0, 0]
 
 
 def inputs(parameters: dict[str, Any], dtype: torch.dtype, device: str) -> Inputs:
@@ -79,10 +95,17 @@ def inputs(parameters: dict[str, Any], dtype: torch.dtype, device: str) -> Input
     target[request, accepted, tokens[:, accepted].long()] = -40.0
     lengths = torch.full((B,), K, dtype=torch.int32, device=device)
     position = torch.zeros(B, dtype=torch.int32, device=device)
+    changes = penalties(parameters, VOCAB, device)
+    seen = None if changes.touched is None else changes.counts > 0
     _, draft_lse = ops.sample_drafts(
-        draft, lengths, seed=request, position=position, drafter_sampling=chosen
+        draft,
+        lengths,
+        seed=request,
+        position=position,
+        drafter_sampling=chosen,
+        penalties=changes,
     )
-    kept = truncated(draft, parameters)
+    kept = truncated(penalised(draft, changes, seen), parameters)
     needed = torch.cat([tokens.long(), tokens[:, :1].long()], 1)[..., None]
     needed = torch.cat([needed, winner[:, None, None].expand(-1, K + 1, 1)], -1)
     return Inputs(
@@ -95,6 +118,8 @@ def inputs(parameters: dict[str, Any], dtype: torch.dtype, device: str) -> Input
         winner,
         chosen,
         allowed(parameters, target, needed),
+        changes,
+        seen,
         lengths,
         request,
         position,
@@ -142,8 +167,7 @@ def lazy(data: Inputs, parameters: dict[str, Any]):
     for request in range(len(data.target)):
         count = 0
         while True:
-            mask = None if data.mask is None else data.mask[request, count]
-            p = truncated(data.target[request, count], parameters, mask).float().softmax(-1)
+            p = data.kept_row(request, count, parameters).float().softmax(-1)
             if count == K:
                 break
             x = data.tokens[request, count].long()
@@ -162,7 +186,7 @@ def transformers(data: Inputs, parameters: dict[str, Any]):
     from transformers.generation.utils import _speculative_sampling
 
     def run():
-        kept = truncated(data.target, parameters, data.mask)
+        kept = data.kept(data.target, parameters)
         counts, picks = [], []
         for request in range(len(kept)):  # _speculative_sampling takes one sequence
             one = slice(request, request + 1)
@@ -181,10 +205,10 @@ def peers(data: Inputs, parameters: dict[str, Any]) -> list[Implementation]:
     its drafter has truncated."""
 
     def eager_all():
-        return eager(truncated(data.target, parameters, data.mask), data.tokens, data.kept_draft)
+        return eager(data.kept(data.target, parameters), data.tokens, data.kept_draft)
 
     def inverse_all(target, tokens, draft, lse):
-        return inverse_cdf(truncated(target, parameters, data.mask), tokens, draft, lse)
+        return inverse_cdf(data.kept(target, parameters), tokens, draft, lse)
 
     given = (data.target, data.tokens, data.kept_draft, data.normaliser)
     return [
@@ -213,6 +237,7 @@ def build(parameters: dict[str, Any], dtype: torch.dtype, device: str) -> Prepar
             target_sampling=data.sampling,
             draft_logits=data.draft,
             draft_lse=data.draft_lse,
+            penalties=data.penalties,
             allowed=bits,
             backend=backend,
         )

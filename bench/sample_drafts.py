@@ -11,7 +11,7 @@ from .. import ops
 from ..roofline import costs
 from ..roofline.costs import Cost
 from .case import Implementation, Prepared, backends, compiled
-from .truncation import allowed, sampling, truncated, truncates, words
+from .truncation import allowed, penalised, penalties, sampling, truncated, truncates, words
 
 VOCAB = 262272
 Output = tuple[torch.Tensor, torch.Tensor]
@@ -30,6 +30,7 @@ def cases(quick: bool) -> list[dict[str, Any]]:
         dict(B=8, K=16, top_k=50, top_p=0.9),
         dict(B=8, K=16, top_k=50, top_p=0.9, min_p=0.05),
         dict(B=8, K=16, allowed=0.5),
+        dict(B=8, K=16, penalised=1000),
     ]
 
 
@@ -61,10 +62,10 @@ def gumbel(logits: torch.Tensor) -> Output:
 
 
 def peers(
-    logits: torch.Tensor, parameters: dict[str, Any], mask: torch.Tensor | None
+    logits: torch.Tensor, kept: Callable[[torch.Tensor], torch.Tensor]
 ) -> list[Implementation]:
     def of_kept(draw: Callable[[torch.Tensor], Output]) -> Callable[[torch.Tensor], Output]:
-        return lambda logits: draw(truncated(logits, parameters, mask))
+        return lambda logits: draw(kept(logits))
 
     return [
         Implementation("eager softmax", lambda: lambda: of_kept(eager)(logits)),
@@ -76,14 +77,13 @@ def peers(
 def checker(
     logits: torch.Tensor,
     winner: torch.Tensor | None,
-    parameters: dict[str, Any],
-    mask: torch.Tensor | None,
+    kept: Callable[[torch.Tensor], torch.Tensor],
 ) -> Callable[[Output, float], None]:
     """The token must be the winner or, without one, at least as likely as the least likely kept id.
     (Implementations may keep any of equal logits.)"""
-    kept = truncated(logits.double(), parameters, mask)
-    least = kept.masked_fill(kept == -torch.inf, torch.inf).amin(-1).cpu()
-    expected = kept.logsumexp(-1).cpu()
+    left = kept(logits.double())
+    least = left.masked_fill(left == -torch.inf, torch.inf).amin(-1).cpu()
+    expected = left.logsumexp(-1).cpu()
     logits = logits.cpu()
 
     def check(result: Output, slack: float) -> None:
@@ -114,6 +114,15 @@ def build(parameters: dict[str, Any], dtype: torch.dtype, device: str) -> Prepar
     needed = torch.zeros(B, K, 1, dtype=torch.int64, device=device)
     mask = allowed(parameters, logits, needed if winner is None else winner[..., None])
     bits = words(mask)
+    changes = penalties(parameters, VOCAB, device)
+    seen = None if changes.touched is None else changes.counts > 0
+
+    def rest(logits: torch.Tensor) -> torch.Tensor:
+        return truncated(logits, parameters, mask)
+
+    def kept(logits: torch.Tensor) -> torch.Tensor:
+        return rest(penalised(logits, changes, seen))
+
     lengths = torch.full((B,), K, dtype=torch.int32, device=device)
     position = torch.zeros(B, dtype=torch.int32, device=device)
     seed = torch.arange(B, device=device)
@@ -125,9 +134,10 @@ def build(parameters: dict[str, Any], dtype: torch.dtype, device: str) -> Prepar
             seed=seed,
             position=position,
             drafter_sampling=chosen,
+            penalties=changes,
             allowed=bits,
             backend=backend,
         )
 
-    implementations = backends("sample_drafts", ours) + peers(logits, parameters, mask)
-    return Prepared(implementations, checker(logits, winner, parameters, mask))
+    implementations = backends("sample_drafts", ours) + peers(logits, kept)
+    return Prepared(implementations, checker(penalised(logits, changes, seen), winner, rest))

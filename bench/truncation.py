@@ -5,7 +5,7 @@ from typing import Any
 
 import torch
 
-from .. import Sampling
+from .. import Penalties, Sampling
 
 
 def sampling(parameters: dict[str, Any], device: str) -> Sampling:
@@ -47,6 +47,33 @@ def words(mask: torch.Tensor | None) -> torch.Tensor | None:
     for place in range(32):
         out |= padded[..., place].int() << place
     return out
+
+
+def penalties(parameters: dict[str, Any], vocab: int, device: str) -> Penalties:
+    """The case's number of ids, emitted one to three times by every request; none if the case has
+    no such number."""
+    if "penalised" not in parameters:
+        return Penalties()
+    B, generator = parameters["B"], torch.Generator().manual_seed(2)
+    ids = torch.randperm(vocab, generator=generator)[: parameters["penalised"]].expand(B, -1)
+    seen = torch.zeros(B, vocab, dtype=torch.bool).scatter_(1, ids, True)
+    counts = torch.randint(1, 4, (B, vocab), generator=generator, dtype=torch.int32)
+    each = torch.ones(B, device=device)
+    touched = words(seen)
+    return Penalties(
+        touched.to(device), (counts * seen).to(device), 1.1 * each, 0.1 * each, 0.1 * each
+    )
+
+
+def penalised(logits: torch.Tensor, penalties: Penalties, seen: torch.Tensor) -> torch.Tensor:
+    """vLLM's formulas over whole rows [B,R,vocab]; seen bool [B,vocab]."""
+    if penalties.touched is None:
+        return logits
+    counts = penalties.counts[:, None]
+    repetition, presence, frequency = (t[:, None, None] for t in penalties[2:5])
+    x = logits.float()
+    x = torch.where(seen[:, None], torch.where(x > 0, x / repetition, x * repetition), x)
+    return x - frequency * counts - presence * (counts > 0)
 
 
 def truncated(

@@ -69,6 +69,11 @@ def pytest_addoption(parser):
         help="file to which to add what the emulator said of each kernel, for `roofline isa`",
     )
 
+    for stack in ("sglang", "vllm"):
+        message = f"where its wheel is unpacked, for tests/test_{stack}.py"
+        parser.addoption(f"--{stack}", type=Path, help=message)
+    parser.addoption("--wheel", type=Path, help="what `make wheel` built, for tests/test_wheel.py")
+
 
 def pytest_configure(config):
     harness.FLAGS[:] = shlex.split(config.getoption("--native-flags"))

@@ -62,6 +62,8 @@ CASES = {
     "spoilt": dict(spoiled=torch.nan, B=4),
     "temperature 0 among others, block": dict(temperature=0.0, rule="block"),
     "two blocks": dict(vocab=4500, valid=4490, mask=4096, K=1),
+    "allowed, truncated, mixed": dict(masked=True, truncated=True, mix="some"),
+    "penalised, allowed, block": dict(penalised=True, masked=True, rule="block", K=3),
 }
 
 

@@ -1,6 +1,8 @@
 """blockdraft within transformers, against transformers' own `generate` and eager modules."""
 
 import itertools
+import statistics
+import time
 
 import pytest
 import torch
@@ -9,6 +11,8 @@ from models import SMALL, VARIANTS, randomise
 from blockdraft import BlockLayout
 from blockdraft.data import BYTE_MASK, BYTE_VOCAB, TINY
 from blockdraft.integrations.transformers import blockdraft_generate, register, shared_model
+from blockdraft.integrations.transformers.attention import attention
+from blockdraft.testing import assert_close
 
 transformers = pytest.importorskip("transformers", reason="the stack that this is about")
 from transformers import ZayaConfig, ZayaForCausalLM  # noqa: E402
@@ -212,6 +216,56 @@ def test_plain_generate_equals_eager(tiny):
     options = dict(max_new_tokens=80, do_sample=False, pad_token_id=256)
     expected = plain(tiny, "eager").generate(ids, **options)
     assert torch.equal(plain(tiny, "blockdraft").generate(ids, **options), expected)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_plain_decoding_is_not_slower(dtype):
+    """Than eager, in turns, at a width where kernels are most of the time. (The tiny model's are
+    not: it loses a few percent to the checks of our ops.)"""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    model = random_model(
+        hidden_size=1024, num_hidden_layers=2, num_attention_heads=8, num_key_value_heads=2,
+        head_dim=128, moe_intermediate_size=1024, num_experts=8, router_hidden_size=128,
+    ).to(dtype)  # fmt: skip
+    ids = torch.randint(MASK, (1, 256), generator=torch.Generator().manual_seed(1))
+    options = dict(max_new_tokens=12, min_new_tokens=12, do_sample=False, **NEVER)
+    seconds = {"eager": [], "blockdraft": []}
+    for kind in [*seconds] * 5:
+        plain(model, kind)
+        began = time.perf_counter()
+        model.generate(ids, **options)
+        seconds[kind].append(time.perf_counter() - began)
+    torch.set_num_threads(threads)
+    eager, ours = (statistics.median(times[1:]) for times in seconds.values())
+    print(f"{dtype}: eager {eager * 1e3:.0f} ms, blockdraft {ours * 1e3:.0f} ms")
+    assert ours <= eager
+
+
+@pytest.mark.parametrize("q_length", [1, 5])
+@pytest.mark.parametrize("window", [None, 24, 100])
+@pytest.mark.parametrize("length", [7, 16, 33, 70])
+def test_attention_over_a_cache(length, window, q_length):
+    """As its memory lies: lengths and padding on no border of pages, and windows."""
+    query, key, value = (
+        torch.randn(3, heads, n, 16, generator=torch.Generator().manual_seed(n))
+        for heads, n in ((4, q_length), (2, length), (2, length))
+    )
+    real = torch.ones(3, length, dtype=torch.bool)
+    real[1, : length // 3] = real[2, : length - q_length - 1] = False
+    place = torch.arange(length)
+    late = place[length - q_length :, None]
+    seen = (place <= late) & (place > late - (window or length))
+    for mask in (None, real):
+        got, _ = attention(
+            torch.nn.Module(), query, key, value, mask, 0.3, sliding_window=window
+        )  # fmt: skip
+        bias = seen if mask is None else seen & mask[:, None, None]
+        expected = torch.nn.functional.scaled_dot_product_attention(
+            query, key, value, bias, scale=0.3, enable_gqa=True
+        )
+        assert_close(got, expected.transpose(1, 2))
 
 
 @torch.no_grad()

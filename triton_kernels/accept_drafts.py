@@ -41,6 +41,7 @@ from .acceptance import (
 from .distribution import (
     FIELDS,
     SPREAD,
+    Penalties,
     Vocabulary,
     exponent,
     mass_of,
@@ -65,7 +66,7 @@ def launch_metadata(grid, kernel, args):
 
 @triton.jit(
     launch_metadata=launch_metadata,
-    do_not_specialize=["K", "valid", "mask_token", "mask_rows", "proposals", "blocks"],
+    do_not_specialize=["K", "biases", "valid", "mask_token", "mask_rows", "proposals", "blocks"],
 )
 def accept(
     target,
@@ -85,6 +86,13 @@ def accept(
     drafter_top_k,
     drafter_top_p,
     drafter_min_p,
+    touched,
+    counts,
+    repetition,
+    presence,
+    frequency,
+    bias_ids,
+    bias,
     allowed,
     draft_allowed,
     mix,
@@ -101,6 +109,11 @@ def accept(
     target_row,
     draft_request,
     draft_row,
+    touched_row,
+    counts_row,
+    bias_ids_row,
+    bias_row,
+    biases,
     allowed_request,
     allowed_row,
     draft_allowed_request,
@@ -167,6 +180,20 @@ def accept(
         allowed_row,
         draft_allowed + request * draft_allowed_request if draft_allowed is not None else None,
         draft_allowed_row,
+        Penalties(
+            touched + request * touched_row,
+            counts + request * counts_row,
+            tl.load(repetition + request),
+            tl.load(presence + request),
+            tl.load(frequency + request),
+            bias_ids + request * bias_ids_row if bias_ids is not None else touched,
+            bias + request * bias_row if bias is not None else touched,
+            biases,
+            tokens + request * tokens_row,
+            K,
+        )
+        if touched is not None
+        else None,
         tl.load(mix + request) if mix is not None else None,
         sampled,
     )
@@ -362,11 +389,15 @@ def launch(args) -> None:
     valid, vocab_block = args.num_valid_vocab, args.vocab_block
     blocks = triton.cdiv(valid, vocab_block)
     given = args.draft_tokens, args.draft_lse, args.branch, args.uniforms, args.target_logprob
+    p = args.penalties
     strides = [
         *target.stride()[:2],
+        *(draft.stride()[:2] if draft is not None else (0, 0)),
+        *(t.stride(0) if t is not None else 0 for t in (p.touched, p.counts, p.bias_ids, p.bias)),
+        p.bias.shape[1] if p.bias is not None else 0,
         *(
             stride
-            for rows in (draft, args.allowed, args.draft_allowed)
+            for rows in (args.allowed, args.draft_allowed)
             for stride in (rows.stride()[:2] if rows is not None else (0, 0))
         ),
         *(t.stride(0) if t is not None else 0 for t in given),
@@ -387,6 +418,7 @@ def launch(args) -> None:
             args.uniforms,
             *args.target_sampling,
             *args.drafter_sampling,
+            *args.penalties,
             args.allowed,
             args.draft_allowed,
             args.mix,
@@ -417,13 +449,14 @@ def compilations(target: str):
     """(name, kernel, types, constants, options) over ZAYA1-8B's vocabulary, as `launch` compiles
     them; see `offline`."""
     types = dict.fromkeys(
-        "tokens draft_len branch position target_top_k drafter_top_k allowed draft_allowed "
-        "remaining accepted next_token proposal shift next_draft_len status".split(),
+        "tokens draft_len branch position target_top_k drafter_top_k touched counts bias_ids "
+        "allowed draft_allowed remaining accepted next_token proposal shift next_draft_len "
+        "status".split(),
         "*i32",
     )
     types |= dict.fromkeys(
         "target_temperature target_top_p target_min_p drafter_temperature drafter_top_p "
-        "drafter_min_p mix logprob".split(),
+        "drafter_min_p repetition presence frequency bias mix logprob".split(),
         "*fp32",
     )
     types |= dict.fromkeys(
@@ -432,7 +465,8 @@ def compilations(target: str):
     types |= {"seed": "*i64"} | dict.fromkeys("uniforms draft_lse workspace".split(), "*fp64")
     bare = dict.fromkeys(
         "uniforms target_top_k target_top_p target_min_p drafter_top_k drafter_top_p drafter_min_p "
-        "allowed draft_allowed mix remaining".split()
+        "touched counts repetition presence frequency bias_ids bias allowed draft_allowed mix "
+        "remaining".split()
     )
     greedy = bare | dict.fromkeys(("draft", "draft_lse"))
     K, valid, vocab_block, blocks = 16, 262147, 4096, 65

@@ -14,6 +14,7 @@ from .distribution import (
     NOWHERE,
     SPREAD,
     Blend,
+    Changed,
     Distribution,
     Masked,
     MaskedBlend,
@@ -23,9 +24,11 @@ from .distribution import (
     find,
     has,
     is_set,
+    logits,
     mass_of,
     measure,
     mixed,
+    penalised,
     probability,
     truncated,
     uniform,
@@ -71,6 +74,7 @@ class Request(NamedTuple):
     allowed_row: tl.tensor
     draft_allowed: tl.tensor
     draft_allowed_row: tl.tensor
+    penalties: tl.tensor  # Penalties, or None
     weight: tl.tensor  # of the target's logits in a mixed row
     sampled: tl.tensor  # whether q has the distribution of the draft logits; else it is a point
 
@@ -78,7 +82,14 @@ class Request(NamedTuple):
 @triton.jit
 def row_of_target(request, i):
     at = request.target + i.to(tl.int64) * request.target_row
-    if request.weight is None:
+    if request.penalties is not None:
+        if request.weight is None:
+            return changed(request, at, at, 1.0, request.allowed, request.allowed_row, i, i)
+        else:
+            other = request.draft + i.to(tl.int64) * request.draft_row
+            weight = tl.where(i < request.live, request.weight, 1.0)
+            return changed(request, at, other, weight, request.allowed, request.allowed_row, i, i)
+    elif request.weight is None:
         if request.allowed is None:
             return Row(at)
         else:
@@ -94,9 +105,35 @@ def row_of_target(request, i):
 
 
 @triton.jit
+def changed(request, at, other, weight, allowed, allowed_row, i, drafted):
+    p = request.penalties
+    masked = allowed is not None
+    words = allowed + i.to(tl.int64) * allowed_row if masked else p.touched
+    return Changed(
+        at,
+        other,
+        tl.full([], 1, tl.float32) * weight,
+        words,
+        tl.full([], masked, tl.int1),
+        p.touched,
+        p.counts,
+        p.repetition,
+        p.presence,
+        p.frequency,
+        p.bias_ids,
+        p.bias,
+        p.biases,
+        p.drafts,
+        drafted,
+    )
+
+
+@triton.jit
 def as_target(request, i, at):
-    """The row at `at`, of what target row i allows."""
-    if request.allowed is None:
+    """The row at `at`, with the mask and the penalties of target row i."""
+    if request.penalties is not None:
+        return changed(request, at, at, 1.0, request.allowed, request.allowed_row, i, i)
+    elif request.allowed is None:
         return Row(at)
     else:
         return Masked(at, request.allowed + i.to(tl.int64) * request.allowed_row)
@@ -105,7 +142,11 @@ def as_target(request, i, at):
 @triton.jit
 def row_of_draft(request, i):
     at = request.draft + i.to(tl.int64) * request.draft_row
-    if request.draft_allowed is None:
+    if request.penalties is not None:
+        return changed(
+            request, at, at, 1.0, request.draft_allowed, request.draft_allowed_row, i, 0 * i
+        )
+    elif request.draft_allowed is None:
         return Row(at)
     else:
         return Masked(at, request.draft_allowed + i.to(tl.int64) * request.draft_allowed_row)
@@ -124,6 +165,9 @@ def target_logit(request, i, token, vocabulary):
             request.draft + i.to(tl.int64) * request.draft_row + token, mask=known, other=0
         ).to(tl.float32)
         x = mixed(x, y, tl.where(i < request.live, request.weight, 1.0))
+    if request.penalties is not None:
+        used = has(vocabulary, token) & (i <= request.live)
+        x = penalised(request.penalties, x, token, used, i, request.K)
     if request.allowed is not None:
         used = has(vocabulary, token) & (i <= request.live)
         allowed = is_set(request.allowed + i.to(tl.int64) * request.allowed_row, token, used)
@@ -137,6 +181,8 @@ def draft_logit(request, i, token, vocabulary):
     x = tl.load(request.draft + i.to(tl.int64) * request.draft_row + token, mask=used, other=0).to(
         tl.float32
     )
+    if request.penalties is not None:
+        x = penalised(request.penalties, x, token, used, 0 * i, 0)
     if request.draft_allowed is not None:
         words = request.draft_allowed + i.to(tl.int64) * request.draft_allowed_row
         x = tl.where(is_set(words, token, used), x, float("-inf"))
@@ -573,7 +619,7 @@ def log_probability(request, memory, i, token, sampling, vocabulary, TILE: tl.co
         cut = kept.cut
         tie = kept.tie
         total = kept.total
-    x = tl.load(row.at + token).to(tl.float32)
+    x = logits(row, vocabulary, token, token, 1)
     value = ((x.to(tl.float64) - top) * scale - tl.log2(total)) / LOG2_E
     return tl.where(
         (x > cut) | ((x == cut) & (token <= tie)), tl.minimum(value, 0), float("-inf")

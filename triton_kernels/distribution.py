@@ -55,6 +55,43 @@ class MaskedBlend(NamedTuple):
     allowed: tl.tensor
 
 
+class Penalties(NamedTuple):
+    """What a request changes of its logits: pointers to its part of types.Penalties' tensors, and
+    to its drafts, of which there are at most `most`."""
+
+    touched: tl.tensor
+    counts: tl.tensor
+    repetition: tl.tensor
+    presence: tl.tensor
+    frequency: tl.tensor
+    bias_ids: tl.tensor
+    bias: tl.tensor
+    biases: tl.tensor
+    drafts: tl.tensor
+    most: tl.tensor
+
+
+class Changed(NamedTuple):
+    """A MaskedBlend after penalties, with the first `drafted` of the drafts counted as emitted;
+    `masked`: whether there is a mask."""
+
+    at: tl.tensor
+    other: tl.tensor
+    weight: tl.tensor
+    allowed: tl.tensor
+    masked: tl.tensor
+    touched: tl.tensor
+    counts: tl.tensor
+    repetition: tl.tensor
+    presence: tl.tensor
+    frequency: tl.tensor
+    bias_ids: tl.tensor
+    bias: tl.tensor
+    biases: tl.tensor
+    drafts: tl.tensor
+    drafted: tl.tensor
+
+
 class Distribution(NamedTuple):
     """Kept ids have the weights 2^((x - top) * scale), divided by `total`; an id is kept if its
     logit is above `cut`, or at `cut` and the id is at most `tie`. Or all mass is on the id
@@ -119,9 +156,34 @@ def logits(row, vocabulary, start, ids, TILE: tl.constexpr):
     if len(row) > 2:
         if row.weight != 1:
             x = mixed(x, _read(row.other, vocabulary, start, ids, TILE), row.weight)
-    if len(row) % 2 == 0:
+    if len(row) > 4:
+        used = ids < vocabulary.valid
+        x = penalised(row, x, ids, used, row.drafted, row.drafted)
+        if row.masked:
+            x = tl.where(is_set(row.allowed, ids, used), x, float("-inf"))
+    elif len(row) % 2 == 0:
         x = tl.where(is_set(row.allowed, ids, ids < vocabulary.valid), x, float("-inf"))
     return x
+
+
+@triton.jit
+def penalised(penalties, x, ids, used, drafted, most):
+    """The logits x of ids after vLLM's formulas, in its order. The first `drafted` of the drafts,
+    at most `most`, count as emitted."""
+    touched = is_set(penalties.touched, ids, used)
+    count = tl.load(penalties.counts + ids, mask=used & touched, other=-1)
+    for i in range(penalties.biases):
+        own = touched & (ids == tl.load(penalties.bias_ids + i))
+        x = tl.where(own, x + tl.load(penalties.bias + i), x)
+    for i in range(most):
+        own = (ids == tl.load(penalties.drafts + i)) & (i < drafted)
+        count = tl.where(own, tl.maximum(count, 0) + 1, count)
+    emitted = tl.maximum(count, 0).to(tl.float32)
+    repetition = tl.full(emitted.shape, 0, tl.float32) + penalties.repetition
+    repeated = tl.where(x > 0, tl.div_rn(x, repetition), x * repetition)
+    lowered = tl.fma(-(emitted * 0 + penalties.frequency), emitted, repeated)
+    lowered = tl.where(count > 0, lowered - penalties.presence, lowered)
+    return tl.where(count < 0, x, lowered)
 
 
 @triton.jit

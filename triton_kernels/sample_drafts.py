@@ -6,6 +6,7 @@ import triton.language as tl
 
 from .distribution import (
     LOG2_E,
+    Changed,
     Masked,
     Row,
     Vocabulary,
@@ -35,7 +36,8 @@ def launch_metadata(grid, kernel, args):
 
 
 @triton.jit(
-    launch_metadata=launch_metadata, do_not_specialize=["valid", "mask_token", "drafts", "blocks"]
+    launch_metadata=launch_metadata,
+    do_not_specialize=["valid", "biases", "mask_token", "drafts", "blocks"],
 )
 def sample(
     logits,
@@ -47,12 +49,24 @@ def sample(
     top_k,
     top_p,
     min_p,
+    touched,
+    counts,
+    repetition,
+    presence,
+    frequency,
+    bias_ids,
+    bias,
     allowed,
     tokens,
     lse,
     workspace,
     logits_request,
     logits_row,
+    touched_row,
+    counts_row,
+    bias_ids_row,
+    bias_row,
+    biases,
     allowed_request,
     allowed_row,
     uniforms_row,
@@ -78,11 +92,32 @@ def sample(
     peak = PEAK | (request_temperature <= 0)
     request_temperature = tl.where(peak, 1.0, request_temperature)
     own = logits + request.to(tl.int64) * logits_request + i.to(tl.int64) * logits_row
-    if allowed is None:
-        row = Row(own)
-    else:
+    words = None
+    if allowed is not None:
         words = allowed + request.to(tl.int64) * allowed_request + i.to(tl.int64) * allowed_row
+    if touched is not None:
+        bits = touched + request.to(tl.int64) * touched_row
+        row = Changed(
+            own,
+            own,
+            tl.full([], 1, tl.float32),
+            words if allowed is not None else bits,
+            tl.full([], allowed is not None, tl.int1),
+            bits,
+            counts + request.to(tl.int64) * counts_row,
+            tl.load(repetition + request),
+            tl.load(presence + request),
+            tl.load(frequency + request),
+            bias_ids + request * bias_ids_row if bias_ids is not None else touched,
+            bias + request * bias_row if bias is not None else touched,
+            biases,
+            tokens,
+            0 * i,
+        )
+    elif allowed is not None:
         row = Masked(own, words)
+    else:
+        row = Row(own)
     vocabulary = Vocabulary(valid, mask_token)
     partials = workspace + at.to(tl.int64) * workspace_row
     if not FINISH:
@@ -175,6 +210,7 @@ def launch(args) -> None:
     logits, uniforms = args.logits, args.uniforms
     if logits.numel() == 0:
         return
+    p = args.penalties
     valid, vocab_block = args.num_valid_vocab, args.vocab_block
     blocks, rows = triton.cdiv(valid, vocab_block), logits.shape[0] * logits.shape[1]
     for programs, finish in ((rows * blocks, False), (rows, True)):
@@ -185,11 +221,17 @@ def launch(args) -> None:
             args.position,
             uniforms,
             *args.drafter_sampling,
+            *p,
             args.allowed,
             args.draft_tokens,
             args.draft_lse,
             args.workspace,
             *logits.stride()[:2],
+            *(
+                t.stride(0) if t is not None else 0
+                for t in (p.touched, p.counts, p.bias_ids, p.bias)
+            ),
+            p.bias.shape[1] if p.bias is not None else 0,
             *(args.allowed.stride()[:2] if args.allowed is not None else (0, 0)),
             uniforms.stride(0) if uniforms is not None else 0,
             args.workspace.stride(1),
@@ -209,15 +251,21 @@ def compilations(target: str):
     """(name, kernel, types, constants, options) over ZAYA1-8B's vocabulary, as `launch` compiles
     them; see `offline`."""
     types = dict.fromkeys(
-        "draft_len position top_k allowed tokens".split(), "*i32"
-    ) | dict.fromkeys("temperature top_p min_p".split(), "*fp32")
+        "draft_len position top_k touched counts bias_ids allowed tokens".split(), "*i32"
+    ) | dict.fromkeys("temperature top_p min_p repetition presence frequency bias".split(), "*fp32")
     types |= dict.fromkeys("logits_request logits_row vocab_block".split(), "i32:D")
     types |= {"seed": "*i64"} | dict.fromkeys("uniforms lse workspace".split(), "*fp64")
     valid, vocab_block = 262147, 4096
     for dtype in ("bf16", "fp16", "fp32"):
         typed = types | {"logits": f"*{dtype}"}
         for name, absent in (
-            ("plain", dict.fromkeys("uniforms top_k top_p min_p allowed".split())),
+            (
+                "plain",
+                dict.fromkeys(
+                    "uniforms top_k top_p min_p touched counts repetition presence frequency "
+                    "bias_ids bias allowed".split()
+                ),
+            ),
             ("full", {}),
         ):
             for finish in (False, True):

@@ -14,6 +14,9 @@
 //                               adds the ids of the span, whose bits are set in `words` (null: all),
 //                               to counts[p[id].bits], for a type of 16 bits; where Crew::kTallies
 //   Scan::value(p)              *p as a float
+//   Scan::bit(words, id)        whether bit id % 32 of words[id / 32] is set
+//   Scan::reload(p)             *p, the start of the kernel's parameters, read again; where
+//                               Scan::kReloads, p may be null
 //   scan.leader()               true for one thread of the scan
 //
 // f handles several ids at a time: `at`, of a type of the target, stands for them. Its Float and
@@ -22,6 +25,10 @@
 //   at.load(p)                  p[id], -inf for ids that the span leaves out: f must be 0 there
 //   at.id<T>()                  the ids, in the order in which load(const T*) returns their values
 //   at.bits<T>(words)           a mask: whether bit id % 32 of words[id / 32] is set; in that order
+//   at.revise<T>(x, words, ids, n, f)
+//                               x, but f(value, id) for ids of the span whose bit is set, and
+//                               for n of ids()
+//   at.reload(p)                as the scan's
 //   at.all(x)                   x for every id
 //   at.select(mask, a, b), at.maximum(a, b), at.fma(a, b, c)
 //   at.exp2(x)                  2^x to 3e-7; below -126 at most 2^-126, 0 of -inf; infinity from
@@ -47,11 +54,14 @@
 #include "tile/group.h"
 
 // For the innermost scans of a kernel body. On a CPU all callers share one copy, because inlined
-// copies could be contracted differently and then round differently. Calls are expensive on a GPU.
+// copies could be contracted differently and then round differently. Calls are expensive on a GPU,
+// and so are the registers of a second copy: a loop over scans stays one there.
 #ifdef __AMDGCN__
 #define BLOCKDRAFT_SCAN __attribute__((always_inline))
+#define BLOCKDRAFT_ROLLED _Pragma("clang loop unroll(disable)")
 #else
 #define BLOCKDRAFT_SCAN __attribute__((noinline))
+#define BLOCKDRAFT_ROLLED
 #endif
 
 namespace blockdraft {
@@ -71,8 +81,12 @@ struct ScanExample {
     auto operator()(At at, Peak& peak) const {
       const auto x = at.load(static_cast<const float*>(nullptr));
       peak = at.maximum(peak, at.fma(x, at.exp2(x), at.exp2(x, 1.0)));
-      const auto bits = at.template bits<float>(static_cast<const uint32_t*>(nullptr));
-      return at.select((at.template id<float>() == at.all(0)) & bits, x, at.all(0.0f));
+      const uint32_t* const words = nullptr;
+      auto ids = [] { return static_cast<const int32_t*>(nullptr); };
+      const auto bits = at.template bits<float>(words);
+      const auto other =
+          at.template revise<float>(x, words, ids, 0, [](float v, int) { return v; });
+      return at.select((at.template id<float>() == at.all(0)) & bits, other, at.all(0.0f));
     }
   };
   struct Value {

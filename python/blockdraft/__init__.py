@@ -17,6 +17,7 @@ _LAZY = {
     "Completion": "types",
     "Rows": "types",
     "MoeWorkspace": "types",
+    "Penalties": "types",
     "Sampling": "types",
     "Accepted": "types",
     "Batch": "batch",

@@ -7,7 +7,7 @@ from functools import cache
 import torch
 
 from . import env, registry
-from .types import MoeWorkspace, Rows, Sampling
+from .types import MoeWorkspace, Penalties, Rows, Sampling
 
 FLOATS = (torch.bfloat16, torch.float16, torch.float32)
 F32, F64 = (torch.float32,), (torch.float64,)
@@ -391,6 +391,33 @@ class Check:
             f"{name}.top_p", sampling.top_p, sys.float_info.min, 1, "more than 0, at most 1"
         )
         self.values(f"{name}.min_p", sampling.min_p, 0, 1, "0 .. 1")
+
+    def penalties(self, penalties: Penalties) -> None:
+        """All but the biases, or none; the width of the words is bound before."""
+        if not isinstance(penalties, Penalties):
+            self.fail("penalties", "blockdraft.Penalties", type(penalties).__name__, TypeError)
+        *needed, bias_ids, bias = penalties
+        given = sum(t is not None for t in needed)
+        self.need(given in (0, 5), "penalties", "all tensors but the biases, or none", f"{given}")
+        both = (bias_ids is None) == (bias is None) and (bias is None or given)
+        self.need(both, "penalties.bias", "both tensors of it and the others, or none", "some")
+        if not given:
+            return
+        finite = sys.float_info.max, "a finite number"
+        self.tensor("penalties.touched", penalties.touched, "B W", I32)
+        self.tensor("penalties.counts", penalties.counts, "B vocab", I32)
+        for name in ("repetition", "presence", "frequency"):
+            self.tensor(f"penalties.{name}", getattr(penalties, name), "B", F32)
+        self.tensor("penalties.bias_ids", bias_ids, "B N", I32, optional=True)
+        self.tensor("penalties.bias", bias, "B N", F32, optional=True)
+        tiny = sys.float_info.min
+        self.values("penalties.repetition", penalties.repetition, tiny, finite[0], "more than 0")
+        for name in ("presence", "frequency", "bias"):
+            self.values(f"penalties.{name}", getattr(penalties, name), -finite[0], *finite)
+        if bias_ids is not None and self.readable and bias_ids.shape[1] > 1:
+            ids = bias_ids.long()
+            ascending = ((ids[:, 1:] > ids[:, :-1]) | (ids[:, 1:] == 2**31 - 1)).all()
+            self.need(bool(ascending), "penalties.bias_ids", "ascending ids", "others")
 
     def normalisers(self, name: str, t) -> None:
         """As sample_drafts leaves them."""

@@ -180,6 +180,11 @@ class Op:
         return self.backends[backend]
 
 
+def first_tensor(args: Any) -> torch.Tensor:
+    """The op runs on its device."""
+    return next(value for value in args if isinstance(value, torch.Tensor))
+
+
 def by_name(op: Op, function: Callable, **derived: Callable[[Any], Any]) -> Callable[[Any], None]:
     """A reference as a backend: called with the fields of Args that its parameters are named after
     (`derived`: with what is made of Args), its results are copied to the outputs in their order.
@@ -193,8 +198,7 @@ def by_name(op: Op, function: Callable, **derived: Callable[[Any], Any]) -> Call
     read = {name: derived.get(name) or operator.attrgetter(name) for name in names}
 
     def run(args: Any) -> None:
-        device = getattr(args, op.args._fields[0]).device.type
-        with torch.autocast(device, enabled=False):
+        with torch.autocast(first_tensor(args).device.type, enabled=False):
             results = function(**{name: get(args) for name, get in read.items()})
         results = (results,) if isinstance(results, torch.Tensor) else results
         for path, result in zip(outputs, results, strict=True):

@@ -25,6 +25,37 @@ class Sampling(NamedTuple):
     min_p: torch.Tensor | None = None
 
 
+class Penalties(NamedTuple):
+    """What each request changes of its logits before they become a distribution; tensors on the
+    logits' device. All but the biases, or none, are given.
+
+    touched     int32 [B,W], W = ceil(vocab/32): the ids that anything below applies to, bit id % 32
+                of word id / 32: those of the prompt, the emitted ones, the biased ones. Nothing
+                else is looked up for other ids
+    counts      int32 [B,vocab]: how often a touched id was emitted; -1 if it is only biased
+    repetition  float32 [B] > 0: divides positive logits of ids of the prompt or emitted, and
+                multiplies the others; 1 is off
+    presence    float32 [B]: subtracted from the logits of emitted ids
+    frequency   float32 [B]: subtracted as often as the id was emitted
+    bias_ids    int32 [B,N]: touched ids, ascending; unused places at the end are 2^31 - 1
+    bias        float32 [B,N]: added to their logits, before all else
+
+    The formulas and their order are vLLM's, in float32. A verify row counts the drafts before it as
+    emitted; draft rows count none.
+    """
+
+    touched: torch.Tensor | None = None
+    counts: torch.Tensor | None = None
+    repetition: torch.Tensor | None = None
+    presence: torch.Tensor | None = None
+    frequency: torch.Tensor | None = None
+    bias_ids: torch.Tensor | None = None
+    bias: torch.Tensor | None = None
+
+
+NO_PENALTIES = Penalties()
+
+
 class Accepted(NamedTuple):
     """What `accept_drafts` decides for each request; all int32 [B] but target_logprob.
 

@@ -4,8 +4,8 @@ import torch
 from hypothesis import strategies as st
 from torch.utils._pytree import tree_map
 
-from blockdraft import Sampling, env, ops
-from blockdraft.reference.distribution import disallowed, excluded
+from blockdraft import Penalties, Sampling, env, ops
+from blockdraft.reference.distribution import disallowed, excluded, penalised
 
 # A decision is in doubt if the reference itself changes it when uniforms, top_p and min_p change by
 # this fraction. The errors of fp32 exponentials (3e-7), sums and a float32 normaliser (1e-6 at lse
@@ -34,6 +34,28 @@ def words_of(allowed):
     return bits.sum(-1).int()
 
 
+def random_penalties(case, generator):
+    """Some ids of each request seen, emitted or biased; unused places among the biases."""
+    B, vocab = case["B"], case["vocab"]
+
+    def rand(*shape):
+        return torch.rand(shape, generator=generator)
+
+    seen, biased = rand(B, vocab) < 0.3, rand(B, vocab) < 0.1
+    counts = (rand(B, vocab) * 4).int()
+    ids = torch.where(biased, torch.arange(vocab), 2**31 - 1).sort(-1).values[:, : vocab // 4 + 1]
+    biased = torch.zeros(B, vocab + 1, dtype=torch.bool).scatter_(1, ids.clamp(max=vocab), True)
+    return Penalties(
+        touched=words_of(seen | biased[:, :vocab]),
+        counts=torch.where(seen, counts, -1),
+        repetition=torch.where(rand(B) < 0.7, rand(B) + 0.6, 1.0),
+        presence=torch.where(rand(B) < 0.7, rand(B) - 0.3, 0.0),
+        frequency=torch.where(rand(B) < 0.7, rand(B) - 0.3, 0.0),
+        bias_ids=ids.int(),
+        bias=4 * rand(*ids.shape) - 2,
+    )
+
+
 @st.composite
 def cases(draw, vocabularies=(1, 2, 7, 16, 64, 100, 700)):
     vocab = draw(st.sampled_from(vocabularies))
@@ -55,6 +77,7 @@ def cases(draw, vocabularies=(1, 2, 7, 16, 64, 100, 700)):
         coarse=draw(st.booleans()),
         logprob=draw(st.booleans()),
         masked=draw(st.sampled_from([False, False, True])),
+        penalised=draw(st.sampled_from([False, False, True])),
         pads=draw(st.booleans()),
         gap=draw(st.sampled_from([0, 0, 30, 100])),
     )
@@ -113,12 +136,14 @@ def inputs(case):
         share = rand(B, K + 1, 1).round(decimals=1)
         allowed = words_of(rand(B, K + 1, vocab) < share)
         draft_allowed = words_of(rand(B, K, vocab) < share[:, :K] + 0.3)
+    penalties = random_penalties(case, generator) if case.get("penalised") else Penalties()
     x, lse = ops.sample_drafts(
         draft,
         length.clamp(min=0),
         seed=seed,
         position=position,
         drafter_sampling=drafter_sampling,
+        penalties=penalties,
         allowed=draft_allowed,
         backend="reference",
         **common,
@@ -147,6 +172,7 @@ def inputs(case):
         draft_logits=draft,
         drafter=case["drafter"],
         draft_lse=lse if case["given_lse"] else None,
+        penalties=penalties,
         allowed=allowed,
         draft_allowed=draft_allowed,
         mix=mix,
@@ -237,7 +263,7 @@ def compare_samples(case, run):
             "mask_token",
         )
     }
-    how["allowed"] = options["draft_allowed"]
+    how |= dict(allowed=options["draft_allowed"], penalties=options["penalties"])
     u = torch.rand(
         logits.shape[:2], generator=torch.Generator().manual_seed(case["seed"]), dtype=torch.float64
     )
@@ -259,6 +285,8 @@ def compare_samples(case, run):
     banned = excluded(logits.shape[-1], case["valid"], case["mask"], logits.device)
     if how["allowed"] is not None:
         banned = banned | disallowed(how["allowed"], logits.shape[-1])
+    if case.get("penalised"):
+        logits = penalised(logits, how["penalties"])
     drawn = (~doubt & (want >= 0))[..., None] & ~banned & (logits > -torch.inf)
     mine, theirs = (kept_ids(logits, x)[drawn] for x in (lse, want_lse))
     assert torch.equal(mine, theirs)

@@ -117,15 +117,16 @@ class Acceptance {
 
   void normalise(int row) {
     const int i = row - params_.drafts - 1;
+    const Logits<T> own = logits(row);
     Distribution<T> made;
     if (measured(row)) {
-      made = measured_row(row);
+      made = measured_row(row, own);
       // The status of a blend does not show which of its two rows is invalid.
       if (i < 0 && mixes(row) && (made.status != kFine || mix_ == 0))
-        made.status = most(blend_status(row), made.status);
+        made.status = most(blend_status(row, own), made.status);
     } else if (sampled_) {
       const double* lse = params_.draft_lse.at(request_, i);
-      made = sampler_.known_distribution(logits(row), drafter_, lse);
+      made = sampler_.known_distribution(own, drafter_, lse);
       if (!(Scan::value(draft_row(i) + token(i)) < __builtin_inff())) made.status = kNotNumbers;
     } else {
       const int point = vocabulary_.has(token(i)) ? token(i) : Distribution<T>::kNowhere;
@@ -136,17 +137,23 @@ class Acceptance {
   }
 
   // The distribution of a row; on a GPU, its vocab_blocks were measured by an earlier launch.
-  Distribution<T> measured_row(int row) {
+  Distribution<T> measured_row(int row, const Logits<T>& own) {
     Partial* const partials = memory_.partials(row);
     const bool drawn = row == live_;
-    if constexpr (Crew::kStaged)
-      return sampler_.distribution(logits(row), sampling(row), drawn, partials);
-    return sampler_.measured_distribution(logits(row), sampling(row), drawn, partials);
+    if constexpr (Crew::kStaged) return sampler_.distribution(own, sampling(row), drawn, partials);
+    return sampler_.measured_distribution(own, sampling(row), drawn, partials);
   }
 
-  int blend_status(int row) {
-    const int status = sampler_.row_status({target_row(row), nullptr, 1, allowed(row)});
-    return most(status, sampler_.row_status({draft_row(row), nullptr, 1, allowed(row)}));
+  // The worse status of the two rows of a blend.
+  int blend_status(int row, Logits<T> one) {
+    one.other = nullptr;
+    int status = kFine;
+    BLOCKDRAFT_ROLLED
+    for (int i = 0; i < 2; ++i) {
+      one.row = i ? draft_row(row) : target_row(row);
+      status = most(status, sampler_.row_status(one));
+    }
+    return status;
   }
 
   void weigh_surplus(int row, int block) {
@@ -224,7 +231,7 @@ class Acceptance {
     if (i <= accepted && !mixes(i) && target_.temperature > 0) {
       value = target(i).template log_probability<Scan>(token);
     } else if (i <= accepted) {
-      const Logits<T> row{target_row(i), nullptr, 1, allowed(i)};
+      const Logits<T> row = as_target(i, target_row(i));
       Sampling unmixed = target_;
       if (!(unmixed.temperature > 0)) unmixed.temperature = 1;
       Partial* const partials = memory_.partials(i);
@@ -263,7 +270,6 @@ class Acceptance {
   int token(int i) const { return params_.draft_tokens.at(request_)[i]; }
   const T* target_row(int i) const { return params_.target_logits.at(request_, i); }
   const T* draft_row(int i) const { return params_.draft_logits.at(request_, i); }
-  const uint32_t* allowed(int i) const { return words(params_.allowed, request_, i); }
   const Distribution<T>& target(int i) const { return memory_.distribution(i); }
   const Distribution<T>& draft(int i) const { return memory_.distribution(params_.drafts + 1 + i); }
   bool spread(int i) const { return target(i).point == kSpread && draft(i).point == kSpread; }
@@ -274,10 +280,18 @@ class Acceptance {
 
   Logits<T> logits(int row) const {
     const int i = row - params_.drafts - 1;
-    if (i >= 0) return {draft_row(i), nullptr, 1, words(params_.draft_allowed, request_, i)};
-    if (!mixes(row)) return {target_row(row), nullptr, 1, allowed(row)};
-    if (mix_ == 0) return {draft_row(row), nullptr, 1, allowed(row)};
-    return {target_row(row), draft_row(row), mix_, allowed(row)};
+    if (i >= 0)
+      return {draft_row(i), nullptr, 1, words(params_.draft_allowed, request_, i), penalties(0)};
+    if (!mixes(row)) return as_target(row, target_row(row));
+    if (mix_ == 0) return as_target(row, draft_row(row));
+    return as_target(row, target_row(row), draft_row(row), mix_);
+  }
+  // Logits with the mask and the penalties of target row i.
+  Logits<T> as_target(int i, const T* row, const T* other = nullptr, float weight = 1) const {
+    return {row, other, weight, words(params_.allowed, request_, i), penalties(i)};
+  }
+  Penalties penalties(int drafted) const {
+    return Penalties::of<Scan>(params_.penalties, request_, drafted);
   }
 
   // sample_drafts writes neither a normaliser nor a token for a row without a distribution.

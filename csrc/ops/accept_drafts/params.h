@@ -9,6 +9,7 @@ namespace blockdraft {
 
 template <class T>
 struct AcceptParams {
+  PenaltiesParams penalties;            // first: see tile/scan.h's reload
   View<const T, 2> target_logits;       // [batch][drafts + 1][vocab]
   View<const int32_t, 1> draft_tokens;  // [batch][drafts]
   View<const T, 2> draft_logits;        // [batch][drafts][vocab], or none
@@ -34,9 +35,9 @@ struct AcceptParams {
   int batch, drafts, proposals;
 
   BLOCKDRAFT_POINTERS(target_logits, draft_tokens, draft_logits, draft_lse, draft_len, branch, seed,
-                      position, uniforms, target_sampling, drafter_sampling, allowed, draft_allowed,
-                      mix, remaining, accepted, next_token, proposal, shift, next_draft_len, status,
-                      target_logprob, workspace)
+                      position, uniforms, target_sampling, drafter_sampling, penalties, allowed,
+                      draft_allowed, mix, remaining, accepted, next_token, proposal, shift,
+                      next_draft_len, status, target_logprob, workspace)
 
   Vocabulary vocabulary() const { return {num_valid_vocab, mask_token, vocab_block}; }
 };

@@ -4,22 +4,25 @@
 
 namespace blockdraft {
 
-static void accept_drafts_torch(Tensor target_logits, Tensor draft_tokens, Optional draft_logits,
-                                Optional draft_lse, Tensor draft_len, Tensor branch,
-                                int64_t mask_rows, Tensor seed, Tensor position, Optional uniforms,
-                                Tensor target_sampling_temperature, Optional target_sampling_top_k,
-                                Optional target_sampling_top_p, Optional target_sampling_min_p,
-                                Tensor drafter_sampling_temperature,
-                                Optional drafter_sampling_top_k, Optional drafter_sampling_top_p,
-                                Optional drafter_sampling_min_p, Optional allowed,
-                                Optional draft_allowed, Optional mix, bool dirac, int64_t rule,
-                                int64_t num_valid_vocab, int64_t vocab_block, int64_t mask_token,
-                                Optional remaining, Tensor accepted, Tensor next_token,
-                                Tensor proposal, Tensor shift, Tensor next_draft_len, Tensor status,
-                                Optional target_logprob, Optional workspace) {
+static void accept_drafts_torch(
+    Optional penalties_touched, Optional penalties_counts, Optional penalties_repetition,
+    Optional penalties_presence, Optional penalties_frequency, Optional penalties_bias_ids,
+    Optional penalties_bias, Tensor target_logits, Tensor draft_tokens, Optional draft_logits,
+    Optional draft_lse, Tensor draft_len, Tensor branch, int64_t mask_rows, Tensor seed,
+    Tensor position, Optional uniforms, Tensor target_sampling_temperature,
+    Optional target_sampling_top_k, Optional target_sampling_top_p, Optional target_sampling_min_p,
+    Tensor drafter_sampling_temperature, Optional drafter_sampling_top_k,
+    Optional drafter_sampling_top_p, Optional drafter_sampling_min_p, Optional allowed,
+    Optional draft_allowed, Optional mix, bool dirac, int64_t rule, int64_t num_valid_vocab,
+    int64_t vocab_block, int64_t mask_token, Optional remaining, Tensor accepted, Tensor next_token,
+    Tensor proposal, Tensor shift, Tensor next_draft_len, Tensor status, Optional target_logprob,
+    Optional workspace) {
   if (draft_len.numel() == 0) return;
   for_float_type(target_logits, [&]<class T>(T) {
     const AcceptParams<T> p{
+        .penalties = penalties_of(penalties_touched, penalties_counts, penalties_repetition,
+                                  penalties_presence, penalties_frequency, penalties_bias_ids,
+                                  penalties_bias, view<const int32_t, 1>(draft_tokens)),
         .target_logits = view<const T, 2>(target_logits),
         .draft_tokens = view<const int32_t, 1>(draft_tokens),
         .draft_logits = view<const T, 2>(draft_logits),

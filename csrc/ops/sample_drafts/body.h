@@ -17,8 +17,7 @@ class DraftRow {
         i_(int(row % params.drafts)),
         partials_(memory.partials(0)),
         sampler_(crew, params.vocabulary(), memory.sums(0), memory.shortlist(0), memory.tally),
-        sampling_(params.drafter_sampling.of(request_)),
-        logits_{params.logits.at(request_, i_), nullptr, 1, words(params.allowed, request_, i_)} {
+        sampling_(params.drafter_sampling.of(request_)) {
     peak_ = params.greedy || sampling_.temperature == 0;
     if (peak_) sampling_ = {1, 0, 1, 0};  // draft_lse is then the raw logits' normaliser
   }
@@ -32,12 +31,16 @@ class DraftRow {
   }
 
  private:
+  Logits<T> logits() const {
+    return {params_.logits.at(request_, i_), nullptr, 1, words(params_.allowed, request_, i_),
+            Penalties::of<typename Crew::Scan>(params_.penalties, request_, 0)};
+  }
   bool live() const { return i_ < params_.draft_len[request_]; }
 
   void measure(int block) {
     if (!live()) return;
     const typename Crew::Scan scan;
-    const Partial partial = sampler_.measure_block(scan, logits_, sampling_, !peak_, block);
+    const Partial partial = sampler_.measure_block(scan, logits(), sampling_, !peak_, block);
     if (scan.leader()) partials_[block] = partial;
   }
 
@@ -45,15 +48,16 @@ class DraftRow {
     int token = -1;
     double lse[4] = {};
     if (live()) {
+      const Logits<T> own = logits();
       const Distribution<T> q =
-          Crew::kStaged ? sampler_.distribution(logits_, sampling_, !peak_, partials_)
-                        : sampler_.measured_distribution(logits_, sampling_, !peak_, partials_);
+          Crew::kStaged ? sampler_.distribution(own, sampling_, !peak_, partials_)
+                        : sampler_.measured_distribution(own, sampling_, !peak_, partials_);
       if (q.status == kFine) {
         lse[0] = q.top;
         lse[1] = log2_double(q.sum) / kLog2e;
         lse[2] = q.cut;
         lse[3] = q.tie;
-        token = peak_ ? argmax() : draw(q);
+        token = peak_ ? argmax(own) : draw(q);
       }
     }
     if (!crew_.leader()) return;
@@ -62,9 +66,9 @@ class DraftRow {
     for (int j = 0; j < 4; ++j) out[j] = lse[j];
   }
 
-  int argmax() {
+  int argmax(const Logits<T>& own) {
     const Sampling greedy{0, 0, 1, 0};
-    return sampler_.measured_distribution(logits_, greedy, false, partials_).point;
+    return sampler_.measured_distribution(own, greedy, false, partials_).point;
   }
 
   int draw(const Distribution<T>& q) {
@@ -84,7 +88,6 @@ class DraftRow {
   Partial* partials_;
   Sampler<Crew, T> sampler_;
   Sampling sampling_;
-  Logits<T> logits_;
   bool peak_;  // the draft is the argmax
 };
 

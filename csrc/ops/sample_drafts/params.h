@@ -8,7 +8,8 @@ namespace blockdraft {
 
 template <class T>
 struct SampleParams {
-  View<const T, 2> logits;  // [batch][drafts][vocab]
+  PenaltiesParams penalties;  // first: see tile/scan.h's reload
+  View<const T, 2> logits;    // [batch][drafts][vocab]
   const int32_t* draft_len;
   const int64_t* seed;
   const int32_t* position;
@@ -23,8 +24,8 @@ struct SampleParams {
 
   int batch, drafts;
 
-  BLOCKDRAFT_POINTERS(logits, draft_len, seed, position, uniforms, drafter_sampling, allowed,
-                      draft_tokens, draft_lse, workspace)
+  BLOCKDRAFT_POINTERS(logits, draft_len, seed, position, uniforms, drafter_sampling, penalties,
+                      allowed, draft_tokens, draft_lse, workspace)
 
   Vocabulary vocabulary() const { return {num_valid_vocab, mask_token, vocab_block}; }
 };

@@ -4,8 +4,12 @@
 
 namespace blockdraft {
 
-static void sample_drafts_torch(Tensor logits, Tensor draft_len, Tensor seed, Tensor position,
-                                Optional uniforms, Tensor drafter_sampling_temperature,
+static void sample_drafts_torch(Optional penalties_touched, Optional penalties_counts,
+                                Optional penalties_repetition, Optional penalties_presence,
+                                Optional penalties_frequency, Optional penalties_bias_ids,
+                                Optional penalties_bias, Tensor logits, Tensor draft_len,
+                                Tensor seed, Tensor position, Optional uniforms,
+                                Tensor drafter_sampling_temperature,
                                 Optional drafter_sampling_top_k, Optional drafter_sampling_top_p,
                                 Optional drafter_sampling_min_p, Optional allowed, bool greedy,
                                 int64_t num_valid_vocab, int64_t vocab_block, int64_t mask_token,
@@ -13,6 +17,9 @@ static void sample_drafts_torch(Tensor logits, Tensor draft_len, Tensor seed, Te
   if (draft_tokens.numel() == 0) return;
   for_float_type(logits, [&]<class T>(T) {
     const SampleParams<T> p{
+        .penalties = penalties_of(penalties_touched, penalties_counts, penalties_repetition,
+                                  penalties_presence, penalties_frequency, penalties_bias_ids,
+                                  penalties_bias, {}),
         .logits = view<const T, 2>(logits),
         .draft_len = data<int32_t>(draft_len),
         .seed = data<int64_t>(seed),

@@ -3,6 +3,7 @@
 // fp32 (see tile/scan.h), those over several are double.
 #pragma once
 
+#include "ops/sampling/penalties.h"
 #include "tile/scan.h"
 
 namespace blockdraft {
@@ -37,28 +38,33 @@ struct Vocabulary {
   Span span(int i) const { return {i * block, least(size, (i + 1) * block), mask}; }
 };
 
-// A row of logits, or the blend weight * row + (1 - weight) * other of two rows; -inf for ids that
-// are not allowed.
+// A row of logits, or the blend weight * row + (1 - weight) * other of two rows, after penalties; -inf
+// for ids that are not allowed.
 template <class T>
 struct Logits {
   const T *row, *other;  // other: null for one row
   float weight;
   const uint32_t* allowed;  // bits of ids; null: all are
+  Penalties penalties{};
 
-  bool plain() const { return !other && !allowed; }
+  bool plain() const { return !other && !allowed && !penalties.touched; }
+  // Whether all logits are of type T.
+  bool stored() const { return !other && !penalties.touched; }
 
   template <class At>
   typename At::Float load(At at) const {
     auto x = at.load(row);
     if (other) x = blend<At>(x, at.load(other), at.all(weight), at.all(1 - weight));
+    if (penalties.touched) x = penalties.applied<T>(at, x);
     if (allowed) x = at.select(at.template bits<T>(allowed), x, at.all(-__builtin_inff()));
     return x;
   }
   template <class Scan>
   float at(int id) const {
-    if (allowed && !(allowed[id / 32] >> (id % 32) & 1)) return -__builtin_inff();
-    const float x = Scan::value(row + id);
-    return other ? __builtin_fmaf(weight, x, (1 - weight) * Scan::value(other + id)) : x;
+    if (allowed && !Scan::bit(allowed, id)) return -__builtin_inff();
+    float x = Scan::value(row + id);
+    if (other) x = __builtin_fmaf(weight, x, (1 - weight) * Scan::value(other + id));
+    return penalties.touched ? penalties.template one<Scan>(x, id) : x;
   }
 
  private:
@@ -198,8 +204,9 @@ BLOCKDRAFT_SCAN Partial measure(const Scan& scan, const Logits<T>& logits, doubl
   if (start.status == kFine) {
     const double sum = anchored(start.anchor);
     // Neither NaN nor so large that a ratio of sums could overflow; nor so small that the anchor,
-    // which may be an id that is not allowed, is far above the others.
-    if (sum < 0x1p100 && (!logits.allowed || sum > 0x1p-60)) return {sum, start.anchor, kFine};
+    // which may be that of another row of logits, is far above the others.
+    const bool as_stored = !logits.allowed && !logits.penalties.touched;
+    if (sum < 0x1p100 && (as_stored || sum > 0x1p-60)) return {sum, start.anchor, kFine};
   }
   Partial out = survey(scan, logits, span);
   if (out.status == kFine) out.sum = anchored(out.anchor);

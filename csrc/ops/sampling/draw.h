@@ -71,7 +71,7 @@ class Sampler {
   Distribution<T> measured_distribution(const Logits<T>& logits, const Sampling& sampling,
                                         bool drawn, Partial* partials) {
     if constexpr (kTallies && sizeof(T) == 2)
-      if (tally_.parts && sampling.truncates() && sampling.temperature > 0 && !logits.other) {
+      if (tally_.parts && sampling.truncates() && sampling.temperature > 0 && logits.stored()) {
         const Tally found = tally(crew_, vocabulary_, logits, tally_);
         if (found.size <= TallyMemory::kRoom) {
           auto p = tallied_distribution<Scan>(logits, found, sampling.scale());

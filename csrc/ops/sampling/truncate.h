@@ -27,7 +27,7 @@ struct Grid {
 
   template <class T>
   static constexpr Grid of(const Logits<T>& logits) {
-    if (logits.other || sizeof(T) == 4) return {0};
+    if (!logits.stored() || sizeof(T) == 4) return {0};
     return {__is_same(T, bf16) ? 16 : 13};
   }
   uint32_t at(float x) const { return image(x) >> spare; }

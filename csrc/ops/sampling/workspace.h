@@ -15,7 +15,7 @@ struct Verdict {
   double scale;
 };
 
-constexpr int kDistributionDoubles = 9, kVerdictDoubles = 2;
+constexpr int kDistributionDoubles = 13, kVerdictDoubles = 2;
 constexpr int kHeaderDoubles = kDistributionDoubles + kVerdictDoubles;
 constexpr int kVocabBlockDoubles = 4;  // a partial, a sum, a surplus
 constexpr int kShortlistRoom = 128;    // floats of a vocab_block, where a crew lists logits

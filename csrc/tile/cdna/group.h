@@ -22,6 +22,21 @@ void use_global_pointers(Params& p) {
   p.each_pointer([](auto*& pointer) { pointer = global(pointer); });
 }
 
+// The start of the kernel's only argument, read again. The compiler cannot tell that it reads the
+// same.
+template <class Params>
+Params reload() {
+#ifndef __HIP_DEVICE_COMPILE__
+  return {};  // never called: a host's clang cannot copy from where arguments lie
+#else
+  auto* arguments = __builtin_amdgcn_kernarg_segment_ptr();
+  asm volatile("" : "+s"(arguments));
+  Params out = *(const __attribute__((address_space(4))) Params*)arguments;
+  if constexpr (requires { out.each_pointer([](auto*&) {}); }) use_global_pointers(out);
+  return out;
+#endif
+}
+
 inline int group_index() { return __builtin_amdgcn_workgroup_id_x(); }
 inline int thread_index() { return __builtin_amdgcn_workitem_id_x(); }
 
@@ -101,18 +116,9 @@ class Group {
   static int uniform(int x) { return __builtin_amdgcn_readfirstlane(x); }
   template <class T>
   static void expect(const T*, int) {}
-  // The compiler cannot tell that it reads the same again. Params are the kernel's only argument.
   template <class Params>
-  static Params reload(const Params& p) {
-#ifndef __HIP_DEVICE_COMPILE__
-    return p;  // never called: a host's clang cannot copy from where arguments lie
-#else
-    auto* arguments = __builtin_amdgcn_kernarg_segment_ptr();
-    asm volatile("" : "+s"(arguments));
-    Params out = *(const __attribute__((address_space(4))) Params*)arguments;
-    if constexpr (requires { out.each_pointer([](auto*&) {}); }) use_global_pointers(out);
-    return out;
-#endif
+  static Params reload(const Params&) {
+    return cdna::reload<Params>();
   }
   void barrier() const {
     __builtin_amdgcn_fence(__ATOMIC_RELEASE, "workgroup");

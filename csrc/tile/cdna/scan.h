@@ -20,14 +20,37 @@ struct At {
 
   static float8 all(float x) { return float8(x); }
   static int8v all(int x) { return int8v(x); }
+  template <class Params>
+  static Params reload(const Params*) {
+    return cdna::reload<Params>();
+  }
   template <class>
   int8v id() const {
     return int8v{0, 1, 2, 3, 4, 5, 6, 7} + first;
   }
   template <class>
-  int8v bits(const uint32_t* words) const {  // first is a multiple of 8
-    const auto* const word = (const __attribute__((address_space(1))) uint32_t*)words + first / 32;
-    return (int8v((int)(*word >> (first % 32))) & int8v{1, 2, 4, 8, 16, 32, 64, 128}) != 0;
+  int8v bits(const uint32_t* words) const {
+    return (int8v((int)byte(words)) & int8v{1, 2, 4, 8, 16, 32, 64, 128}) != 0;
+  }
+  template <class T, class Ids, class F>
+  float8 revise(float8 x, const uint32_t* words, Ids ids, int n, F f) const {
+    uint32_t marked = byte(words);
+    for (int i = 0; i < n; ++i) {
+      const uint32_t place = ids()[i] - first;
+      if (place < uint32_t(kIds)) marked |= 1u << place;
+    }
+    marked &= (1u << most(least(span.stop - first, kIds), 0)) - 1;
+#pragma clang loop unroll(disable)
+    for (; marked; marked &= marked - 1) {  // one copy of f; x stays in registers
+      const int i = __builtin_ctz(marked);
+      float value = x[0];
+#pragma unroll
+      for (int j = 1; j < kIds; ++j) value = i == j ? x[j] : value;
+      value = f(value, first + i);
+#pragma unroll
+      for (int j = 0; j < kIds; ++j) x[j] = i == j ? value : x[j];
+    }
+    return x;
   }
   static float8 select(int8v mask, float8 a, float8 b) { return mask ? a : b; }
   static float8 maximum(float8 a, float8 b) { return a > b ? a : b; }  // b if either is NaN
@@ -69,11 +92,19 @@ struct At {
     return __builtin_bit_cast(float, uint32_t(*(const __attribute__((address_space(1))) uint16_t*)p)
                                          << 16);
   }
+  static uint32_t word(const uint32_t* words, int i) {
+    return ((const __attribute__((address_space(1))) uint32_t*)words)[i];
+  }
   static float one(const fp16* p) {
     return float(*(const __attribute__((address_space(1))) _Float16*)p);
   }
 
  private:
+  // The bits of the lane's ids; any for ids beyond the span, whose words may not exist.
+  uint32_t byte(const uint32_t* words) const {  // first is a multiple of 8
+    return word(words, least(first, span.stop - 1) / 32) >> (first % 32) & 0xff;
+  }
+
   typedef uint32_t words __attribute__((ext_vector_type(4), aligned(2)));
   typedef float floats __attribute__((ext_vector_type(4), aligned(4)));
   typedef _Float16 half8 __attribute__((ext_vector_type(8)));
@@ -99,7 +130,12 @@ struct At {
 
 class Scan {
  public:
-  static constexpr bool kProducts = false;
+  static constexpr bool kProducts = false, kReloads = true;
+
+  template <class Params>
+  static Params reload(const Params*) {
+    return cdna::reload<Params>();
+  }
 
   static bool leader() { return lane() == 0; }
 
@@ -184,6 +220,9 @@ class Scan {
   template <class T>
   static float value(const T* p) {
     return At::one(p);
+  }
+  static bool bit(const uint32_t* words, int id) {
+    return At::word(words, id / 32) >> (id % 32) & 1;
   }
 
  private:

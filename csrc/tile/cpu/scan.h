@@ -15,6 +15,10 @@ struct Lanes {
   using Int = iwide;
   static wide all(float x) { return splat_wide(x); }
   static iwide all(int x) { return iwide{} + x; }
+  template <class Params>
+  static const Params& reload(const Params* p) {
+    return *p;
+  }
   static wide select(iwide mask, wide a, wide b) { return mask ? a : b; }
   static wide maximum(wide a, wide b) { return maximum_wide(a, b); }
   static wide fma(wide a, wide b, wide c) { return multiply_add(a, b, c); }
@@ -48,12 +52,33 @@ inline iwide ids_from(int first) {
   return out;
 }
 
+// x, but f(value, id) in the lanes that are marked.
+template <class F>
+__attribute__((noinline)) wide revised(wide x, iwide marked, iwide id, F f) {
+  for (int j = 0; j < kWide; ++j)
+    if (marked[j]) x[j] = f(x[j], id[j]);
+  return x;
+}
+template <class T, class At, class Ids, class F>
+wide revise(const At& at, wide x, const uint32_t* words, Ids ids, int n, F f) {
+  iwide marked = at.template bits<T>(words);
+  if (n > 0) {
+    const iwide id = at.template id<T>();
+    for (int i = 0; i < n; ++i) marked |= id == Lanes::all(ids()[i]);
+  }
+  return lane_bits(marked) ? revised(x, marked, at.template id<T>(), f) : x;
+}
+
 struct Whole : Lanes {
   int first;
   explicit Whole(int first) : first(first) {}
   template <class>
   iwide bits(const uint32_t* words) const {
     return lanes_of(bits_from(words, first));
+  }
+  template <class T, class Ids, class F>
+  wide revise(wide x, const uint32_t* words, Ids ids, int n, F f) const {
+    return cpu::revise<T>(*this, x, words, ids, n, f);
   }
   template <class T>
   wide load(const T* p) const {
@@ -90,6 +115,10 @@ struct Half : Lanes {
       return lanes_of(bits_from(words, first + upper * kWide));
     return lanes_of(bits_from(words, first), upper, 2);
   }
+  template <class T, class Ids, class F>
+  wide revise(wide x, const uint32_t* words, Ids ids, int n, F f) const {
+    return cpu::revise<T>(*this, x, words, ids, n, f);
+  }
 
  private:
   // Hardware prefetching stops at the end of each page. Prefetching one line of the next page keeps
@@ -122,7 +151,13 @@ struct Ragged : Lanes {
   }
   template <class>
   iwide bits(const uint32_t* words) const {
-    return lanes_of(bits_from(words, first));
+    uint32_t within = 0;
+    for (int j = 0; j < kWide; ++j) within |= uint32_t(in(j)) << j;
+    return lanes_of(bits_from(words, first) & within);
+  }
+  template <class T, class Ids, class F>
+  wide revise(wide x, const uint32_t* words, Ids ids, int n, F f) const {
+    return cpu::revise<T>(*this, x, words, ids, n, f);
   }
 
  private:
@@ -134,11 +169,18 @@ class Scan : public Group {
   static constexpr int kListed = 64;  // ids whose bits fill a word
 
  public:
+  static constexpr bool kReloads = false;
 #ifdef __AVX512F__
   static constexpr bool kProducts = true;
 #else
   static constexpr bool kProducts = false;
 #endif
+
+  static bool bit(const uint32_t* words, int id) { return words[id / 32] >> (id % 32) & 1; }
+  template <class Params>
+  static const Params& reload(const Params* p) {
+    return *p;
+  }
 
   template <class F>
   static Total sum(Span span, F f) {

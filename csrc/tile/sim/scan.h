@@ -15,6 +15,10 @@ struct At {
 
   static float all(float x) { return x; }
   static int all(int x) { return x; }
+  template <class Params>
+  static const Params& reload(const Params* p) {
+    return *p;
+  }
   template <class>
   int id() const {
     return first;
@@ -22,6 +26,12 @@ struct At {
   template <class>
   bool bits(const uint32_t* words) const {
     return words[first / 32] >> (first % 32) & 1;
+  }
+  template <class, class Ids, class F>
+  float revise(float x, const uint32_t* words, Ids ids, int n, F f) const {
+    bool marked = bits<float>(words);
+    for (int i = 0; i < n; ++i) marked |= ids()[i] == first;
+    return marked ? f(x, first) : x;
   }
   static float select(bool mask, float a, float b) { return mask ? a : b; }
   static float maximum(float a, float b) { return a > b ? a : b; }  // b if either is NaN
@@ -39,7 +49,12 @@ struct At {
 
 class Scan {
  public:
-  static constexpr bool kProducts = false;
+  static constexpr bool kProducts = false, kReloads = false;
+  static bool bit(const uint32_t* words, int id) { return words[id / 32] >> (id % 32) & 1; }
+  template <class Params>
+  static const Params& reload(const Params* p) {
+    return *p;
+  }
   static bool leader() { return true; }
 
   template <class F>

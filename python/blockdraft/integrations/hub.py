@@ -3,14 +3,15 @@
     FOLDER/build/torch-universal/                       Triton kernels and references
     FOLDER/build/torch-stable-abi210-cpu-x86_64-linux/  and what this installation was compiled for
 
-Each variant is this package without its commands, under a name of its own: `kernels` loads it by
-path, and its operators live in a namespace that no other build has.
+Each variant is this package without commands and models, under a name of its own: `kernels` loads
+it by path, and its operators live in a namespace that no other build has.
 
-    LOCAL_KERNELS="zyphra/blockdraft=FOLDER/build"
+    LOCAL_KERNELS="me/blockdraft=FOLDER/build"
     kernels.get_local_kernel(Path("FOLDER/build")).ops.block_attention(...)
 """
 
 import hashlib
+import importlib
 import json
 import platform
 import shutil
@@ -20,8 +21,8 @@ from pathlib import Path
 from .. import __version__
 
 PACKAGE = Path(__file__).parents[1]
-# What needs more than torch and Triton, or files beside the code.
-LEFT_OUT = {"bench", "roofline", "train", "demo", "data", "integrations", "cli.py", "info.py"}
+KEPT = {"ops", "reference", "triton_kernels"}  # the other folders need more than torch and Triton
+LEFT_OUT = {"cli.py", "info.py"}
 STABLE_ABI = "torch-stable-abi210"  # of libtorch, as in setup.py
 
 
@@ -46,26 +47,26 @@ def _rocm() -> str:
     return f"rocm{major}{minor}"
 
 
-def _files(native: bool) -> list[Path]:
-    """Of the package, without those that are left out, by path."""
-    ends = {".py", ".so"} if native else {".py"}
-    found = (path.relative_to(PACKAGE) for path in _sources() if path.suffix in ends)
-    return sorted(path for path in found if path.parts[0] not in LEFT_OUT)
-
-
-def _sources() -> list[Path]:
-    """The Triton kernels stand elsewhere in a development install."""
-    return [path for path in PACKAGE.rglob("*") if path.is_file()]
+def _files(native: bool) -> dict[Path, Path]:
+    """From their place in a variant to where they are."""
+    found = {path.relative_to(PACKAGE): path for path in PACKAGE.glob("*.py")}
+    if native:
+        found |= {path.relative_to(PACKAGE): path for path in PACKAGE.glob("*.so")}
+    for folder in KEPT:
+        package = importlib.import_module(f"..{folder}", __package__)  # may stand elsewhere
+        for path in Path(package.__file__).parent.glob("*.py"):
+            found[Path(folder, path.name)] = path
+    return {place: found[place] for place in sorted(found) if place.name not in LEFT_OUT}
 
 
 def _variant(folder: Path, name: str, kind: str, native: bool) -> Path:
     out = folder / "build" / name
     shutil.rmtree(out, ignore_errors=True)
     digest = hashlib.sha256()
-    for path in _files(native):
-        (out / path).parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(PACKAGE / path, out / path)
-        digest.update(f"{path}\0".encode() + (out / path).read_bytes())
+    for place, path in _files(native).items():
+        (out / place).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(path, out / place)
+        digest.update(f"{place}\0".encode() + path.read_bytes())
     identity = f"_blockdraft_{kind}_{digest.hexdigest()[:10]}"
     constant = out / "namespace.py"
     before = constant.read_text()

@@ -10,7 +10,7 @@ VOCAB_BLOCK, MAX_VOCAB_BLOCKS, VOCAB_BLOCK_UNIT = 4096, 256, 512
 
 # Doubles of a row's workspace: its distribution and its request's verdict, then a partial, a sum
 # and a surplus for each vocab_block.
-HEADER_DOUBLES, VOCAB_BLOCK_DOUBLES = 11, 4
+HEADER_DOUBLES, VOCAB_BLOCK_DOUBLES = 15, 4
 
 if _native.EXTENSION is not None:
     _native.agree("a row's header", _native.EXTENSION.header_doubles, HEADER_DOUBLES)

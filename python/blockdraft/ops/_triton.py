@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from .. import env
-from ..registry import Op
+from ..registry import Op, first_tensor
 
 MISSING = None if importlib.util.find_spec("triton") else "triton is not installed"
 
@@ -18,7 +18,7 @@ def register(op: Op, unsupported: Callable[[Any], str | None]) -> None:
 
     def run(args: Any) -> None:
         kernels = importlib.import_module(f"..triton_kernels.{op.name}", __package__)
-        with torch.cuda.device_of(args[0]):
+        with torch.cuda.device_of(first_tensor(args)):
             kernels.launch(args)
 
     op.register("triton", run, unsupported)

@@ -5,7 +5,7 @@ import torch
 from .. import reference, rng
 from ..contract import F32, I32, I64, Check
 from ..registry import Op, Out, Scratch, by_name
-from ..types import Accepted, Sampling
+from ..types import NO_PENALTIES, Accepted, Penalties, Sampling
 from . import _native, _sampling, _triton
 
 RULES = ("token", "block", "greedy")  # how drafts are accepted
@@ -26,6 +26,7 @@ def accept_drafts(
     draft_logits: torch.Tensor | None = None,
     draft_lse: torch.Tensor | None = None,
     drafter: str = "sampled",
+    penalties: Penalties = NO_PENALTIES,
     allowed: torch.Tensor | None = None,
     draft_allowed: torch.Tensor | None = None,
     mix: torch.Tensor | None = None,
@@ -56,6 +57,7 @@ def accept_drafts(
                  unnoticed
     drafter      "sampled": q is drafter_sampling's distribution of draft_logits; "greedy": q has
                  all mass on the draft
+    penalties    Penalties of p and q, applied after mixing: repetition, presence, frequency, biases
     allowed      int32 [B,V,W] or None, W = ceil(vocab/32): the ids that a verify row allows, bit
                  id % 32 of word id / 32 (as xgrammar and llguidance fill it); the others have
                  probability 0 in p. Where nothing is allowed, the row is one of nothing but -inf
@@ -103,6 +105,7 @@ def accept_drafts(
     check.tensor("draft_logits", draft_logits, "B K vocab", (target_logits.dtype,), optional=True)
     check.normalisers("draft_lse", draft_lse)
     check.dims["W"] = -(-vocab // 32)
+    check.penalties(penalties)
     check.tensor("allowed", allowed, "B V W", I32, optional=True)
     check.tensor("draft_allowed", draft_allowed, "B K W", I32, optional=True)
     check.tensor("mix", mix, "B", F32, optional=True)
@@ -141,6 +144,7 @@ def accept_drafts(
         uniforms=uniforms,
         target_sampling=target_sampling,
         drafter_sampling=drafter_sampling,
+        penalties=penalties,
         allowed=allowed,
         draft_allowed=draft_allowed,
         mix=mix,
@@ -164,6 +168,7 @@ def accept_drafts(
 
 
 class Args(NamedTuple):
+    penalties: Penalties  # first: a GPU kernel reads them again from the start of its arguments
     target_logits: torch.Tensor
     draft_tokens: torch.Tensor
     draft_logits: torch.Tensor | None

@@ -5,7 +5,7 @@ import torch
 from .. import reference, rng
 from ..contract import F64, I32, I64, Check
 from ..registry import Op, Out, Scratch, by_name
-from ..types import Sampling
+from ..types import NO_PENALTIES, Penalties, Sampling
 from . import _native, _sampling, _triton
 from .accept_drafts import DRAFTERS
 
@@ -18,6 +18,7 @@ def sample_drafts(
     position: torch.Tensor,
     drafter_sampling: Sampling,
     drafter: str = "sampled",
+    penalties: Penalties = NO_PENALTIES,
     allowed: torch.Tensor | None = None,
     num_valid_vocab: int | None = None,
     mask_token: int = -1,
@@ -33,6 +34,7 @@ def sample_drafts(
     seed, position, num_valid_vocab, mask_token  as in accept_drafts; position is that of the pass
                                                  which computed the logits
     drafter_sampling  Sampling: temperature, top-k, top-p, min-p of q
+    penalties    Penalties of q, as in accept_drafts
     allowed      int32 [B,K,W] or None: the ids that a row allows, as in accept_drafts
     drafter      "sampled": draw from q; "greedy": take the argmax, whatever the temperature
     uniforms     float64 [B,K] in [0,1) instead of `rng`'s
@@ -54,6 +56,7 @@ def sample_drafts(
     check.sampling("drafter_sampling", drafter_sampling)
     check.choice("drafter", drafter, DRAFTERS)
     check.dims["W"] = -(-check.dims["vocab"] // 32)
+    check.penalties(penalties)
     check.tensor("allowed", allowed, "B K W", I32, optional=True)
     num_valid_vocab = check.vocabulary(num_valid_vocab, mask_token)
     check.values("draft_len", draft_len, -1, check.dims["K"], f"-1 .. K = {check.dims['K']}")
@@ -68,6 +71,7 @@ def sample_drafts(
         position=position,
         uniforms=uniforms,
         drafter_sampling=drafter_sampling,
+        penalties=penalties,
         allowed=allowed,
         greedy=drafter == "greedy",
         num_valid_vocab=num_valid_vocab,
@@ -82,6 +86,7 @@ def sample_drafts(
 
 
 class Args(NamedTuple):
+    penalties: Penalties  # first: a GPU kernel reads them again from the start of its arguments
     logits: torch.Tensor
     draft_len: torch.Tensor
     seed: torch.Tensor

@@ -3,8 +3,8 @@ match, mixed logits."""
 
 import torch
 
-from ..types import Accepted
-from .distribution import disallowed, distribution, draw, excluded, row_status
+from ..types import NO_PENALTIES, Accepted
+from .distribution import disallowed, distribution, draw, excluded, penalised, row_status
 
 
 def accept_drafts(
@@ -16,6 +16,7 @@ def accept_drafts(
     uniforms,
     target_sampling,
     drafter_sampling,
+    penalties=NO_PENALTIES,
     allowed=None,
     draft_allowed=None,
     mix=None,
@@ -59,12 +60,17 @@ def accept_drafts(
         mixes = drafted[..., None] & (w != 1)
         blend = torch.where(w == 0, draft_logits, w * target_logits[:, :K] + (1 - w) * draft_logits)
         verified = torch.cat([torch.where(mixes, blend, verified[:, :K]), verified[:, K:]], 1)
+        if penalties.touched is not None:
+            draft_logits = penalised(draft_logits, penalties)
         sampled = (drafter_sampling.temperature > 0) & (not dirac)
         mixed_status = row_status(draft_logits, banned if allowed is None else banned[:, :K])
         mixed_status = torch.where(mixes[..., 0], mixed_status, 0)
         drawn_status = row_status(draft_logits, draft_banned)
         drawn_status = torch.where(drafted & sampled[:, None], drawn_status, 0)
         draft_status = torch.maximum(mixed_status, drawn_status)
+    if penalties.touched is not None:
+        verified = penalised(verified, penalties, x)
+        target_logits = penalised(target_logits, penalties, x)
     p = distribution(verified, banned, *target_sampling)
     # A blend of rows with disjoint supports is empty.
     status = torch.where(status == 0, row_status(verified, banned), status)

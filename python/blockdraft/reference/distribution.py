@@ -18,6 +18,31 @@ def disallowed(bits, vocab):
     return (bits[..., None] >> places & 1).flatten(-2)[..., :vocab] == 0
 
 
+def penalised(logits, penalties, drafts=None):
+    """float32 [B,R,vocab]: logits after vLLM's formulas, in its order: bias, repetition, frequency,
+    presence. Row i counts the first i of `drafts` [B,R-1] as emitted (-1: none)."""
+    batch, _, vocab = logits.shape
+    touched = ~disallowed(penalties.touched, vocab)
+    count = penalties.counts.where(touched, -1)[:, None]
+    if drafts is not None:
+        known = ((drafts >= 0) & (drafts < vocab))[..., None]
+        ids = drafts.long().clamp(0, vocab - 1)[..., None]
+        emitted = torch.zeros(*drafts.shape, vocab, dtype=torch.int64, device=drafts.device)
+        emitted = emitted.scatter_(-1, ids, known.long()).cumsum(1)
+        emitted = torch.nn.functional.pad(emitted, (0, 0, 1, 0))  # before each row
+        count = torch.where(emitted > 0, count.clamp(min=0) + emitted, count)
+    x = logits.float()
+    if penalties.bias is not None:
+        ids = penalties.bias_ids.long().clamp(max=vocab)
+        bias = torch.zeros(batch, vocab + 1, dtype=torch.float32, device=x.device)
+        x = x + bias.scatter_(1, ids, penalties.bias)[:, None, :vocab] * touched[:, None]
+    repetition, presence, frequency = (t[:, None, None] for t in penalties[2:5])
+    x = torch.where(count >= 0, torch.where(x > 0, x / repetition, x * repetition), x)
+    # in double, so that the product is not rounded, as in a fused multiply-add
+    x = (x.double() - frequency.double() * count.clamp(min=0)).float()
+    return torch.where(count > 0, x - presence, x)
+
+
 def relative(x, temperature):
     """(x - max) / temperature. The subtraction comes first, because x / temperature would round
     away the difference of two logits at low temperatures. In a row without a finite maximum nothing

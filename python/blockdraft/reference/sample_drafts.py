@@ -2,8 +2,18 @@
 
 import torch
 
+from ..types import NO_PENALTIES
 from .argmax import lowest_argmax
-from .distribution import disallowed, distribution, draw, excluded, relative, row_status, truncated
+from .distribution import (
+    disallowed,
+    distribution,
+    draw,
+    excluded,
+    penalised,
+    relative,
+    row_status,
+    truncated,
+)
 
 
 def sample_drafts(
@@ -11,6 +21,7 @@ def sample_drafts(
     draft_len,
     uniforms,
     drafter_sampling,
+    penalties=NO_PENALTIES,
     allowed=None,
     greedy=False,
     num_valid_vocab=None,
@@ -28,6 +39,8 @@ def sample_drafts(
     banned = excluded(
         vocab, vocab if num_valid_vocab is None else num_valid_vocab, mask_token, logits.device
     )
+    if penalties.touched is not None:
+        logits = penalised(logits, penalties)
     if allowed is not None:
         banned = banned | disallowed(allowed, vocab)
     x = logits.double().masked_fill(banned, -torch.inf)

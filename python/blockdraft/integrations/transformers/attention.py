@@ -32,9 +32,11 @@ def attention_mask(
     What the tokens see must follow from their order: all before them, or a window. Anything else
     that a model or its caller asks for is refused, not ignored.
     """
+    from transformers.masking_utils import causal_mask_function
+
     end = kv_offset + kv_length
     CHECK.need(end == q_offset + q_length, "cache", "one that grows (no static cache)", end)
-    if mask_function is not None:
+    if mask_function not in (None, causal_mask_function):
         edges = q_offset + torch.tensor([0, q_length - 1], device=device)[None, :, None]
         keys = torch.arange(kv_offset, end, device=device)
         request = torch.arange(batch_size, device=device)[:, None, None]
@@ -60,24 +62,29 @@ def attention(
     sliding_window: int | None = None,
     **kwargs: Any,
 ) -> tuple[torch.Tensor, None]:
-    """Of query [B,Hq,q,Dh] at the end of key and value [B,Hk,kv,Dh]; the result is [B,q,Hq,Dh]. The
-    keys before the queries are copied into pages, as the cache of transformers has none."""
+    """Of query [B,Hq,q,Dh] at the end of key and value [B,Hk,kv,Dh]; the result is [B,q,Hq,Dh]."""
     _refuse(module, query, dropout, kwargs)
     (B, _, q_length, _), kv_length = query.shape, key.shape[2]
     past = kv_length - q_length
-    query, key, value = (t.transpose(1, 2) for t in (query, key, value))
-    if attention_mask is None:
-        starts = (0,) * B
-        packed = [t[:, -q_length:].flatten(0, 1) for t in (query, key, value)]
+    starts = (0,) * B
+    if attention_mask is None and q_length == 1:
+        packed = [t[:, :, -1] for t in (query, key, value)]
     else:
-        starts = _starts(attention_mask, kv_length)
-        own = attention_mask[:, past:]
-        packed = [t[:, -q_length:][own] for t in (query, key, value)]
-    pages = _pages(key, value, past, starts) if past else (None, None, None)
+        packed = [t[:, :, -q_length:].transpose(1, 2) for t in (query, key, value)]
+        if attention_mask is None:
+            packed = [t.flatten(0, 1) for t in packed]
+        else:
+            starts = _starts(attention_mask, kv_length)
+            own = attention_mask[:, past:]
+            packed = [t[own] for t in packed]
+    window = sliding_window or 0
+    if kv_length <= window:
+        window = 0  # which would exclude nothing
+    pages = _pages(key, value, past, starts, bool(window)) if past else (None, None, None)
     rows = _rows(query.device, past, q_length, starts)
-    out = ops.block_attention(*packed, *pages, rows, scale=scaling, window=sliding_window or 0)
+    out = ops.block_attention(*packed, *pages, rows, scale=scaling, window=window)
     if attention_mask is None:
-        return out.unflatten(0, (B, q_length)), None
+        return out.view(B, q_length, *out.shape[1:]), None
     padded = out.new_zeros(B, q_length, *out.shape[1:])
     padded[own] = out
     return padded, None
@@ -109,19 +116,34 @@ def _starts(real: torch.Tensor, kv_length: int) -> tuple[int, ...]:
 
 
 def _pages(
-    key: torch.Tensor, value: torch.Tensor, past: int, starts: tuple[int, ...]
+    key: torch.Tensor, value: torch.Tensor, past: int, starts: tuple[int, ...], ordered: bool
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """The first `past` tokens of each request, from its start on, and their block table."""
-    count = -(-past // PAGE)
-    copies = []
-    for t in (key, value):
-        t = t[:, :past]
-        if any(starts):
-            t = torch.stack([request.roll(-start, 0) for request, start in zip(t, starts)])
-        filled = F.pad(t, (0, 0, 0, 0, 0, count * PAGE - past))
-        copies.append(filled.reshape(-1, PAGE, *t.shape[2:]))
-    table = torch.arange(len(key) * count, dtype=torch.int32, device=key.device)
-    return *copies, table.view(len(key), count)
+    """The first `past` tokens of each request, from its start on, and their block table. Copied
+    only if short or ordered: pages are views, one from each token on, and may overlap."""
+    needed = (past if ordered else max(starts)) + PAGE
+    if needed > key.shape[2]:
+        key, value = (F.pad(t, (0, 0, 0, needed - t.shape[2])) for t in (key, value))
+    B, heads, length, depth = key.shape
+    shape = ((B - 1) * heads + 1) * length - PAGE + 1, PAGE, heads, depth
+    strides = depth, depth, length * depth, 1
+    views = [t.contiguous().as_strided(shape, strides) for t in (key, value)]
+    return *views, _table(key.device, heads * length, past, starts, ordered)
+
+
+@lru_cache(maxsize=8)
+def _table(
+    device: torch.device, apart: int, past: int, starts: tuple[int, ...], ordered: bool
+) -> torch.Tensor:
+    """The token from which each page of a request on begins; requests are `apart`. The last page,
+    which is full only if ordered, would end beyond the memory: it holds the first tokens instead,
+    as the order of keys does not matter without a window."""
+    table = []  # numbers: few, and a tensor's operations cost more
+    for i, start in enumerate(starts):
+        first, kept = i * apart + start, max(past - start, 0)
+        rest = 0 if ordered else kept % PAGE
+        whole = [first + rest + begin for begin in range(0, kept - rest, PAGE)]
+        table.append(whole + [first] * (-(-past // PAGE) - len(whole)))
+    return torch.tensor(table, dtype=torch.int32, device=device)
 
 
 @lru_cache(maxsize=8)  # the layers of a pass all have the same
