@@ -154,12 +154,11 @@ def calling(function):
             uniforms,
             target_sampling,
             target_sampling,
-            allowed,
-            None,
-            mix,
-            draft_logits,
-            drafter == "greedy",
-            rule,
+            allowed=allowed,
+            mix=mix,
+            draft_logits=draft_logits,
+            dirac=drafter == "greedy",
+            rule=rule,
         )
 
     return run
