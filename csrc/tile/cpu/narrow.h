@@ -14,7 +14,7 @@ class NarrowTile : public Group {
   static constexpr int kColumns = 4;  // of a panel, some of which may be empty
 
  public:
-  static constexpr int kKeys = 64, kBuffers = 1;              // whose values stay in the L1
+  static constexpr int kKeys = 64, kBuffers = 1;  // whose values stay in the L1
   static constexpr int kStreams = 1;
   static constexpr int kHeadColumns = 8, kGroupColumns = 16;  // of a KV head, and of all
   static constexpr bool kReadsCodes = true;                   // of one KV head
