@@ -166,13 +166,7 @@ def test_calibrated_times_stand_beside_the_ideal_ones(tmp_path):
     calibration.save(found, made)
     rows_of("plot", "--out", str(tmp_path), "--calibration", str(found))
     with chromium.Page(tmp_path / "profile") as browser:
-        browser.call(
-            "Emulation.setDeviceMetricsOverride",
-            width=420,
-            height=900,
-            deviceScaleFactor=1,
-            mobile=False,
-        )
+        browser.resize(420, 900)
         browser.open(f"file://{tmp_path}/blocks.html")
         for batch in (16, 128, 1):
             browser.drag("batch", page.BATCHES.index(batch))
@@ -236,13 +230,7 @@ def test_what_does_not_fit_is_grey_and_said(written, tmp_path):
 @needs_chromium
 def test_a_narrow_window_has_nothing_beyond_its_edge(written, tmp_path):
     with chromium.Page(tmp_path) as browser:
-        browser.call(
-            "Emulation.setDeviceMetricsOverride",
-            width=420,
-            height=900,
-            deviceScaleFactor=1,
-            mobile=False,
-        )
+        browser.resize(420, 900)
         browser.open(f"file://{written}")
         assert browser.value("document.documentElement.scrollWidth") <= 420
         browser.drag("batch", 7)

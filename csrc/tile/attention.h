@@ -68,8 +68,8 @@ struct AttentionJoin {
   float operator()(float a, float b) const { return __builtin_fmaf(b, right, a * left); }
 };
 
-// Joins up to kMost nodes as a binary tree: 0 with 1, 2 with 3, then these two, and so on. A node is
-// `dim` floats of output, its maximum and its sum; they lie `apart` floats from each other.
+// Joins up to kMost nodes as a binary tree: 0 with 1, 2 with 3, then these two, and so on. A node
+// is `dim` floats of output, its maximum and its sum; they lie `apart` floats from each other.
 template <int kMost>
 class AttentionTree {
   typedef float two __attribute__((vector_size(8)));

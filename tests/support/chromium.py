@@ -102,6 +102,10 @@ class Page:
         message, _, self.buffer = self.buffer.partition(b"\0")
         return json.loads(message)
 
+    def resize(self, width: int, height: int) -> None:
+        size = dict(width=width, height=height, deviceScaleFactor=1, mobile=False)
+        self.call("Emulation.setDeviceMetricsOverride", **size)
+
     def open(self, url: str) -> None:
         self.call("Page.navigate", url=url)
         ends = time.monotonic() + self.seconds

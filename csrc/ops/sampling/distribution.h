@@ -1,6 +1,6 @@
 // From a row of logits to the distribution that a token is drawn from: exclusion, temperature,
-// min-p, top-k, top-p, in this order. The vocabulary is divided into vocab_blocks. Sums within one are
-// fp32 (see tile/scan.h), those over several are double.
+// min-p, top-k, top-p, in this order. The vocabulary is divided into vocab_blocks. Sums within one
+// are fp32 (see tile/scan.h), those over several are double.
 #pragma once
 
 #include "ops/sampling/penalties.h"
@@ -38,8 +38,8 @@ struct Vocabulary {
   Span span(int i) const { return {i * block, least(size, (i + 1) * block), mask}; }
 };
 
-// A row of logits, or the blend weight * row + (1 - weight) * other of two rows, after penalties; -inf
-// for ids that are not allowed.
+// A row of logits, or the blend weight * row + (1 - weight) * other of two rows, after penalties;
+// -inf for ids that are not allowed.
 template <class T>
 struct Logits {
   const T *row, *other;  // other: null for one row

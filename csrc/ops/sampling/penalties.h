@@ -1,5 +1,5 @@
-// What a request changes of its logits before they are a distribution, id by id and as they are read
-// (blockdraft.types.Penalties).
+// What a request changes of its logits before they are a distribution, id by id and as they are
+// read (blockdraft.types.Penalties).
 #pragma once
 
 #include "base/view.h"

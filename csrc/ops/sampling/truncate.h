@@ -2,10 +2,11 @@
 // ranks first.
 //
 // The logit of the last kept id, the cut, is found in about one reading of the row: of 16-bit logits
-// on a CPU by a tally of their numbers, which replaces the measuring. Else a sample of the row gives two logits between which the cut lies very likely. The reading sums what is above them
-// and lists what is between them; the search goes on in the list. If the list cannot hold that many
-// logits, which takes many equal ones, the search reads the row at each step. So it does on CDNA,
-// where all this code in one kernel takes too many registers.
+// on a CPU by a tally of their numbers, which replaces the measuring. Else a sample of the row gives
+// two logits between which the cut lies very likely. The reading sums what is above them and lists
+// what is between them; the search goes on in the list. If the list cannot hold that many logits,
+// which takes many equal ones, the search reads the row at each step. So it does on CDNA, where all
+// this code in one kernel takes too many registers.
 #pragma once
 
 #include "ops/sampling/tally.h"

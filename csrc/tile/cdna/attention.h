@@ -391,8 +391,8 @@ class Tile : public Group<kAttentionThreads> {
     float values[kPanels][kPiece], top[kPanels], sum[kPanels];
   };
 
-  // The chunk, of at most two, is complete; see the contract. The waves' parts are joined in their order, each wave
-  // some dimensions of all columns.
+  // The chunk, of at most two, is complete; see the contract. The waves' parts are joined in their
+  // order, each wave some dimensions of all columns.
   void settle(int chunk, bool last) {
     if constexpr (!kShared) {
       Piece x;
