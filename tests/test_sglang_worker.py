@@ -106,8 +106,8 @@ class Scheduler:
 
 
 def decoded(model, r, layout=LAYOUT):
-    """What BlockDecoder gives after the first token, which SGLang samples, if it may go on: its last
-    drafts before the end would be fewer."""
+    """What BlockDecoder gives after the first token, which SGLang samples. It may go on, since its
+    last drafts before an end would be fewer."""
     p = r.sampling_params
     greedy = p.top_k == 1
     decoder = BlockDecoder(model, layout, drafter="greedy")
@@ -158,7 +158,6 @@ def test_requests_that_it_cannot_serve_end(monkeypatch):
     fine, penalised = request(1, [1, 2]), request(2, [3], frequency_penalty=0.5)
     scheduler.add(fine, penalised)
     assert fine.to_finish is None and "frequency_penalty" in penalised.to_finish
-    scheduler.worker.drafts.seed.fill_(1)
     keys, _ = scheduler.target.kv.layers[0]
     keys[scheduler.target.pool.req_to_token[1, 0].long()] = torch.nan
     penalised.to_finish = None

@@ -17,23 +17,20 @@ from sglang.srt.model_executor.forward_batch_info import (
 from sglang.srt.runtime_context import get_spec
 from sglang.srt.speculative.base_spec_worker import BaseSpecWorker
 
-from ... import ops
 from ...contract import Check
-from ...decode_state import Record, State
+from ...decode_state import State
 from ...layout import BlockLayout
 from ...types import Sampling
+from ..drafts import Drafts
 from .algorithm import layout
 from .cca import commit
 from .inputs import DraftInput, VerifyInput
-from .requests import Drafts, unsupported
+from .requests import unsupported
 
 CHECK = Check("blockdraft for SGLang")
 
 
 class Worker(BaseSpecWorker):
-    """Drafts are greedy: their distribution is a point, so that nothing of the size of a vocabulary
-    is kept between steps, and the emitted tokens have the target's distribution."""
-
     def __init__(self, server_args: Any, gpu_id: int, nccl_port: int, target_worker: Any) -> None:
         super().__init__()
         self._target_worker, self._draft_worker = target_worker, None
@@ -42,13 +39,10 @@ class Worker(BaseSpecWorker):
         config = self.model_runner.model_config.hf_config
         self.mask_token = getattr(config, "mask_token_id", None)
         CHECK.need(self.mask_token is not None, "config.json", "a mask_token_id", None)
-        vocab = getattr(config, "num_valid_vocab", None)
-        self.vocabulary = dict(num_valid_vocab=vocab, mask_token=self.mask_token)
+        self.num_valid_vocab = getattr(config, "num_valid_vocab", None)
         spec = get_spec()
         self.layout = layout(spec.speculative_num_draft_tokens, spec.speculative_eagle_topk)
         self.speculative_num_draft_tokens = self.layout.V
-        self.branches = self.layout.spread()
-        self._states: dict[int, State] = {}  # by the number of requests
         self._unread: deque[tuple[list[Any], torch.Tensor]] = deque()
 
     @property
@@ -63,7 +57,9 @@ class Worker(BaseSpecWorker):
     ) -> None:
         super().alloc_memory_pool(memory_pool_config, req_to_token_pool, token_to_kv_pool_allocator)
         requests = len(req_to_token_pool.req_to_token)
-        self.drafts = Drafts(requests, self.layout, self.device)
+        vocabulary = self.mask_token, self.num_valid_vocab
+        self.drafts = Drafts(requests, self.layout, *vocabulary, self.device)
+        self.seeds = torch.zeros(requests, dtype=torch.int64, device=self.device)
 
     def forward_batch_generation(
         self, batch: Any, on_publish: Any = None, pp_proxy_tensors: Any = None
@@ -95,55 +91,36 @@ class Worker(BaseSpecWorker):
             if reason is not None:
                 request.to_finish = FINISH_ABORT(f"blockdraft does not decode with {reason}")
         result = self.target_worker.forward_batch_generation(batch)
-        seeds = [_seed(request) for request in batch.reqs]
-        self.drafts.start(batch.req_pool_indices.long(), seeds)
+        slots, seeds = batch.req_pool_indices.long(), [_seed(request) for request in batch.reqs]
+        self.seeds[slots] = torch.tensor(seeds, dtype=torch.int64).to(self.device)
+        self.drafts.start(slots)
         result.new_seq_lens = batch.seq_lens
         result.next_draft_input = DraftInput(result.next_token_ids.flatten(), batch.seq_lens)
         return result
 
     def _step(self, batch: Any) -> Any:
-        slots, s = batch.req_pool_indices.long(), self._state(len(batch.reqs))
-        s.prefix_lens.copy_(batch.seq_lens)
-        s.anchor.copy_(batch.spec_info.bonus_tokens)
-        self.drafts.load(slots, s)
+        slots = batch.req_pool_indices.long()
+        s = self.drafts.load(slots, batch.seq_lens, batch.spec_info.bonus_tokens)
         s.begin(s.prefix_lens)
         info = self._verify_input(batch, s)
+        forward = self._forward_batch(batch, slots, s.inputs.tokens, info)
         result = self.target_worker.forward_batch_generation(
-            batch=None, forward_batch=self._forward_batch(batch, slots, info), is_verify=True
+            batch=None, forward_batch=forward, is_verify=True
         )
         logits = result.logits_output.next_token_logits.unflatten(0, (-1, self.layout.V))
-        seed, sampling = self.drafts.seed[slots], _sampling(batch.sampling_info)
-        place = dict(seed=seed, position=s.record.position, **self.vocabulary)
-        v = ops.accept_drafts(
-            logits,
-            s.drafts,
-            s.draft_len,
-            s.branch,
-            self.layout.M,
-            target_sampling=sampling,
-            drafter="greedy",
-            out=s.verdict,
-            **place,
-        )
+        choice = self.seeds[slots], _sampling(batch.sampling_info)
+        v = self.drafts.accept(s, logits, *choice)
         if info.projected:
             commit(info.projected, v.accepted, info.kept)
         emitted = s.emitted_tokens().clamp(min=0).long()
         counts = v.accepted.clamp(min=0) + 1  # an invalid request's is not looked at
         self._unread.append((list(batch.reqs), v.status.clone()))
-        s.draft_len.copy_(v.draft_len)
-        if self.layout.P > 0:
-            s.choose_rows()
-            draft_logits = info.head(info.hidden[s.inputs.draft_rows.flatten().long()])
-            ops.sample_drafts(
-                draft_logits.unflatten(0, s.drafts.shape),
-                s.draft_len,
-                drafter_sampling=sampling,
-                drafter="greedy",
-                out=(s.drafts, s.draft_lse),
-                **place,
-            )
-            s.choose_branches()
-        self.drafts.store(slots, s)
+        masks = info.rows.cu_rows[:-1, None] + self.layout.V
+
+        def draft_logits(places: torch.Tensor) -> torch.Tensor:
+            return info.head(info.hidden[(places + masks).flatten()]).unflatten(0, places.shape)
+
+        self.drafts.draft(slots, s, draft_logits, *choice)
         lengths = batch.seq_lens + counts.to(batch.seq_lens.dtype)
         last = emitted.gather(1, counts[:, None].long() - 1)[:, 0]
         return GenerationBatchResult(
@@ -156,15 +133,6 @@ class Worker(BaseSpecWorker):
             can_run_cuda_graph=False,
         )
 
-    def _state(self, requests: int) -> State:
-        """Its tensors stay; the requests in them change from step to step."""
-        if requests not in self._states:
-            record = Record(requests, 0, self.layout.V, self.device)
-            prefixes = torch.zeros(requests, dtype=torch.int32, device=self.device)
-            given = self.layout, prefixes, 0, self.mask_token, self.branches, record
-            self._states[requests] = State(*given)
-        return self._states[requests]
-
     def _verify_input(self, batch: Any, s: State) -> VerifyInput:
         longest = int(batch.seq_lens_cpu.max())
         rows = dataclasses.replace(s.inputs.rows, max_prefix=longest)
@@ -172,9 +140,11 @@ class Worker(BaseSpecWorker):
         kept = verify.pack(s.prefix_lens, s.draft_len, s.branch[:, :0], longest)
         return VerifyInput(rows, kept, s.inputs.verify_rows.flatten().long())
 
-    def _forward_batch(self, batch: Any, slots: torch.Tensor, info: VerifyInput) -> Any:
+    def _forward_batch(
+        self, batch: Any, slots: torch.Tensor, tokens: torch.Tensor, info: VerifyInput
+    ) -> Any:
         """Keys and values of mask rows and dead rows go to slot 0, which SGLang leaves unused."""
-        table, tokens = info.table, self._state(len(slots)).inputs.tokens
+        table = info.table
         kept = table.live & (table.proposal < 0)
         place = self.req_to_token_pool.req_to_token[slots[table.request], table.position]
         forward = ForwardBatch(
