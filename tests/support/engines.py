@@ -54,6 +54,9 @@ def vllm(monkeypatch) -> dict:
     install(monkeypatch, "vllm.v1.attention.backend", **bases)
     registry = dict(AttentionBackendEnum=kinds, register_backend=registered.__setitem__)
     install(monkeypatch, "vllm.v1.attention.backends.registry", **registry)
+    models = SimpleNamespace(models={})
+    models.register_model = models.models.__setitem__
+    install(monkeypatch, "vllm.model_executor.models", ModelRegistry=models)
     return registered
 
 
