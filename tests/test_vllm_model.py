@@ -3,9 +3,12 @@ of BlockDecoder. `--vllm PATH`, an unpacked wheel, compares signatures and field
 engine itself ran nowhere."""
 
 import ast
+import os
 import re
+import subprocess
 import sys
 from dataclasses import asdict
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -127,6 +130,36 @@ def test_register(monkeypatch):
     name, _, attribute = models["ZayaForCausalLM"].partition(":")
     assert name.startswith("blockdraft.") and attribute == "ZayaForCausalLM"
     assert hasattr(module(monkeypatch, name.removeprefix("blockdraft.integrations.")), attribute)
+
+
+REAL = """
+import blockdraft.integrations.vllm as plugin
+plugin.register()
+from vllm.model_executor.models import ModelRegistry
+from vllm.model_executor.models.interfaces_base import is_text_generation_model
+from vllm.v1.attention.backends.registry import AttentionBackendEnum
+from vllm.v1.worker.gpu.model_states import resolve_model_state_cls
+backend = AttentionBackendEnum.CUSTOM.get_class()
+model = ModelRegistry._try_load_model_cls("ZayaForCausalLM")
+assert model.__module__ == "blockdraft.integrations.vllm.model" and is_text_generation_model(model)
+assert ModelRegistry._try_inspect_model_cls("ZayaForCausalLM").is_text_generation_model
+state = resolve_model_state_cls(None, model.__new__(model))
+assert state.__name__ == "BlockState" and not state.__abstractmethods__
+assert backend.get_name() == "CUSTOM" and backend.__mro__[1].__module__.startswith("vllm.")
+"""
+
+
+def test_its_own_modules_take_ours(source):
+    """vLLM's Python, in a process of its own: its registries load and inspect our classes, which
+    derive from its. No kernel of it runs."""
+    package = Path(blockdraft.__file__).parents[1]
+    paths = [str(source.parent), str(package), os.environ.get("PYTHONPATH", "")]
+    where = os.environ | dict(PYTHONPATH=os.pathsep.join(paths))
+    run = subprocess.run([sys.executable, "-c", REAL], capture_output=True, text=True, env=where)
+    lacks = re.search(r"No module named '(?!blockdraft|vllm\.)(\w+)", run.stderr)
+    if run.returncode and lacks:
+        pytest.skip(f"needs vLLM's requirements: {lacks[1]} is missing")
+    assert run.returncode == 0, run.stderr[-2000:]
 
 
 @pytest.fixture
