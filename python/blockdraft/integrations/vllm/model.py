@@ -85,6 +85,7 @@ class ZayaForCausalLM(torch.nn.Module):
         cache = SimpleNamespace(
             k=[k for k, _ in pages],
             v=[v for _, v in pages],
+            scales=[{}] * len(pages),
             block_table=step.block_table,
             conv_state=step.conv_state,
             late_state=step.late_state,
