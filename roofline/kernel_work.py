@@ -144,7 +144,7 @@ def accept(batch: int, vocabulary: int = VOCABULARY) -> Shape:
             Trip("p.sum += mass", blocks),
         )
         yield Work("normalise", code(1), batch * rows, partials, streams=False)
-        tests = (Trip("for (int i = 0;; ++i)", ACCEPTED + 1, (PHILOX,)),)
+        tests = (Trip("for (int i = 0;; ++i)", ACCEPTED + 1, (PHILOX,), whole=True),)
         yield Work("decide", code(3), batch, tests, streams=False)
         weigh = (scan_of("residual<true>"),)
         yield Work("weigh", code(4), batch * blocks, weigh, 2 * batch * of_row)

@@ -18,8 +18,8 @@ SOURCES += [Path(__file__).resolve().parents[1] / "tests/support"]
 class Trip(NamedTuple):
     """A loop of the source that runs `times`, found by a part of its text, and the loops in it, in
     the order in which a wave comes to them. products: the matrix instructions of a turn, where its
-    code has ways with more of them than the shape needs. whole: no lane is at the ragged end of a
-    span, for which it has narrow loads. Code that runs once, and is in no loop of its own, is found
+    code has ways with more of them than the shape needs. whole: narrow loads are those of ways that
+    it does not take, of a span's ragged end or of penalties. Code that runs once, and is in no loop of its own, is found
     in the same way if `times` is 0."""
 
     text: str
