@@ -227,6 +227,14 @@ def test_wrong_on_step(decoder):
         (dict(mix=float("nan")), "mix"),
         (dict(stop=[-1]), "stop"),
         (dict(stop="ab"), "stop"),
+        (dict(repetition_penalty=0), "repetition_penalty"),
+        (dict(presence_penalty=float("inf")), "presence_penalty"),
+        (dict(frequency_penalty="1"), "frequency_penalty"),
+        (dict(logit_bias=[(1, 2.0)]), "logit_bias"),
+        (dict(logit_bias={-1: 2.0}), "logit_bias"),
+        (dict(logit_bias={1: float("nan")}), "logit_bias"),
+        (dict(allowed=()), "allowed"),
+        (dict(allowed=[1.0]), "allowed"),
     ],
 )
 def test_wrong_requests(bad, name):

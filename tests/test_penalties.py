@@ -4,9 +4,8 @@ enumeration."""
 import pytest
 import torch
 from laws import Case, distance, expected_law, law_of
-from sampling_cases import words_of
 
-from blockdraft import Penalties
+from blockdraft import Penalties, words_of
 from blockdraft.reference.distribution import penalised
 from blockdraft.registry import OPS
 

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import torch
 
 from .layout import BlockLayout
+from .logit_changes import MaskTable, PenaltyTable
 from .types import Accepted, PassInputs, Request, Sampling
 
 
@@ -15,12 +16,14 @@ class Parameters:
 
     seed int64 [B]; limit int32 [B], tokens to emit at most; stop int32 [B,S], filled up with -1,
     which is no token; stops: whether there is any. `used` names the options that some request uses;
-    ops skip the others' work.
+    ops skip the others' work. `penalties` and `masks` are None until a request has some.
     """
 
     OFF = dict(top_k=0, top_p=1.0, min_p=0.0, mix=1.0)
 
-    def __init__(self, capacity: int, device: torch.device) -> None:
+    def __init__(self, capacity: int, rows: int, vocab: int, device: torch.device) -> None:
+        """`rows`: verify rows of a request, at most."""
+
         def full(value: float, dtype: torch.dtype) -> torch.Tensor:
             return torch.full((capacity,), value, dtype=dtype, device=device)
 
@@ -35,6 +38,9 @@ class Parameters:
             min_p=full(0, torch.float32),
             mix=full(1, torch.float32),
         )
+        self.penalties: PenaltyTable | None = None
+        self.masks: MaskTable | None = None
+        self._sizes = rows, vocab
         self.used: frozenset[str] = frozenset()
         self.stops = False
 
@@ -60,12 +66,28 @@ class Parameters:
             more = self.stop.new_full((len(self.stop), width - self.stop.shape[1]), -1)
             self.stop = torch.cat([self.stop, more], 1)
         put(self.stop, [[*r.stop] + [-1] * (width - len(r.stop)) for r in requests])
+        self._write_changes(slots, requests)
+
+    def _write_changes(self, slots: list[int], requests: Sequence[Request]) -> None:
+        (rows, vocab), capacity, device = self._sizes, len(self.seed), self.seed.device
+        if self.penalties is None and any(r.penalised for r in requests):
+            self.penalties = PenaltyTable(capacity, vocab, device)
+        if self.masks is None and any(r.allowed is not None for r in requests):
+            self.masks = MaskTable(capacity, rows, vocab, device)
+        for table in (self.penalties, self.masks):
+            if table is not None:
+                table.write(slots, requests)
 
     def use(self, requests: Sequence[Request]) -> None:
         """Note the options that these requests, all that are active, use."""
         self.stops = any(r.stop for r in requests)
         names = self.OFF.items()
-        self.used = frozenset(n for n, off in names if any(getattr(r, n) != off for r in requests))
+        used = {n for n, off in names if any(getattr(r, n) != off for r in requests)}
+        if any(r.penalised for r in requests):
+            used.add("penalties")
+        if any(r.allowed is not None for r in requests):
+            used.add("allowed")
+        self.used = frozenset(used)
 
     def option(self, name: str) -> torch.Tensor | None:
         return self.options[name] if name in self.used else None
@@ -196,9 +218,10 @@ class State:
             masks = live[:, layout.V :].unflatten(1, (layout.P, layout.M))
             masks.copy_((self.branch > 0)[..., None])
 
-    def emit(self, stop: torch.Tensor | None, limit: torch.Tensor) -> None:
+    def emit(self, stop: torch.Tensor | None, limit: torch.Tensor) -> torch.Tensor:
         """Append the accepted drafts and the next token, cut after the first stop token (`stop`
-        None: there are none), and end the requests that are done."""
+        None: there are none), and end the requests that are done. Returns the tokens [B,V], valid
+        up to column `accepted`."""
         v, r, column = self.verdict, self.record, self._column
         accepted = v.accepted[:, None]
         tokens = torch.cat([self.drafts, v.next_token[:, None]], 1)
@@ -220,6 +243,7 @@ class State:
         torch.maximum(r.status, v.status, out=r.status)
         done = (r.emitted >= limit).logical_or_(r.stopped)
         torch.where(done, self._none, v.draft_len, out=self.draft_len)
+        return tokens
 
     def choose_rows(self) -> None:
         """Set the rows to draft from, of the proposal that acceptance chose: draft i comes from its

@@ -1,7 +1,8 @@
 """What the public ops and the decoder take and give besides tensors."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 
@@ -221,6 +222,14 @@ class PassInputs:
     accepted: torch.Tensor
 
 
+def words_of(allowed: torch.Tensor) -> torch.Tensor:
+    """The mask bool [...,n] as bits, int32 [...,ceil(n/32)]: bit id % 32 of word id / 32."""
+    padded = torch.nn.functional.pad(allowed, (0, -allowed.shape[-1] % 32)).unflatten(-1, (-1, 32))
+    places = torch.arange(32, device=allowed.device, dtype=torch.int32)
+    # an int32 that is shifted to its sign stays one, and a sum of different bits has no carry
+    return (padded.int() << places).sum(-1, dtype=torch.int32)
+
+
 def is_integer(value: object, least: int, most: int) -> bool:
     """Whether value is an int within the bounds; True and False are no integers here."""
     return isinstance(value, int) and not isinstance(value, bool) and least <= value <= most
@@ -239,6 +248,13 @@ _FLOAT32 = torch.finfo(torch.float32)
 
 def _are_token_ids(values: object) -> bool:
     return isinstance(values, (list, tuple)) and all(is_integer(t, 0, _INT32) for t in values)
+
+
+_ALLOWED = "at least one token id, a function or None"
+
+
+def _is_finite(value: object) -> bool:
+    return is_number(value, -_FLOAT32.max, _FLOAT32.max)
 
 
 def _is_temperature(value: object) -> bool:
@@ -263,6 +279,13 @@ class Request:
     mix                below 1, drafts are judged against logits mixed with the drafter's: faster,
                        but the tokens no longer follow the target's distribution
     stop               token ids that end the completion
+    repetition_penalty, presence_penalty, frequency_penalty, logit_bias
+                       vLLM's, see `Penalties`; biases by token id
+    allowed            what may be emitted: token ids; or a grammar, as a function
+                       allowed(emitted, drafts) -> int32 [len(drafts) + 1, ceil(vocab / 32)] of this
+                       request's token ids. Row i has the bits (see `words_of`) of what may follow
+                       emitted + drafts[:i]; rows behind a draft that is not allowed are not looked
+                       at. It is asked once a pass, which then waits for the device; None: all
     """
 
     prompt: list[int]
@@ -275,6 +298,11 @@ class Request:
     draft_temperature: float | None = None
     mix: float = 1.0
     stop: tuple[int, ...] = ()
+    repetition_penalty: float = 1.0
+    presence_penalty: float = 0.0
+    frequency_penalty: float = 0.0
+    logit_bias: dict[int, float] = field(default_factory=dict)
+    allowed: tuple[int, ...] | Callable[[list[int], list[int]], Any] | None = None
 
     def __post_init__(self):
         def need(ok: bool, name: str, expected: str) -> None:
@@ -295,6 +323,21 @@ class Request:
         need(is_number(self.min_p, 0, 1), "min_p", "0 .. 1")
         need(is_number(self.mix, 0, 1), "mix", "0 .. 1")
         need(_are_token_ids(self.stop), "stop", "a tuple of token ids")
+        repetition = is_number(self.repetition_penalty, _FLOAT32.tiny, _FLOAT32.max)
+        need(repetition, "repetition_penalty", "a number above 0")
+        for name in ("presence_penalty", "frequency_penalty"):
+            need(_is_finite(getattr(self, name)), name, "a finite number")
+        biases = isinstance(self.logit_bias, dict) and _are_token_ids([*self.logit_bias])
+        biases = biases and all(map(_is_finite, self.logit_bias.values()))
+        need(biases, "logit_bias", "a dict of finite numbers by token id")
+        ids = _are_token_ids(self.allowed) and len(self.allowed) > 0
+        need(ids or self.allowed is None or callable(self.allowed), "allowed", _ALLOWED)
+
+    @property
+    def penalised(self) -> bool:
+        """Whether anything is penalised or biased."""
+        factors = self.repetition_penalty, self.presence_penalty, self.frequency_penalty
+        return factors != (1, 0, 0) or bool(self.logit_bias)
 
 
 @dataclass(frozen=True)

@@ -5,9 +5,9 @@ import itertools
 import math
 
 import torch
-from sampling_cases import run_by, words_of
+from sampling_cases import run_by
 
-from blockdraft import Sampling, ops
+from blockdraft import Sampling, ops, words_of
 
 EPS = 2.0**-40
 

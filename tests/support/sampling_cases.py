@@ -4,7 +4,7 @@ import torch
 from hypothesis import strategies as st
 from torch.utils._pytree import tree_map
 
-from blockdraft import Penalties, Sampling, env, ops
+from blockdraft import Penalties, Sampling, env, ops, words_of
 from blockdraft.reference.distribution import disallowed, excluded, penalised
 
 # A decision is in doubt if the reference itself changes it when uniforms, top_p and min_p change by
@@ -25,13 +25,6 @@ def run_by(op, backend, *args, **options):
         return tree_map(lambda x: x.to(device) if isinstance(x, torch.Tensor) else x, value)
 
     return to("cpu", op(*to("cuda", args), backend=backend, **to("cuda", options)))
-
-
-def words_of(allowed):
-    """int32 [...,ceil(vocab/32)]: the mask bool [...,vocab] as bits."""
-    padded = torch.nn.functional.pad(allowed, (0, -allowed.shape[-1] % 32))
-    bits = padded.unflatten(-1, (-1, 32)).long() << torch.arange(32)
-    return bits.sum(-1).int()
 
 
 def random_penalties(case, generator):

@@ -35,6 +35,11 @@ struct PenaltiesParams {
     for (int i = 0; i < drafted; ++i) times += drafts.at(request)[i] == id;
     return times;
   }
+  // Whether nothing of a request's logits changes.
+  bool none(int request) const {
+    const bool biased = biases > 0 && bias_ids.at(request)[0] != INT32_MAX;
+    return !biased && repetition[request] == 1 && presence[request] == 0 && frequency[request] == 0;
+  }
   float penalised(float x, int request, int count) const {
     if (count < 0) return x;
     const float repeated = repetition[request];
@@ -58,6 +63,9 @@ struct Penalties {
   template <class Scan>
   static Penalties of(const PenaltiesParams& p, int request, int drafted) {
     if (!p.touched) return {};
+    // On a CPU, which scans rows without penalties in other ways: the bits of a request's row do
+    // not depend on the other requests.
+    if (!Scan::kReloads && p.none(request)) return {};
     uint32_t near = 0;
     for (int i = 0; i < drafted; ++i) {
       const int id = p.drafts.at(request)[i];
