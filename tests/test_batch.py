@@ -35,6 +35,7 @@ def requests(count, seed=0, longest=40):
             top_p=draw.choice([1.0, 1.0, 0.8]),
             min_p=draw.choice([0.0, 0.0, 0.1]),
             mix=draw.choice([1.0, 1.0, 0.5]),
+            top_logprobs=draw.choice([0, 0, 1, 4]),
             stop=draw.choice([(), (), (2,), (5, 7, 1)]),
             repetition_penalty=draw.choice([1.0, 1.0, 1.5]),
             frequency_penalty=draw.choice([0.0, 0.0, 0.3]),
@@ -51,7 +52,8 @@ def solo(decoder, request):
 
 def is_prefix(short, whole):
     length = len(short.tokens)
-    return short.tokens == whole.tokens[:length] and short.logprobs == whole.logprobs[:length]
+    names = ("tokens", "logprobs", "top_logprobs")
+    return all(getattr(short, name) == getattr(whole, name)[:length] for name in names)
 
 
 def soak(decoder, work, capacity, pages, steps, seed=0):
@@ -133,6 +135,22 @@ def test_what_requests_change_is_seen():
     assert all(a != b for a, b in zip(done[1].tokens, done[1].tokens[1:]))
     assert set(done[2].tokens) == {6} and len(set(done[3].tokens)) == 7
     assert done[4].tokens != done[1].tokens
+
+
+def test_top_logprobs():
+    """Of greedy requests the first id is the token, and there are as many as wanted, but for a mask
+    of two ids."""
+    asked = dict(temperature=0.0, top_logprobs=4)
+    work = [Request([1, 2], 30, **asked), Request([3], 30, allowed=(2, 6), **asked)]
+    done = BlockDecoder(random_model(1), BlockLayout(3, 4, 3)).generate([*work, Request([4], 30)])
+    for completion, count in zip(done, (4, 2)):
+        assert [len(row) for row in completion.top_logprobs] == [count] * 30
+        first = [row[0] for row in completion.top_logprobs]
+        assert first == list(zip(completion.tokens, completion.logprobs))
+        for row in completion.top_logprobs:
+            assert [p for _, p in row] == sorted((p for _, p in row), reverse=True)
+    assert abs(sum(torch.tensor(p).exp() for _, p in done[1].top_logprobs[0]) - 1) < 1e-5
+    assert done[2].top_logprobs == []
 
 
 def test_a_grammar_that_fails_can_be_asked_again():

@@ -225,6 +225,7 @@ def test_wrong_on_step(decoder):
         (dict(top_p=1e-50), "top_p"),
         (dict(top_p=1.1), "top_p"),
         (dict(mix=float("nan")), "mix"),
+        (dict(top_logprobs=21), "top_logprobs"),
         (dict(stop=[-1]), "stop"),
         (dict(stop="ab"), "stop"),
         (dict(repetition_penalty=0), "repetition_penalty"),

@@ -163,9 +163,10 @@ class Batch:
                 logprobs=logprobs[:count],
                 reason="invalid" if status else "stop" if stopped else reason,
                 committed=committed[:passes],
+                top_logprobs=r.top(slot, count, self._requests[slot].top_logprobs),
             )
-            for tokens, logprobs, count, status, stopped, committed, passes in zip(
-                *(column[at].tolist() for column in columns)
+            for slot, tokens, logprobs, count, status, stopped, committed, passes in zip(
+                slots, *(column[at].tolist() for column in columns)
             )
         ]
 

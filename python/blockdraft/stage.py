@@ -46,10 +46,11 @@ class Stage:
         penalties = p.penalties.now if "penalties" in p.used else NO_PENALTIES
         masks = p.masks if "allowed" in p.used else None
         # the table of penalties has other tensors once it has more biases
-        planned_for = p.used, id(penalties.bias)
+        planned_for = p.used, p.top, id(penalties.bias)
         if planned_for == self._planned_for:
             return
         s, decoder = self.state, self.decoder
+        s.want(p.top)
         target, drafter = (p.sampling(t) for t in (p.temperature, p.draft_temperature))
         place = dict(seed=p.seed, position=s.record.position, **decoder.vocabulary)
         accepting, drafting = Plan(), Plan()

@@ -57,8 +57,11 @@ class Penalties(NamedTuple):
 NO_PENALTIES = Penalties()
 
 
+MAX_TOP = 20  # ids of a row whose log-probabilities may be asked for
+
+
 class Accepted(NamedTuple):
-    """What `accept_drafts` decides for each request; all int32 [B] but target_logprob.
+    """What `accept_drafts` decides for each request; all int32 [B] but the last three.
 
     accepted        a, the number of drafts kept; -1 for an idle request or a status that is not 0
     next_token      y, the next anchor; -1 where accepted is -1
@@ -68,6 +71,10 @@ class Accepted(NamedTuple):
     status          0 fine, 1 NaN or +inf in a row that was read, 2 a row of nothing but -inf
     target_logprob  float32 [B,V], of the committed tokens under the unmixed target distribution,
                     0 beyond them; None unless asked for
+    top_tokens, top_logprobs  int32 and float32 [B,V,n]: in the same distributions, the n most
+                    probable ids of each row with a committed token, of equal ones the lowest first,
+                    and their log-probabilities; -1 and -inf beyond these rows, and where fewer ids
+                    have a probability. None unless asked for
     """
 
     accepted: torch.Tensor
@@ -77,6 +84,8 @@ class Accepted(NamedTuple):
     draft_len: torch.Tensor
     status: torch.Tensor
     target_logprob: torch.Tensor | None
+    top_tokens: torch.Tensor | None = None
+    top_logprobs: torch.Tensor | None = None
 
 
 class MoeWorkspace(NamedTuple):
@@ -278,6 +287,7 @@ class Request:
     draft_temperature  of the drafter; None follows `temperature`
     mix                below 1, drafts are judged against logits mixed with the drafter's: faster,
                        but the tokens no longer follow the target's distribution
+    top_logprobs       also report this many log-probabilities of each row, 20 at most
     stop               token ids that end the completion
     repetition_penalty, presence_penalty, frequency_penalty, logit_bias
                        vLLM's, see `Penalties`; biases by token id
@@ -297,6 +307,7 @@ class Request:
     min_p: float = 0.0
     draft_temperature: float | None = None
     mix: float = 1.0
+    top_logprobs: int = 0
     stop: tuple[int, ...] = ()
     repetition_penalty: float = 1.0
     presence_penalty: float = 0.0
@@ -322,6 +333,7 @@ class Request:
         need(is_number(self.top_p, _FLOAT32.tiny, 1), "top_p", "1.2e-38 .. 1")
         need(is_number(self.min_p, 0, 1), "min_p", "0 .. 1")
         need(is_number(self.mix, 0, 1), "mix", "0 .. 1")
+        need(is_integer(self.top_logprobs, 0, MAX_TOP), "top_logprobs", f"0 .. {MAX_TOP}")
         need(_are_token_ids(self.stop), "stop", "a tuple of token ids")
         repetition = is_number(self.repetition_penalty, _FLOAT32.tiny, _FLOAT32.max)
         need(repetition, "repetition_penalty", "a number above 0")
@@ -349,12 +361,16 @@ class Completion:
                request)
     reason     "stop", "length", "abort", or "invalid": NaN, +inf or nothing finite in the logits
     committed  tokens that each of the request's passes yielded, before any cut at a stop token
+    top_logprobs  for each token, the most probable ids at its place with their log-probabilities,
+               in the distribution of `logprobs`: as many as the request wants, fewer where fewer
+               ids have a probability
     """
 
     tokens: list[int]
     logprobs: list[float]
     reason: str
     committed: list[int] = field(default_factory=list)
+    top_logprobs: list[list[tuple[int, float]]] = field(default_factory=list)
 
     @property
     def tokens_per_forward(self) -> float:

@@ -69,6 +69,7 @@ def cases(draw, vocabularies=(1, 2, 7, 16, 64, 100, 700)):
         spoiled=draw(st.sampled_from([None, None, None, -torch.inf, torch.inf, torch.nan])),
         coarse=draw(st.booleans()),
         logprob=draw(st.booleans()),
+        top=draw(st.sampled_from([0, 3, 20])),
         masked=draw(st.sampled_from([False, False, True])),
         penalised=draw(st.sampled_from([False, False, True])),
         pads=draw(st.booleans()),
@@ -171,6 +172,7 @@ def inputs(case):
         mix=mix,
         rule=case["rule"],
         with_logprob=case["logprob"],
+        top_n=case.get("top", 0) * case["logprob"],
         remaining=torch.randint(1, 2 * K + 3, (B,), generator=generator, dtype=torch.int32),
         **common,
     )
@@ -224,6 +226,11 @@ def compare(case, run):
     if case["logprob"] and same.any():
         a, b = got.target_logprob[same].double(), want.target_logprob[same].double()
         assert torch.allclose(a.clamp(min=-300), b.clamp(min=-300), rtol=3e-6, atol=3e-6), (a, b)
+        if got.top_tokens is not None:
+            assert torch.equal(got.top_tokens[same], want.top_tokens[same])
+            a, b = got.top_logprobs[same].double(), want.top_logprobs[same].double()
+            assert torch.equal(a == -torch.inf, want.top_tokens[same] == -1)
+            assert torch.allclose(a.clamp(min=-300), b.clamp(min=-300), rtol=3e-6, atol=3e-6)
     return same, doubt
 
 
