@@ -4,7 +4,6 @@
 
 #include "base/philox.h"
 #include "base/view.h"
-#include "ops/sampling/distribution.h"
 #include "ops/sampling/truncate.h"
 
 namespace blockdraft {
@@ -147,7 +146,7 @@ class Sampler {
       const float x = float(sums_[block]);
       if (!(x >= p.cut) || x == -__builtin_inff()) return rank;
       const int id = crew_.within(vocabulary_, block, [&](const auto& scan, Span span) {
-        return first_equal(scan, p.logits, x, after, span);
+        return next_equal(scan, p.logits, x, after, span);
       });
       if (id >= 0) {
         if (x == p.cut && id > p.tie) return rank;
@@ -240,13 +239,15 @@ class Sampler {
   template <class Scan>
   BLOCKDRAFT_SCAN static double mass_in(const Scan& scan, const Distribution<T>& p, Span span) {
     if (p.plain())
-      return scan.sum(span, [&p](auto at, auto&) { return p.template weight<true>(at); }).sum;
-    return scan.sum(span, [&p](auto at, auto&) { return p.template weight<false>(at); }).sum;
+      return scan.sum(span, [&p](auto at, auto&) { return p.template weight<Kind::kPlain>(at); })
+          .sum;
+    return scan.sum(span, [&p](auto at, auto&) { return p.template weight<Kind::kAny>(at); }).sum;
   }
   template <class Scan>
   BLOCKDRAFT_SCAN static int crossing_in(const Scan& scan, const Distribution<T>& p, Span span,
                                          double r) {
-    return scan.crossing(span, [&p](auto at, auto&) { return p.template weight<false>(at); }, r);
+    return scan.crossing(
+        span, [&p](auto at, auto&) { return p.template weight<Kind::kAny>(at); }, r);
   }
 
  private:
@@ -293,14 +294,22 @@ class Sampler {
   int lowest(const Distribution<T>& p, const Partial* partials) const {
     int block = 0;
     while (partials[block].anchor != p.top) ++block;
-    return crew_.within(vocabulary_, block, [&](const auto& scan, Span span) {
-      return first_equal(scan, p.logits, p.top, -1, span);
-    });
+    return crew_.within(vocabulary_, block,
+                        [&](const auto& scan, Span span) { return first_equal(scan, p, span); });
+  }
+  template <class Scan>
+  BLOCKDRAFT_SCAN static int first_equal(const Scan& scan, const Distribution<T>& p, Span span) {
+    return scan.crossing(
+        span,
+        [&p](auto at, auto&) {
+          return at.select(p.logits.load(at) == at.all(p.top), at.all(1.0f), at.all(0.0f));
+        },
+        0.5);
   }
   // The first id above `after` whose logit is x; -1: none.
   template <class Scan>
-  BLOCKDRAFT_SCAN static int first_equal(const Scan& scan, const Logits<T>& logits, float x,
-                                         int after, Span span) {
+  BLOCKDRAFT_SCAN static int next_equal(const Scan& scan, const Logits<T>& logits, float x,
+                                        int after, Span span) {
     auto equals = [&logits, x, after](auto at, auto&) {
       const auto one = at.select(logits.load(at) == at.all(x), at.all(1.0f), at.all(0.0f));
       return at.select(at.template id<T>() <= at.all(after), at.all(0.0f), one);
