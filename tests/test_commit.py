@@ -7,7 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from blockdraft import BlockLayout, env, ops
+from blockdraft import BlockLayout, Rows, env, ops
 from blockdraft.registry import OPS
 from blockdraft.testing import random_rows
 
@@ -85,3 +85,18 @@ def test_moves_the_same_bits(case, backend):
         assert torch.equal(
             actual.float().nan_to_num(nan=123.0), expected.float().nan_to_num(nan=123.0)
         )
+
+
+@pytest.mark.parametrize("backend", OPS["commit"].backends)
+def test_an_empty_prefix_has_no_state(backend):
+    """What a slot holds counts as zeros for a request that begins, as it does for cca_qkv."""
+    if backend == "triton" and not SLOW and not torch.cuda.is_available():
+        pytest.skip("Triton needs a GPU or its interpreter")
+    rows = Rows.prefill(torch.zeros(2, dtype=torch.int32), [1, 3], 0)
+    qk, conv_state = torch.randn(1, 4, 8), torch.full((1, 2, 2, 8), torch.nan)
+    slots = torch.tensor([1, 0], dtype=torch.int32)
+    late, late_state = torch.randn(1, 4, 4), torch.full((1, 2, 4), torch.nan)
+    ops.commit(qk, late, rows.draft_len, rows, conv_state, late_state, slots, backend=backend)
+    assert torch.equal(conv_state[0, 1], torch.stack([torch.zeros(8), qk[0, 0]]))
+    assert torch.equal(conv_state[0, 0], qk[0, 2:])
+    assert torch.equal(late_state[0], late[0, [3, 0]])

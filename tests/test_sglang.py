@@ -32,6 +32,7 @@ def sglang_batch(chunks, lengths, mode):
         extend_seq_lens=torch.tensor(chunks),
         extend_seq_lens_cpu=chunks,
         req_pool_indices=torch.arange(len(chunks)).flip(0) + 1,
+        spec_info=None,
     )
 
 
@@ -76,7 +77,7 @@ def test_refuses(monkeypatch):
     attention = module(monkeypatch, "sglang.attention")
     with pytest.raises(ValueError, match="--page-size"):
         attention.Backend(SimpleNamespace(page_size=1))
-    with pytest.raises(ValueError, match="forward_mode"):
+    with pytest.raises(ValueError, match="spec_info"):
         attention.batch_rows(sglang_batch([2], [9], engines.Mode.TARGET_VERIFY))
 
 
@@ -120,6 +121,7 @@ def test_register(monkeypatch):
     assert found.backends[-1] == found.runners[-1] == "blockdraft"
     assert set(found.attention) == set(found.moe) == {"blockdraft"}
     hook, kind = found.hooks["sglang.srt.models.zaya.CCA.forward"]
+    assert "sglang.srt.layers.logits_processor.LogitsProcessor.forward" in found.hooks
     assert kind.name == "AROUND"
     found.current = SimpleNamespace(full_attn_backend=object())  # another attention was chosen
     called = []

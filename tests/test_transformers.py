@@ -1,5 +1,6 @@
 """blockdraft within transformers, against transformers' own `generate` and eager modules."""
 
+import copy
 import itertools
 import statistics
 import time
@@ -214,23 +215,31 @@ def test_plain_decoding_equals_eager(variant, dtype):
 def test_plain_generate_equals_eager(tiny):
     ids = torch.tensor([list(b"def main():\n    "), list(b"class Queue:\n   ")])
     options = dict(max_new_tokens=80, do_sample=False, pad_token_id=256)
-    expected = plain(tiny, "eager").generate(ids, **options)
-    assert torch.equal(plain(tiny, "blockdraft").generate(ids, **options), expected)
+    padded = dict(attention_mask=torch.tensor([[0] * 3 + [1] * 13, [1] * 16]))  # as of prompts
+    for more in ({}, padded):
+        expected = plain(tiny, "eager").generate(ids, **options, **more)
+        assert torch.equal(plain(tiny, "blockdraft").generate(ids, **options, **more), expected)
+
+
+def wide():
+    return random_model(
+        hidden_size=1024, num_hidden_layers=2, num_attention_heads=8, num_key_value_heads=2,
+        head_dim=128, moe_intermediate_size=1024, num_experts=8, router_hidden_size=128,
+    )  # fmt: skip
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_plain_decoding_is_not_slower(dtype):
-    """Than eager, in turns, at a width where kernels are most of the time. (The tiny model's are
-    not: it loses a few percent to the checks of our ops.)"""
+@pytest.mark.parametrize("width", [128, 1024])
+def test_plain_decoding_is_not_slower(width, dtype, tiny):
+    """Than eager, in turns: the tiny model, whose kernels are a small part of the time, and a width
+    where they are most of it."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
-    model = random_model(
-        hidden_size=1024, num_hidden_layers=2, num_attention_heads=8, num_key_value_heads=2,
-        head_dim=128, moe_intermediate_size=1024, num_experts=8, router_hidden_size=128,
-    ).to(dtype)  # fmt: skip
+    model = wide() if width == 1024 else copy.deepcopy(tiny)
+    model, tokens = model.to(dtype), 12 if width == 1024 else 64
     ids = torch.randint(MASK, (1, 256), generator=torch.Generator().manual_seed(1))
-    options = dict(max_new_tokens=12, min_new_tokens=12, do_sample=False, **NEVER)
+    options = dict(max_new_tokens=tokens, min_new_tokens=tokens, do_sample=False, **NEVER)
     seconds = {"eager": [], "blockdraft": []}
     for kind in [*seconds] * 5:
         plain(model, kind)
@@ -239,7 +248,7 @@ def test_plain_decoding_is_not_slower(dtype):
         seconds[kind].append(time.perf_counter() - began)
     torch.set_num_threads(threads)
     eager, ours = (statistics.median(times[1:]) for times in seconds.values())
-    print(f"{dtype}: eager {eager * 1e3:.0f} ms, blockdraft {ours * 1e3:.0f} ms")
+    print(f"{width}, {dtype}: eager {eager * 1e3:.0f} ms, blockdraft {ours * 1e3:.0f} ms")
     assert ours <= eager
 
 
@@ -268,14 +277,44 @@ def test_attention_over_a_cache(length, window, q_length):
         assert_close(got, expected.transpose(1, 2))
 
 
+def test_padding_anywhere_without_a_cache():
+    query, key, value = (torch.randn(3, heads, 9, 16) for heads in (4, 2, 2))
+    real = torch.rand(3, 9) < 0.6
+    got, _ = attention(torch.nn.Module(), query, key, value, real, 0.3)
+    seen = torch.ones(9, 9, dtype=torch.bool).tril() & real[:, None, None]
+    expected = torch.nn.functional.scaled_dot_product_attention(
+        query, key, value, seen, scale=0.3, enable_gqa=True
+    )
+    assert_close(got[real], expected.transpose(1, 2)[real])
+    with pytest.raises(ValueError, match="left only, since there is a cache or a window"):
+        attention(torch.nn.Module(), query, key, value, real, 0.3, sliding_window=4)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda q, k, v: (q, k.double(), v),
+        lambda q, k, v: (q, k[:, :, :-1], v),
+        lambda q, k, v: (q[:, :3], k, v),
+        lambda q, k, v: (q, k, v.transpose(2, 3).contiguous().transpose(2, 3)),
+    ],
+)
+def test_tensors_that_do_not_fit_are_refused(change):
+    tensors = change(*(torch.randn(3, heads, 9, 16) for heads in (4, 2, 2)))
+    with pytest.raises(ValueError, match="query, key, value"):
+        attention(torch.nn.Module(), *tensors, None)
+
+
 @torch.no_grad()
 def test_masks_that_are_no_order_are_refused():
     model = plain(random_model(5), "blockdraft")
     ids = torch.tensor([[1, 2, 3, 4, 5, 0]])
     with pytest.raises(ValueError, match="another pattern"):  # two sequences in one row
         model(ids, position_ids=torch.tensor([[0, 1, 2, 0, 1, 2]]), use_cache=False)
+    holes = dict(attention_mask=torch.tensor([[1, 1, 1, 1, 1, 0]]), use_cache=True)
+    cache = model(ids[:, :5], use_cache=True).past_key_values
     with pytest.raises(ValueError, match="attention_mask"):
-        model(ids, attention_mask=torch.tensor([[1, 1, 1, 1, 1, 0]]))
+        model(ids[:, 5:], past_key_values=cache, **holes)
     with torch.enable_grad(), pytest.raises(ValueError, match="gradients"):
         model(ids)
 

@@ -182,7 +182,7 @@ def _branches(check: Check, layout: BlockLayout, branches: Any) -> list[int] | N
     if isinstance(branches, str) and branches == "planned":
         return None
     if branches is None:
-        return [1 + round(j * (V - 1) / max(P - 1, 1)) for j in range(P)]
+        return layout.spread()
     fits = isinstance(branches, (list, tuple)) and all(is_integer(c, 1, V) for c in branches)
     fits = fits and len(branches) == P and sorted(branches) == list(branches)
     check.need(fits, "branches", f"{P} ascending branches in 1..{V}", repr(branches))

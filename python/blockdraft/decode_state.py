@@ -244,14 +244,17 @@ class State:
             masks = live[:, layout.V :].unflatten(1, (layout.P, layout.M))
             masks.copy_((self.branch > 0)[..., None])
 
+    def emitted_tokens(self) -> torch.Tensor:
+        """int32 [B,V]: accepted drafts, then the next token; what follows means nothing."""
+        v = self.verdict
+        tokens = torch.cat([self.drafts, v.next_token[:, None]], 1)
+        return torch.where(self._column == v.accepted[:, None], v.next_token[:, None], tokens)
+
     def emit(self, stop: torch.Tensor | None, limit: torch.Tensor) -> torch.Tensor:
         """Append the accepted drafts and the next token, cut after the first stop token (`stop`
-        None: there are none), and end the requests that are done. Returns the tokens [B,V], valid
-        up to column `accepted`."""
+        None: there are none), and end the requests that are done. Returns `emitted_tokens`."""
         v, r, column = self.verdict, self.record, self._column
-        accepted = v.accepted[:, None]
-        tokens = torch.cat([self.drafts, v.next_token[:, None]], 1)
-        tokens = torch.where(column == accepted, v.next_token[:, None], tokens)
+        accepted, tokens = v.accepted[:, None], self.emitted_tokens()
         # A pass writes all V columns, which is why the buffers are longer by V. The next pass
         # overwrites those beyond `count`, or nothing ever reads them.
         place = r.emitted[:, None] + column

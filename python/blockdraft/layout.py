@@ -98,6 +98,10 @@ class BlockLayout:
         """All rows of a request."""
         return self.V + self.P * self.M
 
+    def spread(self) -> list[int]:
+        """Branches of the proposals, evenly over 1..V."""
+        return [1 + round(j * (self.V - 1) / max(self.P - 1, 1)) for j in range(self.P)]
+
     def pack(
         self,
         prefix_lens: torch.Tensor,

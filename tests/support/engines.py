@@ -54,12 +54,16 @@ def vllm(monkeypatch) -> dict:
     install(monkeypatch, "vllm.v1.attention.backend", **bases)
     registry = dict(AttentionBackendEnum=kinds, register_backend=registered.__setitem__)
     install(monkeypatch, "vllm.v1.attention.backends.registry", **registry)
+    models = SimpleNamespace(models={})
+    models.register_model = models.models.__setitem__
+    install(monkeypatch, "vllm.model_executor.models", ModelRegistry=models)
     return registered
 
 
 def sglang(monkeypatch) -> SimpleNamespace:
     """Its registries and lists of choices, and the attention of the running forward pass."""
     found = SimpleNamespace(attention={}, moe={}, hooks={}, backends=["triton"], runners=["auto"])
+    found.algorithms = {}
     srt = "sglang.srt"
 
     def register_attention(name):
@@ -91,9 +95,25 @@ def sglang(monkeypatch) -> SimpleNamespace:
     install(monkeypatch, f"{layers}.attention.base_attn_backend", AttentionBackend=object)
     write = lambda loc, swa: loc  # noqa: E731
     install(monkeypatch, f"{srt}.mem_cache.memory_pool", KVWriteLoc=write)
+    spec = f"{srt}.speculative"
+
+    class Algorithms:
+        @staticmethod
+        def register(name, **options):
+            return lambda factory: found.algorithms.setdefault(name, (factory, options))
+
+    kinds = enum.Enum("SpecInputType", ["NGRAM_VERIFY", "UNO_STATE"])
+    info = dict(SpecInput=SpecInput, SpecInputType=kinds, SpeculativeAlgorithm=Algorithms)
+    install(monkeypatch, f"{spec}.spec_info", **info)
+    install(monkeypatch, f"{spec}.spec_registry", CustomSpecAlgo=object)
     context = f"{srt}.model_executor.forward_context"
     install(monkeypatch, context, get_attn_backend=lambda: found.current)
     return found
+
+
+class SpecInput:
+    def __init__(self, spec_input_type):
+        self.spec_input_type = spec_input_type
 
 
 class Pool:

@@ -28,6 +28,11 @@ def random_model(seed=0, **given):
         layer_types=["hybrid", "hybrid_sliding"],
     )
     config = ZayaConfig(**(config | given))
+    return ZayaModel(config, assemble(config, random_tensors(config, seed)))
+
+
+def random_tensors(config, seed):
+    """A checkpoint's, by name."""
     generator = torch.Generator().manual_seed(seed)
     tensors = {}
     for name, shape in shapes(config).items():
@@ -37,7 +42,7 @@ def random_model(seed=0, **given):
             if is_scale(name)
             else noise * (0.1 if len(shape) == 1 else 2 * noise[0].numel() ** -0.5)
         )
-    return ZayaModel(config, assemble(config, tensors))
+    return tensors
 
 
 # transformers' ZayaConfig(**SMALL, **VARIANTS[name])

@@ -69,18 +69,60 @@ def block_attention(
     v_scale = check.cache_scale("v_scale", v_scale, v_cache)
     check.need(window >= 0, "window", "0 (none) or more", window)
     inputs = dict(q=q, k=k, v=v, k_cache=k_cache, v_cache=v_cache)
-    if out is None:
-        out = q.new_empty(q.shape)
-    else:
+    if out is not None:
         check.output("out", out, "T Hq Dh", (q.dtype,), inputs)
+        inputs["out"] = out
     if lse is not None:
-        check.output("lse", lse, "T Hq", F32, inputs | dict(out=out))
+        check.output("lse", lse, "T Hq", F32, inputs)
     if scale is None:
         scale = check.dims["Dh"] ** -0.5
     else:
         check.need(math.isfinite(scale), "scale", "a finite number", scale)
-    shape = block_attention_workspace(q, rows)
-    workspace = check.workspace(workspace, q, shape, torch.float32)
+    if workspace is not None:
+        check.workspace(workspace, q, block_attention_workspace(q, rows), torch.float32)
+    return unchecked(
+        q,
+        k,
+        v,
+        k_cache,
+        v_cache,
+        block_table,
+        rows,
+        k_scale=k_scale,
+        v_scale=v_scale,
+        scale=scale,
+        window=window,
+        out=out,
+        lse=lse,
+        workspace=workspace,
+        backend=backend,
+    )
+
+
+def unchecked(
+    q: torch.Tensor,
+    k: torch.Tensor,
+    v: torch.Tensor,
+    k_cache: torch.Tensor | None,
+    v_cache: torch.Tensor | None,
+    block_table: torch.Tensor | None,
+    rows: Rows,
+    *,
+    scale: float,
+    k_scale: torch.Tensor | None = None,
+    v_scale: torch.Tensor | None = None,
+    window: int = 0,
+    out: torch.Tensor | None = None,
+    lse: torch.Tensor | None = None,
+    workspace: torch.Tensor | None = None,
+    backend: str | None = None,
+) -> torch.Tensor:
+    """`block_attention` for a caller that has made all arguments itself: wrong ones are read."""
+    if out is None:
+        out = q.new_empty(q.shape)
+    if workspace is None:
+        shape = block_attention_workspace(q, rows)
+        workspace = Check("block_attention").workspace(None, q, shape, torch.float32)
     args = Args(
         q=q,
         k=k,

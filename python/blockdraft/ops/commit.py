@@ -27,7 +27,8 @@ def commit(
                  rows are read)
     accepted     int32 [B], a in 0..draft_len, or -1: nothing of the request changes
     rows         the pass's rows; rows.prefix_lens grows by a + 1, in place
-    conv_state   [L,S,taps-1,C], oldest first; late_state [L,S,Hk*Dh/2]; both in place. slots int32
+    conv_state   [L,S,taps-1,C], oldest first; late_state [L,S,Hk*Dh/2]; both in place. At prefix 0
+                 the old state counts as zeros, whatever the slot holds, as in cca_qkv. slots int32
                  [B], -1: the request has no stored state
     Raises ValueError or TypeError, before anything is written.
     """

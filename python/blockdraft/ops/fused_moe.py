@@ -108,11 +108,46 @@ def fused_moe(
         down_scale=down_scale,
         skip_prob=skip_prob,
     )
-    (out,) = check.outputs(None if out is None else (out,), ("T H",), (x.dtype,), inputs)
-    if workspace is None:
-        workspace = MoeWorkspace.new(x, experts, num_experts, check.dims["I"])
-    else:
+    if out is not None:
+        check.output("out", out, "T H", (x.dtype,), inputs)
+    if workspace is not None:
         check.moe_workspace(workspace, x.dtype)
+    return unchecked(
+        x,
+        experts,
+        weights,
+        gate_up,
+        down,
+        skip_prob,
+        gate_up_scale=gate_up_scale,
+        down_scale=down_scale,
+        skip=skip,
+        out=out,
+        workspace=workspace,
+        backend=backend,
+    )
+
+
+def unchecked(
+    x: torch.Tensor,
+    experts: torch.Tensor,
+    weights: torch.Tensor,
+    gate_up: torch.Tensor,
+    down: torch.Tensor,
+    skip_prob: torch.Tensor | None = None,
+    *,
+    gate_up_scale: torch.Tensor | None = None,
+    down_scale: torch.Tensor | None = None,
+    skip: str = "zero",
+    out: torch.Tensor | None = None,
+    workspace: MoeWorkspace | None = None,
+    backend: str | None = None,
+) -> torch.Tensor:
+    """`fused_moe` for a caller that has made all arguments itself: wrong ones are read."""
+    if out is None:
+        out = x.new_empty(x.shape)
+    if workspace is None:
+        workspace = MoeWorkspace.new(x, experts, len(gate_up), gate_up.shape[1] // 2)
     args = Args(
         x=x,
         experts=experts,

@@ -3,9 +3,14 @@
     python -m sglang.launch_server --model MODEL --page-size 16 --disable-cuda-graph \\
         --attention-backend blockdraft --moe-runner-backend blockdraft
 
+    ... --speculative-algorithm BLOCKDRAFT --speculative-num-draft-tokens 16 \\
+        --speculative-eagle-topk 4 --disable-radix-cache
+
 SGLang calls `register` in every process (entry point sglang.srt.plugins). Its ZAYA computes
-queries, keys and values with `cca_qkv` where the attention is blockdraft's. There is no speculative
-worker.
+queries, keys and values with `cca_qkv` where the attention is blockdraft's. BLOCKDRAFT decodes by
+blocks, by a model whose config has a mask_token_id: so many verify rows and proposals in each pass
+(by default 16 of both). Requests with grammars, penalties, biases, log-probabilities or LoRA are
+aborted there.
 """
 
 __all__ = ["register"]
@@ -17,15 +22,27 @@ def register(name: str = "blockdraft") -> None:
     from sglang.srt.layers.attention.attention_registry import register_attention_backend
     from sglang.srt.layers.moe.moe_runner.runner import register_moe_runner_core
     from sglang.srt.plugins.hook_registry import HookRegistry, HookType
+    from sglang.srt.speculative.spec_info import SpeculativeAlgorithm
 
+    from .algorithm import Algorithm, check_server_args, worker
     from .cca import around_forward
+    from .inputs import around_logits
 
     choices.ATTENTION_BACKEND_CHOICES.append(name)
     choices.MOE_RUNNER_BACKEND_CHOICES.append(name)
     register_attention_backend(name)(_attention)
     register_moe_runner_core(name, _experts)
-    target = "sglang.srt.models.zaya.CCA.forward"
-    HookRegistry.register(target, around_forward, HookType.AROUND)
+    SpeculativeAlgorithm.register(
+        name.upper(),
+        supports_overlap=True,
+        validate_server_args=check_server_args,
+        spec_class=Algorithm,
+    )(worker)
+    for target, hook in (
+        ("sglang.srt.models.zaya.CCA.forward", around_forward),
+        ("sglang.srt.layers.logits_processor.LogitsProcessor.forward", around_logits),
+    ):
+        HookRegistry.register(target, hook, HookType.AROUND)
 
 
 def _attention(runner):

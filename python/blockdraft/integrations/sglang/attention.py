@@ -1,4 +1,4 @@
-"""Causal attention over SGLang's pages; it is imported when SGLang asks for the backend."""
+"""Attention over SGLang's pages, causal and of drafts; imported when the backend is asked for."""
 
 from typing import Any, NamedTuple
 
@@ -10,6 +10,7 @@ from ... import ops
 from ...contract import Check
 from ...types import Rows
 from ..paged import rows_of
+from .inputs import VerifyInput
 
 CHECK = Check("blockdraft for SGLang")
 
@@ -66,13 +67,17 @@ class Backend(AttentionBackend):
 
 
 def batch_rows(forward_batch: Any) -> Rows:
-    """A row for each request that decodes, or those of its chunk."""
+    """A row for each request that decodes, those of its chunk, or of its drafts and proposals."""
     mode, lengths = forward_batch.forward_mode, forward_batch.seq_lens
+    if mode.is_target_verify():
+        info = forward_batch.spec_info
+        kind = type(info).__name__
+        CHECK.need(isinstance(info, VerifyInput), "spec_info", "of BLOCKDRAFT's worker", kind)
+        return info.rows
     longest = int(forward_batch.seq_lens_cpu.max())
     if mode.is_decode():
         starts = torch.arange(len(lengths) + 1, dtype=torch.int32, device=lengths.device)
         return rows_of(starts, lengths, 1, longest)
-    CHECK.need(not mode.is_target_verify(), "forward_mode", "no tree of drafts", mode)
     starts = torch.zeros(len(lengths) + 1, dtype=torch.int32, device=lengths.device)
     starts[1:] = forward_batch.extend_seq_lens.cumsum(0)
     return rows_of(starts, lengths, max(forward_batch.extend_seq_lens_cpu), longest)

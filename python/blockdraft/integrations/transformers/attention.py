@@ -7,8 +7,8 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
-from ... import ops
-from ...contract import Check
+from ...contract import FLOATS, Check
+from ...ops.block_attention import unchecked
 from ...types import Rows
 
 PAGE = 16
@@ -64,26 +64,25 @@ def attention(
 ) -> tuple[torch.Tensor, None]:
     """Of query [B,Hq,q,Dh] at the end of key and value [B,Hk,kv,Dh]; the result is [B,q,Hq,Dh]."""
     _refuse(module, query, dropout, kwargs)
+    _agree(query, key, value)
     (B, _, q_length, _), kv_length = query.shape, key.shape[2]
-    past = kv_length - q_length
+    past, window = kv_length - q_length, sliding_window or 0
+    if kv_length <= window:
+        window = 0  # which would exclude nothing
     starts = (0,) * B
-    if attention_mask is None and q_length == 1:
+    if attention_mask is not None:
+        starts = _starts(attention_mask, kv_length, any_order=not past and not window)
+    own = attention_mask[:, past:] if max(starts) > past else None
+    if own is None and q_length == 1:
         packed = [t[:, :, -1] for t in (query, key, value)]
     else:
         packed = [t[:, :, -q_length:].transpose(1, 2) for t in (query, key, value)]
-        if attention_mask is None:
-            packed = [t.flatten(0, 1) for t in packed]
-        else:
-            starts = _starts(attention_mask, kv_length)
-            own = attention_mask[:, past:]
-            packed = [t[own] for t in packed]
-    window = sliding_window or 0
-    if kv_length <= window:
-        window = 0  # which would exclude nothing
+        packed = [t.flatten(0, 1) if own is None else t[own] for t in packed]
     pages = _pages(key, value, past, starts, bool(window)) if past else (None, None, None)
     rows = _rows(query.device, past, q_length, starts)
-    out = ops.block_attention(*packed, *pages, rows, scale=scaling, window=window)
-    if attention_mask is None:
+    scale = query.shape[-1] ** -0.5 if scaling is None else scaling
+    out = unchecked(*packed, *pages, rows, scale=scale, window=window)
+    if own is None:
         return out.view(B, q_length, *out.shape[1:]), None
     padded = out.new_zeros(B, q_length, *out.shape[1:])
     padded[own] = out
@@ -100,18 +99,36 @@ def _refuse(module: torch.nn.Module, query: torch.Tensor, dropout: float, extra:
         CHECK.need(extra.get(name) is None, name, "None", extra.get(name))
 
 
+def _agree(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> None:
+    """What the op would check of them: it is called without its checks, which took longer than the
+    kernel of a small model."""
+    (B, heads, rows, depth), (dtype, device) = query.shape, (query.dtype, query.device)
+    Hk, length = key.shape[1:3]
+    fits = key.shape == value.shape == (B, Hk, length, depth)
+    fits = fits and heads % Hk == 0 and rows <= length and dtype in FLOATS
+    for t in (query, key, value):
+        fits = fits and t.stride(-1) == 1 and t.dtype == dtype and t.device == device
+    if not fits:
+        got = "; ".join(f"{list(t.shape)} {t.dtype} {t.device}" for t in (query, key, value))
+        expected = "[B,Hq,q,Dh] and twice [B,Hk,kv,Dh] of one float type, rows contiguous"
+        CHECK.fail("query, key, value", expected, got)
+
+
 def check_inference(check: Check, t: torch.Tensor) -> None:
     tracked = torch.is_grad_enabled() and t.requires_grad
     check.need(not tracked, "inputs", "torch.no_grad(), as there is no backward pass", "gradients")
 
 
-def _starts(real: torch.Tensor, kv_length: int) -> tuple[int, ...]:
-    """Where each request's tokens begin."""
+def _starts(real: torch.Tensor, kv_length: int, any_order: bool) -> tuple[int, ...]:
+    """Where each request's tokens begin, or would, with all its padding before them (`any_order`:
+    that may lie anywhere)."""
     size = tuple(real.shape[1:])
     CHECK.need(size == (kv_length,), "attention_mask", f"[batch,{kv_length}]", list(real.shape))
     padded = kv_length - real.sum(1)
-    left = (real == (torch.arange(kv_length, device=real.device) >= padded[:, None])).all()
-    CHECK.need(bool(left), "attention_mask", "padding on the left only", "padding elsewhere")
+    if not any_order:
+        left = (real == (torch.arange(kv_length, device=real.device) >= padded[:, None])).all()
+        expected = "padding on the left only, since there is a cache or a window"
+        CHECK.need(bool(left), "attention_mask", expected, "padding elsewhere")
     return tuple(padded.tolist())
 
 
