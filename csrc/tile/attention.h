@@ -12,8 +12,9 @@
 //                          of so many tiles that follow each other are this wave's
 //
 //   open(n, x, query, scale)   starts with n columns; column c is described by x(c); its query is
-//                          query(X) -> const T*, or null for zeros. Outputs, sums := 0, maxima :=
-//                          -inf
+//                          query(X) -> const T*, or null for zeros
+//   begin()                a chunk begins: outputs, sums := 0, maxima := -inf. A target that joins no
+//                          chunks does so in open only
 //   locate(place, n)       begins to look up where row i of a tile of n > 0 rows is, by
 //                          place(i) -> int
 //   load(key, value, n)    begins to read the located tile: key(place, i), value(place, i) ->
@@ -29,9 +30,8 @@
 //     absorb(panel)        running maximum, rescale, P := exp2(S^T - maximum), rounded to T on a
 //                          GPU, sum, O^T += V^T P^T. A column whose scores are all -inf keeps its
 //                          zeros
-//   settle(chunk, last)    the tiles so far were chunk number `chunk` of the group, which is a leaf
-//                          of the tree that AttentionJoin describes: joins what is complete, and
-//                          begins the next leaf unless it is the last
+//   settle(chunk, last)    the tiles since `begin` were chunk number `chunk` of the group, which is a
+//                          leaf of the tree that AttentionJoin describes: joins what is complete
 //   close(f)               f(X, maximum, sum, output) for every column, by one or more threads
 //                          each. Results are unnormalised: maximum in powers of 2 (-inf: no finite
 //                          score yet), or a number near it from which the sum and the output are
@@ -166,6 +166,7 @@ concept AttentionTarget =
       Tile::kKeys + Tile::kBuffers + Tile::kGroupColumns + Tile::kReadsCodes + Tile::kStreams;
       tile.stream() + 1;
       tile.open(n, describe, AttentionExample<T>::template query<X>, 1.0f);
+      tile.begin();
       tile.locate(AttentionExample<T>::place, n);
       tile.load(AttentionExample<T>::row, AttentionExample<T>::row, n);
       tile.deposit(n);
