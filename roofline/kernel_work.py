@@ -82,11 +82,12 @@ def attention(batch: int, context: int, rows: int, chunk_keys: int = CHUNK_KEYS)
         )
         if splits > 1:
             parts = 2 ** max(0, (ceil(splits, 8) - 1).bit_length())
+            first = "tree.join(nodes + 2 * j" if parts > 1 else "return finish(wave, tree"
             yield Work(
                 "merge",
                 "block_attention_kernelINS_4bf16ELNS_13AttentionStepE1E",
                 ceil(batch * rows * QUERY_HEADS * parts, 8),
-                None,
+                (Trip(first), Trip("Group::store(out + 2 * i + j")),
                 streams=False,
             )
 

@@ -70,6 +70,7 @@ struct AttentionJoin {
 
 // Joins up to kMost nodes as a binary tree: 0 with 1, 2 with 3, then these two, and so on. A node
 // is `dim` floats of output, its maximum and its sum; they lie `apart` floats from each other.
+// Nodes that are not there are nothing, which changes no bit: a GPU has no branches then.
 template <int kMost>
 class AttentionTree {
   typedef float two __attribute__((vector_size(8)));
@@ -77,13 +78,10 @@ class AttentionTree {
  public:
   AttentionTree(const float* nodes, int64_t apart, int count, int dim)
       : apart_(apart), count_(count) {
-#pragma GCC unroll 16
-    for (int i = 0; i < kMost; ++i) {
-      two x;
-      __builtin_memcpy(&x, nodes + least(i, count - 1) * apart + dim, sizeof x);
-      tops_[i] = x[0];
-      sums_[i] = x[1];
-    }
+    each_node(nodes + dim, [&](int i, two x) {
+      tops_[i] = i < count ? x[0] : -__builtin_inff();
+      sums_[i] = i < count ? x[1] : 0;
+    });
     each_join([&](int a, int b) {
       const AttentionJoin both(tops_[a], tops_[b]);
       left_[b] = both.left;
@@ -98,9 +96,7 @@ class AttentionTree {
   // Two elements of the output; `first`: those of the first node.
   void join(const float* first, float* out) const {
     two x[kMost];
-#pragma GCC unroll 16
-    for (int i = 0; i < kMost; ++i)
-      __builtin_memcpy(x + i, first + least(i, count_ - 1) * apart_, sizeof *x);
+    each_node(first, [&](int i, two own) { x[i] = i < count_ ? own : two{}; });
     each_join([&](int a, int b) {
       for (int j = 0; j < 2; ++j) x[a][j] = __builtin_fmaf(x[b][j], right_[b], x[a][j] * left_[b]);
     });
@@ -109,12 +105,21 @@ class AttentionTree {
 
  private:
   template <class F>
-  void each_join(F f) const {
+  void each_node(const float* at, F f) const {
+#pragma GCC unroll 16
+    for (int i = 0; i < kMost; ++i) {
+      two x;
+      __builtin_memcpy(&x, at, sizeof x);
+      f(i, x);
+      if (i + 1 < count_) at += apart_;
+    }
+  }
+  template <class F>
+  static void each_join(F f) {
 #pragma GCC unroll 4
     for (int step = 1; step < kMost; step *= 2)
 #pragma GCC unroll 8
-      for (int b = step; b < kMost; b += 2 * step)
-        if (b < count_) f(b - step, b);
+      for (int b = step; b < kMost; b += 2 * step) f(b - step, b);
   }
 
   int64_t apart_;

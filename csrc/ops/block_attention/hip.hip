@@ -34,7 +34,7 @@ block_attention_kernel(AttentionWork<T> work) {
   const int64_t id = cdna::contiguous_per_xcd(grid.items);
   AttentionItem item;
   if (id >= grid.items || !grid.item(p, id, item)) return;
-  if (item.of.rows * p.group() <= grid.columns.few) {
+  if (grid.columns.are_few(p, item.of.rows)) {
     Few tile(memory.few);
     Attention<Few, T>(tile, Few::reload(p), item).run();
   } else {
@@ -50,6 +50,7 @@ block_attention_kernel(AttentionWork<T> work) {
   __attribute__((shared)) static float memory[AttentionMerge::kWaves * (128 + 2)];
   cdna::use_global_pointers(work);
   cdna::Group<kMergeThreads> group;
+  __builtin_assume(work.params.head_dim <= 2 * cdna::kWave);  // no loop over a row
   merge_attention(group, work.params, work.grid, cdna::group_index(), memory);
 }
 

@@ -23,6 +23,11 @@ struct AttentionColumns {
 
   constexpr AttentionColumns(int most, int few = INT32_MAX, int longer = 1)
       : most(most), few(few), longer(longer) {}
+  // Whether a request has few. A GPU divides slowly.
+  template <class T>
+  bool are_few(const AttentionParams<T>& p, int rows) const {
+    return int64_t(rows) * p.query_heads <= int64_t(few) * p.kv_heads;
+  }
 };
 
 // What is read of a request, all of it at once.
@@ -45,7 +50,7 @@ struct AttentionSplits {
   template <class T>
   AttentionSplits(const AttentionParams<T>& p, const AttentionRequest& of,
                   const AttentionColumns& columns) {
-    const bool few = of.rows * p.group() <= columns.few;
+    const bool few = columns.are_few(p, of.rows);
     chunk_keys = p.chunk_keys * (few ? 1 : columns.longer);
     while (int64_t(chunk_keys) * p.max_chunks < of.prefix) chunk_keys *= 2;
     length = chunk_keys * (few ? p.split_chunks : 1);

@@ -233,7 +233,7 @@ class Tile : public Group<kAttentionThreads> {
   {
     if (tiles == 0) return;
     fetched_ = next >= 0;
-    const Offsets offsets(cached);
+    Offsets offsets(cached);
     // Of a tile that is asked for; after the last one it is asked for again: loads under a condition
     // would be waited for too early.
     auto start = [&](int tile) {
@@ -244,6 +244,7 @@ class Tile : public Group<kAttentionThreads> {
       if constexpr (kBuffers == 1) barrier();
       deposit(kKeys);
       barrier();
+      offsets.renew();
       fetch_keys(cached, offsets, pages, start(tile));
       if constexpr (kShared) fetch_values(cached, offsets, pages, start(tile));
       if (!kShared || active_) absorb_all_panels();
@@ -348,6 +349,17 @@ class Tile : public Group<kAttentionThreads> {
 #pragma unroll
       for (int i = 0; i < kValueHalf; ++i)
         value[i] = (value_row(i) % 16 * uint32_t(cached.value_slot) + value_dim()) * sizeof(T);
+    }
+
+    // They might be others from here on. Otherwise the compiler would widen them to 64 bits before
+    // the loop, and add them to each load's uniform address.
+    void renew() {
+#ifdef __AMDGCN__
+#pragma unroll
+      for (uint32_t& byte : key) asm volatile("" : "+v"(byte));
+#pragma unroll
+      for (uint32_t& byte : value) asm volatile("" : "+v"(byte));
+#endif
     }
   };
 
