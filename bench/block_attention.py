@@ -1,8 +1,9 @@
 """block_attention at decode: V = M = 16 (`V`: other verify rows; 1 is plain decoding, hundreds a
 chunk of a prefill), 8 query and 2 KV heads, head dim 128. The peers get contiguous keys, with all
-prefixes padded to the longest."""
+prefixes padded to the longest; of a cache of fp8 they, and our own kernel once more, get the same
+numbers in the dtype of the queries."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from typing import Any
 
@@ -10,6 +11,7 @@ import torch
 import torch.nn.functional as F
 
 from .. import ops
+from ..contract import fp8_types
 from ..layout import BlockLayout
 from ..roofline import costs
 from ..roofline.costs import Cost
@@ -35,7 +37,16 @@ def cases(quick: bool) -> list[dict[str, Any]]:
     plain = [dict(B=b, L=length, P=0, V=1) for length in (2048, 32768) for b in (1, 8)]
     plain.append(dict(B=4, L="8192,16,0,2048", P=0, V=1))
     chunks = [dict(B=1, L=length, P=0, V=rows) for length, rows in ((0, 512), (2048, 512))]
-    return equal + unequal + plain + chunks
+    low = [
+        dict(B=b, L=length, P=p, V=v, cache="fp8")
+        for b, length, p, v in (
+            (1, 2048, 3, 16),
+            (1, 32768, 3, 16),
+            (1, 32768, 0, 1),
+            (8, 32768, 0, 1),
+        )
+    ]
+    return equal + unequal + plain + chunks + low
 
 
 def lengths(parameters: dict[str, Any]) -> list[int]:
@@ -53,8 +64,9 @@ def layout_of(parameters: dict[str, Any]) -> tuple[BlockLayout, list[int]]:
 
 def cost(parameters: dict[str, Any], itemsize: int) -> Cost:
     layout, branches = layout_of(parameters)
+    cached = 1 if "cache" in parameters else itemsize
     each = [
-        costs.block_attention(length, layout.V, branches, layout.M, HQ, HK, DIM, itemsize)
+        costs.block_attention(length, layout.V, branches, layout.M, HQ, HK, DIM, itemsize, cached)
         for length in lengths(parameters)
     ]
     return sum(each[1:], each[0])
@@ -182,10 +194,17 @@ def eager(data: Inputs):
 def build(parameters: dict[str, Any], dtype: torch.dtype, device: str) -> Prepared:
     data = inputs(parameters, dtype, device)
     out = torch.empty_like(data.q)
-    arguments = (data.q, data.k, data.v, data.k_cache, data.v_cache, data.table, data.rows)
+    caches, scales = (data.k_cache, data.v_cache), {}
+    if "cache" in parameters:
+        scale = torch.full((1,), 2.0**-6, device=device)
+        scales = dict(k_scale=scale, v_scale=scale)
+        caches = tuple((t.float() / scale).to(fp8_types(t.device)[0]) for t in caches)
+        k_cache, v_cache = ((t.float() * scale).to(dtype) for t in caches)
+        data = replace(data, k_cache=k_cache, v_cache=v_cache)
 
-    def ours(backend: str) -> torch.Tensor:
-        return ops.block_attention(*arguments, out=out, backend=backend)
+    def ours(backend: str, caches=caches, scales=scales) -> torch.Tensor:
+        arguments = (data.q, data.k, data.v, *caches, data.table, data.rows)
+        return ops.block_attention(*arguments, **scales, out=out, backend=backend)
 
     @cache
     def expected() -> torch.Tensor:
@@ -200,7 +219,12 @@ def build(parameters: dict[str, Any], dtype: torch.dtype, device: str) -> Prepar
         Implementation("flex compiled", lambda: flex(data)),
         Implementation("eager", lambda: eager(data)),
     ]
+    mine = backends("block_attention", ours, out)
+    if scales:
+        plain = (data.k_cache, data.v_cache)
+        name = f"blockdraft, cache in {dtype}".replace("torch.", "")
+        mine.append(Implementation(name, lambda: lambda: ours("cpp", plain, {})))
     return Prepared(
-        backends("block_attention", ours, out) + peers,
+        mine + peers,
         lambda result, slack: assert_close(result, expected(), dtype, slack=slack),
     )

@@ -1,8 +1,9 @@
 """fused_moe of ZAYA1-8B: 16 experts of 2048, hidden 2048, top-1. Uniform routing, or all rows to
-one expert."""
+one expert. Experts in fp8 or MXFP4 stand beside our own kernel and peers on the same numbers in the
+dtype of the tokens."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from typing import Any
 
@@ -10,6 +11,8 @@ import torch
 import torch.nn.functional as F
 
 from .. import ops
+from ..models.quantize import quantize_fp8, quantize_mxfp4
+from ..reference.dequantize import dequantize
 from ..roofline import costs
 from ..roofline.costs import Cost
 from ..testing import assert_close
@@ -18,13 +21,16 @@ from .case import Implementation, Normal, Prepared, backends
 
 EXPERTS, HIDDEN, INNER = 16, 2048, 2048
 Run = Callable[[], torch.Tensor]
+# How experts are stored: the function, and bytes of a weight with its share of the scales
+STORED = {"fp8": (quantize_fp8, 1 + 4 / 128**2), "mxfp4": (quantize_mxfp4, 1 / 2 + 1 / 32)}
 
 
 def cases(quick: bool) -> list[dict[str, Any]]:
     if quick:
         return [dict(T=64)]
     spread = [dict(T=t) for t in (1, 16, 64, 272, 1024)]
-    return spread + [dict(T=t, to="one") for t in (16, 272)]
+    one = [dict(T=t, to="one") for t in (16, 272)]
+    return spread + one + [dict(T=t, experts=e) for e in STORED for t in (1, 16, 64, 272)]
 
 
 def routing(parameters: dict[str, Any]) -> torch.Tensor:
@@ -38,11 +44,14 @@ def routing(parameters: dict[str, Any]) -> torch.Tensor:
 
 def cost(parameters: dict[str, Any], itemsize: int) -> Cost:
     touched = len(routing(parameters).unique())
-    return costs.fused_moe(parameters["T"], touched, HIDDEN, INNER, itemsize)
+    _, stored = STORED.get(parameters.get("experts"), (None, None))
+    return costs.fused_moe(parameters["T"], touched, HIDDEN, INNER, itemsize, stored)
 
 
 @dataclass(frozen=True)
 class Inputs:
+    """gate_up and down are what the peers get, in x's dtype."""
+
     x: torch.Tensor
     experts: torch.Tensor
     weights: torch.Tensor
@@ -60,6 +69,22 @@ def inputs(parameters: dict[str, Any], dtype: torch.dtype, device: str) -> Input
         normal(EXPERTS, 2 * INNER, HIDDEN, scale=HIDDEN**-0.5),
         normal(EXPERTS, HIDDEN, INNER, scale=INNER**-0.5),
     )
+
+
+def stored(data: Inputs, parameters: dict[str, Any]) -> tuple[Inputs, dict[str, torch.Tensor]]:
+    """The inputs with the weights as they are stored, and fused_moe's arguments for that."""
+    plain = dict(gate_up=data.gate_up, down=data.down)
+    if "experts" not in parameters:
+        return data, plain
+    store, _ = STORED[parameters["experts"]]
+    given = {}
+    for name, weight in plain.items():
+        codes, scale = store(weight)
+        given |= {name: codes, f"{name}_scale": scale}
+        plain[name] = torch.stack(
+            [dequantize(c[None], s[None])[0].to(weight.dtype) for c, s in zip(codes, scale)]
+        )
+    return replace(data, **plain), given
 
 
 def by_expert(data: Inputs) -> tuple[torch.Tensor, torch.Tensor]:
@@ -196,12 +221,12 @@ def peers(data: Inputs) -> list[Implementation]:
 
 
 def build(parameters: dict[str, Any], dtype: torch.dtype, device: str) -> Prepared:
-    data = inputs(parameters, dtype, device)
+    data, given = stored(inputs(parameters, dtype, device), parameters)
     out = torch.empty_like(data.x)
 
-    def ours(backend: str) -> torch.Tensor:
+    def ours(backend: str, weights: dict[str, torch.Tensor] = given) -> torch.Tensor:
         return ops.fused_moe(
-            data.x, data.experts, data.weights, data.gate_up, data.down, out=out, backend=backend
+            data.x, data.experts, data.weights, **weights, out=out, backend=backend
         )
 
     @cache
@@ -214,7 +239,12 @@ def build(parameters: dict[str, Any], dtype: torch.dtype, device: str) -> Prepar
             result[token] = y * data.weights[token]
         return result
 
+    mine = backends("fused_moe", ours, out)
+    if "experts" in parameters:
+        plain = dict(gate_up=data.gate_up, down=data.down)
+        name = f"blockdraft, experts in {dtype}".replace("torch.", "")
+        mine.append(Implementation(name, lambda: lambda: ours("cpp", plain)))
     return Prepared(
-        backends("fused_moe", ours, out) + peers(data),
+        mine + peers(data),
         lambda y, slack: assert_close(y, expected(), dtype, slack=slack),
     )

@@ -144,12 +144,13 @@ def drafting_branches(
         raise _without_proposals(acceptance, "no branches")
     if any(c != int(c) for c in branches):
         raise ValueError(f"branches: expected integers, got {list(branches)}")
-    if len(set(branches)) < len(branches):
+    whole = [int(c) for c in branches]
+    if len(set(whole)) < len(whole):
         raise ValueError(
             "branches: expected different ones (a repeated branch is dead, yet its rows run), "
-            f"got {list(branches)}"
+            f"got {whole}"
         )
-    return steady_state(acceptance, map(int, branches))
+    return steady_state(acceptance, whole)
 
 
 def _without_proposals(acceptance: Accepting, got: object) -> ValueError:

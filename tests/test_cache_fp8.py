@@ -115,8 +115,9 @@ def test_store(scales, stored, dtype):
             name: torch.zeros(case[name].shape, dtype=torch.uint8).view(stored)
             for name in ("k_cache", "v_cache")
         }
-        ops.cca_qkv(**(case | caches | given), backend=backend)
+        _, *computed = ops.cca_qkv(**(case | caches | given), backend=backend)
         found[backend] = caches
+        returned_as_stored(case, caches, given, *computed)
     for name in ("k_cache", "v_cache"):
         mine, theirs = (found[backend][name] for backend in ("cpp", "reference"))
         assert theirs.float().abs().max() > 0
@@ -124,6 +125,20 @@ def test_store(scales, stored, dtype):
         ranks = [torch.where(r >= 128, 128 - r, r) for r in ranks]
         apart = (ranks[0] - ranks[1]).abs()
         assert apart.max() <= 1 and (apart > 0).float().mean() < 0.02
+
+
+def returned_as_stored(case, caches, given, k, v):
+    """Live verify rows get what later passes will read."""
+    rows, page = case["rows"], case["k_cache"].shape[1]
+    table = rows.table(len(k))
+    kept = (table.live & (table.proposal < 0)).nonzero()[:, 0]
+    position = table.position[kept]
+    block = case["block_table"][table.request[kept], position // page].long()
+    for x, which in ((k, "k"), (v, "v")):
+        scale = given[f"{which}_scale"].expand(case["k_cache"].shape[0], x.shape[1])
+        codes = caches[f"{which}_cache"][block, position % page]
+        expected = (codes.float() * scale[block][..., None]).to(x.dtype)
+        assert_close(x[kept], expected)
 
 
 @pytest.mark.parametrize("stored", [FN, FNUZ], ids=str)

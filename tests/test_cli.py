@@ -9,7 +9,7 @@ from blockdraft import BlockLayout
 from blockdraft.choose import Choice
 from blockdraft.cli import main
 from blockdraft.decode import Completion
-from blockdraft.demo import mix, race
+from blockdraft.demo import formats, mix, race
 from blockdraft.demo import run as course
 from blockdraft.demo.completions import Completions, speed
 
@@ -105,6 +105,24 @@ def test_the_mix_sweep_reports_each_weight_s_likelihood(monkeypatch, tmp_path):
         found = re.findall(rf"^ *{weight:g}(?: \(lossless\))? +[\d.]+ +{nats} ", out.output, re.M)
         assert len(found) == 2, weight
     assert (tmp_path / "mix.png").stat().st_size > 5000
+
+
+def test_formats_are_compared(monkeypatch):
+    monkeypatch.setattr(formats, "BlockDecoder", Counted)
+    arguments = ["demo", "--formats", "--tokens", "8", "--prompts", "1"]
+    out = CliRunner().invoke(main, arguments)
+    assert out.exit_code == 0, out.output
+    rows = {}
+    for name in formats.FORMATS:
+        numbers = re.search(rf"^ *{name} +([\d.+%-]+(?: +[\d.+%-]+)*) *$", out.output, re.M)
+        rows[name] = [float(number.strip("%")) for number in numbers[1].split()]
+    experts, cached, perplexity, *_ = zip(*rows.values())
+    assert experts[0] > 1.9 * experts[2] > 3 * experts[3] and experts[3:] == experts[3:4] * 2
+    assert cached == (1024, 512, 1024, 1024, 512)
+    # measured: at most 0.5 % more
+    assert max(perplexity) < 1.01 * perplexity[0] and len(set(perplexity)) == 5
+    wrong = CliRunner().invoke(main, [*arguments, "--mix-sweep"])
+    assert wrong.exit_code == 2 and "--formats: expected alone" in wrong.output
 
 
 def test_a_race_gives_each_step_to_the_one_that_has_used_less_time():

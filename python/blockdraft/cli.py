@@ -44,18 +44,30 @@ def main() -> None:
     help="Instead: speed and quality by how much of the drafter is mixed into the target.",
 )
 @click.option(
+    "--formats",
+    is_flag=True,
+    help="Instead: perplexity and tokens of a forward with fp8 and MXFP4.",
+)
+@click.option(
     "--plot",
     "plots",
     type=click.Path(file_okay=False, path_type=Path),
     metavar="FOLDER",
     help="Write pictures there, too.",
 )
-def demo(tokens: int, prompts: int, threads: int, mix_sweep: bool, plots: Path | None) -> None:
+def demo(
+    tokens: int, prompts: int, threads: int, mix_sweep: bool, formats: bool, plots: Path | None
+) -> None:
     """Complete a held-out file with the shipped byte-level ZAYA: autoregressively and by block
     diffusion."""
-    from .demo.run import decode, sweep_mix
+    from .demo.run import compare_formats, decode, sweep_mix
 
-    (sweep_mix if mix_sweep else decode)(tokens, prompts, threads, plots)
+    if formats:
+        if mix_sweep or plots:
+            raise click.UsageError("--formats: expected alone, got --mix-sweep or --plot, too")
+        compare_formats(tokens, prompts, threads)
+    else:
+        (sweep_mix if mix_sweep else decode)(tokens, prompts, threads, plots)
 
 
 @main.command()

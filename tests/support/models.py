@@ -9,9 +9,10 @@ from blockdraft.models.weights import assemble, is_scale, shapes
 from blockdraft.models.zaya import ZayaModel
 
 
-def random_model(seed=0):
-    """Every tensor is random. The vocabulary is small, so that some drafts are accepted."""
-    config = ZayaConfig(
+def random_model(seed=0, **given):
+    """Every tensor is random; `given` is of its config. The vocabulary is small, so that some
+    drafts are accepted."""
+    config = dict(
         vocab_size=9,
         hidden_size=32,
         num_hidden_layers=2,
@@ -26,6 +27,7 @@ def random_model(seed=0):
         sliding_window=40,
         layer_types=["hybrid", "hybrid_sliding"],
     )
+    config = ZayaConfig(**(config | given))
     generator = torch.Generator().manual_seed(seed)
     tensors = {}
     for name, shape in shapes(config).items():

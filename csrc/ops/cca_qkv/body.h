@@ -220,7 +220,7 @@ struct Cca {
     const float scale = memory.scale[c];
     T* out = kv < 0 ? p.q.at(row.row, head) : p.k.at(row.row, kv);
     C* kept = kv < 0 ? nullptr : cached(p, p.k_cache, row.cell, kv);
-    const float factor = kept ? factor_of(p, p.k_scale, row.cell, kv) : 1;
+    const float step = kept ? scale_of(p, p.k_scale, row.cell, kv) : 1;
     return [=](int chunk) {
       const int i = chunk * kChunk;
       eight x = {};
@@ -236,8 +236,7 @@ struct Cca {
         }
         x *= scale;
       }
-      Gemm::store(out + i, x);
-      if (kept) keep(kept + i, x, factor);
+      Gemm::store(out + i, kept ? keep(kept + i, x, step) : x);
     };
   }
 
@@ -254,22 +253,28 @@ struct Cca {
   static C* cached(const Params& p, const View<C, 3>& cache, int64_t cell, int kv) {
     return cell < 0 ? nullptr : cache.at(cell / p.page, cell % p.page, kv);
   }
-  // What is stored is multiplied by this.
-  static float factor_of(const Params& p, const View<const float, 2>& scale, int64_t cell, int kv) {
+  static float scale_of(const Params& p, const View<const float, 2>& scale, int64_t cell, int kv) {
     if constexpr (Format<C>::kScaled)
-      return 1 / *scale.at(cell / p.page, kv);
+      return *scale.at(cell / p.page, kv);
     else
       return 1;
   }
-  static void keep(C* to, eight x, [[maybe_unused]] float factor) {
+  // Returns what was stored. This pass attends to it as later ones will: the target that drafts are
+  // tested against must not depend on where a pass ends.
+  static eight keep(C* to, eight x, [[maybe_unused]] float scale) {
     if constexpr (Format<C>::kScaled) {
+      const float factor = 1 / scale;
       C codes[kChunk];
 #pragma GCC unroll 8
-      for (int j = 0; j < kChunk; ++j) codes[j] = encoded<C>(x[j] * factor);
+      for (int j = 0; j < kChunk; ++j) {
+        codes[j] = encoded<C>(x[j] * factor);
+        x[j] = decoded(codes[j]) * scale;
+      }
       __builtin_memcpy(to, codes, sizeof codes);
     } else {
       Gemm::store(to, x);
     }
+    return x;
   }
 
   // Half of the value channels come from the row's parent.
@@ -286,12 +291,11 @@ struct Cca {
     }
     T* out = p.v.at(row.row, kv);
     C* kept = cached(p, p.v_cache, row.cell, kv);
-    const float factor = kept ? factor_of(p, p.v_scale, row.cell, kv) : 1;
+    const float step = kept ? scale_of(p, p.v_scale, row.cell, kv) : 1;
     return [=](int chunk) {
       const int i = chunk * kChunk, channel = first + i;
       const eight x = channel < half ? token(now, channel) : token(late, channel - half);
-      Gemm::store(out + i, x);
-      if (kept) keep(kept + i, x, factor);
+      Gemm::store(out + i, kept ? keep(kept + i, x, step) : x);
     };
   }
 

@@ -12,7 +12,7 @@ from .. import BlockDecoder, BlockLayout, Request
 from ..choose import Choice, choose_layout
 from ..data import HELD_OUT, TINY
 from ..models.zaya import ZayaModel
-from . import mix, tables
+from . import formats, mix, tables
 from .completions import Completions, in_turn, speed
 from .predict import predicted
 from .race import race
@@ -107,8 +107,18 @@ def sweep_mix(tokens: int, prompts: int, threads: int, plots: Path | None = None
         console.print(pictures.mix(points, dense, plots), soft_wrap=True)
 
 
+def compare_formats(tokens: int, prompts: int, threads: int) -> None:
+    """What fp8 and MXFP4 cost in likelihood and in tokens of a forward."""
+    console = Console(highlight=False)
+    _, source, texts = _start(console, tokens, prompts, threads, "bf16")
+    dense = BlockLayout.tidar(16)
+    with _progress(console) as progress:
+        points = formats.compare(source, texts, tokens, dense, progress)
+    console.print(formats.table(points, dense))
+
+
 def _start(
-    console: Console, tokens: int, prompts: int, threads: int
+    console: Console, tokens: int, prompts: int, threads: int, dtype: str = "fp32"
 ) -> tuple[ZayaModel, bytes, list[list[int]]]:
     """The model, the file, and the prompts from it."""
     if threads:
@@ -118,7 +128,7 @@ def _start(
     starts = [i * (len(source) - CONTEXT) // prompts for i in range(prompts)]
     console.print(
         f"{FILE} (held out), {prompts} prompts of {CONTEXT} bytes, {tokens} bytes each; "
-        f"fp32, CPU threads: {torch.get_num_threads()}",
+        f"{dtype}, CPU threads: {torch.get_num_threads()}",
         soft_wrap=True,
     )
     texts = [list(source[start : start + CONTEXT]) for start in starts]

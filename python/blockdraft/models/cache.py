@@ -1,9 +1,11 @@
 """What a batch of requests keeps between passes: paged keys and values, convolution state, delayed
 values, prefix lengths."""
 
+from typing import NamedTuple
+
 import torch
 
-from ..contract import FLOATS
+from ..contract import FLOATS, FP8
 from .decoder_config import DecoderConfig
 from .values import brief, is_whole
 
@@ -19,11 +21,21 @@ class OutOfPages(RuntimeError):
     """A request needs more pages than are free. Nothing was changed."""
 
 
+class CacheFormat(NamedTuple):
+    """Keys and values in fp8 (`dtype`): numbers to be multiplied by the scale of their layer and
+    head, k_scale and v_scale, float32 [L,Hk]. See models.quantize.cache_format."""
+
+    dtype: torch.dtype
+    k_scale: torch.Tensor
+    v_scale: torch.Tensor
+
+
 class PagedCache:
     """The state of up to B requests in L layers.
 
     k, v         [L,pages,page,Hk,Dh]; request b's pages are the first of row b of block_table,
                  int32 [B,max_pages], taken by `open` and given back by `close`
+    scales       of each layer, k_scale and v_scale by name; empty unless k and v are fp8
     conv_state   [L,B,taps-1,C], late_state [L,B,Hk*Dh/2]; request b owns slot b
     prefix_lens  int32 [B], tokens whose K/V are cached
     max_tokens   of a request, the host's bound on its prefix
@@ -41,6 +53,7 @@ class PagedCache:
         *,
         page: int = 16,
         pages: int | None = None,
+        format: CacheFormat | None = None,
     ) -> None:
         _need(isinstance(config, DecoderConfig), "config", "a DecoderConfig", config)
         _need(is_whole(requests, 1, _MOST), "requests", f"an integer in 1..{_MOST}", requests)
@@ -52,11 +65,25 @@ class PagedCache:
         pages = requests * width if pages is None else pages
         _need(is_whole(pages, 0, _MOST), "pages", f"an integer in 0..{_MOST}", pages)
 
-        layers = config.num_hidden_layers
+        layers, heads = config.num_hidden_layers, config.num_key_value_heads
+        _need(format is None or isinstance(format, CacheFormat), "format", "a CacheFormat", format)
+        if format is not None:
+            _need(format.dtype in FP8, "format.dtype", f"one of {FP8}", format.dtype)
+            for name in ("k_scale", "v_scale"):
+                shape = list(getattr(format, name).shape)
+                _need(shape == [layers, heads], f"format.{name}", f"[{layers}, {heads}]", shape)
+
         on = dict(dtype=dtype, device=device)
-        shape = (layers, pages, page, config.num_key_value_heads, config.head_dim)
-        self.k = torch.zeros(shape, **on)
-        self.v = torch.zeros(shape, **on)
+        shape = (layers, pages, page, heads, config.head_dim)
+        stored = dtype if format is None else format.dtype
+        self.k = torch.zeros(shape, dtype=stored, device=device)
+        self.v = torch.zeros(shape, dtype=stored, device=device)
+        self.scales: list[dict[str, torch.Tensor]] = [
+            dict(k_scale=format.k_scale[i].to(device), v_scale=format.v_scale[i].to(device))
+            if format
+            else {}
+            for i in range(layers)
+        ]
         self.block_table = torch.zeros(requests, width, dtype=torch.int32, device=device)
         self.conv_state = torch.zeros(
             layers, requests, config.conv_depth, config.conv_channels, **on

@@ -1,5 +1,5 @@
-"""Checkpoints whose experts are stored in fp8 or MXFP4. All else stays as it is: embedding,
-projections, convolutions, routers and norms.
+"""Checkpoints whose experts are stored in fp8 or MXFP4, and caches of keys and values in fp8. All
+else stays as it is: embedding, projections, convolutions, routers and norms.
 
 A quantised model is a model of its own: decoding is lossless with respect to it, not to the
 checkpoint that it was made of.
@@ -13,9 +13,12 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 
+from ..contract import FP8, fp8_types
 from ..reference.dequantize import BLOCK, E2M1, GROUP
+from .cache import CacheFormat, PagedCache
 from .checkpoint import read
 from .config import ZayaConfig
+from .runner import Runner
 from .scaled import EXPERTS, FORMATS, named
 from .values import read_json
 from .weights import assemble
@@ -103,3 +106,30 @@ def quantize(
     raw = read_json(folder / "config.json") | {"quantization_config": _CONFIGS[format]}
     (out / "config.json").write_text(json.dumps(raw, indent=2) + "\n")
     return out
+
+
+def cache_format(model: Runner, tokens: list[int], dtype: torch.dtype | None = None) -> CacheFormat:
+    """For `model.cache_format`: fp8 (None: the device's own) whose largest number is at least twice
+    the largest key or value of each layer and head over `tokens`. What is beyond it saturates.
+
+    Scales are powers of two: a number times its scale is then exact in bf16, and rows of a pass
+    attend to each other exactly as later passes will.
+    """
+    if dtype is None:
+        dtype = fp8_types(model.device)[0]
+    if dtype not in FP8:
+        raise ValueError(f"cache_format: dtype: expected one of {FP8}, got {dtype}")
+    if not tokens:
+        raise ValueError("cache_format: tokens: expected some, got none")
+    cache = PagedCache(model.config, 1, len(tokens), model.dtype, model.device)
+    cache.open(0, len(tokens))
+    model.prefill([tokens], cache)
+
+    def scale(stored: torch.Tensor) -> torch.Tensor:
+        largest = stored.abs().amax((1, 2, 4)).float()
+        if not largest.isfinite().all():
+            raise ValueError("cache_format: tokens: expected finite keys and values, got others")
+        ratio = largest.clamp(min=torch.finfo(dtype).tiny) * 2 / torch.finfo(dtype).max
+        return torch.exp2(torch.log2(ratio).ceil())
+
+    return CacheFormat(dtype, scale(cache.k), scale(cache.v))

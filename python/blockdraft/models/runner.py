@@ -12,7 +12,7 @@ from .. import ops as fast_ops
 from ..plan import Plan
 from ..types import PassInputs, Rows
 from .buffers import Buffers
-from .cache import PagedCache
+from .cache import CacheFormat, PagedCache
 from .checkpoint import read
 from .decoder_config import DecoderConfig
 
@@ -32,7 +32,8 @@ class Runner:
     """Weights and forward pass.
 
     `ops` is the namespace of kernels to call: the module `blockdraft.ops`, or a namespace of plain
-    functions, to train with.
+    functions, to train with. `cache_format`: of the caches that `new_cache` makes; None: keys and
+    values are cached in the weights' dtype.
 
     A subclass names its Config, puts a checkpoint's tensors together (`assemble`), and has
     `layers`, from tokens to the residual stream, and `keep`, which commits rows of the pass. Its
@@ -52,6 +53,7 @@ class Runner:
         self.ops = ops
         self.dtype = weights.embedding.dtype
         self.device = weights.embedding.device
+        self.cache_format: CacheFormat | None = None
         self._angles: dict[Any, torch.Tensor] = {}
 
     @staticmethod
@@ -110,7 +112,14 @@ class Runner:
         """An empty cache for a batch of up to `requests`, each of at most `max_tokens`, that share
         `pages` pages (None: enough for all)."""
         return PagedCache(
-            self.config, requests, max_tokens, self.dtype, self.device, page=page, pages=pages
+            self.config,
+            requests,
+            max_tokens,
+            self.dtype,
+            self.device,
+            page=page,
+            pages=pages,
+            format=self.cache_format,
         )
 
     def forward(

@@ -101,9 +101,11 @@ class ZayaModel(Runner):
         if layer.projection_bias is not None:
             late_start = self._split(layer.projection_bias)[2]
         state = pages = (None, None, None)
+        scales = {}
         if cache is not None:
             state = (cache.conv_state[i], cache.late_state[i], cache.slots)
             pages = (cache.k[i], cache.v[i], cache.block_table)
+            scales = cache.scales[i]
         q, k, v = ops.cca_qkv(
             *self._split(projection),
             layer.conv0_weight,
@@ -115,6 +117,7 @@ class ZayaModel(Runner):
             rows,
             *state,
             *pages,
+            **scales,
             late_start=late_start,
             out=buffers.qkv,
         )
@@ -124,6 +127,7 @@ class ZayaModel(Runner):
             v,
             *pages,
             rows,
+            **scales,
             scale=self.config.head_dim**-0.5,
             window=self.config.window(i),
             out=buffers.attended,

@@ -56,7 +56,9 @@ def cca_qkv(
                  request has no stored state
     k_cache, v_cache, block_table  as in block_attention; None: nothing is stored
     k_scale, v_scale  as in block_attention, of caches of fp8: what is stored is divided by them,
-                 rounded to nearest, and saturates
+                 rounded to nearest, and saturates; k and v are returned as they were stored, so
+                 that decoding is lossless with respect to what is cached (exactly so if the
+                 scales are powers of two)
     late_start   [Hk*Dh/2], delayed value of the first token (the projection's bias); None: 0
     norm_eps     added to the sum of squares; None: the norm is at least the epsilon of qk's dtype
                  instead (transformers)

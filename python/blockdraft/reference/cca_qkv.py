@@ -72,18 +72,21 @@ def cca_qkv(
 
 
 def store_kv(k, v, k_cache, v_cache, block_table, rows: Rows, k_scale=None, v_scale=None) -> None:
-    """Writes k and v of the live verify rows to their cache pages, in place; divided by the scales
-    [pages,Hk], if there are any, to fp8."""
+    """Writes k and v of the live verify rows to their cache pages, in place. If there are scales
+    [pages,Hk]: divided by them, to fp8, and k and v become what was stored, so that this pass
+    attends to what later ones will."""
     table = rows.table(len(k))
     keep = (table.live & (table.proposal < 0)).nonzero()[:, 0]
     page, slot = table.position[keep] // k_cache.shape[1], table.position[keep] % k_cache.shape[1]
     page = block_table[table.request[keep], page].long()
     for x, cache, scale in ((k, k_cache, k_scale), (v, v_cache, v_scale)):
-        x = x[keep].float()
         if scale is None:
-            cache[page, slot] = x.to(cache.dtype)
+            cache[page, slot] = x[keep].to(cache.dtype)
         else:
-            cache[page, slot] = encode(x / scale[page][..., None], cache.dtype)
+            step = scale[page][..., None]
+            stored = encode(x[keep].float() / step, cache.dtype)
+            cache[page, slot] = stored
+            x[keep] = (stored.float() * step).to(x.dtype)
 
 
 def _stored(rows, slots, state, start):
