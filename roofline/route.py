@@ -113,8 +113,7 @@ class Router:
         that has no part in the matrix products, if `idle`."""
         everything = frozenset(range(len(self.blocks)))
         sign = 1 if idle else -1
-        working = 1 if trips is None else 0
-        route, cost = self._through(everything, 0, tuple(trips or ()), sign, working, None)
+        route, cost = self._through(everything, 0, trips, sign, int(trips is None), None)
         if cost.missed:
             missed = ", ".join(repr(trip.text) for trip in trips)
             raise ValueError(
@@ -141,7 +140,7 @@ class Router:
     ) -> tuple[tuple, Cost]:
         """The parts and the cost of the cheapest way from `entry` to the end of the kernel or, in a
         loop, back to it or, if `once`, out of it. working: what work it does comes before how long
-        it takes; loads of at least so many bytes are work."""
+        it takes; loads of at least so many bytes are work. Without `trips` no loop is strange."""
         inside = {h: b for h, b in self.loops.items() if b < region and h != entry}
         outermost = {h: b for h, b in inside.items() if not any(b < o for o in inside.values())}
         node_of = {block: h for h, body in outermost.items() for block in body}
@@ -165,12 +164,12 @@ class Router:
         # (cost, parts, the way on) by node, trips done before it, and products made from it on
         best: dict[tuple, dict[int, tuple]] = {}
         for node in _postorder(entry, after):
-            for done in range(len(trips), -1, -1):
+            for done in range(len(trips or ()), -1, -1):
                 ways: dict[int, tuple] = {}
                 own = self._node(node, outermost.get(node), trips, done, matrix, working)
                 for parts, cost, reached in own:
                     made = sum(_products(part) for part in parts) if products is not None else 0
-                    follow = [(Cost(missed=len(trips) - reached), 0, None)] * (node in ends)
+                    follow = [(Cost(missed=len(trips or ()) - reached), 0, None)] * (node in ends)
                     for s in after[node]:
                         detour = self._detour(node, s, outermost)
                         for count, way in best.get((s, reached), {}).items():
@@ -199,12 +198,12 @@ class Router:
                     matrix=matrix * sum(map(_products, block)),
                     bytes=-sum(b for b in map(loaded_bytes, block) if b >= working),
                 )
-            trip = trips[done] if done < len(trips) else None
+            trip = trips[done] if trips and done < len(trips) else None
             if trip and not trip.times and any(trip.text in line for line in self._lines(node)):
                 done += 1
             yield tuple(block), cost, done
             return
-        trip = trips[done] if done < len(trips) else None
+        trip = trips[done] if trips and done < len(trips) else None
         if trip and trip.times and any(trip.text in name for name in self._names(body)):
             least = WIDE if trip.whole else 1
             once = trip.times == 1 and bool(trip.inner)
@@ -213,8 +212,8 @@ class Router:
                 cost = cost._replace(matrix=0)
             cost = cost if working else cost._replace(bytes=0)
             yield (Stretch(trip.times, turn),), Cost().plus(cost, trip.times), done + 1
-        turn, cost = self._through(body, node, (), matrix, 1, None)
-        if not (working and not trips):
+        turn, cost = self._through(body, node, None, matrix, 1, None)
+        if trips is not None:
             cost = cost._replace(matrix=0, bytes=0, strange=cost.strange + 1)
         yield (Stretch(1, turn),), cost, done
 
