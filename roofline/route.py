@@ -135,10 +135,12 @@ class Router:
         positions = {op.position for op in self.blocks[block]}
         return {text.strip() for position in positions for text in _texts(position)}
 
-    def _through(self, region, entry, trips, matrix, working, products) -> tuple[tuple, Cost]:
+    def _through(
+        self, region, entry, trips, matrix, working, products, once=False
+    ) -> tuple[tuple, Cost]:
         """The parts and the cost of the cheapest way from `entry` to the end of the kernel or, in a
-        loop, back to it. working: what work it does comes before how long it takes; loads of at
-        least so many bytes are work. Without `trips` no loop is strange."""
+        loop, back to it or, if `once`, out of it. working: what work it does comes before how long
+        it takes; loads of at least so many bytes are work. Without `trips` no loop is strange."""
         inside = {h: b for h, b in self.loops.items() if b < region and h != entry}
         outermost = {h: b for h, b in inside.items() if not any(b < o for o in inside.values())}
         node_of = {block: h for h, body in outermost.items() for block in body}
@@ -151,7 +153,13 @@ class Router:
         ends = {
             node_of.get(block, block)
             for block in region
-            if (entry in self.edges[block] if looping else not self.edges[block])
+            if (
+                not self.edges[block]
+                if not looping
+                else self.edges[block] - region
+                if once
+                else entry in self.edges[block]
+            )
         }
         # (cost, parts, the way on) by node, trips done before it, and products made from it on
         best: dict[tuple, dict[int, tuple]] = {}
@@ -198,7 +206,8 @@ class Router:
         trip = trips[done] if trips and done < len(trips) else None
         if trip and trip.times and any(trip.text in name for name in self._names(body)):
             least = WIDE if trip.whole else 1
-            turn, cost = self._through(body, node, trip.inner, matrix, least, trip.products)
+            once = trip.times == 1 and bool(trip.inner)
+            turn, cost = self._through(body, node, trip.inner, matrix, least, trip.products, once)
             if not working or trip.products is not None:
                 cost = cost._replace(matrix=0)
             cost = cost if working else cost._replace(bytes=0)
