@@ -19,8 +19,8 @@ class Trip(NamedTuple):
     """A loop of the source that runs `times`, found by a part of its text, and the loops in it, in
     the order in which a wave comes to them. products: the matrix instructions of a turn, where its
     code has ways with more of them than the shape needs. whole: narrow loads are those of ways that
-    it does not take, of a span's ragged end or of penalties. Code that runs once, and is in no loop of its own, is found
-    in the same way if `times` is 0."""
+    it does not take, of a span's ragged end or of penalties. Code that runs once, and is in no loop
+    of its own, is found in the same way if `times` is 0."""
 
     text: str
     times: int = 0
