@@ -117,10 +117,13 @@ MUTANTS |= {
         ),
         (", penalties(i)};", ", penalties(0)};"),
     ),
-    "penalties only in p": (
+    "penalties of draft rows count drafts": (
         "block",
-        ("draft_logits = penalised(draft_logits, penalties)", "pass"),
-        ("request_, i), penalties(0)};", "request_, i), Penalties{}};"),
+        (
+            "draft_logits = penalised(draft_logits, penalties)",
+            "draft_logits = penalised(draft_logits, penalties, x[:, :-1])",
+        ),
+        ("request_, i), penalties(0)};", "request_, i), penalties(i)};"),
     ),
 }
 
