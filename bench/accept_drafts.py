@@ -8,11 +8,11 @@ from typing import Any
 
 import torch
 
-from .. import Penalties, Sampling, ops
+from .. import Penalties, Sampling, ops, words_of
 from ..roofline import costs
 from ..roofline.costs import Cost
 from .case import Implementation, Prepared, backends, compiled
-from .truncation import allowed, penalised, penalties, sampling, truncated, truncates, words
+from .truncation import allowed, penalised, penalties, sampling, truncated, truncates
 
 VOCAB, K = 262272, 16
 
@@ -222,7 +222,7 @@ def peers(data: Inputs, parameters: dict[str, Any]) -> list[Implementation]:
 def build(parameters: dict[str, Any], dtype: torch.dtype, device: str) -> Prepared:
     data = inputs(parameters, dtype, device)
     branch = torch.ones(parameters["B"], 1, dtype=torch.int32, device=device)
-    bits = words(data.mask)
+    bits = None if data.mask is None else words_of(data.mask)
 
     def ours(backend: str) -> tuple[torch.Tensor, torch.Tensor]:
         verdict = ops.accept_drafts(

@@ -7,11 +7,11 @@ from typing import Any
 
 import torch
 
-from .. import ops
+from .. import ops, words_of
 from ..roofline import costs
 from ..roofline.costs import Cost
 from .case import Implementation, Prepared, backends, compiled
-from .truncation import allowed, penalised, penalties, sampling, truncated, truncates, words
+from .truncation import allowed, penalised, penalties, sampling, truncated, truncates
 
 VOCAB = 262272
 Output = tuple[torch.Tensor, torch.Tensor]
@@ -113,7 +113,7 @@ def build(parameters: dict[str, Any], dtype: torch.dtype, device: str) -> Prepar
         logits.scatter_(2, winner[..., None], 60.0)
     needed = torch.zeros(B, K, 1, dtype=torch.int64, device=device)
     mask = allowed(parameters, logits, needed if winner is None else winner[..., None])
-    bits = words(mask)
+    bits = None if mask is None else words_of(mask)
     changes = penalties(parameters, VOCAB, device)
     seen = None if changes.touched is None else changes.counts > 0
 

@@ -5,7 +5,7 @@ from typing import Any
 
 import torch
 
-from .. import Penalties, Sampling
+from .. import Penalties, Sampling, words_of
 
 
 def sampling(parameters: dict[str, Any], device: str) -> Sampling:
@@ -38,17 +38,6 @@ def allowed(
     return mask.scatter_(-1, keep, True)
 
 
-def words(mask: torch.Tensor | None) -> torch.Tensor | None:
-    """The mask as the ops take it: int32, 32 ids a word."""
-    if mask is None:
-        return None
-    padded = torch.nn.functional.pad(mask, (0, -mask.shape[-1] % 32)).unflatten(-1, (-1, 32))
-    out = torch.zeros(padded.shape[:-1], dtype=torch.int32, device=mask.device)
-    for place in range(32):
-        out |= padded[..., place].int() << place
-    return out
-
-
 def penalties(parameters: dict[str, Any], vocab: int, device: str) -> Penalties:
     """The case's number of ids, emitted one to three times by every request; none if the case has
     no such number."""
@@ -59,7 +48,7 @@ def penalties(parameters: dict[str, Any], vocab: int, device: str) -> Penalties:
     seen = torch.zeros(B, vocab, dtype=torch.bool).scatter_(1, ids, True)
     counts = torch.randint(1, 4, (B, vocab), generator=generator, dtype=torch.int32)
     each = torch.ones(B, device=device)
-    touched = words(seen)
+    touched = words_of(seen)
     return Penalties(
         touched.to(device), (counts * seen).to(device), 1.1 * each, 0.1 * each, 0.1 * each
     )

@@ -60,12 +60,13 @@ def attention(batch: int, context: int, rows: int, chunk_keys: int = CHUNK_KEYS)
     """`rows` of each request, 16 of them verify rows, over `context` cached tokens."""
     moved = 2 * batch * context * KV_HEADS * HEAD_DIM * BYTES
     moved += 2 * batch * rows * QUERY_HEADS * HEAD_DIM * BYTES
+    shortest = chunks_of(context, chunk_keys)
+    pairs = shortest == 2 or batch * KV_HEADS * shortest >= 2 * GPU_GROUPS
 
     def cpp(arch: str) -> Iterator[Work]:
         few = rows * GROUP <= 64
         chunks = chunks_of(context, chunk_keys if few else 2 * chunk_keys)
-        items = batch * KV_HEADS * chunks_of(context, chunk_keys)
-        together = 2 if few and items >= 2 * GPU_GROUPS else 1
+        together = 2 if few and pairs else 1
         splits = ceil(chunks, together)
         tiles = ceil(rows, 256 // GROUP)
         columns = ceil(rows, tiles) * GROUP
@@ -81,37 +82,40 @@ def attention(batch: int, context: int, rows: int, chunk_keys: int = CHUNK_KEYS)
         )
         if splits > 1:
             parts = 2 ** max(0, (ceil(splits, 8) - 1).bit_length())
+            first = "tree.join(nodes + 2 * j" if parts > 1 else "return finish(wave, tree"
             yield Work(
                 "merge",
                 "block_attention_kernelINS_4bf16ELNS_13AttentionStepE1E",
                 ceil(batch * rows * QUERY_HEADS * parts, 8),
-                None,
+                (Trip(first), Trip("Group::store(out + 2 * i + j")),
                 streams=False,
             )
 
     def triton(arch: str) -> Iterator[Work]:
-        splits = chunks_of(context, chunk_keys)
         columns = min((128, 64), key=lambda size: ceil(rows, size // GROUP) * (size + 32))
         tiles = ceil(rows, columns // GROUP)
+        together = 2 if columns == 64 and pairs else 1
+        splits = ceil(shortest, together)
+        turns = Trip("in range(begin, whole, KEYS)", ceil(context / shortest, 32))
         yield Work(
             "attend",
-            f"attend bf16 dim=128 rows={64 if columns > 64 else 1}",
+            f"attend bf16 dim=128 rows={64 if columns > 64 else 1}" + " pairs" * (together > 1),
             ceil(batch * KV_HEADS * splits, XCDS) * XCDS * tiles,
-            (Trip("in range(begin, whole, KEYS)", ceil(context / splits, 32)),),
+            together * (turns,),
             moved,
         )
         if splits > 1:
             yield Work(
                 "merge",
-                "merge bf16 dim=128",
+                "merge bf16 dim=128" + " pairs" * (together > 1),
                 batch * rows * QUERY_HEADS,
                 streams=False,
             )
 
     label = f"B={batch} L={context // 1024}k rows={rows}"
-    pairs = batch * rows * context * QUERY_HEADS
+    scores = batch * rows * context * QUERY_HEADS
     return Shape(
-        "block_attention", label, {"cpp": cpp, "triton": triton}, 4 * pairs * HEAD_DIM, pairs
+        "block_attention", label, {"cpp": cpp, "triton": triton}, 4 * scores * HEAD_DIM, scores
     )
 
 
@@ -144,7 +148,7 @@ def accept(batch: int, vocabulary: int = VOCABULARY) -> Shape:
             Trip("p.sum += mass", blocks),
         )
         yield Work("normalise", code(1), batch * rows, partials, streams=False)
-        tests = (Trip("for (int i = 0;; ++i)", ACCEPTED + 1, (PHILOX,)),)
+        tests = (Trip("for (int i = 0;; ++i)", ACCEPTED + 1, (PHILOX,), whole=True),)
         yield Work("decide", code(3), batch, tests, streams=False)
         weigh = (scan_of("residual<true>"),)
         yield Work("weigh", code(4), batch * blocks, weigh, 2 * batch * of_row)

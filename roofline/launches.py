@@ -4,7 +4,8 @@ A launch costs microseconds, whatever its work, so that an op of little work may
 No other module of the roofline counts launches.
 """
 
-# The least keys of a chunk of the prefix on a GPU: `chunk_keys` of the op block_attention
+# The least keys of a chunk of the prefix on a GPU: `chunk_keys` of the op block_attention. Two
+# chunks that are all of a prefix are one split.
 CHUNK_KEYS = 512
 
 # So many pairs of a row and a choice are routed without a sort: `kFewPairs` of fused_moe
@@ -55,7 +56,7 @@ def launches(
     An op ignores the options that are not its own.
     """
     if op == "block_attention":
-        return 1 + (prefix > CHUNK_KEYS)
+        return 1 + (prefix > 2 * CHUNK_KEYS)
     if op in ("cca_qkv", "commit", "moe_dispatch", "residual_norm"):
         return 1
     if op == "fused_moe":

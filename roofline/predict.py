@@ -93,13 +93,15 @@ def launch(code: Code, work: Work, arch: str, device: Device, m: Machine) -> Lau
     # a compute unit's workgroups: the busiest one's, while that matters
     here = ceil(work.groups / units)
     together = min(here, resident)
+    # its part of the bandwidth, of which each workgroup that runs has as much
+    part = together / min(work.groups, units * together)
     rounds = max(1.0, work.groups / units / resident)
     routes = {idle: code.router.route(work.trips, idle) for idle in (False, True)}
     busy = waves if work.busy is None else work.busy
     of_simd = _waves(waves, together, busy)
     loaded = busy * _loaded(routes[False]) + (waves - busy) * _loaded(routes[True])
     share = min(1.0, work.bytes / (work.groups * loaded)) if loaded else 0.0
-    memory = Memory(SUSTAINED[arch] / busy_units / clock, share)
+    memory = Memory(SUSTAINED[arch] * part / clock, share)
 
     def run(turns: int, copies: int = 1) -> Run:
         code = {idle: copies * list(route.instructions(turns)) for idle, route in routes.items()}

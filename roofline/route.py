@@ -18,9 +18,9 @@ SOURCES += [Path(__file__).resolve().parents[1] / "tests/support"]
 class Trip(NamedTuple):
     """A loop of the source that runs `times`, found by a part of its text, and the loops in it, in
     the order in which a wave comes to them. products: the matrix instructions of a turn, where its
-    code has ways with more of them than the shape needs. whole: no lane is at the ragged end of a
-    span, for which it has narrow loads. Code that runs once, and is in no loop of its own, is found
-    in the same way if `times` is 0."""
+    code has ways with more of them than the shape needs. whole: narrow loads are those of ways that
+    it does not take, of a span's ragged end or of penalties. Code that runs once, and is in no loop
+    of its own, is found in the same way if `times` is 0."""
 
     text: str
     times: int = 0
@@ -135,10 +135,12 @@ class Router:
         positions = {op.position for op in self.blocks[block]}
         return {text.strip() for position in positions for text in _texts(position)}
 
-    def _through(self, region, entry, trips, matrix, working, products) -> tuple[tuple, Cost]:
+    def _through(
+        self, region, entry, trips, matrix, working, products, once=False
+    ) -> tuple[tuple, Cost]:
         """The parts and the cost of the cheapest way from `entry` to the end of the kernel or, in a
-        loop, back to it. working: what work it does comes before how long it takes; loads of at
-        least so many bytes are work. Without `trips` no loop is strange."""
+        loop, back to it or, if `once`, out of it. working: what work it does comes before how long
+        it takes; loads of at least so many bytes are work. Without `trips` no loop is strange."""
         inside = {h: b for h, b in self.loops.items() if b < region and h != entry}
         outermost = {h: b for h, b in inside.items() if not any(b < o for o in inside.values())}
         node_of = {block: h for h, body in outermost.items() for block in body}
@@ -151,7 +153,13 @@ class Router:
         ends = {
             node_of.get(block, block)
             for block in region
-            if (entry in self.edges[block] if looping else not self.edges[block])
+            if (
+                not self.edges[block]
+                if not looping
+                else self.edges[block] - region
+                if once
+                else entry in self.edges[block]
+            )
         }
         # (cost, parts, the way on) by node, trips done before it, and products made from it on
         best: dict[tuple, dict[int, tuple]] = {}
@@ -198,7 +206,8 @@ class Router:
         trip = trips[done] if trips and done < len(trips) else None
         if trip and trip.times and any(trip.text in name for name in self._names(body)):
             least = WIDE if trip.whole else 1
-            turn, cost = self._through(body, node, trip.inner, matrix, least, trip.products)
+            once = trip.times == 1 and bool(trip.inner)
+            turn, cost = self._through(body, node, trip.inner, matrix, least, trip.products, once)
             if not working or trip.products is not None:
                 cost = cost._replace(matrix=0)
             cost = cost if working else cost._replace(bytes=0)

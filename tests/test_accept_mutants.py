@@ -22,11 +22,14 @@ from laws import (
     kept_law,
     law_of,
     masks,
+    penalised_law,
+    penalties,
 )
 from sampling import accept_params
 
 from blockdraft import Accepted
 from blockdraft.reference import accept_drafts as reference
+from blockdraft.types import NO_PENALTIES
 
 # name: (rule, in reference/accept_drafts.py, in csrc/ops), each a replacement of one place
 MUTANTS = {
@@ -105,11 +108,37 @@ MUTANTS = {
 }
 
 
+MUTANTS |= {
+    "drafts without penalties of their own": (
+        "token",
+        (
+            "verified = penalised(verified, penalties, x)",
+            "verified = penalised(verified, penalties)",
+        ),
+        (", penalties(i)};", ", penalties(0)};"),
+    ),
+    "penalties of draft rows count drafts": (
+        "block",
+        (
+            "draft_logits = penalised(draft_logits, penalties)",
+            "draft_logits = penalised(draft_logits, penalties, x[:, :-1])",
+        ),
+        ("request_, i), penalties(0)};", "request_, i), penalties(i)};"),
+    ),
+}
+
+
 def options_of(name, vocab):
     """What a mutant's test asks of sampling, and the laws that it then has: (options of accept, the
     target's and the drafter's distribution after a prefix)."""
     if name and "mask" in name:
         return dict(allowed=lambda x: masks(x, x.shape[1] + 1, vocab)), constrained, None
+    if name and "penalties" in name:
+        return (
+            dict(penalties=lambda x: penalties(x, vocab)),
+            penalised_law,
+            lambda logits: penalised_law(logits, follow=False),
+        )
     if name and "min-p" in name:
         how = dict(min_p=0.15)
         kept = lambda logits: lambda prefix: kept_law(logits[prefix], **how)  # noqa: E731
@@ -144,6 +173,7 @@ def calling(function):
         mix,
         uniforms,
         allowed=None,
+        penalties=NO_PENALTIES,
     ):
         return function(
             logits,
@@ -154,6 +184,7 @@ def calling(function):
             uniforms,
             target_sampling,
             target_sampling,
+            penalties=penalties,
             allowed=allowed,
             mix=mix,
             draft_logits=draft_logits,

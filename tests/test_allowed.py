@@ -3,9 +3,9 @@
 import pytest
 import torch
 from laws import Case, constrained, distance, expected_law, law_of, masks
-from sampling_cases import run_by, words_of
+from sampling_cases import run_by
 
-from blockdraft import Sampling, ops
+from blockdraft import Sampling, ops, words_of
 from blockdraft.registry import OPS
 
 BACKENDS = list(OPS["accept_drafts"].backends)

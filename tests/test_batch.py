@@ -8,10 +8,18 @@ import pytest
 import torch
 from models import random_model
 
-from blockdraft import BlockDecoder, BlockLayout, Request
+from blockdraft import BlockDecoder, BlockLayout, Request, words_of
 from blockdraft.models.cache import OutOfPages
 
 LAYOUT = BlockLayout(3, 4, 2)
+
+
+def never_twice(emitted, drafts):
+    """A grammar over the vocabulary of 9: no token twice in a row."""
+    allowed = torch.ones(len(drafts) + 1, 9, dtype=torch.bool)
+    for i, row in enumerate(allowed):
+        row[(emitted + drafts[:i])[-1:]] = False
+    return words_of(allowed)
 
 
 def requests(count, seed=0, longest=40):
@@ -27,7 +35,12 @@ def requests(count, seed=0, longest=40):
             top_p=draw.choice([1.0, 1.0, 0.8]),
             min_p=draw.choice([0.0, 0.0, 0.1]),
             mix=draw.choice([1.0, 1.0, 0.5]),
+            top_logprobs=draw.choice([0, 0, 1, 4]),
             stop=draw.choice([(), (), (2,), (5, 7, 1)]),
+            repetition_penalty=draw.choice([1.0, 1.0, 1.5]),
+            frequency_penalty=draw.choice([0.0, 0.0, 0.3]),
+            logit_bias=draw.choice([{}, {}, {}, {3: 0.5}, {7: 1.0, 0: -1.0}]),
+            allowed=draw.choice([None, None, (0, 2, 3, 5), never_twice]),
         )
         for _ in range(count)
     ]
@@ -39,7 +52,8 @@ def solo(decoder, request):
 
 def is_prefix(short, whole):
     length = len(short.tokens)
-    return short.tokens == whole.tokens[:length] and short.logprobs == whole.logprobs[:length]
+    names = ("tokens", "logprobs", "top_logprobs")
+    return all(getattr(short, name) == getattr(whole, name)[:length] for name in names)
 
 
 def soak(decoder, work, capacity, pages, steps, seed=0):
@@ -99,6 +113,77 @@ def test_soak():
     work = requests(400, seed=1)
     done, refused = soak(decoder, work, capacity=64, pages=80, steps=2000, seed=1)
     assert same_as_alone(decoder, work, done) > 0 and refused > 0
+
+
+def test_what_requests_change_is_seen():
+    """Their tokens obey the masks, at temperature 0 as without drafts; a bias forces a token, and
+    a penalty forbids its repetition."""
+    asked = dict(temperature=0.0, repetition_penalty=1.3, frequency_penalty=0.2)
+    work = [
+        Request([1, 2, 3], 40, allowed=(0, 2, 5), **asked),
+        Request([1, 2, 3], 40, allowed=never_twice, **asked),
+        Request([1, 2, 3], 40, logit_bias={6: 100.0}),
+        Request([1, 2, 3], 7, presence_penalty=1000.0),
+        Request([1, 2, 3], 40, **asked),
+    ]
+    model = random_model(1)
+    done = BlockDecoder(model, BlockLayout(3, 4, 3)).generate(work)
+    plain = BlockDecoder(model, BlockLayout.autoregressive()).generate(work)
+    assert [done[i].tokens for i in (0, 1, 4)] == [plain[i].tokens for i in (0, 1, 4)]
+    assert sum(c.tokens_per_forward for c in done) / len(done) > 1.1
+    assert set(done[0].tokens) <= {0, 2, 5}
+    assert all(a != b for a, b in zip(done[1].tokens, done[1].tokens[1:]))
+    assert set(done[2].tokens) == {6} and len(set(done[3].tokens)) == 7
+    assert done[4].tokens != done[1].tokens
+
+
+def test_top_logprobs():
+    """Of greedy requests the first id is the token, and there are as many as wanted, but for a mask
+    of two ids."""
+    asked = dict(temperature=0.0, top_logprobs=4)
+    work = [Request([1, 2], 30, **asked), Request([3], 30, allowed=(2, 6), **asked)]
+    done = BlockDecoder(random_model(1), BlockLayout(3, 4, 3)).generate([*work, Request([4], 30)])
+    for completion, count in zip(done, (4, 2)):
+        assert [len(row) for row in completion.top_logprobs] == [count] * 30
+        first = [row[0] for row in completion.top_logprobs]
+        assert first == list(zip(completion.tokens, completion.logprobs))
+        for row in completion.top_logprobs:
+            assert [p for _, p in row] == sorted((p for _, p in row), reverse=True)
+    assert abs(sum(torch.tensor(p).exp() for _, p in done[1].top_logprobs[0]) - 1) < 1e-5
+    assert done[2].top_logprobs == []
+
+
+def test_a_grammar_that_fails_can_be_asked_again():
+    """Nothing of the pass is kept."""
+    fails = [False, True, True, False]
+
+    def grammar(emitted, drafts):
+        if fails and fails.pop(0):
+            raise RuntimeError("no grammar")
+        return never_twice(emitted, drafts)
+
+    decoder = BlockDecoder(random_model(1), LAYOUT, page=8)
+    batch = decoder.batch(2, max_tokens=80)
+    work = Request([1], 30, allowed=grammar), Request([2], 30, seed=3)
+    tickets = batch.add(*work)
+    done = {}
+    failed = 0
+    while batch.active:
+        try:
+            done |= batch.step()
+        except RuntimeError:
+            failed += 1
+    assert failed == 2 and not fails
+    assert [done[t] for t in tickets] == [solo(decoder, r) for r in work]
+
+
+def test_a_grammar_of_the_wrong_shape_is_refused():
+    decoder = BlockDecoder(random_model(1), LAYOUT, page=8)
+    batch = decoder.batch(2, max_tokens=80)
+    batch.add(Request([1], 30, allowed=lambda emitted, drafts: torch.zeros(1, 2)))
+    expected = r"Request: allowed: expected a function that returns int32 \[1, 1\], got .*float32"
+    with pytest.raises(ValueError, match=expected):
+        batch.step()
 
 
 def test_a_full_batch_refuses_and_stays_intact():

@@ -134,6 +134,7 @@ CASES = {  # layout, prefixes, query and KV heads, head dim, page, window, least
     "many columns, chunks": (BlockLayout(16, 17, 1), [330], (4, 1), 128, 16, 0, 16),
     "two row tiles": (BlockLayout(9, 10, 7), [40], (4, 1), 64, 8, 0, 2048),
     "prefill": (BlockLayout(69, 1, 0), [40], (4, 1), 64, 8, 30, 2048),
+    "no cache": (BlockLayout(4, 5, 1), [0, 0], (4, 2), 128, 16, 0, 2048),
 }
 
 
@@ -157,6 +158,8 @@ def test_block_attention_in_the_emulator(name, dtype, arch, hip):
     (k_cache, table), (v_cache, _) = (
         random_pages(p, prefixes, page, torch.Generator().manual_seed(9)) for p in past
     )
+    if max(prefixes) == 0:
+        k_cache = v_cache = table = None
     case = q, k, v, k_cache, v_cache, table, rows
     chunks = max(-(-max(prefixes) // chunk), 1)
     found = []
@@ -173,7 +176,7 @@ def test_block_attention_in_the_emulator(name, dtype, arch, hip):
         poisoned(*q.shape[:2], dtype=torch.float32),
     )
     ops.block_attention(
-        *(t.float() for t in case[:5]),
+        *(t if t is None else t.float() for t in case[:5]),
         table,
         rows,
         window=window,

@@ -58,10 +58,10 @@ CASES = {
     "greedy": dict(rule="greedy", coarse=True),
     "greedy drafter, given normalisers": dict(drafter="greedy", given_lse=True),
     "given normalisers": dict(given_lse=True),
-    "mixed, truncated, ties": dict(mix="some", truncated=True, coarse=True),
+    "mixed, truncated, ties": dict(mix="some", truncated=True, coarse=True, top=5),
     "spoilt": dict(spoiled=torch.nan, B=4),
     "temperature 0 among others, block": dict(temperature=0.0, rule="block"),
-    "two blocks": dict(vocab=4500, valid=4490, mask=4096, K=1),
+    "two blocks": dict(vocab=4500, valid=4490, mask=4096, K=1, top=20),
     "allowed, truncated, mixed": dict(masked=True, truncated=True, mix="some"),
     "penalised, allowed, block": dict(penalised=True, masked=True, rule="block", K=3),
 }

@@ -225,8 +225,17 @@ def test_wrong_on_step(decoder):
         (dict(top_p=1e-50), "top_p"),
         (dict(top_p=1.1), "top_p"),
         (dict(mix=float("nan")), "mix"),
+        (dict(top_logprobs=21), "top_logprobs"),
         (dict(stop=[-1]), "stop"),
         (dict(stop="ab"), "stop"),
+        (dict(repetition_penalty=0), "repetition_penalty"),
+        (dict(presence_penalty=float("inf")), "presence_penalty"),
+        (dict(frequency_penalty="1"), "frequency_penalty"),
+        (dict(logit_bias=[(1, 2.0)]), "logit_bias"),
+        (dict(logit_bias={-1: 2.0}), "logit_bias"),
+        (dict(logit_bias={1: float("nan")}), "logit_bias"),
+        (dict(allowed=()), "allowed"),
+        (dict(allowed=[1.0]), "allowed"),
     ],
 )
 def test_wrong_requests(bad, name):

@@ -13,36 +13,42 @@ import pytest
 import torch
 from toy import ToyModel
 
-from blockdraft import Batch, BlockDecoder, BlockLayout, Request, ops, rng
+from blockdraft import Batch, BlockDecoder, BlockLayout, Request, ops, rng, words_of
+from blockdraft.logit_changes import PenaltyTable
 from blockdraft.registry import OPS, Backend
 
 RUNS, LENGTH = 200_000, 6
 LIMIT = 120.0  # chi2(63) exceeds it with probability 2e-5
 
 
-def continuations(target):
+def continuations(target, change=lambda logits, emitted: logits):
     """Probability of each of the 2**LENGTH continuations of token 0 (whose own predecessor counts
-    as 0)."""
-    p = target.double().softmax(-1)
+    as 0). `change` makes the logits of a token from the model's, and from what was emitted."""
     probabilities = []
-    for code in range(2**LENGTH):
-        before, last, probability = 0, 0, 1.0
-        for i in reversed(range(LENGTH)):
-            token = code >> i & 1
-            probability *= float(p[2 * before + last, token])
-            before, last = last, token
+    for code in itertools.product(range(2), repeat=LENGTH):
+        probability = 1.0
+        for i, token in enumerate(code):
+            before, last = (0, 0, *code[:i])[-2:]
+            logits = change(target[2 * before + last].double(), code[:i])
+            probability *= float(logits.softmax(-1)[token])
         probabilities.append(probability)
     return torch.tensor(probabilities, dtype=torch.float64)
 
 
-def g_statistic(layout, runs=RUNS, mask_rows=4, **options):
+def g_statistic(
+    layout, runs=RUNS, mask_rows=4, asked=None, change=lambda logits, emitted: logits, **options
+):
+    """`asked` of each request, which then draws from logits that `change` makes."""
     model = ToyModel(mask_rows)
     decoder = BlockDecoder(model, layout, **options)
-    done = decoder.generate([Request([0], LENGTH, seed=1000 + i) for i in range(runs)])
+    asked = asked or {}
+    done = decoder.generate([Request([0], LENGTH, seed=1000 + i, **asked) for i in range(runs)])
     codes = torch.tensor([int("".join(map(str, c.tokens)), 2) for c in done])
     assert all(len(c.tokens) == LENGTH for c in done)
     observed = torch.bincount(codes, minlength=2**LENGTH).double()
-    expected = continuations(model.target) * runs
+    expected = continuations(model.target, change) * runs
+    assert (observed[expected == 0] == 0).all()
+    observed, expected = observed[expected > 0], expected[expected > 0]
     assert expected.min() > 5
     steps = sum(len(c.committed) for c in done) / runs
     return float(2 * torch.xlogy(observed, observed / expected).sum()), steps
@@ -84,6 +90,74 @@ def test_moving_between_layouts_keeps_the_distribution(monkeypatch, rule):
 
 def test_autoregressive_decode_follows_it_too():
     assert g_statistic(BlockLayout.autoregressive())[0] < LIMIT
+
+
+PENALTIES = dict(
+    repetition_penalty=1.6, presence_penalty=0.3, frequency_penalty=0.25, logit_bias={1: 0.9}
+)
+
+
+def penalised(logits, emitted):
+    """By vLLM's formulas; the prompt is token 0."""
+    x = logits.tolist()
+    x[1] += PENALTIES["logit_bias"][1]
+    for token in range(2):
+        count = emitted.count(token)
+        if token == 0 or count:
+            repetition = PENALTIES["repetition_penalty"]
+            x[token] = x[token] / repetition if x[token] > 0 else x[token] * repetition
+        x[token] -= PENALTIES["frequency_penalty"] * count
+        x[token] -= PENALTIES["presence_penalty"] * (count > 0)
+    return torch.tensor(x, dtype=torch.float64)
+
+
+def may_follow(emitted):
+    """bool [3]: a grammar: no token three times in a row."""
+    return torch.tensor([*((t,) * 2 != tuple(emitted[-2:]) for t in range(2)), False])
+
+
+def grammar(emitted, drafts):
+    """What a request's `allowed` is asked; rows behind a draft that is not allowed are of no use,
+    and allow nothing."""
+    rows = [may_follow([*emitted, *drafts[:i]]) for i in range(len(drafts) + 1)]
+    right = [bool(row[draft]) for row, draft in zip(rows, drafts)]
+    for i in range(1, len(rows)):
+        rows[i] &= all(right[:i])
+    return words_of(torch.stack(rows))
+
+
+def constrained(logits, emitted):
+    return logits.masked_fill(~may_follow(emitted)[:2], -torch.inf)
+
+
+CHANGES = {
+    "penalties": (RUNS, PENALTIES, penalised),
+    "grammar": (20_000, dict(allowed=grammar), constrained),
+    "both": (
+        20_000,
+        PENALTIES | dict(allowed=grammar),
+        lambda logits, emitted: constrained(penalised(logits, emitted), emitted),
+    ),
+}
+
+
+@pytest.mark.parametrize("rule", ["token", "block"])
+@pytest.mark.parametrize("name", CHANGES)
+def test_penalties_and_grammars_follow_their_law(name, rule):
+    """That of a decoding which takes one token at a time, with counts and masks of its own."""
+    runs, asked, change = CHANGES[name]
+    g, steps = g_statistic(BlockLayout(3, 4, 4), runs, asked=asked, change=change, rule=rule)
+    print(f"{name}, {rule}: G = {g:.1f}, {steps:.2f} passes a decode")
+    assert g < LIMIT and steps < LENGTH - 1
+
+
+def test_counts_that_stand_still_would_be_caught(monkeypatch):
+    """Mutant: what was emitted in earlier passes does not count."""
+    monkeypatch.setattr(PenaltyTable, "count", lambda *args: None)
+    runs, asked, change = CHANGES["penalties"]
+    g, _ = g_statistic(BlockLayout(3, 4, 4), runs, asked=asked, change=change)
+    print(f"counts that stand still: G = {g:.0f}")
+    assert g > LIMIT
 
 
 def test_keys_of_token_positions_would_be_caught(monkeypatch):

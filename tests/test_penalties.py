@@ -3,55 +3,14 @@ enumeration."""
 
 import pytest
 import torch
-from laws import Case, distance, expected_law, law_of
-from sampling_cases import words_of
+from laws import Case, distance, expected_law, law_of, penalised_law, penalties
 
-from blockdraft import Penalties
+from blockdraft import Penalties, words_of
 from blockdraft.reference.distribution import penalised
 from blockdraft.registry import OPS
 
 EXACT = [name for name in OPS["accept_drafts"].backends if name != "triton"]
 VOCAB = 4
-ASKED = dict(repetition=1.7, presence=0.6, frequency=0.4)
-COUNTS = [0, -1, 2, -1]  # of the prompt; biased only; emitted twice; never touched
-BIAS = {1: -0.7, 2: 1.1}
-
-
-def penalties(n, asked=ASKED, counts=COUNTS, bias=BIAS):
-    """Those of n requests with the same past."""
-    touched = torch.tensor([c >= 0 or i in bias for i, c in enumerate(counts)])
-
-    def each(values, dtype=torch.float32):
-        return torch.tensor([values] * n, dtype=dtype)
-
-    return Penalties(
-        touched=words_of(touched.expand(n, VOCAB)),
-        counts=each(counts, torch.int32),
-        **{name: each(value) for name, value in asked.items()},
-        bias_ids=each([*bias, 2**31 - 1], torch.int32),
-        bias=each([*bias.values(), 9.0]),
-    )
-
-
-def law_after(logits, follow=True):
-    """The distribution after a prefix, one token at a time: the formulas, id by id. `follow`:
-    whether the prefix counts as emitted."""
-
-    def law(prefix):
-        x = logits[prefix].tolist()
-        for i in range(VOCAB):
-            count = COUNTS[i]
-            for token in prefix if follow else ():
-                if token == i:
-                    count = max(count, 0) + 1
-            x[i] += BIAS.get(i, 0)
-            if count >= 0:
-                x[i] = x[i] / ASKED["repetition"] if x[i] > 0 else x[i] * ASKED["repetition"]
-            if count > 0:
-                x[i] -= ASKED["frequency"] * count + ASKED["presence"]
-        return torch.tensor(x, dtype=torch.float64).softmax(-1)
-
-    return law
 
 
 @pytest.mark.parametrize("backend", EXACT)
@@ -64,11 +23,11 @@ def test_penalised_laws(rule, backend):
         case,
         rule=rule,
         backend=backend,
-        penalties=lambda x: penalties(len(x)),
-        rows=law_after(case.p),
-        drawn=law_after(case.q, follow=False),
+        penalties=lambda x: penalties(x, VOCAB),
+        rows=penalised_law(case.p),
+        drawn=penalised_law(case.q, follow=False),
     )
-    assert distance(law, expected_law(case, 2, law_after(case.p))) < 1e-6
+    assert distance(law, expected_law(case, 2, penalised_law(case.p))) < 1e-6
     assert 0 < mean < 2
 
 

@@ -18,8 +18,8 @@ WORK = Workload(models.find("ZAYA1-8B"), batch=2, context_tokens=8192)
     "op, options, count",
     [
         ("block_attention", {}, 1),
-        ("block_attention", dict(prefix=CHUNK_KEYS), 1),
-        ("block_attention", dict(prefix=CHUNK_KEYS + 1), 2),
+        ("block_attention", dict(prefix=2 * CHUNK_KEYS), 1),
+        ("block_attention", dict(prefix=2 * CHUNK_KEYS + 1), 2),
         ("block_attention", dict(prefix=1 << 20), 2),
         ("commit", {}, 1),
         ("fused_moe", dict(pairs=FEW_PAIRS), 2),
@@ -77,6 +77,6 @@ def test_launches_of_a_pass():
     assert sum(found.values()) == 492
     # one row a request: no drafts to sample, none to run the LM head on, no rows to sort by expert
     assert sum(launches_of(WORK.autoregressive()).values()) == 492 - 3 - 40
-    # a prefix of one chunk has nothing to merge
-    short = launches_of(replace(WORK, context_tokens=CHUNK_KEYS))
+    # a prefix of two chunks has nothing to merge
+    short = launches_of(replace(WORK, context_tokens=2 * CHUNK_KEYS))
     assert found["block_attention"] - short["block_attention"] == 40

@@ -30,7 +30,12 @@ COMMON = dict(
 
 
 def by(backend):
-    return lambda args, options, u: run_by(ops.accept_drafts, backend, *args, uniforms=u, **options)
+    def run(args, options, u):
+        if backend == "triton":
+            options = options | dict(top_n=0)
+        return run_by(ops.accept_drafts, backend, *args, uniforms=u, **options)
+
+    return run
 
 
 def sampling_by(backend):
@@ -190,6 +195,7 @@ def test_same_bits_in_any_batch_and_with_any_threads(truncated, rule, backend):
         mix="some",
     )
     (target, x, length, branch, mask_rows), options, _ = inputs(case)
+    options["top_n"] = 0 if backend == "triton" else 3
     length[:] = torch.tensor([case["K"], 1, case["K"], 0, -1])
 
     def run(pick):
@@ -216,7 +222,7 @@ def test_same_bits_in_any_batch_and_with_any_threads(truncated, rule, backend):
             for name in ("seed", "position", "drafter_sampling", "num_valid_vocab", "mask_token")
         }
         return [
-            *verdict,
+            *(t for t in verdict if t is not None),
             *run_by(ops.sample_drafts, backend, own["draft_logits"], length[pick], **how),
         ]
 

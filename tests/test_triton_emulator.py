@@ -89,7 +89,8 @@ class Emulated:
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
 @pytest.mark.parametrize("window", [0, 12])
 def test_attention_in_the_emulator(window, dtype, arch, emulator, tmp_path, monkeypatch):
-    """Dead rows, three splits of a prefix, none, pages of NaN."""
+    """Dead rows, three chunks of a prefix, none, pages of NaN. Two chunks of a split give the same
+    bits as one."""
     monkeypatch.setattr(block_attention, "arch", lambda: arch)
     for name in ("attend", "merge"):
         monkeypatch.setattr(
@@ -104,11 +105,16 @@ def test_attention_in_the_emulator(window, dtype, arch, emulator, tmp_path, monk
     q, k, v = (torch.randn(total, heads, 64, generator=generator).to(dtype) for heads in (2, 1, 1))
     past = [torch.randn(n, 1, 64, generator=generator).to(dtype) for n in prefixes]
     cache, table = random_pages(past, prefixes, 16, generator)
-    out, lse = poisoned(total, 2, 64, dtype=dtype), poisoned(total, 2, dtype=torch.float32)
-    workspace = poisoned(3, total, 2, 66, dtype=torch.float32)
     case = q, k, v, cache, cache, table, rows
-    _, args = captured(ops.block_attention, *case, scale=0.125, window=window, out=out, lse=lse)
-    block_attention.launch(args._replace(chunk_keys=64, workspace=workspace))
+    found = []
+    for together in (1, 2):
+        out, lse = poisoned(total, 2, 64, dtype=dtype), poisoned(total, 2, dtype=torch.float32)
+        workspace = poisoned(-(-3 // together), total, 2, 66, dtype=torch.float32)
+        _, args = captured(ops.block_attention, *case, scale=0.125, window=window, out=out, lse=lse)
+        args = args._replace(chunk_keys=64, split_chunks=together, workspace=workspace)
+        block_attention.launch(args)
+        found.append((out, lse))
+    assert all(map(torch.equal, *found))
     expected_lse = torch.empty_like(lse)
     wide = [t.float() for t in (q, k, v, cache, cache)]
     expected = ops.block_attention(

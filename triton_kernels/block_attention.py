@@ -1,8 +1,9 @@
 """Attention of verify rows and proposals over a paged prefix and each other.
 
 A program is one (request, KV head, split of the prefix, row tile). The query heads of the KV head
-are adjacent columns, so that a key is read once for all of them. The order in which a row is summed
-depends on its own request alone.
+are adjacent columns, so that a key is read once for all of them. A prefix consists of chunks, each
+of which has a result of its own. Two adjacent ones are joined: by the program, if its split has
+both, or else by the merge. So the order in which a row is summed depends on its own request alone.
 """
 
 from dataclasses import dataclass
@@ -14,6 +15,7 @@ from .target import arch, dies
 
 LOG2_E = 1.4426950408889634
 NOWHERE = tl.constexpr(1 << 30)
+FEW_COLUMNS = 64  # up to which a program may take two chunks
 
 
 @dataclass(frozen=True)
@@ -57,10 +59,10 @@ def _row(row, rows, verify, draft_len, branch, MASK_ROWS: tl.constexpr):
 
 
 @triton.jit
-def _splits(prefix, split_keys, MAX_SPLITS: tl.constexpr):
-    """How many splits a prefix has, and their length."""
-    units = tl.cdiv(prefix, split_keys)
-    length = tl.maximum(tl.cdiv(units, MAX_SPLITS), 1) * split_keys
+def _chunks(prefix, chunk_keys, MAX_CHUNKS: tl.constexpr):
+    """How many chunks a prefix has, and their length."""
+    units = tl.cdiv(prefix, chunk_keys)
+    length = tl.maximum(tl.cdiv(units, MAX_CHUNKS), 1) * chunk_keys
     return tl.maximum(tl.cdiv(prefix, length), 1), length
 
 
@@ -69,6 +71,18 @@ def _finite_or_zero(top):
     """What is subtracted from scores: their maximum, or 0 if that is -inf, because (-inf) - (-inf)
     is NaN."""
     return tl.where(top == float("-inf"), 0.0, top)
+
+
+@triton.jit
+def _join(out, top, total, right_out, right_top, right_total, scale):
+    """Two adjacent chunks as one. A chunk joined with nothing stays the same to the bit. Nothing
+    here may become a fused product and sum in one kernel but not in another."""
+    new_top = tl.maximum(top, right_top)
+    base = _finite_or_zero(new_top)
+    left = tl.exp2((top - base) * scale)
+    right = tl.exp2((right_top - base) * scale)
+    out = tl.fma(right_out, right[:, None], out * left[:, None])
+    return out, new_top, tl.fma(right_total, right, total * left)
 
 
 @triton.jit
@@ -96,8 +110,8 @@ def _cached(cache, page, slot, d, d_mask, PAGE_STRIDE: tl.constexpr, SLOT: tl.co
 
 
 @triton.jit
-def _finish(acc, top, total, live, used, at_out, at_lse, d, d_mask, out, lse):
-    """Normalises and stores; `top` is an exponent of 2. A row that sees nothing gets 0."""
+def _finish(acc, top, total, live, used, at_out, at_lse, d, d_mask, out, lse, scale):
+    """Normalises and stores. A row that sees nothing gets 0."""
     live &= total != 0
     result = tl.where(live[:, None], acc * (1 / tl.where(live, total, 1))[:, None], 0)
     tl.store(
@@ -106,7 +120,7 @@ def _finish(acc, top, total, live, used, at_out, at_lse, d, d_mask, out, lse):
         mask=used[:, None] & d_mask[None, :],
     )
     if lse is not None:
-        natural = (top + tl.log2(total)) * 0.6931471805599453
+        natural = (top * scale + tl.log2(total)) * 0.6931471805599453
         tl.store(lse + at_lse, tl.where(live, natural, float("-inf")), mask=used)
 
 
@@ -132,7 +146,7 @@ _RUNTIME = [
     "total_rows",
     "max_rows",
     "max_prefix",
-    "split_keys",
+    "chunk_keys",
     "table_row",
     "branch_row",
     "proposals",
@@ -159,7 +173,7 @@ def attend(
     total_rows,
     max_rows,
     max_prefix,
-    split_keys,
+    chunk_keys,
     table_row,
     branch_row,
     proposals,
@@ -190,7 +204,8 @@ def attend(
     MASK_ROWS: tl.constexpr,
     BIDIRECTIONAL: tl.constexpr,
     WINDOWED: tl.constexpr,
-    MAX_SPLITS: tl.constexpr,
+    MAX_CHUNKS: tl.constexpr,
+    SPLIT_CHUNKS: tl.constexpr,
     COLUMNS: tl.constexpr,
     KEYS: tl.constexpr,
     PADDED: tl.constexpr,
@@ -201,22 +216,23 @@ def attend(
     TILE_ROWS: tl.constexpr = COLUMNS // GROUP
     program = tl.program_id(0)
     tiles = tl.cdiv(max_rows, TILE_ROWS)
-    most = tl.maximum(tl.minimum(tl.cdiv(max_prefix, split_keys), MAX_SPLITS), 1)
+    most = tl.maximum(tl.minimum(tl.cdiv(max_prefix, chunk_keys), MAX_CHUNKS), 1)
+    most = tl.cdiv(most, SPLIT_CHUNKS)
     place = program // XCDS
-    chunk = place // tiles * XCDS + program % XCDS
+    part = place // tiles * XCDS + program % XCDS
     tile = place % tiles
-    split = chunk % most
-    kv_head = chunk // most % KV_HEADS
-    request = chunk // most // KV_HEADS
+    split = part % most
+    kv_head = part // most % KV_HEADS
+    request = part // most // KV_HEADS
     if request >= batch:
         return
     base = tl.load(cu_rows + request)
     rows = tl.load(cu_rows + request + 1) - base
     prefix = tl.load(prefix_lens + request)
     drafts = tl.load(draft_len + request)
-    splits, length = _splits(prefix, split_keys, MAX_SPLITS)
+    chunks, length = _chunks(prefix, chunk_keys, MAX_CHUNKS)
     own_tiles = tl.cdiv(rows, TILE_ROWS)
-    if (split >= splits) | (tile >= own_tiles):
+    if (split * SPLIT_CHUNKS >= chunks) | (tile >= own_tiles):
         return
     verify = rows - proposals * MASK_ROWS
     branch += request * branch_row
@@ -244,110 +260,118 @@ def attend(
     queries = tl.load(
         q + (base64 + first) * Q_ROW + (at_q[:, None] + d[None, :]), mask=d_mask[None, :], other=0
     )
-    acc = tl.zeros([COLUMNS, PADDED], tl.float32)
-    top = tl.full([COLUMNS], float("-inf"), tl.float32)
-    total = tl.zeros([COLUMNS], tl.float32)
     key_column = tl.arange(0, KEYS)
-
     if k_cache is not None:
-        begin = split * length
-        stop = tl.where(most_limit > 0, tl.minimum(begin + length, prefix), begin)
         table = block_table + request.to(tl.int64) * table_row
         k_cache += kv_head * K_CACHE_HEAD
         v_cache += kv_head * V_CACHE_HEAD
-        if WINDOWED:
-            begin += tl.maximum(lowest + 1 + prefix - begin, 0) // KEYS * KEYS
-            whole = begin
-        else:
-            whole = begin + (stop - begin) // KEYS * KEYS
-            page = tl.load(
-                table + (begin + key_column) // PAGE, mask=begin + key_column < whole, other=0
-            )
-            for start in range(begin, whole, KEYS):
+    for i in tl.static_range(SPLIT_CHUNKS):
+        chunk = split * SPLIT_CHUNKS + i
+        acc = tl.zeros([COLUMNS, PADDED], tl.float32)
+        top = tl.full([COLUMNS], float("-inf"), tl.float32)
+        total = tl.zeros([COLUMNS], tl.float32)
+
+        if k_cache is not None:
+            begin = chunk * length
+            stop = tl.where(most_limit > 0, tl.minimum(begin + length, prefix), begin)
+            if WINDOWED:
+                begin += tl.maximum(lowest + 1 + prefix - begin, 0) // KEYS * KEYS
+                whole = begin
+            else:
+                whole = begin + (stop - begin) // KEYS * KEYS
+                page = tl.load(
+                    table + (begin + key_column) // PAGE, mask=begin + key_column < whole, other=0
+                )
+                for start in range(begin, whole, KEYS):
+                    key = start + key_column
+                    keys = _cached(k_cache, page, key % PAGE, d, d_mask, K_PAGE, K_SLOT)
+                    values = _cached(v_cache, page, key % PAGE, d, d_mask, V_PAGE, V_SLOT)
+                    page = tl.load(
+                        table + tl.minimum(key + KEYS, stop - 1) // PAGE
+                    )  # for the next key tile
+                    acc, top, total = _absorb(queries, keys, values, None, acc, top, total, scale)
+            for start in tl.range(whole, stop, KEYS, num_stages=1):
                 key = start + key_column
+                # A key is seen if its margin is not negative.
+                margin = tl.broadcast_to((stop - 1 - key)[None, :], [COLUMNS, KEYS])
+                if WINDOWED:
+                    margin = tl.minimum(margin, key[None, :] - (prefix + floor + 1)[:, None])
+                # Beyond `stop`, slots may hold anything and table entries may be no pages.
+                key = tl.minimum(key, stop - 1)
+                page = tl.load(table + key // PAGE)
                 keys = _cached(k_cache, page, key % PAGE, d, d_mask, K_PAGE, K_SLOT)
                 values = _cached(v_cache, page, key % PAGE, d, d_mask, V_PAGE, V_SLOT)
-                page = tl.load(
-                    table + tl.minimum(key + KEYS, stop - 1) // PAGE
-                )  # for the next key tile
-                acc, top, total = _absorb(queries, keys, values, None, acc, top, total, scale)
-        for start in tl.range(whole, stop, KEYS, num_stages=1):
-            key = start + key_column
-            # A key is seen if its margin is not negative.
-            margin = tl.broadcast_to((stop - 1 - key)[None, :], [COLUMNS, KEYS])
-            if WINDOWED:
-                margin = tl.minimum(margin, key[None, :] - (prefix + floor + 1)[:, None])
-            # Beyond `stop`, slots may hold anything and table entries may be no pages.
-            key = tl.minimum(key, stop - 1)
-            page = tl.load(table + key // PAGE)
-            keys = _cached(k_cache, page, key % PAGE, d, d_mask, K_PAGE, K_SLOT)
-            values = _cached(v_cache, page, key % PAGE, d, d_mask, V_PAGE, V_SLOT)
-            acc, top, total = _absorb(
-                queries,
-                keys,
-                values,
-                tl.where(margin >= 0, 0.0, float("-inf")),
-                acc,
-                top,
-                total,
-                scale,
-            )
+                acc, top, total = _absorb(
+                    queries,
+                    keys,
+                    values,
+                    tl.where(margin >= 0, 0.0, float("-inf")),
+                    acc,
+                    top,
+                    total,
+                    scale,
+                )
 
-    # The last split also reads the keys of this pass: the key tiles of verify rows below the
-    # highest limit, and those of the proposals that this row tile touches. Key tiles are counted
-    # from the request's first row, independently of the row tile.
-    proposal_stop = tl.where(
-        proposal_first == NOWHERE, 0, proposal_first + MASK_ROWS if BIDIRECTIONAL else row + 1
-    )
-    masks_first = tl.min(proposal_first) // KEYS
-    masks_stop = tl.cdiv(tl.max(proposal_stop), KEYS)
-    verify_stop = tl.cdiv(most_limit, KEYS)
-    verify_first = verify_stop * 0
-    if WINDOWED:
-        verify_first = tl.minimum(tl.maximum(lowest + 1, 0) // KEYS, verify_stop)
-    verify_tiles = verify_stop - verify_first
-    masks_first = tl.where(verify_tiles > 0, tl.maximum(masks_first, verify_stop), masks_first)
-    visits = tl.where(
-        split == splits - 1, verify_tiles + tl.maximum(masks_stop - masks_first, 0), 0
-    )
-    for visit in tl.range(0, visits, num_stages=1):
-        start = (
-            tl.where(visit < verify_tiles, verify_first + visit, masks_first + visit - verify_tiles)
-            * KEYS
+        # The last chunk also has the keys of this pass: the key tiles of verify rows below the
+        # highest limit, and those of the proposals that this row tile touches. Key tiles are
+        # counted from the request's first row, independently of the row tile.
+        proposal_stop = tl.where(
+            proposal_first == NOWHERE, 0, proposal_first + MASK_ROWS if BIDIRECTIONAL else row + 1
         )
-        key = start + key_column
-        verify_margin = (limit - 1)[:, None] - key[None, :]
+        masks_first = tl.min(proposal_first) // KEYS
+        masks_stop = tl.cdiv(tl.max(proposal_stop), KEYS)
+        verify_stop = tl.cdiv(most_limit, KEYS)
+        verify_first = verify_stop * 0
         if WINDOWED:
-            verify_margin = tl.minimum(verify_margin, key[None, :] - (floor + 1)[:, None])
-        proposal_margin = tl.minimum(
-            key[None, :] - proposal_first[:, None], (proposal_stop - 1)[:, None] - key[None, :]
+            verify_first = tl.minimum(tl.maximum(lowest + 1, 0) // KEYS, verify_stop)
+        verify_tiles = verify_stop - verify_first
+        masks_first = tl.where(verify_tiles > 0, tl.maximum(masks_first, verify_stop), masks_first)
+        visits = tl.where(
+            chunk == chunks - 1, verify_tiles + tl.maximum(masks_stop - masks_first, 0), 0
         )
-        bias = tl.where(tl.maximum(verify_margin, proposal_margin) >= 0, 0.0, float("-inf"))
-        key_limit, _, _ = _row(key, rows, verify, drafts, branch, MASK_ROWS)
-        readable = (key_limit > 0)[:, None] & d_mask[None, :]  # dead rows may hold anything
-        offset = key_column[:, None]
-        keys = tl.load(
-            k + (base64 + start) * K_ROW + kv_head * K_HEAD + (offset * K_ROW + d[None, :]),
-            mask=readable,
-            other=0,
-        )
-        values = tl.load(
-            v + (base64 + start) * V_ROW + kv_head * V_HEAD + (offset * V_ROW + d[None, :]),
-            mask=readable,
-            other=0,
-        )
-        acc, top, total = _absorb(queries, keys, values, bias, acc, top, total, scale)
+        for visit in tl.range(0, visits, num_stages=1):
+            start = (
+                tl.where(
+                    visit < verify_tiles, verify_first + visit, masks_first + visit - verify_tiles
+                )
+                * KEYS
+            )
+            key = start + key_column
+            verify_margin = (limit - 1)[:, None] - key[None, :]
+            if WINDOWED:
+                verify_margin = tl.minimum(verify_margin, key[None, :] - (floor + 1)[:, None])
+            proposal_margin = tl.minimum(
+                key[None, :] - proposal_first[:, None], (proposal_stop - 1)[:, None] - key[None, :]
+            )
+            bias = tl.where(tl.maximum(verify_margin, proposal_margin) >= 0, 0.0, float("-inf"))
+            key_limit, _, _ = _row(key, rows, verify, drafts, branch, MASK_ROWS)
+            readable = (key_limit > 0)[:, None] & d_mask[None, :]  # dead rows may hold anything
+            offset = key_column[:, None]
+            keys = tl.load(
+                k + (base64 + start) * K_ROW + kv_head * K_HEAD + (offset * K_ROW + d[None, :]),
+                mask=readable,
+                other=0,
+            )
+            values = tl.load(
+                v + (base64 + start) * V_ROW + kv_head * V_HEAD + (offset * V_ROW + d[None, :]),
+                mask=readable,
+                other=0,
+            )
+            acc, top, total = _absorb(queries, keys, values, bias, acc, top, total, scale)
+        if i == 0:
+            node, node_top, node_total = acc, top, total
+        else:
+            node, node_top, node_total = _join(node, node_top, node_total, acc, top, total, scale)
 
-    top *= scale
     if workspace is None:
         out += (base64 + first) * OUT_ROW
         if lse is not None:
             lse += (base64 + first) * LSE_ROW
         local = column // GROUP
         _finish(
-            acc,
-            top,
-            total,
+            node,
+            node_top,
+            node_total,
             live,
             used,
             local * OUT_ROW + head * OUT_HEAD,
@@ -356,16 +380,27 @@ def attend(
             d_mask,
             out,
             lse,
+            scale,
         )
     else:
         partial = workspace + (split * total_rows + base64 + first) * (KV_HEADS * GROUP * (DIM + 2))
         partial += (column // GROUP * (KV_HEADS * GROUP) + head) * (DIM + 2)
-        tl.store(partial[:, None] + d[None, :], acc, mask=used[:, None] & d_mask[None, :])
-        tl.store(partial + DIM, top, mask=used)
-        tl.store(partial + DIM + 1, total, mask=used)
+        tl.store(partial[:, None] + d[None, :], node, mask=used[:, None] & d_mask[None, :])
+        tl.store(partial + DIM, node_top, mask=used)
+        tl.store(partial + DIM + 1, node_total, mask=used)
 
 
-@triton.jit(do_not_specialize=["total_rows", "max_rows", "split_keys", "branch_row", "proposals"])
+@triton.jit
+def _node(partial, apart, split, splits, d, DIM: tl.constexpr):
+    """The output, maximum and sum of splits, of which some may not be there."""
+    there = split < splits
+    at = partial + split * apart
+    out = tl.load(at[:, None] + d[None, :], mask=there[:, None] & (d < DIM)[None, :], other=0)
+    top = tl.load(at + DIM, mask=there, other=float("-inf"))
+    return out, top, tl.load(at + DIM + 1, mask=there, other=0)
+
+
+@triton.jit(do_not_specialize=["total_rows", "max_rows", "chunk_keys", "branch_row", "proposals"])
 def merge(
     cu_rows,
     prefix_lens,
@@ -376,9 +411,10 @@ def merge(
     workspace,
     total_rows,
     max_rows,
-    split_keys,
+    chunk_keys,
     branch_row,
     proposals,
+    scale,
     OUT_ROW: tl.constexpr,
     OUT_HEAD: tl.constexpr,
     LSE_ROW: tl.constexpr,
@@ -386,18 +422,20 @@ def merge(
     HEADS: tl.constexpr,
     DIM: tl.constexpr,
     MASK_ROWS: tl.constexpr,
-    MAX_SPLITS: tl.constexpr,
-    PADDED_SPLITS: tl.constexpr,
+    MAX_CHUNKS: tl.constexpr,
+    SPLIT_CHUNKS: tl.constexpr,
+    PAIRS: tl.constexpr,
     PADDED: tl.constexpr,
 ):
-    """Merges the splits of a row and head, all of which are read at once. As many are summed for
-    every prefix, so that the order does not depend on the batch."""
+    """Merges the splits of a row and head, all of which are read at once. Pairs of chunks are
+    summed, as many for every prefix, so that the order does not depend on the batch."""
     entries = max_rows * HEADS
     request = tl.program_id(0) // entries
     entry = tl.program_id(0) % entries
     base = tl.load(cu_rows + request)
     rows = tl.load(cu_rows + request + 1) - base
-    splits, _ = _splits(tl.load(prefix_lens + request), split_keys, MAX_SPLITS)
+    chunks, _ = _chunks(tl.load(prefix_lens + request), chunk_keys, MAX_CHUNKS)
+    splits = tl.cdiv(chunks, SPLIT_CHUNKS)
     row = entry // HEADS
     head = entry % HEADS
     if row >= rows:
@@ -410,18 +448,19 @@ def merge(
         branch + request * branch_row,
         MASK_ROWS,
     )
-    split = tl.arange(0, PADDED_SPLITS)
     d = tl.arange(0, PADDED)
     row64 = base.to(tl.int64) + row
-    partial = workspace + ((split * total_rows + row64) * HEADS + head) * (DIM + 2)
-    there = split < splits
-    outputs = tl.load(
-        partial[:, None] + d[None, :], mask=there[:, None] & (d < DIM)[None, :], other=0
-    )
-    tops = tl.load(partial + DIM, mask=there, other=float("-inf"))
-    sums = tl.load(partial + DIM + 1, mask=there, other=0)
+    partial = workspace + (row64 * HEADS + head) * (DIM + 2)
+    apart = total_rows.to(tl.int64) * HEADS * (DIM + 2)
+    pair = tl.arange(0, PAIRS)
+    if SPLIT_CHUNKS == 1:
+        outputs, tops, sums = _node(partial, apart, 2 * pair, splits, d, DIM)
+        right, right_tops, right_sums = _node(partial, apart, 2 * pair + 1, splits, d, DIM)
+        outputs, tops, sums = _join(outputs, tops, sums, right, right_tops, right_sums, scale)
+    else:
+        outputs, tops, sums = _node(partial, apart, pair, splits, d, DIM)
     top = tl.max(tops, 0)
-    weights = tl.exp2(tops - _finite_or_zero(top))
+    weights = tl.exp2((tops - _finite_or_zero(top)) * scale)
     total = tl.sum(sums * weights, 0)
     result = tl.sum(outputs * weights[:, None], 0)
     live = (limit > 0) & (total != 0)
@@ -429,12 +468,12 @@ def merge(
     at = row64 * OUT_ROW + head * OUT_HEAD
     tl.store(out + at + d, result.to(out.dtype.element_ty), mask=d < DIM)
     if lse is not None:
-        natural = (top + tl.log2(total)) * 0.6931471805599453
+        natural = (top * scale + tl.log2(total)) * 0.6931471805599453
         tl.store(lse + row64 * LSE_ROW + head * LSE_HEAD, tl.where(live, natural, float("-inf")))
 
 
 def _constants(
-    settings: Config, q, k, v, caches, out, lse, mask_rows, bidirectional, window, max_splits
+    settings: Config, q, k, v, caches, out, lse, mask_rows, bidirectional, window, max_chunks
 ) -> dict:
     """The kernel's constexpr arguments; tensors only for their shapes and strides."""
     (k_cache, v_cache), kv_heads = caches, k.shape[1]
@@ -449,7 +488,7 @@ def _constants(
         zip(names, (*q.stride()[:2], *k.stride()[:2], *v.stride()[:2], *k_strides, *v_strides))
     )
     return strides | dict(
-        _output_constants(q, out, lse, mask_rows, max_splits),
+        _output_constants(q, out, lse, mask_rows, max_chunks),
         KV_HEADS=kv_heads,
         GROUP=q.shape[1] // kv_heads,
         PAGE=k_cache.shape[1] if k_cache is not None else 1,
@@ -461,7 +500,7 @@ def _constants(
     )
 
 
-def _output_constants(q, out, lse, mask_rows, max_splits) -> dict:
+def _output_constants(q, out, lse, mask_rows, max_chunks) -> dict:
     """The constexpr arguments that both kernels have."""
     lse_row, lse_head = lse.stride() if lse is not None else (0, 0)
     return dict(
@@ -472,14 +511,15 @@ def _output_constants(q, out, lse, mask_rows, max_splits) -> dict:
         DIM=q.shape[2],
         PADDED=max(16, triton.next_power_of_2(q.shape[2])),
         MASK_ROWS=mask_rows,
-        MAX_SPLITS=max_splits,
+        MAX_CHUNKS=max_chunks,
     )
 
 
 def launch(args) -> None:
     """Runs the kernels on `ops.block_attention.Args`."""
     q, k, v, k_cache, v_cache = args[:5]
-    block_table, rows, scale, window, split_keys, max_splits, _, out, lse, workspace = args[7:]
+    block_table, rows, scale, window, *chunking, out, lse, workspace = args[7:]
+    chunk_keys, max_chunks, split_chunks = chunking
     cu_rows, prefix_lens, draft_len, branch = (
         rows.cu_rows,
         rows.prefix_lens,
@@ -502,13 +542,16 @@ def launch(args) -> None:
         mask_rows,
         rows.bidirectional,
         window,
-        max_splits,
+        max_chunks,
     )
+    if settings.columns > FEW_COLUMNS:  # two results would take too many registers
+        split_chunks = 1
     tiles = triton.cdiv(max_rows, settings.columns // constants["GROUP"])
-    splits = max(1, min(triton.cdiv(max_prefix, split_keys), max_splits))
-    chunks = triton.cdiv(batch * kv_heads * splits, settings.xcds) * settings.xcds
+    most_chunks = max(1, min(triton.cdiv(max_prefix, chunk_keys), max_chunks))
+    splits = triton.cdiv(most_chunks, split_chunks)
+    parts = triton.cdiv(batch * kv_heads * splits, settings.xcds) * settings.xcds
     table_row = block_table.stride(0) if block_table is not None else 0
-    attend[(chunks * tiles,)](
+    attend[(parts * tiles,)](
         q,
         k,
         v,
@@ -526,12 +569,13 @@ def launch(args) -> None:
         len(q),
         max_rows,
         max_prefix,
-        split_keys,
+        chunk_keys,
         table_row,
         branch.stride(0),
         proposals,
         window,
         scale * LOG2_E,
+        SPLIT_CHUNKS=split_chunks,
         **constants,
         **settings.options,
     )
@@ -546,12 +590,14 @@ def launch(args) -> None:
             workspace,
             len(q),
             max_rows,
-            split_keys,
+            chunk_keys,
             branch.stride(0),
             proposals,
-            **_output_constants(q, out, lse, mask_rows, max_splits),
+            scale * LOG2_E,
+            **_output_constants(q, out, lse, mask_rows, max_chunks),
             HEADS=heads,
-            PADDED_SPLITS=triton.next_power_of_2(max_splits),
+            SPLIT_CHUNKS=split_chunks,
+            PAIRS=max(1, triton.next_power_of_2(max_chunks) // 2),
             num_warps=4,
         )
 
@@ -577,7 +623,7 @@ def compilations(target: str):
                 DIM=dim,
                 PADDED=dim,
                 MASK_ROWS=16,
-                MAX_SPLITS=64,
+                MAX_CHUNKS=64,
             )
             fixed = output | dict(
                 Q_ROW=row,
@@ -596,11 +642,12 @@ def compilations(target: str):
                 GROUP=group,
                 PAGE=page,
             )
-            for rows, window, splits in (
-                (64, False, True),
-                (64, False, False),
-                (64, True, True),
-                (1, False, True),
+            for rows, window, splits, together in (
+                (64, False, True, 1),
+                (64, False, False, 1),
+                (64, True, True, 1),
+                (1, False, True, 1),
+                (1, False, True, 2),
             ):
                 settings = config(target, dim, itemsize, rows, group)
                 constants = fixed | dict(
@@ -609,6 +656,7 @@ def compilations(target: str):
                     COLUMNS=settings.columns,
                     KEYS=settings.keys,
                     XCDS=settings.xcds,
+                    SPLIT_CHUNKS=together,
                 )
                 if not splits:
                     constants["workspace"] = None
@@ -616,7 +664,10 @@ def compilations(target: str):
                     f"attend {dtype} dim={dim} rows={rows}"
                     + " window causal" * window
                     + " unsplit" * (not splits)
+                    + " pairs" * (together > 1)
                 )
                 yield name, attend, types, constants, settings.options
-            constants = output | dict(HEADS=kv_heads * group, PADDED_SPLITS=64)
-            yield f"merge {dtype} dim={dim}", merge, types, constants, dict(num_warps=4)
+            for together in (1, 2):
+                constants = output | dict(HEADS=kv_heads * group, SPLIT_CHUNKS=together, PAIRS=32)
+                name = f"merge {dtype} dim={dim}" + " pairs" * (together > 1)
+                yield name, merge, types, constants, dict(num_warps=4)

@@ -24,6 +24,17 @@ struct View {
   }
 };
 
+// *p, which nothing writes while the kernel runs. A GPU's scalar unit reads it if the address is the
+// same in all threads, and then waits for no other load.
+template <class T>
+T constant(const T* p) {
+#ifdef __AMDGCN__
+  return *(const __attribute__((address_space(4))) T*)p;
+#else
+  return *p;
+#endif
+}
+
 // Calls f on every pointer in a member of a parameter struct.
 template <class F, class T>
 void visit_pointers(F f, T*& pointer) {

@@ -17,13 +17,16 @@ struct Rows {
 
   BLOCKDRAFT_POINTERS(cu_rows, prefix_lens, draft_len, branch)
 
-  int count(int request) const { return cu_rows[request + 1] - cu_rows[request]; }
+  int first(int request) const { return constant(cu_rows + request); }
+  int prefix(int request) const { return constant(prefix_lens + request); }
+  int drafts(int request) const { return constant(draft_len + request); }
+  int count(int request) const { return first(request + 1) - first(request); }
   int verify_rows(int request) const { return count(request) - mask_rows * proposals; }
 
   // The branch of a proposal; 0 if it is dead.
   int live_branch(int request, int proposal) const {
-    const int branch = this->branch.at(request)[proposal];
-    return branch >= 1 && branch <= draft_len[request] + 1 ? branch : 0;
+    const int branch = constant(this->branch.at(request) + proposal);
+    return branch >= 1 && branch <= drafts(request) + 1 ? branch : 0;
   }
 };
 

@@ -12,8 +12,9 @@
 //                          of so many tiles that follow each other are this wave's
 //
 //   open(n, x, query, scale)   starts with n columns; column c is described by x(c); its query is
-//                          query(X) -> const T*, or null for zeros. Outputs, sums := 0, maxima :=
-//                          -inf
+//                          query(X) -> const T*, or null for zeros
+//   begin()                a chunk begins: outputs, sums := 0, maxima := -inf. A target that joins no
+//                          chunks does so in open only
 //   locate(place, n)       begins to look up where row i of a tile of n > 0 rows is, by
 //                          place(i) -> int
 //   load(key, value, n)    begins to read the located tile: key(place, i), value(place, i) ->
@@ -29,9 +30,8 @@
 //     absorb(panel)        running maximum, rescale, P := exp2(S^T - maximum), rounded to T on a
 //                          GPU, sum, O^T += V^T P^T. A column whose scores are all -inf keeps its
 //                          zeros
-//   settle(chunk, last)    the tiles so far were chunk number `chunk` of the group, which is a leaf
-//                          of the tree that AttentionJoin describes: joins what is complete, and
-//                          begins the next leaf unless it is the last
+//   settle(chunk, last)    the tiles since `begin` were chunk number `chunk` of the group, which is a
+//                          leaf of the tree that AttentionJoin describes: joins what is complete
 //   close(f)               f(X, maximum, sum, output) for every column, by one or more threads
 //                          each. Results are unnormalised: maximum in powers of 2 (-inf: no finite
 //                          score yet), or a number near it from which the sum and the output are
@@ -70,6 +70,7 @@ struct AttentionJoin {
 
 // Joins up to kMost nodes as a binary tree: 0 with 1, 2 with 3, then these two, and so on. A node
 // is `dim` floats of output, its maximum and its sum; they lie `apart` floats from each other.
+// Nodes that are not there are nothing, which changes no bit: a GPU has no branches then.
 template <int kMost>
 class AttentionTree {
   typedef float two __attribute__((vector_size(8)));
@@ -77,13 +78,10 @@ class AttentionTree {
  public:
   AttentionTree(const float* nodes, int64_t apart, int count, int dim)
       : apart_(apart), count_(count) {
-#pragma GCC unroll 16
-    for (int i = 0; i < kMost; ++i) {
-      two x;
-      __builtin_memcpy(&x, nodes + least(i, count - 1) * apart + dim, sizeof x);
-      tops_[i] = x[0];
-      sums_[i] = x[1];
-    }
+    each_node(nodes + dim, [&](int i, two x) {
+      tops_[i] = i < count ? x[0] : -__builtin_inff();
+      sums_[i] = i < count ? x[1] : 0;
+    });
     each_join([&](int a, int b) {
       const AttentionJoin both(tops_[a], tops_[b]);
       left_[b] = both.left;
@@ -98,9 +96,7 @@ class AttentionTree {
   // Two elements of the output; `first`: those of the first node.
   void join(const float* first, float* out) const {
     two x[kMost];
-#pragma GCC unroll 16
-    for (int i = 0; i < kMost; ++i)
-      __builtin_memcpy(x + i, first + least(i, count_ - 1) * apart_, sizeof *x);
+    each_node(first, [&](int i, two own) { x[i] = i < count_ ? own : two{}; });
     each_join([&](int a, int b) {
       for (int j = 0; j < 2; ++j) x[a][j] = __builtin_fmaf(x[b][j], right_[b], x[a][j] * left_[b]);
     });
@@ -109,12 +105,21 @@ class AttentionTree {
 
  private:
   template <class F>
-  void each_join(F f) const {
+  void each_node(const float* at, F f) const {
+#pragma GCC unroll 16
+    for (int i = 0; i < kMost; ++i) {
+      two x;
+      __builtin_memcpy(&x, at, sizeof x);
+      f(i, x);
+      if (i + 1 < count_) at += apart_;
+    }
+  }
+  template <class F>
+  static void each_join(F f) {
 #pragma GCC unroll 4
     for (int step = 1; step < kMost; step *= 2)
 #pragma GCC unroll 8
-      for (int b = step; b < kMost; b += 2 * step)
-        if (b < count_) f(b - step, b);
+      for (int b = step; b < kMost; b += 2 * step) f(b - step, b);
   }
 
   int64_t apart_;
@@ -166,6 +171,7 @@ concept AttentionTarget =
       Tile::kKeys + Tile::kBuffers + Tile::kGroupColumns + Tile::kReadsCodes + Tile::kStreams;
       tile.stream() + 1;
       tile.open(n, describe, AttentionExample<T>::template query<X>, 1.0f);
+      tile.begin();
       tile.locate(AttentionExample<T>::place, n);
       tile.load(AttentionExample<T>::row, AttentionExample<T>::row, n);
       tile.deposit(n);

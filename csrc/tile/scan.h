@@ -18,6 +18,7 @@
 //   Scan::reload(p)             *p, the start of the kernel's parameters, read again; where
 //                               Scan::kReloads, p may be null
 //   scan.leader()               true for one thread of the scan
+//   Scan::kSplits               whether rows with a mask or penalties are scanned by code of their own
 //
 // f handles several ids at a time: `at`, of a type of the target, stands for them. Its Float and
 // Int support the operators of float and int between operands of the same type.
@@ -28,6 +29,8 @@
 //   at.revise<T>(x, words, ids, n, f)
 //                               x, but f(value, id) for ids of the span whose bit is set, and
 //                               for n of ids()
+//   at.keep<T>(x, words)        x, but 0 for ids whose bit is not set; in that order; where
+//                               Scan::kSplits
 //   at.reload(p)                as the scan's
 //   at.all(x)                   x for every id
 //   at.select(mask, a, b), at.maximum(a, b), at.fma(a, b, c)

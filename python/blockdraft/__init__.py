@@ -20,6 +20,7 @@ _LAZY = {
     "Penalties": "types",
     "Sampling": "types",
     "Accepted": "types",
+    "words_of": "types",
     "Batch": "batch",
     "choose_layout": "choose",
     "choose_layouts": "choose",

@@ -35,7 +35,8 @@ class Batch:
         # a pass stores all its verify rows, up to V - 1 beyond the last token
         room = max_tokens + decoder.verify_rows
         self.cache = model.new_cache(capacity, room, decoder.page, pages)
-        self.parameters = Parameters(capacity, model.device)
+        vocab = model.config.vocab_size
+        self.parameters = Parameters(capacity, decoder.verify_rows, vocab, model.device)
         self.record = Record(capacity, max_tokens, decoder.verify_rows, model.device)
         shared = self.cache, self.parameters, self.record, room
         self._stages = {
@@ -162,9 +163,10 @@ class Batch:
                 logprobs=logprobs[:count],
                 reason="invalid" if status else "stop" if stopped else reason,
                 committed=committed[:passes],
+                top_logprobs=r.top(slot, count, self._requests[slot].top_logprobs),
             )
-            for tokens, logprobs, count, status, stopped, committed, passes in zip(
-                *(column[at].tolist() for column in columns)
+            for slot, tokens, logprobs, count, status, stopped, committed, passes in zip(
+                slots, *(column[at].tolist() for column in columns)
             )
         ]
 
@@ -180,7 +182,7 @@ class Batch:
             stage.take_over(self.stage)
             stage.plan_sampling()
             self.stage = stage
-        stage.advance()
+        stage.advance([each for each in self._requests.items() if callable(each[1].allowed)])
 
     def _stage_for(self, active: int) -> Stage:
         return self._stages[max(least for least in self._stages if least <= max(active, 1))]

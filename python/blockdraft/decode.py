@@ -150,8 +150,11 @@ class BlockDecoder:
         for i, request in enumerate(requests):
             if not isinstance(request, Request):
                 check.fail("requests", "a list of Request", f"{request!r} at {i}")
-            highest = max(request.prompt)
-            check.need(highest < vocab, "prompt", f"ids in 0..{vocab - 1}", highest)
+            allowed = () if callable(request.allowed) else request.allowed or ()
+            named = dict(prompt=request.prompt, logit_bias=request.logit_bias, allowed=allowed)
+            for name, ids in named.items():
+                highest = max(ids, default=0)
+                check.need(highest < vocab, name, f"ids in 0..{vocab - 1}", highest)
             total = len(request.prompt) + request.max_new_tokens
             if longest is not None and total > longest:
                 together = f"of at most max_position_embeddings = {longest} together"

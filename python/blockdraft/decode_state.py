@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import torch
 
 from .layout import BlockLayout
+from .logit_changes import MaskTable, PenaltyTable
 from .types import Accepted, PassInputs, Request, Sampling
 
 
@@ -14,13 +15,16 @@ class Parameters:
     """What the requests of a batch ask for, by slot.
 
     seed int64 [B]; limit int32 [B], tokens to emit at most; stop int32 [B,S], filled up with -1,
-    which is no token; stops: whether there is any. `used` names the options that some request uses;
-    ops skip the others' work.
+    which is no token; stops: whether there is any; top: the most log-probabilities of a row that a
+    request wants. `used` names the options that some request uses;
+    ops skip the others' work. `penalties` and `masks` are None until a request has some.
     """
 
     OFF = dict(top_k=0, top_p=1.0, min_p=0.0, mix=1.0)
 
-    def __init__(self, capacity: int, device: torch.device) -> None:
+    def __init__(self, capacity: int, rows: int, vocab: int, device: torch.device) -> None:
+        """`rows`: verify rows of a request, at most."""
+
         def full(value: float, dtype: torch.dtype) -> torch.Tensor:
             return torch.full((capacity,), value, dtype=dtype, device=device)
 
@@ -35,8 +39,12 @@ class Parameters:
             min_p=full(0, torch.float32),
             mix=full(1, torch.float32),
         )
+        self.penalties: PenaltyTable | None = None
+        self.masks: MaskTable | None = None
+        self._sizes = rows, vocab
         self.used: frozenset[str] = frozenset()
         self.stops = False
+        self.top = 0
 
     def write(self, slots: list[int], requests: Sequence[Request]) -> None:
         """Set the slots' parameters; draws the seeds that requests leave open."""
@@ -60,12 +68,29 @@ class Parameters:
             more = self.stop.new_full((len(self.stop), width - self.stop.shape[1]), -1)
             self.stop = torch.cat([self.stop, more], 1)
         put(self.stop, [[*r.stop] + [-1] * (width - len(r.stop)) for r in requests])
+        self._write_changes(slots, requests)
+
+    def _write_changes(self, slots: list[int], requests: Sequence[Request]) -> None:
+        (rows, vocab), capacity, device = self._sizes, len(self.seed), self.seed.device
+        if self.penalties is None and any(r.penalised for r in requests):
+            self.penalties = PenaltyTable(capacity, vocab, device)
+        if self.masks is None and any(r.allowed is not None for r in requests):
+            self.masks = MaskTable(capacity, rows, vocab, device)
+        for table in (self.penalties, self.masks):
+            if table is not None:
+                table.write(slots, requests)
 
     def use(self, requests: Sequence[Request]) -> None:
         """Note the options that these requests, all that are active, use."""
         self.stops = any(r.stop for r in requests)
+        self.top = max((r.top_logprobs for r in requests), default=0)
         names = self.OFF.items()
-        self.used = frozenset(n for n, off in names if any(getattr(r, n) != off for r in requests))
+        used = {n for n, off in names if any(getattr(r, n) != off for r in requests)}
+        if any(r.penalised for r in requests):
+            used.add("penalties")
+        if any(r.allowed is not None for r in requests):
+            used.add("allowed")
+        self.used = frozenset(used)
 
     def option(self, name: str) -> torch.Tensor | None:
         return self.options[name] if name in self.used else None
@@ -85,6 +110,7 @@ class Record:
     status        int32 [B], not 0 where the logits were invalid (see Accepted)
     tokens        int32 [B, most tokens + V], valid up to `emitted`
     logprobs      float32, likewise
+    top_tokens    int32 [B, most tokens + V, n], likewise; top_logprobs float32
     passes        int64 [B]; committed int32 [B, most tokens + 1]: what each of so many passes
                   yielded, before a cut at a stop token
     """
@@ -102,6 +128,21 @@ class Record:
         self.logprobs = zeros(most + verify_rows, dtype=torch.float32)
         self.passes = zeros(dtype=torch.int64)
         self.committed = zeros(most + 1)
+        self.top_tokens = zeros(most + verify_rows, 0)
+        self.top_logprobs = zeros(most + verify_rows, 0, dtype=torch.float32)
+
+    def widen(self, top: int) -> None:
+        """Make room for so many log-probabilities of each token."""
+        more = top - self.top_tokens.shape[2]
+        if more > 0:
+            self.top_tokens = torch.nn.functional.pad(self.top_tokens, (0, more))
+            self.top_logprobs = torch.nn.functional.pad(self.top_logprobs, (0, more))
+
+    def top(self, slot: int, count: int, n: int) -> list[list[tuple[int, float]]]:
+        """The n most probable ids at the places of so many tokens; none for n = 0."""
+        ids, values = (t[slot, :count, :n].tolist() for t in (self.top_tokens, self.top_logprobs))
+        rows = [[pair for pair in zip(*row) if pair[0] >= 0] for row in zip(ids, values)]
+        return rows if n else []
 
 
 class State:
@@ -175,6 +216,13 @@ class State:
             tensor[at] = 0
         r.stopped[at] = False
 
+    def want(self, top: int) -> None:
+        """Have acceptance write so many log-probabilities of each row."""
+        self.record.widen(top)
+        tokens = self.drafts.new_empty(*self.verdict.target_logprob.shape, top) if top else None
+        logprobs = None if tokens is None else tokens.float()
+        self.verdict = self.verdict._replace(top_tokens=tokens, top_logprobs=logprobs)
+
     def clear(self, slots: list[int]) -> None:
         """Leave the slots idle."""
         at = torch.tensor(slots, device=self.anchor.device)
@@ -202,9 +250,9 @@ class State:
         tokens = torch.cat([self.drafts, v.next_token[:, None]], 1)
         return torch.where(self._column == v.accepted[:, None], v.next_token[:, None], tokens)
 
-    def emit(self, stop: torch.Tensor | None, limit: torch.Tensor) -> None:
+    def emit(self, stop: torch.Tensor | None, limit: torch.Tensor) -> torch.Tensor:
         """Append the accepted drafts and the next token, cut after the first stop token (`stop`
-        None: there are none), and end the requests that are done."""
+        None: there are none), and end the requests that are done. Returns `emitted_tokens`."""
         v, r, column = self.verdict, self.record, self._column
         accepted, tokens = v.accepted[:, None], self.emitted_tokens()
         # A pass writes all V columns, which is why the buffers are longer by V. The next pass
@@ -212,6 +260,11 @@ class State:
         place = r.emitted[:, None] + column
         r.tokens.scatter_(1, place, tokens)
         r.logprobs.scatter_(1, place, v.target_logprob)
+        if v.top_tokens is not None:
+            n = v.top_tokens.shape[2]
+            wide = place[..., None].expand(-1, -1, n)
+            r.top_tokens[..., :n].scatter_(1, wide, v.top_tokens)
+            r.top_logprobs[..., :n].scatter_(1, wide, v.top_logprobs)
         count = v.accepted + 1
         r.committed.scatter_(1, r.passes[:, None], count[:, None])
         r.passes += count > 0
@@ -224,6 +277,7 @@ class State:
         torch.maximum(r.status, v.status, out=r.status)
         done = (r.emitted >= limit).logical_or_(r.stopped)
         torch.where(done, self._none, v.draft_len, out=self.draft_len)
+        return tokens
 
     def choose_rows(self) -> None:
         """Set the rows to draft from, of the proposal that acceptance chose: draft i comes from its

@@ -1,5 +1,6 @@
 """The passes of one layout of a batch: their state, and their plans."""
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -8,6 +9,7 @@ from .decode_state import Parameters, Record, State
 from .layout import BlockLayout
 from .plan import Plan
 from .planner import Planner
+from .types import NO_PENALTIES, Request
 
 if TYPE_CHECKING:
     from .decode import BlockDecoder
@@ -36,14 +38,19 @@ class Stage:
         )
         self.planner = Planner(self.state) if self.planned else None
         self.forward = decoder.model.plan(self.state.inputs, cache)
-        self._planned_for: frozenset[str] | None = None  # options
+        self._planned_for: Any = None
 
     def plan_sampling(self) -> None:
         """Plan acceptance and drafting, again where requests use other options than before."""
         p = self.parameters
-        if p.used == self._planned_for:
+        penalties = p.penalties.now if "penalties" in p.used else NO_PENALTIES
+        masks = p.masks if "allowed" in p.used else None
+        # the table of penalties has other tensors once it has more biases
+        planned_for = p.used, p.top, id(penalties.bias)
+        if planned_for == self._planned_for:
             return
         s, decoder = self.state, self.decoder
+        s.want(p.top)
         target, drafter = (p.sampling(t) for t in (p.temperature, p.draft_temperature))
         place = dict(seed=p.seed, position=s.record.position, **decoder.vocabulary)
         accepting, drafting = Plan(), Plan()
@@ -58,6 +65,9 @@ class Stage:
             draft_logits=self.forward.draft_logits,
             draft_lse=s.draft_lse,
             drafter=decoder.drafter,
+            penalties=penalties,
+            allowed=None if masks is None else masks.verify[:, : self.layout.V],
+            draft_allowed=None if masks is None else masks.draft.expand(-1, self.layout.K, -1),
             mix=p.option("mix"),
             rule=decoder.rule,
             remaining=s.record.remaining,
@@ -70,27 +80,45 @@ class Stage:
                 s.draft_len,
                 drafter_sampling=drafter,
                 drafter=decoder.drafter,
+                penalties=penalties,
+                allowed=None if masks is None else masks.draft.expand(-1, self.layout.K, -1),
                 out=(s.drafts, s.draft_lse),
                 **place,
             )
-        self.accepting, self.drafting, self._planned_for = accepting, drafting, p.used
+        self.accepting, self.drafting, self._planned_for = accepting, drafting, planned_for
 
-    def advance(self) -> None:
-        """One pass: verify, commit, draft. Nothing here waits for the device."""
+    def advance(self, grammars: Sequence[tuple[int, Request]] = ()) -> None:
+        """One pass: verify, commit, draft. Nothing here waits for the device unless there are
+        `grammars`, requests by slot that give masks for each pass."""
         s, p = self.state, self.parameters
         s.begin(p.limit)
         self.forward.run()
+        if grammars:
+            self._ask(grammars)
         self.accepting.run()
         self.forward.commit()
         if self.planner is not None:
             self.planner.measure()
-        s.emit(p.stop if p.stops else None, p.limit)
+        tokens = s.emit(p.stop if p.stops else None, p.limit)
+        if "penalties" in p.used:
+            p.penalties.count(tokens, s.verdict.accepted)
         if self.layout.P == 0:
             return
         s.choose_rows()
         self.forward.draft()
         self.drafting.run()
         self._choose_branches()
+
+    def _ask(self, grammars: Sequence[tuple[int, Request]]) -> None:
+        """Set the verify rows' masks of the requests that have a function for them."""
+        s = self.state
+        lengths, emitted = s.draft_len.tolist(), s.record.emitted.tolist()
+        for slot, request in grammars:
+            if lengths[slot] < 0:
+                continue
+            tokens = s.record.tokens[slot, : emitted[slot]].tolist()
+            drafts = s.drafts[slot, : lengths[slot]].tolist()
+            self.parameters.masks.ask(slot, request, tokens, drafts)
 
     def take_over(self, before: "Stage") -> None:
         """Go on where another layout's stage stands. Drafts beyond K are dropped, which the

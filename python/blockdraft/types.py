@@ -1,7 +1,8 @@
 """What the public ops and the decoder take and give besides tensors."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 
@@ -56,8 +57,11 @@ class Penalties(NamedTuple):
 NO_PENALTIES = Penalties()
 
 
+MAX_TOP = 20  # ids of a row whose log-probabilities may be asked for
+
+
 class Accepted(NamedTuple):
-    """What `accept_drafts` decides for each request; all int32 [B] but target_logprob.
+    """What `accept_drafts` decides for each request; all int32 [B] but the last three.
 
     accepted        a, the number of drafts kept; -1 for an idle request or a status that is not 0
     next_token      y, the next anchor; -1 where accepted is -1
@@ -67,6 +71,10 @@ class Accepted(NamedTuple):
     status          0 fine, 1 NaN or +inf in a row that was read, 2 a row of nothing but -inf
     target_logprob  float32 [B,V], of the committed tokens under the unmixed target distribution,
                     0 beyond them; None unless asked for
+    top_tokens, top_logprobs  int32 and float32 [B,V,n]: in the same distributions, the n most
+                    probable ids of each row with a committed token, of equal ones the lowest first,
+                    and their log-probabilities; -1 and -inf beyond these rows, and where fewer ids
+                    have a probability. None unless asked for
     """
 
     accepted: torch.Tensor
@@ -76,6 +84,8 @@ class Accepted(NamedTuple):
     draft_len: torch.Tensor
     status: torch.Tensor
     target_logprob: torch.Tensor | None
+    top_tokens: torch.Tensor | None = None
+    top_logprobs: torch.Tensor | None = None
 
 
 class MoeWorkspace(NamedTuple):
@@ -221,6 +231,14 @@ class PassInputs:
     accepted: torch.Tensor
 
 
+def words_of(allowed: torch.Tensor) -> torch.Tensor:
+    """The mask bool [...,n] as bits, int32 [...,ceil(n/32)]: bit id % 32 of word id / 32."""
+    padded = torch.nn.functional.pad(allowed, (0, -allowed.shape[-1] % 32)).unflatten(-1, (-1, 32))
+    places = torch.arange(32, device=allowed.device, dtype=torch.int32)
+    # an int32 that is shifted to its sign stays one, and a sum of different bits has no carry
+    return (padded.int() << places).sum(-1, dtype=torch.int32)
+
+
 def is_integer(value: object, least: int, most: int) -> bool:
     """Whether value is an int within the bounds; True and False are no integers here."""
     return isinstance(value, int) and not isinstance(value, bool) and least <= value <= most
@@ -239,6 +257,13 @@ _FLOAT32 = torch.finfo(torch.float32)
 
 def _are_token_ids(values: object) -> bool:
     return isinstance(values, (list, tuple)) and all(is_integer(t, 0, _INT32) for t in values)
+
+
+_ALLOWED = "at least one token id, a function or None"
+
+
+def _is_finite(value: object) -> bool:
+    return is_number(value, -_FLOAT32.max, _FLOAT32.max)
 
 
 def _is_temperature(value: object) -> bool:
@@ -262,7 +287,15 @@ class Request:
     draft_temperature  of the drafter; None follows `temperature`
     mix                below 1, drafts are judged against logits mixed with the drafter's: faster,
                        but the tokens no longer follow the target's distribution
+    top_logprobs       also report this many log-probabilities of each row, 20 at most
     stop               token ids that end the completion
+    repetition_penalty, presence_penalty, frequency_penalty, logit_bias
+                       vLLM's, see `Penalties`; biases by token id
+    allowed            what may be emitted: token ids; or a grammar, as a function
+                       allowed(emitted, drafts) -> int32 [len(drafts) + 1, ceil(vocab / 32)] of this
+                       request's token ids. Row i has the bits (see `words_of`) of what may follow
+                       emitted + drafts[:i]; rows behind a draft that is not allowed are not looked
+                       at. It is asked once a pass, which then waits for the device; None: all
     """
 
     prompt: list[int]
@@ -274,7 +307,13 @@ class Request:
     min_p: float = 0.0
     draft_temperature: float | None = None
     mix: float = 1.0
+    top_logprobs: int = 0
     stop: tuple[int, ...] = ()
+    repetition_penalty: float = 1.0
+    presence_penalty: float = 0.0
+    frequency_penalty: float = 0.0
+    logit_bias: dict[int, float] = field(default_factory=dict)
+    allowed: tuple[int, ...] | Callable[[list[int], list[int]], Any] | None = None
 
     def __post_init__(self):
         def need(ok: bool, name: str, expected: str) -> None:
@@ -294,7 +333,23 @@ class Request:
         need(is_number(self.top_p, _FLOAT32.tiny, 1), "top_p", "1.2e-38 .. 1")
         need(is_number(self.min_p, 0, 1), "min_p", "0 .. 1")
         need(is_number(self.mix, 0, 1), "mix", "0 .. 1")
+        need(is_integer(self.top_logprobs, 0, MAX_TOP), "top_logprobs", f"0 .. {MAX_TOP}")
         need(_are_token_ids(self.stop), "stop", "a tuple of token ids")
+        repetition = is_number(self.repetition_penalty, _FLOAT32.tiny, _FLOAT32.max)
+        need(repetition, "repetition_penalty", "a number above 0")
+        for name in ("presence_penalty", "frequency_penalty"):
+            need(_is_finite(getattr(self, name)), name, "a finite number")
+        biases = isinstance(self.logit_bias, dict) and _are_token_ids([*self.logit_bias])
+        biases = biases and all(map(_is_finite, self.logit_bias.values()))
+        need(biases, "logit_bias", "a dict of finite numbers by token id")
+        ids = _are_token_ids(self.allowed) and len(self.allowed) > 0
+        need(ids or self.allowed is None or callable(self.allowed), "allowed", _ALLOWED)
+
+    @property
+    def penalised(self) -> bool:
+        """Whether anything is penalised or biased."""
+        factors = self.repetition_penalty, self.presence_penalty, self.frequency_penalty
+        return factors != (1, 0, 0) or bool(self.logit_bias)
 
 
 @dataclass(frozen=True)
@@ -306,12 +361,16 @@ class Completion:
                request)
     reason     "stop", "length", "abort", or "invalid": NaN, +inf or nothing finite in the logits
     committed  tokens that each of the request's passes yielded, before any cut at a stop token
+    top_logprobs  for each token, the most probable ids at its place with their log-probabilities,
+               in the distribution of `logprobs`: as many as the request wants, fewer where fewer
+               ids have a probability
     """
 
     tokens: list[int]
     logprobs: list[float]
     reason: str
     committed: list[int] = field(default_factory=list)
+    top_logprobs: list[list[tuple[int, float]]] = field(default_factory=list)
 
     @property
     def tokens_per_forward(self) -> float:

@@ -48,7 +48,7 @@ template <class Tile, class T>
 void attention_on_sim(const AttentionParams<T>& p, uint64_t seed, int dropped) {
   const AttentionColumns columns(Tile::kGroupColumns, Tile::kGroupColumns / 2, 2);
   schedule(p, columns, [&]<AttentionStep kStep>(int64_t groups) {
-    const AttentionGrid<T> grid(p, columns);
+    const AttentionGrid grid(p, columns);
     if constexpr (kStep == AttentionStep::kAttend)
       return on_sim<Tile>(groups, p.head_dim, seed, dropped, [&](auto& tile, int64_t id) {
         AttentionItem item;
@@ -59,7 +59,7 @@ void attention_on_sim(const AttentionParams<T>& p, uint64_t seed, int dropped) {
         groups, [&] { return std::vector<float>(AttentionMerge::kWaves * (p.head_dim + 2), NAN); },
         [&](const sim::Wave& wave, std::vector<float>& memory, int64_t id) {
           sim::Group group(wave);
-          merge_attention(group, p, columns, id, memory.data());
+          merge_attention(group, p, grid, id, memory.data());
         });
   });
 }
@@ -144,7 +144,7 @@ int schedule_block_attention(const void* params, int group_columns, int64_t* out
 // of tiles.
 int check_row_tiles(const void* params, int group_columns, int* first) {
   const auto& p = *static_cast<const AttentionParams<float>*>(params);
-  const AttentionGrid<float> grid(p, group_columns);
+  const AttentionGrid grid(p, group_columns);
   AttentionItem item;
   int tiles = 0;
   for (int64_t id = 0; id < grid.tiles; ++id)

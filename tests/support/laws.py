@@ -5,9 +5,9 @@ import itertools
 import math
 
 import torch
-from sampling_cases import run_by, words_of
+from sampling_cases import run_by
 
-from blockdraft import Sampling, ops
+from blockdraft import Penalties, Sampling, ops, words_of
 
 EPS = 2.0**-40
 
@@ -258,5 +258,49 @@ def constrained(logits):
     def law(prefix):
         x = logits[prefix].double()
         return x.masked_fill(~grammar(prefix, len(x)), -torch.inf).softmax(-1)
+
+    return law
+
+
+ASKED = dict(repetition=1.7, presence=0.6, frequency=0.4)
+# of the prompt; biased only; emitted twice; never touched; emitted once; never touched
+COUNTS = [0, -1, 2, -1, 1, -1]
+BIAS = {1: -0.7, 2: 1.1}
+
+
+def penalties(x, vocab):
+    """Those of requests with the same past, for each of the draft tuples x."""
+    n, counts = len(x), COUNTS[:vocab]
+    touched = torch.tensor([c >= 0 or i in BIAS for i, c in enumerate(counts)])
+
+    def each(values, dtype=torch.float32):
+        return torch.tensor([values] * n, dtype=dtype)
+
+    return Penalties(
+        touched=words_of(touched.expand(n, vocab)),
+        counts=each(counts, torch.int32),
+        **{name: each(value) for name, value in ASKED.items()},
+        bias_ids=each([*BIAS, 2**31 - 1], torch.int32),
+        bias=each([*BIAS.values(), 9.0]),
+    )
+
+
+def penalised_law(logits, follow=True):
+    """The distribution after a prefix, one token at a time: the formulas, id by id. `follow`:
+    whether the prefix counts as emitted."""
+
+    def law(prefix):
+        x = logits[prefix].tolist()
+        for i in range(len(x)):
+            count = COUNTS[i]
+            for token in prefix if follow else ():
+                if token == i:
+                    count = max(count, 0) + 1
+            x[i] += BIAS.get(i, 0)
+            if count >= 0:
+                x[i] = x[i] / ASKED["repetition"] if x[i] > 0 else x[i] * ASKED["repetition"]
+            if count > 0:
+                x[i] -= ASKED["frequency"] * count + ASKED["presence"]
+        return torch.tensor(x, dtype=torch.float64).softmax(-1)
 
     return law

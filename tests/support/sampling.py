@@ -16,12 +16,14 @@ def _workspace(logits: torch.Tensor, rows: int) -> torch.Tensor:
     return torch.full((batch, rows, doubles), torch.nan, dtype=torch.float64)
 
 
-def accept_params(*args, with_logprob: bool = False, **options):
+def accept_params(*args, with_logprob: bool = False, top_n: int = 0, **options):
     """The parameters, the outputs to which they point, and the Args, which must be kept alive."""
     batch, V, _ = args[0].shape
     outputs = Accepted(
         *(torch.full((batch,), -77, dtype=torch.int32) for _ in range(6)),
         torch.full((batch, V), torch.nan) if with_logprob else None,
+        torch.full((batch, V, top_n), -77, dtype=torch.int32) if top_n else None,
+        torch.full((batch, V, top_n), torch.nan) if top_n else None,
     )
     op, made = captured(ops.accept_drafts, *args, out=outputs, **options)
     made = made._replace(workspace=_workspace(args[0], 2 * V - 1))

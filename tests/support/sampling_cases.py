@@ -4,7 +4,7 @@ import torch
 from hypothesis import strategies as st
 from torch.utils._pytree import tree_map
 
-from blockdraft import Penalties, Sampling, env, ops
+from blockdraft import Penalties, Sampling, env, ops, words_of
 from blockdraft.reference.distribution import disallowed, excluded, penalised
 
 # A decision is in doubt if the reference itself changes it when uniforms, top_p and min_p change by
@@ -25,13 +25,6 @@ def run_by(op, backend, *args, **options):
         return tree_map(lambda x: x.to(device) if isinstance(x, torch.Tensor) else x, value)
 
     return to("cpu", op(*to("cuda", args), backend=backend, **to("cuda", options)))
-
-
-def words_of(allowed):
-    """int32 [...,ceil(vocab/32)]: the mask bool [...,vocab] as bits."""
-    padded = torch.nn.functional.pad(allowed, (0, -allowed.shape[-1] % 32))
-    bits = padded.unflatten(-1, (-1, 32)).long() << torch.arange(32)
-    return bits.sum(-1).int()
 
 
 def random_penalties(case, generator):
@@ -76,6 +69,7 @@ def cases(draw, vocabularies=(1, 2, 7, 16, 64, 100, 700)):
         spoiled=draw(st.sampled_from([None, None, None, -torch.inf, torch.inf, torch.nan])),
         coarse=draw(st.booleans()),
         logprob=draw(st.booleans()),
+        top=draw(st.sampled_from([0, 3, 20])),
         masked=draw(st.sampled_from([False, False, True])),
         penalised=draw(st.sampled_from([False, False, True])),
         pads=draw(st.booleans()),
@@ -178,6 +172,7 @@ def inputs(case):
         mix=mix,
         rule=case["rule"],
         with_logprob=case["logprob"],
+        top_n=case.get("top", 0) * case["logprob"],
         remaining=torch.randint(1, 2 * K + 3, (B,), generator=generator, dtype=torch.int32),
         **common,
     )
@@ -231,6 +226,11 @@ def compare(case, run):
     if case["logprob"] and same.any():
         a, b = got.target_logprob[same].double(), want.target_logprob[same].double()
         assert torch.allclose(a.clamp(min=-300), b.clamp(min=-300), rtol=3e-6, atol=3e-6), (a, b)
+        if got.top_tokens is not None:
+            assert torch.equal(got.top_tokens[same], want.top_tokens[same])
+            a, b = got.top_logprobs[same].double(), want.top_logprobs[same].double()
+            assert torch.equal(a == -torch.inf, want.top_tokens[same] == -1)
+            assert torch.allclose(a.clamp(min=-300), b.clamp(min=-300), rtol=3e-6, atol=3e-6)
     return same, doubt
 
 

@@ -223,22 +223,41 @@ class Acceptance {
       for (int i = 0; i <= params_.drafts; ++i) log_probability(i, verdict.accepted, token);
   }
 
-  // Log-probability of the token committed at row i, in the target's unmixed distribution.
-  // Temperature 0 counts as 1.
+  // Log-probability of the token committed at row i, in the target's unmixed distribution, and the
+  // row's greatest ones. Temperature 0 counts as 1.
   void log_probability(int i, int accepted, int next_token) {
     const int token = i < accepted ? this->token(i) : next_token;
     float value = 0;
-    if (i <= accepted && !mixes(i) && target_.temperature > 0) {
-      value = target(i).template log_probability<Scan>(token);
-    } else if (i <= accepted) {
-      const Logits<T> row = as_target(i, target_row(i));
-      Sampling unmixed = target_;
-      if (!(unmixed.temperature > 0)) unmixed.temperature = 1;
-      Partial* const partials = memory_.partials(i);
-      value = sampler_.measured_distribution(row, unmixed, false, partials)
-                  .template log_probability<Scan>(token);
+    int listed = 0;
+    if (i <= accepted) {
+      Distribution<T> p = target(i);
+      if (mixes(i) || !(target_.temperature > 0)) {
+        Sampling unmixed = target_;
+        if (!(unmixed.temperature > 0)) unmixed.temperature = 1;
+        const Logits<T> row = as_target(i, target_row(i));
+        p = sampler_.measured_distribution(row, unmixed, false, memory_.partials(i));
+      }
+      value = p.template log_probability<Scan>(token);
+      listed = list_top(i, p);
     }
-    if (crew_.leader()) params_.target_logprob.at(request_)[i] = value;
+    if (!crew_.leader()) return;
+    params_.target_logprob.at(request_)[i] = value;
+    for (; listed < params_.top; ++listed) {
+      params_.top_tokens.at(request_, i)[listed] = -1;
+      params_.top_logprobs.at(request_, i)[listed] = -__builtin_inff();
+    }
+  }
+
+  // Returns how many of the wanted ids have a probability.
+  int list_top(int i, const Distribution<T>& p) {
+    return params_.top ? sampler_.each_greatest(p, params_.top,
+                                                [&](int rank, int id) {
+                                                  if (!crew_.leader()) return;
+                                                  params_.top_tokens.at(request_, i)[rank] = id;
+                                                  params_.top_logprobs.at(request_, i)[rank] =
+                                                      p.template log_probability<Scan>(id);
+                                                })
+                       : 0;
   }
 
   // Chooses the proposal of the largest live branch <= accepted + 1 (ties: the lowest index), and

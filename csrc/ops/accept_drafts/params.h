@@ -30,14 +30,16 @@ struct AcceptParams {
   const int32_t* remaining;  // or null
   int32_t *accepted, *next_token, *proposal, *shift, *next_draft_len, *status;
   View<float, 1> target_logprob;  // [batch][drafts + 1], or none
-  View<double, 2> workspace;      // [batch][2 * drafts + 1][doubles of a row], on a GPU
+  View<int32_t, 2> top_tokens;    // [batch][drafts + 1][top], or none
+  View<float, 2> top_logprobs;
+  View<double, 2> workspace;  // [batch][2 * drafts + 1][doubles of a row], on a GPU
 
-  int batch, drafts, proposals;
+  int batch, drafts, proposals, top;
 
   BLOCKDRAFT_POINTERS(target_logits, draft_tokens, draft_logits, draft_lse, draft_len, branch, seed,
                       position, uniforms, target_sampling, drafter_sampling, penalties, allowed,
                       draft_allowed, mix, remaining, accepted, next_token, proposal, shift,
-                      next_draft_len, status, target_logprob, workspace)
+                      next_draft_len, status, target_logprob, top_tokens, top_logprobs, workspace)
 
   Vocabulary vocabulary() const { return {num_valid_vocab, mask_token, vocab_block}; }
 };

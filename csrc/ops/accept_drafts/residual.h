@@ -2,21 +2,21 @@
 // scale / p.sum.
 #pragma once
 
-#include "ops/sampling/distribution.h"
+#include "ops/sampling/split.h"
 
 namespace blockdraft {
 
 // Weights (p - ratio * q)+; if q is a point, the weights of p without that id. Where p equals q the
 // weight must be exactly 0, whether or not the compiler fuses the product with the difference.
-template <bool kPlain, class T>
+template <Kind kKind, class T>
 auto residual(const Distribution<T>& p, const Distribution<T>& q, double scale) {
   const float ratio = float(p.sum / q.sum / scale);
   return [&p, &q, ratio, infinite = !(ratio < __builtin_inff())](auto at, auto&) {
-    const auto of_p = p.template weight<kPlain>(at);
-    if constexpr (!kPlain)
+    const auto of_p = p.template weight<kKind>(at);
+    if constexpr (kKind == Kind::kAny)
       if (q.point != Distribution<T>::kSpread)
         return at.select(at.template id<T>() == at.all(q.point), at.all(0.0f), of_p);
-    const auto of_q = q.template weight<kPlain>(at);
+    const auto of_q = q.template weight<kKind>(at);
     const auto rest = at.maximum(at.all(0.0f), of_p - of_q * at.all(ratio));
     return infinite ? at.select(of_q == at.all(0.0f), of_p, rest) : rest;  // 0 * infinity is NaN
   };
@@ -26,15 +26,27 @@ template <class Scan, class T>
 BLOCKDRAFT_SCAN double residual_mass(const Scan& scan, const Distribution<T>& p,
                                      const Distribution<T>& q, double scale, Span span) {
   if (p.plain() && q.plain() && q.point == Distribution<T>::kSpread)
-    return scan.sum(span, residual<true>(p, q, scale)).sum;
-  return scan.sum(span, residual<false>(p, q, scale)).sum;
+    return scan.sum(span, residual<Kind::kPlain>(p, q, scale)).sum;
+  if constexpr (Scan::kSplits) {
+    if (p.simple() && q.simple() && q.point == Distribution<T>::kSpread)
+      return scan.sum(span, residual<Kind::kSimple>(p, q, scale)).sum;
+    const Penalties& changes = p.logits.penalties;
+    if (changes.touched && !p.truncated() && !q.truncated() &&
+        q.point == Distribution<T>::kSpread) {
+      const Split<T> of_p(scan, p.logits, changes, span), of_q(scan, q.logits, changes, span);
+      if (of_p.fits() && of_q.fits())
+        return residual_mass(scan, p.over(of_p.rest()), q.over(of_q.rest()), scale, span) +
+               residual_mass(scan, p.over(of_p.list()), q.over(of_q.list()), scale, of_p.listed());
+    }
+  }
+  return scan.sum(span, residual<Kind::kAny>(p, q, scale)).sum;
 }
 
 // The id at which the running sum of the weights exceeds r.
 template <class Scan, class T>
 BLOCKDRAFT_SCAN int residual_crossing(const Scan& scan, const Distribution<T>& p,
                                       const Distribution<T>& q, double scale, Span span, double r) {
-  return scan.crossing(span, residual<false>(p, q, scale), r);
+  return scan.crossing(span, residual<Kind::kAny>(p, q, scale), r);
 }
 
 }  // namespace blockdraft

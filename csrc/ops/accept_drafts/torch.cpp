@@ -16,7 +16,7 @@ static void accept_drafts_torch(
     Optional draft_allowed, Optional mix, bool dirac, int64_t rule, int64_t num_valid_vocab,
     int64_t vocab_block, int64_t mask_token, Optional remaining, Tensor accepted, Tensor next_token,
     Tensor proposal, Tensor shift, Tensor next_draft_len, Tensor status, Optional target_logprob,
-    Optional workspace) {
+    Optional top_tokens, Optional top_logprobs, Optional workspace) {
   if (draft_len.numel() == 0) return;
   for_float_type(target_logits, [&]<class T>(T) {
     const AcceptParams<T> p{
@@ -53,10 +53,13 @@ static void accept_drafts_torch(
         .next_draft_len = data<int32_t>(next_draft_len),
         .status = data<int32_t>(status),
         .target_logprob = view<float, 1>(target_logprob),
+        .top_tokens = view<int32_t, 2>(top_tokens),
+        .top_logprobs = view<float, 2>(top_logprobs),
         .workspace = view<double, 2>(workspace),
         .batch = int(draft_len.size(0)),
         .drafts = int(draft_tokens.size(1)),
-        .proposals = int(branch.size(1))};
+        .proposals = int(branch.size(1)),
+        .top = top_tokens ? int(top_tokens->size(2)) : 0};
     launch_on_device_of(target_logits, p);
   });
 }

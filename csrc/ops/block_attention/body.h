@@ -14,15 +14,17 @@ struct AttentionColumn {
 };
 
 template <class T>
-AttentionColumn attention_column(const AttentionParams<T>& p, int request, int row, int head) {
-  const int verify = p.rows.verify_rows(request);
-  const int prefix = p.rows.prefix_lens[request];
-  if (row < verify)
-    return {row, head, row <= p.rows.draft_len[request] ? row + 1 : 0, -1, row, prefix + row};
-  const int proposal = (row - verify) / p.rows.mask_rows;
-  const int index = (row - verify) % p.rows.mask_rows;
-  const int branch = p.rows.live_branch(request, proposal);
-  return {row, head, branch, proposal, index, prefix + branch + index};
+AttentionColumn attention_column(const AttentionParams<T>& p, const AttentionRequest& of, int row,
+                                 int head) {
+  const int masked = row - of.verify_rows(p.rows);
+  const AttentionColumn verify = {row, head, row <= of.drafts ? row + 1 : 0,
+                                  -1,  row,  of.prefix + row};
+  if (p.rows.proposals == 0) return verify;
+  const int proposal = most(masked, 0) / p.rows.mask_rows;
+  const int index = masked - proposal * p.rows.mask_rows;
+  const int branch = p.rows.live_branch(of.number, proposal);  // in all threads: no wait of its own
+  if (masked < 0) return verify;
+  return {row, head, branch, proposal, index, of.prefix + branch + index};
 }
 
 template <class T>
@@ -41,39 +43,39 @@ class Attention {
  public:
   Attention(Tile& tile, const AttentionParams<T>& params, const AttentionItem& item)
       : tile_(tile), p_(params), item_(item) {
-    int* const fields[] = {&item_.request,   &item_.kv_head,  &item_.first_row,
+    int* const fields[] = {&item_.of.number, &item_.kv_head,  &item_.first_row,
                            &item_.rows,      &item_.split,    &item_.splits,
                            &item_.first_key, &item_.stop_key, &item_.chunk_keys};
     for (int* field : fields) *field = Tile::uniform(*field);
-    read_rows();
+    read_request();
     survey();
   }
 
   void run() {
     const int group = p_.group(), own = item_.rows * group;
     begin(item_.first_key);
-    if constexpr (kStreams)
-      if (const int tiles = own_tiles(whole_tiles(start_, stop_key_)))
-        tile_.fetch(cached(), start_ + tile_.stream() * Tile::kKeys);
     int heads = 1;  // a CPU reads those of a few rows together, which lie beside each other
     if constexpr (requires { tile_.heads; }) heads = tile_.heads;
     tile_.open(
         own * heads,
         [&](int c) {
           const int head = (item_.kv_head + (heads == 1 ? 0 : c / own)) * group + c % group;
-          return attention_column(p_, item_.request,
+          return attention_column(p_, item_.of,
                                   item_.first_row + (heads == 1 ? c : c % own) / group, head);
         },
         [&](const AttentionColumn& x) {
-          return x.limit ? p_.q.at(first_ + x.row, x.head) : nullptr;
+          return x.limit ? p_.q.at(int64_t(item_.of.first) + x.row, x.head) : nullptr;
         },
         p_.scale);
+    fetch_whole_tile(true);
     for (int chunk = 0;; ++chunk) {
+      tile_.begin();
       absorb_chunk(stream_whole_tiles());
       const bool last = stop_key_ == item_.stop_key;
       tile_.settle(chunk, last);
       if (last) break;
       begin(stop_key_);
+      fetch_whole_tile(false);
     }
     const AttentionParams<T>& p = Tile::reload(p_);
     tile_.close([&](const AttentionColumn& x, float top, float sum, auto output) {
@@ -111,6 +113,18 @@ class Attention {
     return most(n - tile_.stream() + Tile::kStreams - 1, 0) / Tile::kStreams;
   }
 
+  // Asks for the first that is this wave's, if there is one. After the queries, something is asked for
+  // always: if there were a way into the loop of tiles on which nothing was, the compiler would let
+  // each turn wait as if it were the first.
+  void fetch_whole_tile(bool always) {
+    if constexpr (kStreams) {
+      const bool any = own_tiles(whole_tiles(start_, stop_key_)) > 0;
+      if (always)
+        tile_.fetch(any ? cached() : one_key(), any ? start_ + tile_.stream() * Tile::kKeys : 0);
+      else if (any && !tile_.fetched())
+        tile_.fetch(cached(), start_ + tile_.stream() * Tile::kKeys);
+    }
+  }
   // Returns how many tiles of the chunk are done.
   int stream_whole_tiles() {
     if constexpr (kStreams) {
@@ -127,7 +141,7 @@ class Attention {
 
   // The tiles of the chunk from number `done` on that are this wave's.
   void absorb_chunk(int done) {
-    read_rows();
+    read_request();
     const KeyTile before = {kPrefix, start_ + done * Tile::kKeys, 0};
     if constexpr (Tile::kStreams > 1)
       absorb_every(before, done);
@@ -175,11 +189,10 @@ class Attention {
     }
   }
 
-  void read_rows() {
+  void read_request() {
     rows_ = Tile::reload(p_).rows;
-    first_ = Tile::uniform(rows_.cu_rows[item_.request]);
-    verify_ = Tile::uniform(rows_.verify_rows(item_.request));
-    prefix_ = Tile::uniform(rows_.prefix_lens[item_.request]);
+    item_.of = AttentionRequest(rows_, item_.of.number);
+    verify_ = item_.of.verify_rows(rows_);
   }
 
   // Which keys any row of the item sees: verify keys up to limit_, and any from reach_ on, counted
@@ -189,8 +202,7 @@ class Attention {
     const int masks = (item_.first_row - verify_) / rows_.mask_rows;
     // The positions of live rows, counted from the prefix's end.
     int lowest = INT32_MAX, highest = 0;
-    const int draft_len = Tile::uniform(rows_.draft_len[item_.request]);
-    limit_ = least(least(last, verify_), draft_len + 1);
+    limit_ = least(least(last, verify_), item_.of.drafts + 1);
     if (limit_ > item_.first_row) {
       lowest = item_.first_row;
       highest = limit_ - 1;
@@ -199,7 +211,7 @@ class Attention {
     }
     for (int j = item_.first_row > verify_ ? masks : 0;
          j < rows_.proposals && verify_ + j * rows_.mask_rows < last; ++j) {
-      const int branch = Tile::uniform(rows_.live_branch(item_.request, j));
+      const int branch = rows_.live_branch(item_.of.number, j);
       if (branch == 0) continue;
       limit_ = most(limit_, branch);
       lowest = least(lowest, branch + most(item_.first_row - verify_ - j * rows_.mask_rows, 0));
@@ -207,9 +219,10 @@ class Attention {
     }
     const bool windowed = p_.window && limit_;
     reach_ = windowed ? lowest - p_.window + 1 : INT32_MIN / 2;
-    from_ = limit_ ? prefix_ + reach_ : INT32_MAX;
-    whole_from_ = limit_ && p_.page_shift >= 4 ? (windowed ? prefix_ + highest - p_.window + 1 : 0)
-                                               : INT32_MAX;
+    from_ = limit_ ? item_.of.prefix + reach_ : INT32_MAX;
+    whole_from_ = limit_ && p_.page_shift >= 4
+                      ? (windowed ? item_.of.prefix + highest - p_.window + 1 : 0)
+                      : INT32_MAX;
   }
 
   // The end of the keys of a segment that some row of the item may see.
@@ -219,7 +232,7 @@ class Attention {
     // The number of rows from the start of the segment's proposal to the end of the item.
     const int before = item_.first_row + item_.rows - verify_ - segment * rows_.mask_rows;
     if (before <= 0 || before >= item_.rows + rows_.mask_rows ||
-        Tile::uniform(rows_.live_branch(item_.request, segment)) == 0)
+        rows_.live_branch(item_.of.number, segment) == 0)
       return 0;
     return rows_.bidirectional ? rows_.mask_rows : least(rows_.mask_rows, before);
   }
@@ -239,7 +252,7 @@ class Attention {
   AttentionCache<T> cached() const {
     const AttentionParams<T>& p = Tile::reload(p_);
     const auto &k = p.k_cache, &v = p.v_cache;
-    return {.pages = p.block_table.at(item_.request),
+    return {.pages = p.block_table.at(item_.of.number),
             .page_shift = p.page_shift,
             .keys = k.at(0, 0, item_.kv_head),
             .values = v.at(0, 0, item_.kv_head),
@@ -253,7 +266,7 @@ class Attention {
   AttentionCache<T> of_this_pass(const KeyTile& t) const {
     const AttentionParams<T>& p = Tile::reload(p_);
     const int before = t.segment < 0 ? 0 : verify_ + t.segment * p.rows.mask_rows;
-    const int64_t first = first_ + t.start + before;
+    const int64_t first = int64_t(item_.of.first) + t.start + before;
     return {.pages = nullptr,
             .page_shift = 31,
             .keys = p.k.at(first, item_.kv_head),
@@ -264,9 +277,17 @@ class Attention {
             .value_slot = int(p.v.stride[0])};
   }
 
+  // One of this pass, as if it were a cache of any length.
+  AttentionCache<T> one_key() const {
+    AttentionCache<T> out = of_this_pass({kVerify, 0, 0});
+    out.pages = rows_.cu_rows;
+    out.key_slot = out.value_slot = 0;
+    return out;
+  }
+
   void locate(const KeyTile& t) {
     const AttentionParams<T>& p = Tile::reload(p_);
-    const int32_t* pages = p.block_table.at(item_.request);
+    const int32_t* pages = p.block_table.at(item_.of.number);
     tile_.locate(
         [&](int i) { return t.segment == kPrefix ? pages[(t.start + i) >> p.page_shift] : 0; },
         t.count);
@@ -309,8 +330,8 @@ class Attention {
     if (x.limit == 0) return {0, 0};
     if (segment >= 0)
       return {0, x.proposal != segment ? 0 : rows_.bidirectional ? rows_.mask_rows : x.index + 1};
-    const int from = p_.window ? x.position - p_.window + 1 : 0;
-    return segment == kPrefix ? KeySpan{from, prefix_} : KeySpan{from - prefix_, x.limit};
+    const int prefix = item_.of.prefix, from = p_.window ? x.position - p_.window + 1 : 0;
+    return segment == kPrefix ? KeySpan{from, prefix} : KeySpan{from - prefix, x.limit};
   }
 
   template <class Panel>
@@ -336,7 +357,7 @@ class Attention {
   template <class Output>
   void emit(const AttentionParams<T>& p, const AttentionColumn& x, float top, float sum,
             Output output) const {
-    const int64_t row = p.rows.cu_rows[item_.request] + x.row;
+    const int64_t row = int64_t(item_.of.first) + x.row;
     if (item_.splits > 1) {
       float* partial = p.partial(item_.split, row, x.head);
       output.store(partial, 1.0f);
@@ -353,33 +374,34 @@ class Attention {
 
   Tile& tile_;
   const AttentionParams<T>& p_;
-  // Read again for each chunk, so that they take no registers while tiles are streamed.
+  // rows_, item_.of and verify_ are read again for each chunk, so that they take no registers while
+  // tiles are streamed.
   Rows rows_;
-  int64_t first_;
   AttentionItem item_;
-  int prefix_, verify_, limit_, reach_, from_, whole_from_;
+  int verify_, limit_, reach_, from_, whole_from_;
   int start_, stop_key_;  // of the chunk
 };
 
 // Joins the splits of a group's rows and heads. `memory`: kWaves x (head_dim + 2) floats of the
 // group.
 template <class Group, class T>
-void merge_attention(Group& group, const AttentionParams<T>& params,
-                     const AttentionColumns& columns, int64_t id, float* memory) {
+void merge_attention(Group& group, const AttentionParams<T>& params, const AttentionGrid& grid,
+                     uint32_t id, float* memory) {
   using Merge = AttentionMerge;
-  const Merge merge(params);
+  const Merge merge(grid.splits);
   const int dim = params.head_dim, size = dim + 2;
   const int64_t apart = params.partial(1, 0, 0) - params.partial(0, 0, 0);
   // f(p, request, row, head, splits) for a row and head of the group.
   auto visit = [&](int i, auto f) {
     const AttentionParams<T>& p = Group::reload(params);
-    const int64_t item = id * merge.items + i;
-    const int head = item % p.query_heads, row = item / p.query_heads % p.rows.max_rows;
-    const int request = item / p.query_heads / p.rows.max_rows;
-    if (request >= p.rows.batch || row >= p.rows.count(request)) return;
-    const int splits = Group::uniform(AttentionSplits(p, request, columns).count);
-    if (splits > 1)
-      f(p, attention_column(p, request, row, head), p.rows.cu_rows[request] + row, splits);
+    const uint32_t item = id * merge.items + i, heads = p.query_heads, entry = item / heads;
+    const int request = entry / uint32_t(p.rows.max_rows), head = item % heads;
+    if (request >= p.rows.batch) return;
+    const AttentionRequest of(p.rows, Group::uniform(request));
+    const int row = entry % uint32_t(p.rows.max_rows);
+    if (row >= of.rows) return;
+    const int splits = Group::uniform(AttentionSplits(p, of, grid.columns).count);
+    if (splits > 1) f(p, attention_column(p, of, row, head), int64_t(of.first) + row, splits);
   };
   auto finish = [&](const auto& wave, const auto& tree, const float* nodes,
                     const AttentionColumn& x, int64_t row) {

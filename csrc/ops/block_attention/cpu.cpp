@@ -37,11 +37,11 @@ bool joins_heads(const AttentionParams<T>& p, int64_t items, int threads) {
 }
 
 template <class Tile, class T>
-void attend(const AttentionParams<T>& p, const AttentionGrid<T>& grid, const Parallel& parallel) {
+void attend(const AttentionParams<T>& p, const AttentionGrid& grid, const Parallel& parallel) {
   int64_t scores = 0;
   for (int r = 0; r < p.rows.batch; ++r) {
     const int64_t rows = p.rows.count(r);
-    scores += rows * (p.rows.prefix_lens[r] + rows);
+    scores += rows * (p.rows.prefix(r) + rows);
   }
   using Narrow = cpu::NarrowTile<T, AttentionColumn>;
   const int joined = joins_heads<Narrow>(p, grid.items, parallel.threads) ? p.kv_heads : 1;
@@ -60,12 +60,12 @@ void attend(const AttentionParams<T>& p, const AttentionGrid<T>& grid, const Par
 }
 
 template <class T>
-void merge(const AttentionParams<T>& p, int64_t items, const Parallel& parallel) {
+void merge(const AttentionParams<T>& p, const AttentionGrid& grid, int64_t items,
+           const Parallel& parallel) {
   parallel(items, 8 * p.query_heads * AttentionMerge::kWaves, [&](int64_t begin, int64_t end) {
     cpu::Group group;
     float* memory = aligned_memory(AttentionMerge::kWaves * (p.head_dim + 2));
-    for (int64_t item = begin; item < end; ++item)
-      merge_attention(group, p, AttentionColumns(0), item, memory);
+    for (int64_t item = begin; item < end; ++item) merge_attention(group, p, grid, item, memory);
   });
 }
 
@@ -75,11 +75,12 @@ template <class T>
 void launch(const AttentionParams<T>& p, const Parallel& parallel) {
   auto run = [&](auto type) {
     using Tile = typename decltype(type)::type;
+    const AttentionGrid grid(p, Tile::kGroupColumns);
     schedule(p, Tile::kGroupColumns, [&]<AttentionStep kStep>(int64_t items) {
       if constexpr (kStep == AttentionStep::kAttend)
-        attend<Tile>(p, AttentionGrid<T>(p, Tile::kGroupColumns), parallel);
+        attend<Tile>(p, grid, parallel);
       else
-        merge(p, items, parallel);
+        merge(p, grid, items, parallel);
     });
   };
   cpu::with_tile_type<T, AttentionColumn>(run, p.cache_format != CacheFormat::kPlain);

@@ -20,7 +20,7 @@ constexpr int kMergeThreads = AttentionMerge::kWaves * cdna::kWave;
 
 template <class T, AttentionStep kStep, int kHeadDim>
 BLOCKDRAFT_KERNEL(cdna::kAttentionThreads, 1)
-block_attention_kernel(AttentionParams<T> p) {
+block_attention_kernel(AttentionWork<T> work) {
   static_assert(kStep == AttentionStep::kAttend);
   using Few = cdna::Tile<T, AttentionColumn, kHeadDim, false>;
   using Many = cdna::Tile<T, AttentionColumn, kHeadDim, true>;
@@ -29,12 +29,12 @@ block_attention_kernel(AttentionParams<T> p) {
     typename Many::Memory many;
   };
   __attribute__((shared)) static Memory memory;
-  cdna::use_global_pointers(p);
-  const AttentionGrid<T> grid(p, attention_columns<T>());
+  cdna::use_global_pointers(work);
+  const auto& [p, grid] = work;
   const int64_t id = cdna::contiguous_per_xcd(grid.items);
   AttentionItem item;
   if (id >= grid.items || !grid.item(p, id, item)) return;
-  if (p.rows.count(item.request) * p.group() <= grid.columns.few) {
+  if (grid.columns.are_few(p, item.of.rows)) {
     Few tile(memory.few);
     Attention<Few, T>(tile, Few::reload(p), item).run();
   } else {
@@ -45,21 +45,22 @@ block_attention_kernel(AttentionParams<T> p) {
 
 template <class T, AttentionStep kStep>
 BLOCKDRAFT_KERNEL(kMergeThreads, 2)
-block_attention_kernel(AttentionParams<T> p) {
+block_attention_kernel(AttentionWork<T> work) {
   static_assert(kStep == AttentionStep::kMerge);
   __attribute__((shared)) static float memory[AttentionMerge::kWaves * (128 + 2)];
-  cdna::use_global_pointers(p);
+  cdna::use_global_pointers(work);
   cdna::Group<kMergeThreads> group;
-  merge_attention(group, p, attention_columns<T>(), cdna::group_index(), memory);
+  __builtin_assume(work.params.head_dim <= 2 * cdna::kWave);  // no loop over a row
+  merge_attention(group, work.params, work.grid, cdna::group_index(), memory);
 }
 
-#define BLOCKDRAFT_INSTANTIATE(T)                                             \
-  template BLOCKDRAFT_KERNEL(cdna::kAttentionThreads, 1)                      \
-  block_attention_kernel<T, AttentionStep::kAttend, 64>(AttentionParams<T>);  \
-  template BLOCKDRAFT_KERNEL(cdna::kAttentionThreads, 1)                      \
-  block_attention_kernel<T, AttentionStep::kAttend, 128>(AttentionParams<T>); \
-  template BLOCKDRAFT_KERNEL(kMergeThreads, 2)                                \
-  block_attention_kernel<T, AttentionStep::kMerge>(AttentionParams<T>);
+#define BLOCKDRAFT_INSTANTIATE(T)                                           \
+  template BLOCKDRAFT_KERNEL(cdna::kAttentionThreads, 1)                    \
+  block_attention_kernel<T, AttentionStep::kAttend, 64>(AttentionWork<T>);  \
+  template BLOCKDRAFT_KERNEL(cdna::kAttentionThreads, 1)                    \
+  block_attention_kernel<T, AttentionStep::kAttend, 128>(AttentionWork<T>); \
+  template BLOCKDRAFT_KERNEL(kMergeThreads, 2)                              \
+  block_attention_kernel<T, AttentionStep::kMerge>(AttentionWork<T>);
 BLOCKDRAFT_INSTANTIATE(float)
 BLOCKDRAFT_INSTANTIATE(bf16)
 BLOCKDRAFT_INSTANTIATE(fp16)
@@ -73,16 +74,17 @@ namespace blockdraft {
 
 template <class T>
 void launch(const AttentionParams<T>& p, Stream stream) {
+  const AttentionWork<T> work{p, AttentionGrid(p, attention_columns<T>())};
   schedule(p, attention_columns<T>(), [&]<AttentionStep kStep>(int64_t groups) {
     if constexpr (kStep == AttentionStep::kMerge) {
-      start(block_attention_kernel<T, kStep>, groups, kMergeThreads, stream, p);
+      start(block_attention_kernel<T, kStep>, groups, kMergeThreads, stream, work);
     } else {
       const int64_t padded = ceil_div<int64_t>(groups, 8) * 8;  // equally many for each XCD
       constexpr int kThreads = cdna::kAttentionThreads;
       if (p.head_dim == 64)
-        start(block_attention_kernel<T, kStep, 64>, padded, kThreads, stream, p);
+        start(block_attention_kernel<T, kStep, 64>, padded, kThreads, stream, work);
       else
-        start(block_attention_kernel<T, kStep, 128>, padded, kThreads, stream, p);
+        start(block_attention_kernel<T, kStep, 128>, padded, kThreads, stream, work);
     }
   });
 }

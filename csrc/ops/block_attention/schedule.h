@@ -23,19 +23,38 @@ struct AttentionColumns {
 
   constexpr AttentionColumns(int most, int few = INT32_MAX, int longer = 1)
       : most(most), few(few), longer(longer) {}
+  // Whether a request has few. A GPU divides slowly.
+  template <class T>
+  bool are_few(const AttentionParams<T>& p, int rows) const {
+    return int64_t(rows) * p.query_heads <= int64_t(few) * p.kv_heads;
+  }
+};
+
+// What is read of a request, all of it at once.
+struct AttentionRequest {
+  int number, first, rows, prefix, drafts;
+
+  AttentionRequest() = default;
+  AttentionRequest(const Rows& all, int number)
+      : number(number),
+        first(all.first(number)),
+        rows(all.count(number)),
+        prefix(all.prefix(number)),
+        drafts(all.drafts(number)) {}
+  int verify_rows(const Rows& all) const { return rows - all.mask_rows * all.proposals; }
 };
 
 struct AttentionSplits {
   int chunk_keys, length, count;  // keys of a chunk and of a split; splits
 
   template <class T>
-  AttentionSplits(const AttentionParams<T>& p, int request, const AttentionColumns& columns) {
-    const int prefix = p.rows.prefix_lens[request];
-    const bool few = p.rows.count(request) * p.group() <= columns.few;
+  AttentionSplits(const AttentionParams<T>& p, const AttentionRequest& of,
+                  const AttentionColumns& columns) {
+    const bool few = columns.are_few(p, of.rows);
     chunk_keys = p.chunk_keys * (few ? 1 : columns.longer);
-    while (int64_t(chunk_keys) * p.max_chunks < prefix) chunk_keys *= 2;
+    while (int64_t(chunk_keys) * p.max_chunks < of.prefix) chunk_keys *= 2;
     length = chunk_keys * (few ? p.split_chunks : 1);
-    count = most(ceil_div(prefix, length), 1);
+    count = most(ceil_div(of.prefix, length), 1);
   }
 
   // The most splits of any prefix up to the longest. The longest one itself may have fewer, since
@@ -48,7 +67,8 @@ struct AttentionSplits {
 };
 
 struct AttentionItem {
-  int request, kv_head;
+  AttentionRequest of;
+  int kv_head;
   int first_row, rows;                     // rows of the request, counted within it
   int split, splits, first_key, stop_key;  // the last split has the keys of this pass too
   int chunk_keys;
@@ -56,38 +76,41 @@ struct AttentionItem {
 
 // Numbers the items by host-known maxima, so some do not exist. Row tiles are numbered fastest,
 // then splits, so that items which read the same keys run at the same time and share a cache.
-template <class T>
 struct AttentionGrid {
   AttentionColumns columns;
-  int tiles, splits;
+  int tile_rows, tiles, splits;  // the most rows of a tile
   int64_t items;
 
+  template <class T>
   AttentionGrid(const AttentionParams<T>& p, const AttentionColumns& columns)
       : columns(columns),
-        tiles(row_tiles(p, p.rows.max_rows)),
+        tile_rows(columns.most / p.group()),
+        tiles(ceil_div(p.rows.max_rows, tile_rows)),
         splits(AttentionSplits::at_most(p)),
         items(int64_t(p.rows.batch) * p.kv_heads * splits * tiles) {}
 
-  int row_tiles(const AttentionParams<T>& p, int rows) const {
-    return ceil_div(rows, columns.most / p.group());
-  }
-
   // Returns false if the request has no such item. Rows are divided evenly: two tiles of 272 rows
   // have 136 each.
-  bool item(const AttentionParams<T>& p, int64_t id, AttentionItem& out) const {
-    const uint32_t chunk = uint32_t(id) / tiles;  // there are fewer than 2^31 items
-    const int tile = uint32_t(id) % tiles, split = chunk % splits;
-    const int kv_head = chunk / splits % p.kv_heads, request = chunk / splits / p.kv_heads;
-    const int rows = p.rows.count(request);
-    const int own_tiles = row_tiles(p, rows);
-    const AttentionSplits own(p, request, columns);
-    if (tile >= own_tiles || split >= own.count) return false;
+  template <class T>
+  bool item(const AttentionParams<T>& p, uint32_t id, AttentionItem& out) const {
+    const uint32_t chunk = id / uint32_t(tiles);  // there are fewer than 2^31 items
+    const uint32_t head = chunk / uint32_t(splits), request = head / uint32_t(p.kv_heads);
+    const int tile = id % uint32_t(tiles), split = chunk % uint32_t(splits);
+    const AttentionRequest of(p.rows, request);
+    const AttentionSplits own(p, of, columns);
+    const uint32_t rows = of.rows, own_tiles = ceil_div<uint32_t>(rows, tile_rows);
+    if (tile >= int(own_tiles) || split >= own.count) return false;
     const int share = rows / own_tiles, extra = rows % own_tiles;
     const int first = tile * share + least(tile, extra);
-    const int last = first + share + (tile < extra);
-    const int stop_key = least(p.rows.prefix_lens[request], (split + 1) * own.length);
-    out = {request,  kv_head,       first, last - first, split, own.count, split * own.length,
-           stop_key, own.chunk_keys};
+    out = {.of = of,
+           .kv_head = int(head % uint32_t(p.kv_heads)),
+           .first_row = first,
+           .rows = share + (tile < extra),
+           .split = split,
+           .splits = own.count,
+           .first_key = split * own.length,
+           .stop_key = least(of.prefix, (split + 1) * own.length),
+           .chunk_keys = own.chunk_keys};
     return true;
   }
 };
@@ -98,21 +121,30 @@ struct AttentionMerge {
   static constexpr int kWaves = 8, kNodes = 8;  // of a group; of a part
   int parts = 1, items;
 
-  template <class T>
-  explicit AttentionMerge(const AttentionParams<T>& p) {
-    while (parts * kNodes < AttentionSplits::at_most(p)) parts *= 2;
+  explicit AttentionMerge(int splits) {
+    while (parts * kNodes < splits) parts *= 2;
     items = kWaves / parts;
   }
+};
+
+// What a kernel of a GPU is given. It begins with the parameters, which are read again.
+template <class T>
+struct AttentionWork {
+  AttentionParams<T> params;
+  AttentionGrid grid;
+
+  BLOCKDRAFT_POINTERS(params)
 };
 
 // Calls run<step>(groups) for each launch.
 template <class T, class Run>
 void schedule(const AttentionParams<T>& p, const AttentionColumns& columns, Run run) {
-  const AttentionGrid<T> grid(p, columns);
+  const AttentionGrid grid(p, columns);
   run.template operator()<AttentionStep::kAttend>(grid.items);
   if (grid.splits > 1)
-    run.template operator()<AttentionStep::kMerge>(ceil_div<int64_t>(
-        int64_t(p.rows.batch) * p.rows.max_rows * p.query_heads, AttentionMerge(p).items));
+    run.template operator()<AttentionStep::kMerge>(
+        ceil_div<int64_t>(int64_t(p.rows.batch) * p.rows.max_rows * p.query_heads,
+                          AttentionMerge(grid.splits).items));
 }
 
 }  // namespace blockdraft

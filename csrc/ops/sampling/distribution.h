@@ -48,6 +48,8 @@ struct Logits {
   Penalties penalties{};
 
   bool plain() const { return !other && !allowed && !penalties.touched; }
+  // Whether there is nothing but a mask.
+  bool masked() const { return !other && allowed && !penalties.touched; }
   // Whether all logits are of type T.
   bool stored() const { return !other && !penalties.touched; }
 
@@ -90,6 +92,10 @@ struct Sampling {
 
 enum Status { kFine = 0, kNotNumbers = 1, kEmpty = 2 };
 
+// What a scan has to know of a distribution: logits of one row as they are, of the ids that a mask
+// allows, or anything; the former are not cut.
+enum class Kind { kPlain, kSimple, kAny };
+
 // Kept ids have the weights 2^((x - top) * scale), divided by their sum; or all mass is on one id.
 template <class T>
 struct Distribution {
@@ -102,12 +108,24 @@ struct Distribution {
 
   static constexpr int kSpread = -2, kNowhere = -1;  // mass by weights; no id has mass
 
+  // Other logits' part of the same distribution.
+  template <class S>
+  Distribution<S> over(const Logits<S>& logits) const {
+    return {logits, scale, sum, top, cut, tie, point, status};
+  }
+
   bool truncated() const { return cut != -__builtin_inff(); }
   bool plain() const { return logits.plain() && !truncated(); }
+  bool simple() const { return (logits.plain() || logits.masked()) && !truncated(); }
 
-  template <bool kPlain, class At>
+  template <Kind kKind, class At>
   typename At::Float weight(At at) const {
-    if constexpr (kPlain) return at.exp2(at.load(logits.row) - at.all(top), scale);
+    if constexpr (kKind != Kind::kAny) {
+      const auto own = at.exp2(at.load(logits.row) - at.all(top), scale);
+      if constexpr (kKind == Kind::kSimple)
+        if (logits.allowed) return at.template keep<T>(own, logits.allowed);
+      return own;
+    }
     const auto x = logits.load(at);
     const auto kept =
         (x > at.all(cut)) | ((x == at.all(cut)) & (at.template id<T>() <= at.all(tie)));
@@ -129,88 +147,5 @@ struct Distribution {
     return least(float(((double(x) - top) * scale - log2_double(sum)) / kLog2e), 0.0f);
   }
 };
-
-// What a vocab_block adds to its row's normaliser: the sum of 2^((x - anchor) * scale). `survey`
-// computes no sum; its anchor is the greatest logit.
-struct Partial {
-  double sum;
-  float anchor;
-  int status;
-};
-
-// The greatest logit of a span (-inf: none) and whether NaN or +inf is among them.
-template <class Scan, class T>
-BLOCKDRAFT_SCAN Partial survey(const Scan& scan, const Logits<T>& logits, Span span) {
-  const Total total = scan.sum(span, [&](auto at, auto& peak) {
-    const auto x = logits.load(at);
-    peak = at.maximum(peak, x);
-    return at.select(x < at.all(__builtin_inff()), at.all(0.0f), at.all(1.0f));
-  });
-  return {0, total.peak,
-          total.sum > 0                     ? kNotNumbers
-          : total.peak == -__builtin_inff() ? kEmpty
-                                            : kFine};
-}
-
-// The survey of the first few ids of a row, allowed or not. The greatest of their logits is the
-// anchor of all its vocab_blocks.
-template <class Scan, class T>
-Partial survey_start(const Scan& scan, const Logits<T>& logits, const Vocabulary& vocabulary) {
-  const Span first{0, least(64, vocabulary.size), vocabulary.mask};
-  return survey(scan, Logits<T>{logits.row, logits.other, logits.weight, nullptr}, first);
-}
-
-// The partial of a vocab_block, in one pass unless a logit is too far above the anchor of `start`,
-// the survey of the row's first ids. `drawn`: a token is drawn by these sums, so their terms must
-// be as exact as those of the search within the vocab_block; otherwise a relative error of 4e-7 is
-// enough.
-template <class Scan, class T>
-BLOCKDRAFT_SCAN Partial measure(const Scan& scan, const Logits<T>& logits, double scale,
-                                const Partial& start, Span span, bool drawn) {
-  const float factor = float(scale);
-  // One multiply-add for each exponent. The rounding error of its constant is a common factor,
-  // which is corrected afterwards, unless the constant is so large that the error matters.
-  auto anchored = [&](float anchor) {
-    const float constant = anchor * factor;
-    if (drawn || !(constant < 0x1p24f && constant > -0x1p24f))
-      return scan
-          .sum(span,
-               [&](auto at, auto&) { return at.exp2(logits.load(at) - at.all(anchor), scale); })
-          .sum;
-    const double shift = exp2_double(constant - double(anchor) * factor);
-    if (!logits.plain())
-      return shift *
-             scan.sum(span,
-                      [&](auto at, auto&) {
-                        return at.exp2(at.fma(logits.load(at), at.all(factor), at.all(-constant)));
-                      })
-                 .sum;
-    return shift *
-           scan.sum(span,
-                    [row = logits.row, factor, constant](auto at, auto&) {
-                      return at.exp2(at.fma(at.load(row), at.all(factor), at.all(-constant)));
-                    })
-               .sum;
-  };
-  if constexpr (Scan::kProducts) {  // cheaper without an anchor, if the sum is in fp32's range
-    if (!drawn && logits.plain()) {
-      const double sum =
-          scan.sum(span, [row = logits.row, factor](
-                             auto at, auto&) { return at.exp2_product(at.load(row), factor); })
-              .sum;
-      if (sum > 0x1p-60 && sum < 0x1p100) return {sum, 0, kFine};
-    }
-  }
-  if (start.status == kFine) {
-    const double sum = anchored(start.anchor);
-    // Neither NaN nor so large that a ratio of sums could overflow; nor so small that the anchor,
-    // which may be that of another row of logits, is far above the others.
-    const bool as_stored = !logits.allowed && !logits.penalties.touched;
-    if (sum < 0x1p100 && (as_stored || sum > 0x1p-60)) return {sum, start.anchor, kFine};
-  }
-  Partial out = survey(scan, logits, span);
-  if (out.status == kFine) out.sum = anchored(out.anchor);
-  return out;
-}
 
 }  // namespace blockdraft

@@ -4,7 +4,6 @@
 
 #include "base/philox.h"
 #include "base/view.h"
-#include "ops/sampling/distribution.h"
 #include "ops/sampling/truncate.h"
 
 namespace blockdraft {
@@ -134,6 +133,38 @@ class Sampler {
     return greatest_of(vocabulary_.blocks);
   }
 
+  // Calls f(rank, id) for the first n ids of a distribution, by their logits; of equal ones the
+  // lower id comes first. Returns how many there are, n at most.
+  template <class F>
+  int each_greatest(const Distribution<T>& p, int n, F f) {
+    greatest(p.logits);  // sums_: the greatest logit of each vocab_block that is not listed yet
+    int after = -1;      // the last id that is listed
+    for (int rank = 0; rank < n;) {
+      int block = 0;
+      for (int i = 1; i < vocabulary_.blocks; ++i)
+        if (sums_[i] > sums_[block]) block = i;
+      const float x = float(sums_[block]);
+      if (!(x >= p.cut) || x == -__builtin_inff()) return rank;
+      const int id = crew_.within(vocabulary_, block, [&](const auto& scan, Span span) {
+        return next_equal(scan, p.logits, x, after, span);
+      });
+      if (id >= 0) {
+        if (x == p.cut && id > p.tie) return rank;
+        f(rank++, id);
+        after = id;
+        continue;
+      }
+      const int next = crew_.within(vocabulary_, block, [&](const auto& scan, Span span) {
+        return __builtin_bit_cast(int, greatest_below(scan, p.logits, x, span));
+      });
+      crew_.barrier();  // all have read sums_
+      if (crew_.leader()) sums_[block] = __builtin_bit_cast(float, next);
+      crew_.barrier();
+      after = -1;
+    }
+    return n;
+  }
+
   // Sets sums_[block] = f(scan, block, span) for all vocab_blocks and returns their sum.
   template <class F>
   double weigh(F f) {
@@ -208,13 +239,15 @@ class Sampler {
   template <class Scan>
   BLOCKDRAFT_SCAN static double mass_in(const Scan& scan, const Distribution<T>& p, Span span) {
     if (p.plain())
-      return scan.sum(span, [&p](auto at, auto&) { return p.template weight<true>(at); }).sum;
-    return scan.sum(span, [&p](auto at, auto&) { return p.template weight<false>(at); }).sum;
+      return scan.sum(span, [&p](auto at, auto&) { return p.template weight<Kind::kPlain>(at); })
+          .sum;
+    return scan.sum(span, [&p](auto at, auto&) { return p.template weight<Kind::kAny>(at); }).sum;
   }
   template <class Scan>
   BLOCKDRAFT_SCAN static int crossing_in(const Scan& scan, const Distribution<T>& p, Span span,
                                          double r) {
-    return scan.crossing(span, [&p](auto at, auto&) { return p.template weight<false>(at); }, r);
+    return scan.crossing(
+        span, [&p](auto at, auto&) { return p.template weight<Kind::kAny>(at); }, r);
   }
 
  private:
@@ -272,6 +305,27 @@ class Sampler {
           return at.select(p.logits.load(at) == at.all(p.top), at.all(1.0f), at.all(0.0f));
         },
         0.5);
+  }
+  // The first id above `after` whose logit is x; -1: none.
+  template <class Scan>
+  BLOCKDRAFT_SCAN static int next_equal(const Scan& scan, const Logits<T>& logits, float x,
+                                        int after, Span span) {
+    auto equals = [&logits, x, after](auto at, auto&) {
+      const auto one = at.select(logits.load(at) == at.all(x), at.all(1.0f), at.all(0.0f));
+      return at.select(at.template id<T>() <= at.all(after), at.all(0.0f), one);
+    };
+    return scan.crossing(span, equals, 0.5);
+  }
+  // The greatest logit below x, or -inf.
+  template <class Scan>
+  BLOCKDRAFT_SCAN static float greatest_below(const Scan& scan, const Logits<T>& logits, float x,
+                                              Span span) {
+    auto raise = [&logits, x](auto at, auto& peak) {
+      const auto logit = logits.load(at);
+      peak = at.maximum(peak, at.select(logit < at.all(x), logit, at.all(-__builtin_inff())));
+      return at.all(0.0f);
+    };
+    return scan.sum(span, raise).peak;
   }
 
   Crew& crew_;

@@ -35,11 +35,20 @@ struct PenaltiesParams {
     for (int i = 0; i < drafted; ++i) times += drafts.at(request)[i] == id;
     return times;
   }
+  // Whether nothing of a request's logits changes.
+  bool none(int request) const {
+    const bool biased = biases > 0 && bias_ids.at(request)[0] != INT32_MAX;
+    return !biased && repetition[request] == 1 && presence[request] == 0 && frequency[request] == 0;
+  }
   float penalised(float x, int request, int count) const {
-    if (count < 0) return x;
-    const float repeated = repetition[request];
-    x = __builtin_fmaf(-frequency[request], float(count), x > 0 ? x / repeated : x * repeated);
-    return count > 0 ? x - presence[request] : x;
+    return penalised(x, count, repetition[request], presence[request], frequency[request]);
+  }
+  // Both branches of each choice are cheaper than a jump.
+  static float penalised(float x, int count, float repetition, float presence, float frequency) {
+    const float divided = x / repetition, multiplied = x * repetition;
+    const float emitted = __builtin_fmaf(-frequency, float(count), x > 0 ? divided : multiplied);
+    const float less = emitted - presence;
+    return count < 0 ? x : count > 0 ? less : emitted;
   }
 
   BLOCKDRAFT_POINTERS(touched, counts, repetition, presence, frequency, bias_ids, bias, drafts)
@@ -55,9 +64,16 @@ struct Penalties {
 
   static constexpr int kNear = 8192;
 
+  int draft(int i) const { return params->drafts.at(request)[i]; }
+  // How many drafts there are, if any is near an id.
+  int drafted_near(int id) const { return near >> (id / kNear % 32) & 1 ? drafted : 0; }
+
   template <class Scan>
   static Penalties of(const PenaltiesParams& p, int request, int drafted) {
     if (!p.touched) return {};
+    // On a CPU, which scans rows without penalties in other ways: the bits of a request's row do
+    // not depend on the other requests.
+    if (!Scan::kReloads && p.none(request)) return {};
     uint32_t near = 0;
     for (int i = 0; i < drafted; ++i) {
       const int id = p.drafts.at(request)[i];
@@ -68,10 +84,27 @@ struct Penalties {
 
   template <class T, class At>
   typename At::Float applied(At at, typename At::Float x) const {
-    const int n = near >> (at.first / kNear % 32) & 1 ? drafted : 0;
+    const int n = drafted_near(at.first);
     auto drafts = [this] { return At::reload(params).drafts.at(request); };
     auto revised = [this](float value, int id) { return one<At>(value, id); };
     return at.template revise<T>(x, touched, drafts, n, revised);
+  }
+  // Of n ids, on a CPU. `touched_all`: whether all are touched; `counts`: memory for n numbers.
+  void apply(int n, const int* ids, bool touched_all, int* counts, float* values) const {
+    const PenaltiesParams& p = *params;
+    const int32_t* const emitted = p.counts.at(request);
+    for (int i = 0; i < n; ++i) counts[i] = emitted[ids[i]];
+    if (!touched_all)
+      for (int i = 0; i < n; ++i) {
+        if (!p.has(request, ids[i])) counts[i] = -1;
+        const int more = p.drafted_before(request, drafted_near(ids[i]), ids[i]);
+        if (more > 0) counts[i] = most(counts[i], 0) + more;
+      }
+    if (p.biases > 0)
+      for (int i = 0; i < n; ++i)
+        if (p.has(request, ids[i])) values[i] += p.bias_of(request, ids[i]);
+    const float r = p.repetition[request], s = p.presence[request], f = p.frequency[request];
+    for (int i = 0; i < n; ++i) values[i] = p.penalised(values[i], counts[i], r, s, f);
   }
   template <class At>
   float one(float x, int id) const {

@@ -2,7 +2,7 @@
 // reading of the row, whatever it holds, tells where it is to be cut.
 #pragma once
 
-#include "ops/sampling/distribution.h"
+#include "ops/sampling/measure.h"
 
 namespace blockdraft {
 

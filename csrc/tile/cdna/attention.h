@@ -90,16 +90,29 @@ class Tile : public Group<kAttentionThreads> {
       const int column = (kShared ? wave() * kPanels : 0) * kColumns + p * kColumns + lane() % 32;
       panel.present = column < n;
       panel.x = x(least(column, n - 1));
+    }
+#pragma unroll
+    for (int p = 0; p < kPanels; ++p) {
+      Panel& panel = panels_[p];
       const T* src = query(panel.x);
 #pragma unroll
-      for (int c = 0; c < kDepth; ++c) {
-        panel.queries[c] = Fragment{};
-        if (src && panel.present)
+      for (int c = 0; c < kDepth; ++c) panel.queries[c] = Fragment{};
+      if (src && panel.present)
+#pragma unroll
+        for (int c = 0; c < kDepth; ++c)
           panel.queries[c] = read<Fragment>(src + (2 * c + half()) * kFragment);
-      }
     }
     active_ = !kShared || wave() * kPanels * kColumns < n;
-    clear();
+  }
+
+  void begin() {
+#pragma unroll
+    for (int p = 0; p < kPanels; ++p) {
+#pragma unroll
+      for (int d = 0; d < kParts; ++d) panels_[p].output[d] = acc16{};
+      panels_[p].top = -__builtin_inff();
+      panels_[p].sum = 0;
+    }
   }
 
   template <class Place>
@@ -196,10 +209,12 @@ class Tile : public Group<kAttentionThreads> {
     requires kStreamed
   {
     const Offsets offsets(cached);
-    fetch_keys(cached, offsets, first);
-    fetch_values(cached, offsets, first);
-    fetched_ = true;
+    const Pages pages(cached, first);
+    fetch_keys(cached, offsets, pages, first);
+    fetch_values(cached, offsets, pages, first);
   }
+  // Whether the last call of stream_cached has done so.
+  bool fetched() const { return fetched_; }
 
   // No tile has been asked for: its registers are free.
   void forget() {
@@ -217,20 +232,24 @@ class Tile : public Group<kAttentionThreads> {
     requires kStreamed
   {
     if (tiles == 0) return;
-    if (!fetched_) fetch(cached, first);
     fetched_ = next >= 0;
-    const int step = kStreams * kKeys;
-    const Offsets offsets(cached);
+    Offsets offsets(cached);
+    // Of a tile that is asked for; after the last one it is asked for again: loads under a condition
+    // would be waited for too early.
+    auto start = [&](int tile) {
+      return tile < tiles || next < 0 ? first + least(tile, tiles - 1) * kStreams * kKeys : next;
+    };
+    Pages pages(cached, start(1));
     for (int tile = 1; tile <= tiles; ++tile) {
-      // the last one asks for itself again: loads under a condition would be waited for too early
-      const int start = tile < tiles || next < 0 ? first + least(tile, tiles - 1) * step : next;
       if constexpr (kBuffers == 1) barrier();
       deposit(kKeys);
       barrier();
-      fetch_keys(cached, offsets, start);
-      if constexpr (kShared) fetch_values(cached, offsets, start);
+      offsets.renew();
+      fetch_keys(cached, offsets, pages, start(tile));
+      if constexpr (kShared) fetch_values(cached, offsets, pages, start(tile));
       if (!kShared || active_) absorb_all_panels();
-      if constexpr (!kShared) fetch_values(cached, offsets, start);
+      if constexpr (!kShared) fetch_values(cached, offsets, pages, start(tile));
+      pages = Pages(cached, start(tile + 1));
     }
   }
 
@@ -241,12 +260,15 @@ class Tile : public Group<kAttentionThreads> {
   void absorb_all_panels() {
 #pragma unroll
     for (int p = 0; p < kPanels; ++p) panels_[p].scores = acc16{};
+    Fragment keys[kDepth];  // all are asked for before the first is waited for
 #pragma unroll
-    for (int c = 0; c < kDepth; ++c) {
-      const Fragment keys = key_fragment(c);
+    for (int c = 0; c < kDepth; ++c) keys[c] = key_fragment(c);
+    __builtin_amdgcn_sched_barrier(0);
 #pragma unroll
-      for (int p = 0; p < kPanels; ++p) add_products(panels_[p], c, keys);
-    }
+    for (int c = 0; c < kDepth; ++c)
+#pragma unroll
+      for (int p = 0; p < kPanels; ++p) add_products(panels_[p], c, keys[c]);
+    __builtin_amdgcn_sched_barrier(0);  // values may not be there yet
 #pragma unroll
     for (int p = 0; p < kPanels; ++p) {
       panels_[p].scores *= scale_;
@@ -328,41 +350,60 @@ class Tile : public Group<kAttentionThreads> {
       for (int i = 0; i < kValueHalf; ++i)
         value[i] = (value_row(i) % 16 * uint32_t(cached.value_slot) + value_dim()) * sizeof(T);
     }
+
+    // They might be others from here on. Otherwise the compiler would widen them to 64 bits before
+    // the loop, and add them to each load's uniform address.
+    void renew() {
+#ifdef __AMDGCN__
+#pragma unroll
+      for (uint32_t& byte : key) asm volatile("" : "+v"(byte));
+#pragma unroll
+      for (uint32_t& byte : value) asm volatile("" : "+v"(byte));
+#endif
+    }
   };
 
+  // The pages of a tile's halves, or of this wave's, read by the scalar unit.
+  struct Pages {
+    int id[kPages];
+
+    template <class Cached>
+    Pages(const Cached& cached, int start) {
+#pragma unroll
+      for (int h = 0; h < kPages; ++h)
+        id[h] = uniform(constant(cached.pages + (half_start(start, h) >> cached.page_shift)));
+    }
+  };
+  static int half_start(int start, int h) { return start + 16 * (kShared ? wave() / 2 : h); }
+  // In elements, of where such a half begins.
   template <class Cached>
-  void fetch_keys(const Cached& cached, const Offsets& offsets, int start) {
+  static int64_t place(const Cached& cached, int start, int id, int64_t page, int slot) {
+    return id * page + (start & ((1 << cached.page_shift) - 1)) * slot;
+  }
+
+  template <class Cached>
+  void fetch_keys(const Cached& cached, const Offsets& offsets, const Pages& pages, int start) {
     constexpr int kHalf = Offsets::kKeyHalf;
 #pragma unroll
     for (int h = 0; h < kPages; ++h) {
-      const auto* base = cached.keys + place(cached, start, h, cached.key_page, cached.key_slot);
+      const auto* base = cached.keys + place(cached, half_start(start, h), pages.id[h],
+                                             cached.key_page, cached.key_slot);
 #pragma unroll
       for (int r = 0; r < kHalf; ++r)
         keys_[h * kHalf + r] = read_at<Fragment>(base, offsets.key[r]);
     }
   }
   template <class Cached>
-  void fetch_values(const Cached& cached, const Offsets& offsets, int start) {
+  void fetch_values(const Cached& cached, const Offsets& offsets, const Pages& pages, int start) {
     constexpr int kHalf = Offsets::kValueHalf;
 #pragma unroll
     for (int h = 0; h < kPages; ++h) {
-      const auto* base =
-          cached.values + place(cached, start, h, cached.value_page, cached.value_slot);
+      const auto* base = cached.values + place(cached, half_start(start, h), pages.id[h],
+                                               cached.value_page, cached.value_slot);
 #pragma unroll
       for (int i = 0; i < kHalf; ++i)
         values_[h * kHalf + i] = read_at<Part>(base, offsets.value[i]);
     }
-  }
-
-  // Where half h of a tile begins, or this wave's half. The page is read by the scalar unit.
-  template <class Cached>
-  static int64_t place(const Cached& cached, int start, int h, int64_t page, int slot) {
-    typedef const __attribute__((address_space(4))) int32_t Page;
-    const int key = start + 16 * (kShared ? wave() / 2 : h), within = (1 << cached.page_shift) - 1;
-    const uint64_t pages = uint64_t(cached.pages);
-    const uint32_t low = uniform(int(pages)), high = uniform(int(pages >> 32));
-    const int id = ((Page*)(uint64_t(high) << 32 | low))[key >> cached.page_shift];
-    return id * page + (key & within) * slot;
   }
 
   template <class V>
@@ -393,13 +434,12 @@ class Tile : public Group<kAttentionThreads> {
 
   // The chunk, of at most two, is complete; see the contract. The waves' parts are joined in their
   // order, each wave some dimensions of all columns.
-  void settle(int chunk, bool last) {
+  void settle(int chunk, bool) {
     if constexpr (!kShared) {
       Piece x;
       join_waves(x);
       if (chunk) join(node_, x);
       node_ = x;
-      if (!last) clear();
     }
   }
 
@@ -440,16 +480,6 @@ class Tile : public Group<kAttentionThreads> {
     for (int j = 0; j < 4; ++j)
 #pragma unroll
       for (int d = 0; d < kParts; ++d) values[j * kParts + d] = output[d][4 * w + j];
-  }
-
-  void clear() {
-#pragma unroll
-    for (int p = 0; p < kPanels; ++p) {
-#pragma unroll
-      for (int d = 0; d < kParts; ++d) panels_[p].output[d] = acc16{};
-      panels_[p].top = -__builtin_inff();
-      panels_[p].sum = 0;
-    }
   }
 
   void join_waves(Piece& x) {
@@ -554,7 +584,7 @@ class Tile : public Group<kAttentionThreads> {
   Panel panels_[kPanels];
   float scale_;
   bool active_;
-  int fetched_ = 0;
+  bool fetched_ = false;
   int staged_ = 0, buffer_ = 0;
   int key_places_[kKeyLoads], value_places_[kValueLoads];
   Fragment keys_[kKeyLoads];

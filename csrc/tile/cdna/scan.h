@@ -130,7 +130,7 @@ struct At {
 
 class Scan {
  public:
-  static constexpr bool kProducts = false, kReloads = true;
+  static constexpr bool kProducts = false, kReloads = true, kSplits = false;
 
   template <class Params>
   static Params reload(const Params*) {

@@ -22,11 +22,13 @@ struct Lanes {
   static wide select(iwide mask, wide a, wide b) { return mask ? a : b; }
   static wide maximum(wide a, wide b) { return maximum_wide(a, b); }
   static wide fma(wide a, wide b, wide c) { return multiply_add(a, b, c); }
-  static wide exp2(wide x, double scale) { return cpu::exp2(x, scale); }
+  // Inlined wherever they stand: the compiler may find that a scan has too many of them, and a call
+  // costs as much as the work.
+  [[gnu::always_inline]] static wide exp2(wide x, double scale) { return cpu::exp2(x, scale); }
 #ifdef __AVX512F__
   static wide exp2_product(wide x, float factor) { return cpu::exp2_product(x, factor); }
 #endif
-  static wide exp2(wide x) {
+  [[gnu::always_inline]] static wide exp2(wide x) {
 #ifdef __AVX512F__
     return cpu::exp2(x);
 #else
@@ -44,6 +46,23 @@ inline iwide lanes_of(uint32_t bits, int first = 0, int step = 1) {
 // The bits of the ids from `first` on, which is a multiple of kWide.
 inline uint32_t bits_from(const uint32_t* words, int first) {
   return words[first / 32] >> (first % 32);
+}
+// x in the lanes of these bits, else 0.
+[[gnu::always_inline]] inline wide kept(wide x, const uint32_t* words, int first, int lane = 0,
+                                        int step = 1) {
+#if defined(__AVX2__) && !defined(__AVX512F__)
+  // Each lane has the bits in its lowest byte or two; a shift moves its own to the sign.
+  const auto* const bytes = reinterpret_cast<const char*>(words) + first / 8;
+  int16_t both;
+  if (step == 2) std::memcpy(&both, bytes, sizeof both);
+  const __m256i bits = step == 2 ? _mm256_set1_epi16(both) : _mm256_set1_epi8(*bytes);
+  iwide left;
+  for (int j = 0; j < kWide; ++j) left[j] = 31 - (lane + j * step);
+  const __m256i signs = _mm256_sllv_epi32(bits, (__m256i)left);
+  return (wide)_mm256_blendv_ps(_mm256_setzero_ps(), (__m256)x, (__m256)signs);
+#else
+  return lanes_of(bits_from(words, first), lane, step) ? x : wide{};
+#endif
 }
 
 inline iwide ids_from(int first) {
@@ -75,6 +94,10 @@ struct Whole : Lanes {
   template <class>
   iwide bits(const uint32_t* words) const {
     return lanes_of(bits_from(words, first));
+  }
+  template <class>
+  wide keep(wide x, const uint32_t* words) const {
+    return kept(x, words, first);
   }
   template <class T, class Ids, class F>
   wide revise(wide x, const uint32_t* words, Ids ids, int n, F f) const {
@@ -114,6 +137,11 @@ struct Half : Lanes {
     if constexpr (!std::is_same_v<T, bf16>)
       return lanes_of(bits_from(words, first + upper * kWide));
     return lanes_of(bits_from(words, first), upper, 2);
+  }
+  template <class T>
+  wide keep(wide x, const uint32_t* words) const {
+    if constexpr (!std::is_same_v<T, bf16>) return kept(x, words, first + upper * kWide);
+    return kept(x, words, first, upper, 2);
   }
   template <class T, class Ids, class F>
   wide revise(wide x, const uint32_t* words, Ids ids, int n, F f) const {
@@ -155,6 +183,10 @@ struct Ragged : Lanes {
     for (int j = 0; j < kWide; ++j) within |= uint32_t(in(j)) << j;
     return lanes_of(bits_from(words, first) & within);
   }
+  template <class T>
+  wide keep(wide x, const uint32_t* words) const {
+    return Lanes::select(bits<T>(words), x, wide{});
+  }
   template <class T, class Ids, class F>
   wide revise(wide x, const uint32_t* words, Ids ids, int n, F f) const {
     return cpu::revise<T>(*this, x, words, ids, n, f);
@@ -170,6 +202,7 @@ class Scan : public Group {
 
  public:
   static constexpr bool kReloads = false;
+  static constexpr bool kSplits = true;
 #ifdef __AVX512F__
   static constexpr bool kProducts = true;
 #else

@@ -240,7 +240,7 @@ V exp2_within(V x) {
 
 // 2^x to 3e-7 for x < 128, exactly 1 for 0. From 128 on infinity with AVX-512, else undefined.
 // Below -126 at most 2^-126; 0 for -inf; NaN for NaN.
-inline wide exp2(wide x) {
+[[gnu::always_inline]] inline wide exp2(wide x) {
 #ifdef __AVX512F__
   // x - floor(x), 0 for infinity.
   const wide r = (wide)_mm512_reduce_ps((__m512)x, _MM_FROUND_TO_NEG_INF | _MM_FROUND_NO_EXC);
@@ -306,7 +306,7 @@ inline wide exp2_product(wide x, float factor) {
 #endif
 
 // 2^(x * scale) to 1e-7, however large x or the scale; infinity from 128 on; otherwise as exp2.
-inline wide exp2(wide x, double scale) {
+[[gnu::always_inline]] inline wide exp2(wide x, double scale) {
   const float factor = float(scale), rest = float(scale - factor);
 #ifdef __AVX512F__
   return exp2_by_roots(maximum_wide(splat_wide(-300 / factor), x), factor, rest);

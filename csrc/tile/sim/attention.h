@@ -53,13 +53,18 @@ class Tile : public Group {
     scale_ = scale;
     panel_.count = std::clamp(n - wave_ * kColumns, 0, kColumns);
     panel_.queries.assign(kColumns * dim_, 0);
-    clear();
     for (int c = 0; c < kColumns; ++c) {
       if (c >= panel_.count) continue;
       panel_.x[c] = x(wave_ * kColumns + c);
       if (const T* src = query(panel_.x[c]))
         for (int d = 0; d < dim_; ++d) panel_.queries[c * dim_ + d] = value(src[d]);
     }
+  }
+
+  void begin() {
+    panel_.output.assign(kColumns * dim_, 0);
+    std::fill_n(panel_.top, kColumns, -INFINITY);
+    std::fill_n(panel_.sum, kColumns, 0.0f);
   }
 
   template <class Place>
@@ -149,7 +154,6 @@ class Tile : public Group {
     const int level = std::countr_one(unsigned(chunk));
     nodes_.resize(std::max<size_t>(nodes_.size(), level + 1));
     nodes_[level] = now;
-    clear();
   }
 
   struct Output {
@@ -183,12 +187,6 @@ class Tile : public Group {
         right.output[d] = both(left.output[d], right.output[d]);
     }
     return right;
-  }
-
-  void clear() {
-    panel_.output.assign(kColumns * dim_, 0);
-    std::fill_n(panel_.top, kColumns, -INFINITY);
-    std::fill_n(panel_.sum, kColumns, 0.0f);
   }
 
   Memory& memory_;

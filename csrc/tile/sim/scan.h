@@ -49,7 +49,7 @@ struct At {
 
 class Scan {
  public:
-  static constexpr bool kProducts = false, kReloads = false;
+  static constexpr bool kProducts = false, kReloads = false, kSplits = false;
   static bool bit(const uint32_t* words, int id) { return words[id / 32] >> (id % 32) & 1; }
   template <class Params>
   static const Params& reload(const Params* p) {

@@ -5,7 +5,7 @@ import torch
 from .. import reference, rng
 from ..contract import F32, I32, I64, Check
 from ..registry import Op, Out, Scratch, by_name
-from ..types import NO_PENALTIES, Accepted, Penalties, Sampling
+from ..types import MAX_TOP, NO_PENALTIES, Accepted, Penalties, Sampling, is_integer
 from . import _native, _sampling, _triton
 
 RULES = ("token", "block", "greedy")  # how drafts are accepted
@@ -36,6 +36,7 @@ def accept_drafts(
     remaining: torch.Tensor | None = None,
     uniforms: torch.Tensor | None = None,
     with_logprob: bool = False,
+    top_n: int = 0,
     out: Accepted | None = None,
     workspace: torch.Tensor | None = None,
     backend: str | None = None,
@@ -75,10 +76,11 @@ def accept_drafts(
     remaining    int32 [B] or None: tokens that the request may still emit, including this step's;
                  limits the next draft_len
     uniforms     float64 [B,K+1] in [0,1) instead of `rng`'s: K for the drafts, then the draw's
-    out          Accepted whose tensors are written (target_logprob None: not wanted), made if None
+    out          Accepted whose tensors are written (None for what is not wanted), made if None
     workspace    float64 of `accept_drafts_workspace`'s shape, made if None
     with_logprob also return target_logprob: of the committed tokens, in the unmixed target
                  distribution; temperature 0 counts as 1
+    top_n        also return top_tokens and top_logprobs of so many ids; needs with_logprob
 
     Of the proposals with 1 <= branch <= a+1 the one of the largest branch is chosen (ties: the
     lowest index); shift = a+1-branch, and the next draft_len is clamp(mask_rows-1-shift, 0, K). A
@@ -128,7 +130,8 @@ def accept_drafts(
     check.values("draft_len", draft_len, -1, V - 1, f"-1 .. K = {V - 1}")
     check.values("branch", branch, -1, V, f"-1 or 1 .. {V}", but=0)
     check.values("mix", mix, 0, 1, "0 .. 1")
-    accepted = _outputs(check, out, with_logprob, target_logits)
+    check.need(is_integer(top_n, 0, MAX_TOP), "top_n", f"0 .. {MAX_TOP}", repr(top_n))
+    accepted = _outputs(check, out, with_logprob, top_n, target_logits)
     shape = accept_drafts_workspace(target_logits)
     workspace = check.workspace(workspace, target_logits, shape, torch.float64)
     args = Args(
@@ -161,6 +164,8 @@ def accept_drafts(
         next_draft_len=accepted.draft_len,
         status=accepted.status,
         target_logprob=accepted.target_logprob,
+        top_tokens=accepted.top_tokens,
+        top_logprobs=accepted.top_logprobs,
         workspace=workspace,
     )
     OP(backend, args)
@@ -197,6 +202,8 @@ class Args(NamedTuple):
     next_draft_len: Out
     status: Out
     target_logprob: Out | None
+    top_tokens: Out | None
+    top_logprobs: Out | None
     workspace: Scratch | None
 
 
@@ -206,15 +213,27 @@ def accept_drafts_workspace(target_logits: torch.Tensor) -> tuple[int, ...]:
     return _sampling.workspace_shape(target_logits, 2 * target_logits.shape[1] - 1)
 
 
-def _outputs(check: Check, out: Accepted | None, with_logprob: bool, logits) -> Accepted:
+def _outputs(
+    check: Check, out: Accepted | None, with_logprob: bool, top_n: int, logits
+) -> Accepted:
     """The caller's outputs, checked, or new ones."""
     if out is not None and not isinstance(out, Accepted):
         check.fail("out", "blockdraft.Accepted", type(out).__name__, TypeError)
-    wanted = with_logprob if out is None else out.target_logprob is not None
-    shapes = ("B",) * 6 + ("B V",) * wanted
+    if out is not None:
+        with_logprob, top_n = out.target_logprob is not None, out.top_tokens is not None
+    check.need(with_logprob or not top_n, "top_n", "0 without with_logprob", top_n)
+    if out is None:
+        check.dims["n"] = top_n
+    shapes = ("B",) * 6 + ("B V",) * with_logprob + ("B V n",) * (2 * bool(top_n))
     given = None if out is None else out[: len(shapes)]
-    tensors = check.outputs(given, shapes, I32 * 6 + F32, dict(target_logits=logits))
-    return Accepted(*tensors, *(() if wanted else (None,)))
+    tensors = check.outputs(given, shapes, I32 * 6 + F32 + I32 + F32, dict(target_logits=logits))
+    return Accepted(*tensors, *[None] * (len(Accepted._fields) - len(tensors)))
+
+
+def _triton_unsupported(args: Args) -> str | None:
+    if args.top_tokens is not None:
+        return "the Triton kernels have no top_n"
+    return _triton.unsupported(args.target_logits)
 
 
 def _uniforms(args: Args) -> torch.Tensor:
@@ -227,7 +246,7 @@ def _uniforms(args: Args) -> torch.Tensor:
 
 
 OP = Op("accept_drafts", Args)
-_triton.register(OP, lambda args: _triton.unsupported(args.target_logits))
+_triton.register(OP, _triton_unsupported)
 _native.register(OP, lambda args: _native.unsupported(args.target_logits))
 OP.register(
     "reference",
@@ -237,5 +256,6 @@ OP.register(
         uniforms=_uniforms,
         rule=lambda args: RULES[args.rule],
         with_logprob=lambda args: args.target_logprob is not None,
+        top_n=lambda args: 0 if args.top_tokens is None else args.top_tokens.shape[-1],
     ),
 )

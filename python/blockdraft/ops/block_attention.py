@@ -182,11 +182,11 @@ def chunk_keys(device: torch.device) -> int:
 
 def split_chunks(q: torch.Tensor, k: torch.Tensor, rows: Rows) -> int:
     """As many chunks as leave enough splits to occupy a whole GPU, up to 2: each split's results
-    are written and read once more."""
+    are written and read once more. Two that are all need no merge."""
     if q.device.type == "cpu":
         return 1
-    items = len(rows.prefix_lens) * k.shape[1] * _chunks(q.device, rows)
-    return 2 if items >= 2 * GROUPS else 1
+    chunks = _chunks(q.device, rows)
+    return 2 if chunks == 2 or len(rows.prefix_lens) * k.shape[1] * chunks >= 2 * GROUPS else 1
 
 
 def _chunks(device: torch.device, rows: Rows) -> int:

@@ -4,7 +4,15 @@ match, mixed logits."""
 import torch
 
 from ..types import NO_PENALTIES, Accepted
-from .distribution import disallowed, distribution, draw, excluded, penalised, row_status
+from .distribution import (
+    disallowed,
+    distribution,
+    draw,
+    excluded,
+    penalised,
+    row_status,
+    truncated,
+)
 
 
 def accept_drafts(
@@ -27,6 +35,7 @@ def accept_drafts(
     mask_token=-1,
     remaining=None,
     with_logprob=False,
+    top_n=0,
 ) -> Accepted:
     """uniforms [B,K+1]: one for the acceptance of each draft, the last one for the draw."""
     batch, V, vocab = target_logits.shape
@@ -116,9 +125,11 @@ def accept_drafts(
     idle = (D < 0) | (status != 0)
     a, y = torch.where(idle, -1, a), torch.where(idle, -1, y)
     proposal, shift, next_len = _next(a, branch.long(), mask_rows, K, remaining)
-    logprob = _logprob(target_logits, banned, target_sampling, x, a, y) if with_logprob else None
+    logprobs = ()
+    if with_logprob:
+        logprobs = _logprobs(target_logits, banned, target_sampling, x, a, y, top_n)
     return Accepted(
-        a.int(), y.int(), proposal.int(), shift.int(), next_len.int(), status.int(), logprob
+        *(t.int() for t in (a, y, proposal, shift, next_len, status)), *(logprobs or (None,))
     )
 
 
@@ -159,18 +170,28 @@ def _next(a, branch, mask_rows, K, remaining):
     return proposal, shift, torch.where(a < 0, none, length)
 
 
-def _logprob(target_logits, banned, target_sampling, x, a, y):
+def _logprobs(target_logits, banned, target_sampling, x, a, y, top_n):
     """Log-probabilities of the accepted drafts and of y in the unmixed target distribution;
-    temperature 0 counts as 1."""
-    batch, V, _ = target_logits.shape
-    p = distribution(
-        target_logits,
-        banned,
-        target_sampling.temperature.where(target_sampling.temperature > 0, 1.0),
-        *target_sampling[1:],
-    )
+    temperature 0 counts as 1. If top_n is not 0, also the top_n first ids and their
+    log-probabilities."""
+    batch, V, vocab = target_logits.shape
+    temperature = target_sampling.temperature.where(target_sampling.temperature > 0, 1.0)
+    p = distribution(target_logits, banned, temperature, *target_sampling[1:])
     column = torch.arange(V, device=x.device)
     tokens = torch.cat([x, y[:, None]], 1)
     tokens = torch.where(column == a[:, None], y[:, None], tokens).clamp(min=0)
     value = p.gather(-1, tokens[..., None])[..., 0].log()
-    return torch.where(column <= a[:, None], value, 0.0).float()
+    committed = column <= a[:, None]
+    logprob = torch.where(committed, value, 0.0).float()
+    if top_n == 0:
+        return (logprob,)
+    logits = target_logits.double().masked_fill(banned, -torch.inf)
+    kept = truncated(logits, temperature, *target_sampling[1:])[1]
+    first = logits.where(kept, -torch.inf).sort(dim=-1, descending=True, stable=True)
+    place = torch.arange(top_n, device=x.device).clamp(max=vocab - 1).expand(batch, V, -1)
+    exists = (first.values.gather(-1, place) > -torch.inf) & committed[..., None]
+    exists &= torch.arange(top_n, device=x.device) < vocab
+    ids = first.indices.gather(-1, place)
+    value = p.gather(-1, ids).log()
+    ids, value = torch.where(exists, ids, -1), torch.where(exists, value, -torch.inf)
+    return logprob, ids.int(), value.float()

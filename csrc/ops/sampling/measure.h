@@ -1,0 +1,114 @@
+// What a vocab_block adds to its row's normaliser.
+#pragma once
+
+#include "ops/sampling/split.h"
+
+namespace blockdraft {
+
+// The sum of 2^((x - anchor) * scale). `survey` computes no sum; its anchor is the greatest logit.
+struct Partial {
+  double sum;
+  float anchor;
+  int status;
+};
+
+// The greatest logit of a span (-inf: none) and whether NaN or +inf is among them.
+template <class Scan, class T>
+BLOCKDRAFT_SCAN Partial survey(const Scan& scan, const Logits<T>& logits, Span span) {
+  const Total total = scan.sum(span, [&](auto at, auto& peak) {
+    const auto x = logits.load(at);
+    peak = at.maximum(peak, x);
+    return at.select(x < at.all(__builtin_inff()), at.all(0.0f), at.all(1.0f));
+  });
+  return {0, total.peak,
+          total.sum > 0                     ? kNotNumbers
+          : total.peak == -__builtin_inff() ? kEmpty
+                                            : kFine};
+}
+
+// The survey of the first few ids of a row, allowed or not. The greatest of their logits is the
+// anchor of all its vocab_blocks.
+template <class Scan, class T>
+Partial survey_start(const Scan& scan, const Logits<T>& logits, const Vocabulary& vocabulary) {
+  const Span first{0, least(64, vocabulary.size), vocabulary.mask};
+  return survey(scan, Logits<T>{logits.row, logits.other, logits.weight, nullptr}, first);
+}
+
+// The sum of f(at, x) over the logits x, of which f(at, -inf) is 0. A row with a mask is read as one
+// without; then what is not allowed does not count.
+template <class Scan, class T, class F>
+BLOCKDRAFT_SCAN double sum_of(const Scan& scan, const Logits<T>& logits, Span span, F f) {
+  if (logits.plain())
+    return scan.sum(span, [row = logits.row, f](auto at, auto&) { return f(at, at.load(row)); })
+        .sum;
+  if constexpr (Scan::kSplits)
+    if (logits.masked()) {
+      auto kept = [row = logits.row, words = logits.allowed, f](auto at, auto&) {
+        return at.template keep<T>(f(at, at.load(row)), words);
+      };
+      return scan.sum(span, kept).sum;
+    }
+  return scan.sum(span, [&logits, f](auto at, auto&) { return f(at, logits.load(at)); }).sum;
+}
+
+// The sum of 2^((x - anchor) * scale); if not `exactly`, with a relative error of 4e-7.
+template <class Scan, class T>
+double mass_from(const Scan& scan, const Logits<T>& logits, double scale, float anchor, Span span,
+                 bool exactly) {
+  const float factor = float(scale);
+  const float constant = anchor * factor;
+  // One multiply-add for each exponent. The rounding error of its constant is a common factor,
+  // which is corrected afterwards, unless the constant is so large that the error matters.
+  if (exactly || !(constant < 0x1p24f && constant > -0x1p24f))
+    return sum_of(scan, logits, span,
+                  [anchor, scale](auto at, auto x) { return at.exp2(x - at.all(anchor), scale); });
+  const double shift = exp2_double(constant - double(anchor) * factor);
+  return shift * sum_of(scan, logits, span, [factor, constant](auto at, auto x) {
+           return at.exp2(at.fma(x, at.all(factor), at.all(-constant)));
+         });
+}
+
+// The partial of a vocab_block, in one pass unless a logit is too far above the anchor of `start`,
+// the survey of the row's first ids. `drawn`: a token is drawn by these sums, so their terms must
+// be as exact as those of the search within the vocab_block.
+template <class Scan, class T>
+Partial measure_whole(const Scan& scan, const Logits<T>& logits, double scale, const Partial& start,
+                      Span span, bool drawn) {
+  if constexpr (Scan::kProducts) {  // cheaper without an anchor, if the sum is in fp32's range
+    if (!drawn && (logits.plain() || logits.masked())) {
+      auto product = [factor = float(scale)](auto at, auto x) {
+        return at.exp2_product(x, factor);
+      };
+      const double sum = sum_of(scan, logits, span, product);
+      if (sum > 0x1p-60 && sum < 0x1p100) return {sum, 0, kFine};
+    }
+  }
+  if (start.status == kFine) {
+    const double sum = mass_from(scan, logits, scale, start.anchor, span, drawn);
+    // Neither NaN nor so large that a ratio of sums could overflow; nor so small that the anchor,
+    // which may be that of another row of logits, is far above the others.
+    const bool as_stored = !logits.allowed && !logits.penalties.touched;
+    if (sum < 0x1p100 && (as_stored || sum > 0x1p-60)) return {sum, start.anchor, kFine};
+  }
+  Partial out = survey(scan, logits, span);
+  if (out.status == kFine) out.sum = mass_from(scan, logits, scale, out.anchor, span, drawn);
+  return out;
+}
+
+template <class Scan, class T>
+BLOCKDRAFT_SCAN Partial measure(const Scan& scan, const Logits<T>& logits, double scale,
+                                const Partial& start, Span span, bool drawn) {
+  if constexpr (Scan::kSplits)
+    if (logits.penalties.touched && start.status == kFine) {
+      const Split<T> split(scan, logits, logits.penalties, span);
+      if (split.fits()) {
+        const float anchor = start.anchor;
+        const double sum = mass_from(scan, split.rest(), scale, anchor, span, drawn) +
+                           mass_from(scan, split.list(), scale, anchor, split.listed(), drawn);
+        if (sum < 0x1p100 && sum > 0x1p-60) return {sum, anchor, kFine};
+      }
+    }
+  return measure_whole(scan, logits, scale, start, span, drawn);
+}
+
+}  // namespace blockdraft
