@@ -1,6 +1,7 @@
 """Causal attention of transformers' models, windows and left padding included."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from functools import lru_cache
 from typing import Any
 
@@ -166,7 +167,12 @@ def _table(
 @lru_cache(maxsize=8)  # the layers of a pass all have the same
 def _rows(device: torch.device, past: int, q_length: int, starts: tuple[int, ...]) -> Rows:
     prefixes = [max(past - start, 0) for start in starts]
-    lengths = [min(q_length, past + q_length - start) for start in starts]
-    return Rows.prefill(
-        torch.tensor(prefixes, dtype=torch.int32, device=device), lengths, max(prefixes)
-    )
+    lengths = tuple(min(q_length, past + q_length - start) for start in starts)
+    prefix_lens = torch.tensor(prefixes, dtype=torch.int32, device=device)
+    return replace(_chunks(device, lengths), prefix_lens=prefix_lens, max_prefix=max(prefixes))
+
+
+@lru_cache(maxsize=8)  # so do most steps of a decode
+def _chunks(device: torch.device, lengths: tuple[int, ...]) -> Rows:
+    empty = torch.zeros(len(lengths), dtype=torch.int32, device=device)
+    return Rows.prefill(empty, list(lengths), 0)
