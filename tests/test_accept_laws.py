@@ -58,7 +58,8 @@ def test_mix_of_one_is_bit_identical():
     )
     plain = accept(x, target, draft, uniforms, 2, with_logprob=True)
     mixed = accept(x, target, draft, uniforms, 2, mix=1.0, with_logprob=True)
-    assert all(torch.equal(a, b) for a, b in zip(plain, mixed))
+    given = [(a, b) for a, b in zip(plain, mixed) if a is not None]
+    assert len(given) >= 6 and all(torch.equal(a, b) for a, b in given)
 
 
 def expected_accepted_token(case):

@@ -20,7 +20,7 @@ LONG = [
     "blockdraft roofline measure",
     "blockdraft roofline isa",
     "blockdraft roofline isa --predict",
-    "blockdraft roofline check --save results.json",
+    "blockdraft roofline check --whole-pass --dtype bfloat16 --save results.json",
 ]
 
 

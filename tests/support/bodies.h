@@ -61,6 +61,7 @@ void attend(Tile& tile, const T* q, const T* k, const T* v, const int* from, con
       n, [&](int i) { return TestColumn{i, from[i], to[i]}; },
       [&](const TestColumn& x) { return x.to > x.from ? q + int64_t(x.index) * depth : nullptr; },
       scale);
+  tile.begin();
   walk(tile, k, v, m, depth, [&](auto& panel, int start) {
     if (!panel.any(
             [&](const TestColumn& x) { return x.from < start + Tile::kKeys && x.to > start; }))
