@@ -17,7 +17,7 @@ from ..roofline import costs
 from ..roofline.costs import Cost
 from ..testing import assert_close
 from ..types import Rows
-from .case import Implementation, Normal, Prepared, backends
+from .case import Implementation, Normal, Prepared, backends, unstored
 
 HQ, HK, DIM, PAGE = 8, 2, 128, 16
 GROUP = HQ // HK
@@ -57,9 +57,8 @@ def lengths(parameters: dict[str, Any]) -> list[int]:
 
 def layout_of(parameters: dict[str, Any]) -> tuple[BlockLayout, list[int]]:
     """The layout, and the branches of its proposals."""
-    P = parameters["P"]
-    layout = BlockLayout(parameters.get("V", 16) - 1, 16, P)
-    return layout, [1 + round(j * layout.K / max(P - 1, 1)) for j in range(P)]
+    layout = BlockLayout(parameters.get("V", 16) - 1, 16, parameters["P"])
+    return layout, layout.spread()
 
 
 def cost(parameters: dict[str, Any], itemsize: int) -> Cost:
@@ -222,8 +221,7 @@ def build(parameters: dict[str, Any], dtype: torch.dtype, device: str) -> Prepar
     mine = backends("block_attention", ours, out)
     if scales:
         plain = (data.k_cache, data.v_cache)
-        name = f"blockdraft, cache in {dtype}".replace("torch.", "")
-        mine.append(Implementation(name, lambda: lambda: ours("cpp", plain, {})))
+        mine.append(unstored("cache", dtype, lambda: ours("cpp", plain, {}), out))
     return Prepared(
         mine + peers,
         lambda result, slack: assert_close(result, expected(), dtype, slack=slack),

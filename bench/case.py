@@ -61,7 +61,9 @@ class Normal:
         return values.to(self.dtype).to(self.device)
 
 
-def own(name: str, call: Callable[[], Any], out: torch.Tensor | None = None) -> Implementation:
+def own(
+    name: str, call: Callable[[], Any], out: torch.Tensor | None = None, is_peer: bool = False
+) -> Implementation:
     """One of blockdraft's implementations, which need no conversion. `out`, which it writes, is set
     to NaN first, so that an earlier implementation's result does not count as its own."""
 
@@ -70,7 +72,14 @@ def own(name: str, call: Callable[[], Any], out: torch.Tensor | None = None) -> 
             out.fill_(torch.nan)
         return call
 
-    return Implementation(name, prepare, is_peer=False)
+    return Implementation(name, prepare, is_peer)
+
+
+def unstored(
+    what: str, dtype: torch.dtype, call: Callable[[], Any], out: torch.Tensor
+) -> Implementation:
+    """Our own C++ kernel as a peer of itself: on the same numbers, not stored in fp8 or fp4."""
+    return own(f"blockdraft, {what} in {dtype}".replace("torch.", ""), call, out, is_peer=True)
 
 
 def backends(

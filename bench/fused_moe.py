@@ -17,7 +17,7 @@ from ..roofline import costs
 from ..roofline.costs import Cost
 from ..testing import assert_close
 from . import ggml
-from .case import Implementation, Normal, Prepared, backends
+from .case import Implementation, Normal, Prepared, backends, unstored
 
 EXPERTS, HIDDEN, INNER = 16, 2048, 2048
 Run = Callable[[], torch.Tensor]
@@ -82,7 +82,7 @@ def stored(data: Inputs, parameters: dict[str, Any]) -> tuple[Inputs, dict[str, 
         codes, scale = store(weight)
         given |= {name: codes, f"{name}_scale": scale}
         plain[name] = torch.stack(
-            [dequantize(c[None], s[None])[0].to(weight.dtype) for c, s in zip(codes, scale)]
+            [dequantize(*expert).to(weight.dtype) for expert in zip(codes, scale)]
         )
     return replace(data, **plain), given
 
@@ -242,8 +242,7 @@ def build(parameters: dict[str, Any], dtype: torch.dtype, device: str) -> Prepar
     mine = backends("fused_moe", ours, out)
     if "experts" in parameters:
         plain = dict(gate_up=data.gate_up, down=data.down)
-        name = f"blockdraft, experts in {dtype}".replace("torch.", "")
-        mine.append(Implementation(name, lambda: lambda: ours("cpp", plain)))
+        mine.append(unstored("experts", dtype, lambda: ours("cpp", plain), out))
     return Prepared(
         mine + peers(data),
         lambda y, slack: assert_close(y, expected(), dtype, slack=slack),

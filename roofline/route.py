@@ -161,15 +161,16 @@ class Router:
                 else entry in self.edges[block]
             )
         }
+        named = len(trips or ())
         # (cost, parts, the way on) by node, trips done before it, and products made from it on
         best: dict[tuple, dict[int, tuple]] = {}
         for node in _postorder(entry, after):
-            for done in range(len(trips or ()), -1, -1):
+            for done in range(named, -1, -1):
                 ways: dict[int, tuple] = {}
                 own = self._node(node, outermost.get(node), trips, done, matrix, working)
                 for parts, cost, reached in own:
                     made = sum(_products(part) for part in parts) if products is not None else 0
-                    follow = [(Cost(missed=len(trips or ()) - reached), 0, None)] * (node in ends)
+                    follow = [(Cost(missed=named - reached), 0, None)] * (node in ends)
                     for s in after[node]:
                         detour = self._detour(node, s, outermost)
                         for count, way in best.get((s, reached), {}).items():
@@ -190,6 +191,7 @@ class Router:
 
     def _node(self, node, body, trips, done, matrix, working):
         """(parts, cost, trips done) of a block or of a loop in it."""
+        trip = trips[done] if trips and done < len(trips) else None
         if body is None:
             block = self.blocks[node]
             cost = Cost(instructions=len(block))
@@ -198,12 +200,10 @@ class Router:
                     matrix=matrix * sum(map(_products, block)),
                     bytes=-sum(b for b in map(loaded_bytes, block) if b >= working),
                 )
-            trip = trips[done] if trips and done < len(trips) else None
             if trip and not trip.times and any(trip.text in line for line in self._lines(node)):
                 done += 1
             yield tuple(block), cost, done
             return
-        trip = trips[done] if trips and done < len(trips) else None
         if trip and trip.times and any(trip.text in name for name in self._names(body)):
             least = WIDE if trip.whole else 1
             once = trip.times == 1 and bool(trip.inner)

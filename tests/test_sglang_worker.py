@@ -9,7 +9,7 @@ from types import SimpleNamespace
 import pytest
 import sglang_engine
 import torch
-from engines import agree, methods, module, parameters
+from engines import agree, fields, methods, module, parameters
 from models import random_model
 from sglang_engine import Batch, Mode, Target
 
@@ -192,12 +192,6 @@ def srt(request):
     if path is None:
         pytest.skip("needs SGLang's unpacked wheel: pytest --sglang PATH")
     return path / "sglang/srt"
-
-
-def fields(path, name):
-    (found,) = (n for n in ast.walk(ast.parse(path.read_text()))
-                if isinstance(n, ast.ClassDef) and n.name == name)  # fmt: skip
-    return {n.target.id for n in found.body if isinstance(n, ast.AnnAssign)}
 
 
 def keywords(path, call):

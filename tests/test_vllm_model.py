@@ -14,7 +14,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 import vllm_engine
-from engines import agree, methods, module, parameters
+from engines import agree, fields, methods, module, parameters
 from models import random_model, random_tensors
 from vllm_engine import Request, Runner
 
@@ -168,12 +168,6 @@ def source(request):
     if path is None:
         pytest.skip("needs vLLM's unpacked wheel: pytest --vllm PATH")
     return path / "vllm"
-
-
-def fields(path, name):
-    (found,) = (n for n in ast.walk(ast.parse(path.read_text()))
-                if isinstance(n, ast.ClassDef) and n.name == name)  # fmt: skip
-    return {n.target.id for n in found.body if isinstance(n, ast.AnnAssign)}
 
 
 def test_signatures(engine, monkeypatch, source):

@@ -27,6 +27,13 @@ def module(monkeypatch, name: str) -> ModuleType:
     return found
 
 
+def fields(path: Path, name: str) -> set[str]:
+    """Of a class of an engine's source, by their annotations."""
+    nodes = ast.walk(ast.parse(path.read_text()))
+    (found,) = (n for n in nodes if isinstance(n, ast.ClassDef) and n.name == name)
+    return {n.target.id for n in found.body if isinstance(n, ast.AnnAssign)}
+
+
 def install(monkeypatch, name: str, **members) -> None:
     """A module and the packages that it stands in."""
     parts = name.split(".")
@@ -140,8 +147,14 @@ class Mode(enum.Enum):
     def is_decode(self):
         return self is Mode.DECODE
 
+    def is_extend(self):
+        return self is not Mode.DECODE
+
     def is_target_verify(self):
         return self is Mode.TARGET_VERIFY
+
+    def is_idle(self):
+        return False
 
 
 def randn(*shape, seed=0):

@@ -6,30 +6,13 @@ from types import SimpleNamespace
 
 import engines
 import torch
+from engines import Mode
 
 from blockdraft import ops
 from blockdraft.models.buffers import Buffers
 from blockdraft.reference.cca_qkv import rotate
 
 PAGE, REQUESTS, LENGTH = 8, 6, 160
-
-
-class Mode(enum.Enum):
-    EXTEND = "extend"
-    DECODE = "decode"
-    TARGET_VERIFY = "verify"
-
-    def is_decode(self):
-        return self is Mode.DECODE
-
-    def is_extend(self):
-        return self is not Mode.DECODE
-
-    def is_target_verify(self):
-        return self is Mode.TARGET_VERIFY
-
-    def is_idle(self):
-        return False
 
 
 class Batch(SimpleNamespace):

@@ -95,12 +95,11 @@ def compare(
 
 
 def expert_bytes(model: ZayaModel) -> int:
-    parts = [
-        part
+    return sum(
+        part.nbytes
         for layer in model.weights.layers
         for part in (layer.gate_up, layer.down, *layer.expert_scales.values())
-    ]
-    return sum(part.nbytes for part in parts if part is not None)
+    )
 
 
 def table(points: list[Point], layout: BlockLayout) -> Table:

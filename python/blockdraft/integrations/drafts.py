@@ -81,19 +81,22 @@ class Drafts:
         self,
         slots: torch.Tensor,
         s: State,
-        logits_of: Callable[[torch.Tensor], torch.Tensor],
+        hidden: torch.Tensor,
+        masks: torch.Tensor,
+        head: Callable[[torch.Tensor], torch.Tensor],
         seed: torch.Tensor,
         sampling: Sampling,
     ) -> None:
-        """After acceptance. logits_of(places [B,K]) are those [B,K,vocab] of mask rows, counted
-        from each request's first."""
+        """After acceptance. `hidden` [T,H] are the final hidden states of the pass, masks [B] the
+        places of each request's first mask row; head(hidden) are logits."""
         s.draft_len.copy_(s.verdict.draft_len)
         if self.layout.P > 0:
             s.choose_rows()
             first = torch.arange(len(slots), device=slots.device) * self.layout.rows
-            places = s.inputs.draft_rows.long() - first[:, None] - self.layout.V
+            # the engine's rows stand elsewhere than those of the state's own layout
+            places = s.inputs.draft_rows.long() + (masks - first - self.layout.V)[:, None]
             ops.sample_drafts(
-                logits_of(places),
+                head(hidden[places.flatten()]).unflatten(0, places.shape),
                 s.draft_len,
                 seed=seed,
                 position=s.record.position,

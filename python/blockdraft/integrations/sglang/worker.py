@@ -115,12 +115,8 @@ class Worker(BaseSpecWorker):
         emitted = s.emitted_tokens().clamp(min=0).long()
         counts = v.accepted.clamp(min=0) + 1  # an invalid request's is not looked at
         self._unread.append((list(batch.reqs), v.status.clone()))
-        masks = info.rows.cu_rows[:-1, None] + self.layout.V
-
-        def draft_logits(places: torch.Tensor) -> torch.Tensor:
-            return info.head(info.hidden[(places + masks).flatten()]).unflatten(0, places.shape)
-
-        self.drafts.draft(slots, s, draft_logits, *choice)
+        masks = info.rows.cu_rows[:-1] + self.layout.V
+        self.drafts.draft(slots, s, info.hidden, masks, info.head, *choice)
         lengths = batch.seq_lens + counts.to(batch.seq_lens.dtype)
         last = emitted.gather(1, counts[:, None].long() - 1)[:, 0]
         return GenerationBatchResult(

@@ -9,7 +9,6 @@ from vllm.model_executor.layers.attention import Attention
 
 from ... import ops
 from ...contract import Check
-from ...models.buffers import Buffers
 from ...models.config import ZayaConfig
 from ...models.weights import assemble
 from ...models.zaya import ZayaModel
@@ -77,7 +76,7 @@ class ZayaForCausalLM(torch.nn.Module):
         if step is None:
             empty = torch.zeros(1, dtype=torch.int32, device=input_ids.device)
             rows = Rows.prefill(empty, [len(input_ids)], 0)
-            return self._run(input_ids.int(), rows, None)[0]
+            return self.zaya.forward(input_ids.int(), rows)
         mask = max(self.config.mask_token_id or 0, 0)
         tokens = input_ids.new_full((step.total,), mask, dtype=torch.int32)
         tokens[step.places] = input_ids[: len(step.places)].int().clamp(min=0)
@@ -91,22 +90,12 @@ class ZayaForCausalLM(torch.nn.Module):
             late_state=step.late_state,
             slots=step.slots.int(),
         )
-        step.hidden, projected = self._run(tokens, step.rows, cache)
-        step.keep = lambda accepted: self.zaya.keep(ops, projected, accepted, step.rows, cache)
+        step.hidden = self.zaya.forward(tokens, step.rows, cache)
+        step.keep = lambda accepted: self.zaya.commit(accepted, step.rows, cache)
         return step.hidden[step.places]
 
     def compute_logits(self, hidden_states: torch.Tensor) -> torch.Tensor:
         return self.zaya.head(ops, hidden_states)
-
-    def _run(
-        self, tokens: torch.Tensor, rows: Rows, cache: Any
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Final hidden states of all rows, and what a commit keeps of them."""
-        zaya, total = self.zaya, len(tokens)
-        buffers = Buffers.new(self.config, total, rows, zaya.dtype, tokens.device)
-        live = rows.table(total).live
-        stream = zaya.layers(ops, tokens, live, rows, cache, buffers)
-        return zaya.read(ops, stream), buffers.projected
 
 
 def _refuse(vllm_config: Any) -> None:

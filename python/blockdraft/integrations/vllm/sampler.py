@@ -80,13 +80,8 @@ class BlockSampler:
 
     def _draft(self, step: Any, s: Any, choice: tuple[torch.Tensor, Sampling]) -> None:
         drafts, head = self.state.drafts, self.state.model.compute_logits
-
-        def logits_of(places: torch.Tensor) -> torch.Tensor:
-            rows = (places + step.masks[:, None]).flatten()
-            return head(step.hidden[rows]).unflatten(0, places.shape)
-
         if step.rows.branch.shape[1] > 0:
-            drafts.draft(step.slots, s, logits_of, *choice)
+            drafts.draft(step.slots, s, step.hidden, step.masks, head, *choice)
         drafts.start(step.fresh)
         tokens = self.sampler.req_states.draft_tokens
         K = drafts.layout.K
