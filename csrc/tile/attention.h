@@ -130,7 +130,7 @@ class AttentionTree {
 // A row of fp8, e4m3fn or e4m3fnuz, and the scale of its numbers.
 struct CodedRow {
   const uint8_t* codes;
-  float scale;
+  const float* scale;
 };
 
 template <class T>

@@ -301,7 +301,7 @@ class Attention {
         const int64_t slot = (t.start + i) & ((1 << p_.page_shift) - 1);
         const int64_t place = page * cache.stride[0] + slot * cache.stride[1];
         return CodedRow{codes + place + item_.kv_head * cache.stride[2],
-                        *scale.at(page, item_.kv_head)};
+                        scale.at(page, item_.kv_head)};
       };
     };
     tile_.load_codes(p_.cache_format == CacheFormat::kFnuz, row(p_.k_cache, p_.k_scale),

@@ -10,8 +10,6 @@
 
 namespace blockdraft::cpu {
 
-typedef uint16_t words __attribute__((vector_size(32)));  // 16 numbers as bf16
-
 #ifdef __AVX2__
 inline __m256i repeated(uint64_t low, uint64_t high) {
   return _mm256_set_epi64x(int64_t(high), int64_t(low), int64_t(high), int64_t(low));

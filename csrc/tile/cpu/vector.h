@@ -60,21 +60,27 @@ inline vec to_float(const fp16* p) {
 #endif
 }
 
-// fp8, in the place of fp32's fields: the numbers times 2^(bias - 127). NaN is all ones.
-inline vec to_float(const uint8_t* codes, int bias, bool fnuz) {
+inline uvec widen(const uint8_t* p) {
 #ifdef __AVX2__
-  const __m128i bytes = _mm_loadl_epi64(reinterpret_cast<const __m128i*>(codes));
-  const uvec x = (uvec)_mm256_cvtepu8_epi32(bytes);
+  return (uvec)_mm256_cvtepu8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(p)));
 #else
   uvec x;
-  for (int j = 0; j < kLanes; ++j) x[j] = codes[j];
+  for (int j = 0; j < kLanes; ++j) x[j] = p[j];
+  return x;
 #endif
-  const uvec moved = (uvec)((ivec)(x << 24) >> 4) & 0x87f00000u;
-  const uvec nan = (uvec)(fnuz ? x == 0x80 : (x | 0x80) == 0xff);
-  return (vec)(moved | nan) * __builtin_bit_cast(float, uint32_t(254 - bias) << 23);
 }
-inline vec to_float(const e4m3fn* p) { return to_float(&p->bits, 7, false); }
-inline vec to_float(const e4m3fnuz* p) { return to_float(&p->bits, 8, true); }
+
+// fp8 in the place of fp32's fields: the numbers times 2^(bias - 127), also if they are subnormal.
+inline vec fields_of(const uint8_t* codes) {
+  return (vec)((uvec)((ivec)(widen(codes) << 24) >> 4) & 0x87f00000u);
+}
+inline vec fields_of(const uint8_t* codes, bool fnuz) {  // all ones for NaN
+  const uvec x = widen(codes), nan = (uvec)(fnuz ? x == 0x80 : (x | 0x80) == 0xff);
+  return (vec)((uvec)fields_of(codes) | nan);
+}
+inline vec to_float(const e4m3fn* p) { return fields_of(&p->bits, false) * 0x1p120f; }
+inline vec to_float(const e4m3fnuz* p) { return fields_of(&p->bits, true) * 0x1p119f; }
+
 
 inline float value(float x) { return x; }
 inline float value(bf16 x) { return __builtin_bit_cast(float, uint32_t(x.bits) << 16); }
