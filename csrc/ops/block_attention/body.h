@@ -295,13 +295,14 @@ class Attention {
 
   // A tile of a cache of fp8, for targets that decode it.
   void load_codes(const KeyTile& t) {
+    const int within = (1 << p_.page_shift) - 1, start = t.start;
     auto row = [&](const auto& cache, const auto& scale) {
       const auto* codes = reinterpret_cast<const uint8_t*>(cache.data);
-      return [=, this, &scale](int page, int i) {
-        const int64_t slot = (t.start + i) & ((1 << p_.page_shift) - 1);
-        const int64_t place = page * cache.stride[0] + slot * cache.stride[1];
-        return CodedRow{codes + place + item_.kv_head * cache.stride[2],
-                        scale.at(page, item_.kv_head)};
+      codes += item_.kv_head * cache.stride[2];
+      return [=, page_codes = cache.stride[0], slot_codes = cache.stride[1],
+              page_scales = scale.stride[0], scales = scale.at(0, item_.kv_head)](int page, int i) {
+        return CodedRow{codes + page * page_codes + (start + i & within) * slot_codes,
+                        scales + page * page_scales};
       };
     };
     tile_.load_codes(p_.cache_format == CacheFormat::kFnuz, row(p_.k_cache, p_.k_scale),

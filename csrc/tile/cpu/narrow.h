@@ -89,7 +89,7 @@ class NarrowTile : public Group {
     if (!coded_) return;
     for (int head = 0; head < heads; ++head)
       for (Factors* factors : {&rows.key_factors, &rows.value_factors})
-        std::fill_n((*factors)[head], n, 1 / kLift);
+        std::fill_n((*factors)[head], n * kColumns, 1 / kLift);
   }
 
   template <class Key, class Value>
@@ -98,13 +98,14 @@ class NarrowTile : public Group {
     rows.count = n;
     rows.codes = fnuz ? Codes::kFnuz : Codes::kFn;
     const float factor = (fnuz ? 0x1p119f : 0x1p120f) / kLift;
+    const int64_t apart_keys = apart_.key_scales, apart_values = apart_.value_scales;
     for (int i = 0; i < n; ++i) {
       const CodedRow k = key(places_[i], i), v = value(places_[i], i);
       rows.keys[i] = reinterpret_cast<const T*>(k.codes);
       rows.values[i] = reinterpret_cast<const T*>(v.codes);
       for (int head = 0; head < heads; ++head) {
-        rows.key_factors[head][i] = k.scale[head * apart_.key_scales] * factor;
-        rows.value_factors[head][i] = v.scale[head * apart_.value_scales] * factor;
+        set_factor(rows.key_factors[head], i, k.scale[head * apart_keys] * factor);
+        set_factor(rows.value_factors[head], i, v.scale[head * apart_values] * factor);
       }
     }
   }
@@ -134,9 +135,10 @@ class NarrowTile : public Group {
       for (int i = 0; i < rows.count; i += 2) {
         fetch(due_ += pace_);
         const int second = least(i + 1, rows.count - 1);
-        float* out = scores_ + i * kColumns;
-        dots<O>(as<C>(rows.keys[i]) + apart, as<C>(rows.keys[second]) + apart, panel.queries, out);
-        if (coded_) scale_pair(out, rows.key_factors[panel.head], i, second);
+        const vec two =
+            dots<O>(as<C>(rows.keys[i]) + apart, as<C>(rows.keys[second]) + apart, panel.queries);
+        const float* factors = rows.key_factors[panel.head] + i * kColumns;
+        cpu::store(scores_ + i * kColumns, coded_ ? two * to_float(factors) : two);
       }
     });
     if (rows.count % 2) hide(rows.count);
@@ -153,11 +155,6 @@ class NarrowTile : public Group {
 
   void absorb(Panel& panel) {
     weigh(panel);
-    const Rows& rows = rows_[staged_];
-    if (coded_)
-      for (int i = 0; i < rows.count; i += 2)
-        scale_pair(scores_ + i * kColumns, rows.value_factors[panel.head], i,
-                   least(i + 1, rows.count - 1));
     by_type([&]<class C, class O>(const C*, Order<O>) {
       constexpr int kUnit = Order<O>::kVectors * kLanes;
       int d = 0;
@@ -206,7 +203,7 @@ class NarrowTile : public Group {
   }
 
  private:
-  typedef float Factors[kGroupColumns / kColumns][kKeys];  // of the KV heads
+  typedef float Factors[kGroupColumns / kColumns][kKeys * kColumns];  // of the KV heads
   struct Rows {
     Codes codes = Codes::kNone;  // what the pointers are to, if not to T
     const T *keys[kKeys], *values[kKeys];
@@ -245,15 +242,14 @@ class NarrowTile : public Group {
   bool has_nan(const Rows& rows) const {
     bytes marks{};
     for (int head = 0; head < heads; ++head)
-      for (int i = 0; i < rows.count; ++i) {
-        mark_nan(marks, as<C>(rows.keys[i]) + head * apart_.keys, head_dim_);
-        mark_nan(marks, as<C>(rows.values[i]) + head * apart_.values, head_dim_);
-      }
+      for (int i = 0; i < rows.count; ++i)
+        mark_nan(marks, as<C>(rows.keys[i]) + head * apart_.keys,
+                 as<C>(rows.values[i]) + head * apart_.values, head_dim_);
     return any_nan(marks);
   }
-  static void scale_pair(float* two, const float* factors, int first, int second) {
-    const float a = factors[first], b = factors[second];
-    cpu::store(two, to_float(two) * vec{a, a, a, a, b, b, b, b});
+  static void set_factor(float* factors, int i, float x) {
+    const four all = {x, x, x, x};
+    std::memcpy(factors + i * kColumns, &all, sizeof all);
   }
 
   // f of each vector of a row.
@@ -273,10 +269,10 @@ class NarrowTile : public Group {
     for (; d < head_dim_; d += kLanes) f(to_float(row + d));
   }
 
-  // The scores of two keys.
+  // Two keys by the columns.
   template <class O, class C>
-  __attribute__((always_inline)) void dots(const C* first, const C* second, const float* queries,
-                                           float* out) const {
+  __attribute__((always_inline)) vec dots(const C* first, const C* second,
+                                          const float* queries) const {
     constexpr int kUnit = Order<O>::kVectors * kLanes;
     vec a[kColumns] = {}, b[kColumns] = {};
     auto add = [&](vec x, vec y) __attribute__((always_inline)) {
@@ -301,9 +297,7 @@ class NarrowTile : public Group {
       if constexpr (kUnit > 2 * kLanes) add_pair.template operator()<1>(d);
     }
     for (; d < head_dim_; d += kLanes) add(read_eight(first + d), read_eight(second + d));
-    const four one = sums_of(a[0], a[1], a[2], a[3]), other = sums_of(b[0], b[1], b[2], b[3]);
-    std::memcpy(out, &one, sizeof one);
-    std::memcpy(out + kColumns, &other, sizeof other);
+    return sums_of(a[0], a[1], a[2], a[3], b[0], b[1], b[2], b[3]);
   }
 
   void hide(int key) { std::fill_n(scores_ + key * kColumns, kColumns, -INFINITY); }
@@ -311,7 +305,9 @@ class NarrowTile : public Group {
   // Scores become weights; the columns' maxima and sums move on, and the outputs shrink. A vector
   // has two keys of all columns.
   void weigh(Panel& panel) {
-    const int n = rows_[staged_].count * kColumns;
+    const Rows& rows = rows_[staged_];
+    const int n = rows.count * kColumns;
+    const float* factors = rows.value_factors[panel.head];
     vec top = panel.top;
     for (int i = 0; i < n; i += kLanes) top = maximum(top, to_float(scores_ + i));
     vec turned;
@@ -321,7 +317,7 @@ class NarrowTile : public Group {
     vec sum{};
     for (int i = 0; i < n; i += kLanes) {
       const vec weight = power(to_float(scores_ + i) - base);
-      cpu::store(scores_ + i, weight);
+      cpu::store(scores_ + i, coded_ ? weight * to_float(factors + i) : weight);
       sum += weight;
     }
     const vec shrink = power(panel.top - base);
@@ -379,16 +375,14 @@ class NarrowTile : public Group {
   // Prefetches the next tile up to a row into the L2: it is larger than the L1.
   void fetch(float end) {
     const Rows& ahead = rows_[1 - staged_];
-    const int size = ahead.codes == Codes::kNone ? sizeof(T) : 1;
-    for (; fetched_ < end && fetched_ < ahead.count; ++fetched_)
-      for (int head = 0; head < heads; ++head) {
-        const char* key = as<char>(ahead.keys[fetched_]) + head * apart_.keys * size;
-        const char* value = as<char>(ahead.values[fetched_]) + head * apart_.values * size;
-        for (int byte = 0; byte < head_dim_ * size; byte += 64) {
-          __builtin_prefetch(key + byte, 0, 2);
-          __builtin_prefetch(value + byte, 0, 2);
-        }
+    const int size = heads * head_dim_ * (ahead.codes == Codes::kNone ? sizeof(T) : 1);
+    for (; fetched_ < end && fetched_ < ahead.count; ++fetched_) {
+      const char *key = as<char>(ahead.keys[fetched_]), *value = as<char>(ahead.values[fetched_]);
+      for (int byte = 0; byte < size; byte += 64) {
+        __builtin_prefetch(key + byte, 0, 2);
+        __builtin_prefetch(value + byte, 0, 2);
       }
+    }
   }
 
   const bool coded_;

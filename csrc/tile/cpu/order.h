@@ -80,21 +80,25 @@ bytes nan_marks(bytes x) {
   return std::is_same_v<C, e4m3fnuz> ? x ^ 0x7f : x | 0x80;
 }
 
-// marks := the most of it and those of n codes, a multiple of 8.
+// marks := the most of it and those of two rows of n codes, a multiple of 8.
 template <class C>
-void mark_nan(bytes& marks, const C* p, int n) {
+void mark_nan(bytes& marks, const C* a, const C* b, int n) {
   auto take = [&](bytes x) {
     x = nan_marks<C>(x);
     marks = marks > x ? marks : x;
   };
-  bytes x;
-  for (; n >= int(sizeof x); n -= sizeof x, p += sizeof x) {
-    std::memcpy(&x, p, sizeof x);
-    take(x);
+  bytes x, y;
+  int i = 0;
+  for (; i + int(sizeof x) <= n; i += sizeof x) {
+    std::memcpy(&x, a + i, sizeof x);
+    std::memcpy(&y, b + i, sizeof y);
+    take(x), take(y);
   }
-  for (x = bytes{}; n > 0; n -= 8, p += 8) {
-    std::memcpy(&x, p, 8);
-    take(x);
+  x = y = bytes{};
+  for (; i < n; i += 8) {
+    std::memcpy(&x, a + i, 8);
+    std::memcpy(&y, b + i, 8);
+    take(x), take(y);
   }
 }
 inline bool any_nan(bytes marks) {

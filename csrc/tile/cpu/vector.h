@@ -81,7 +81,6 @@ inline vec fields_of(const uint8_t* codes, bool fnuz) {  // all ones for NaN
 inline vec to_float(const e4m3fn* p) { return fields_of(&p->bits, false) * 0x1p120f; }
 inline vec to_float(const e4m3fnuz* p) { return fields_of(&p->bits, true) * 0x1p119f; }
 
-
 inline float value(float x) { return x; }
 inline float value(bf16 x) { return __builtin_bit_cast(float, uint32_t(x.bits) << 16); }
 inline float value(fp16 x) {
@@ -145,6 +144,18 @@ inline four sums_of(vec a, vec b, vec c, vec d) {
   return (four)_mm_add_ps(_mm256_castps256_ps128(pairs), _mm256_extractf128_ps(pairs, 1));
 #else
   return four{sum_of(a), sum_of(b), sum_of(c), sum_of(d)};
+#endif
+}
+
+// Of eight.
+inline vec sums_of(vec a, vec b, vec c, vec d, vec e, vec f, vec g, vec h) {
+#ifdef __AVX__
+  const __m256 first = _mm256_hadd_ps(_mm256_hadd_ps(a, b), _mm256_hadd_ps(c, d));
+  const __m256 second = _mm256_hadd_ps(_mm256_hadd_ps(e, f), _mm256_hadd_ps(g, h));
+  return _mm256_permute2f128_ps(first, second, 0x20) + _mm256_permute2f128_ps(first, second, 0x31);
+#else
+  const four first = sums_of(a, b, c, d), second = sums_of(e, f, g, h);
+  return vec{first[0], first[1], first[2], first[3], second[0], second[1], second[2], second[3]};
 #endif
 }
 
