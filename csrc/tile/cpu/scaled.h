@@ -113,22 +113,35 @@ struct ScaledWeights {
       multiply_row<kWidth>(own[j], fetch.rows[j], fetch, x, sums[j], depth);
 #pragma GCC unroll 8
     for (int c = 0; c < kWidth; ++c)
-      out[c] = sums_of(sums[0][c], sums[1][c], sums[2][c], sums[3][c]) * kLowered;
+      out[c] = sums_of(sums[0][c], sums[1][c], sums[2][c], sums[3][c]);
   }
 
  private:
   static constexpr float kLift = 0x1p60f, kLowered = Decoder<W>::kFactor / kLift;
 
-  // The scales of a part of a row.
-  static const float* decode_scales(const float* scales, int, float*) { return scales; }
-  static const float* decode_scales(const e8m0* scales, int count, float* out) {
-    int i = 0;
-    for (; i + kLanes <= count; i += kLanes) {
-      const uvec x = widen(&scales[i].bits), special = (uvec)((x == 0) | (x == 255));
-      store(out + i, (vec)(x << 23 | (special & 0x00400000u)));  // 2^-127, NaN
+  // The bits of eight scales times kLowered; of those that are too large, at least infinity's.
+  static uvec lowered(const float* p) { return (uvec)(load(p) * kLowered); }
+  static uvec lowered(const e8m0* p) {
+    return (widen(&p->bits) << 23) + (__builtin_bit_cast(uint32_t, kLowered) - 0x3f800000u);
+  }
+  // The scales of a part of a row, times kLowered unless one is too large. Returns what is left to
+  // multiply with.
+  static float decode_scales(const typename Layout::Scale* scales, int count, float* out) {
+    constexpr uint32_t kMagnitude = std::is_same_v<typename Layout::Scale, float> ? ~0u >> 1 : ~0u;
+    uvec largest{};
+    for (int i = 0; i < count; i += kLanes) {
+      typename Layout::Scale padded[kLanes] = {};
+      const bool whole = i + kLanes <= count;
+      if (!whole) std::copy(scales + i, scales + count, padded);
+      const uvec x = lowered(whole ? scales + i : padded), magnitude = x & kMagnitude;
+      store(out + i, (vec)x);
+      largest = largest > magnitude ? largest : magnitude;
     }
-    for (; i < count; ++i) out[i] = decoded(scales[i]);
-    return out;
+    bool large = false;
+    for (int j = 0; j < kLanes; ++j) large |= largest[j] >= 0x7f800000u;
+    if (!large) return 1;
+    for (int i = 0; i < count; ++i) out[i] = decoded(scales[i]);
+    return kLowered;
   }
   // Of the unit at k: the lower lanes have its first weights.
   static wide scale_at(const float* scales, unsigned k) {
@@ -144,8 +157,8 @@ struct ScaledWeights {
   static void multiply_row(const Row& own, const Row& next, const Fetch<Row>& fetch, const float* x,
                            wide (&sums)[kWidth], int depth) {
     constexpr int kBytes = kUnit / Layout::kPerByte;
-    alignas(32) float memory[kDepth / Layout::kDepth + 1];  // a unit may have one scale
-    const float* scales = decode_scales(own.scales, ceil_div(depth, Layout::kDepth), memory);
+    alignas(32) float scales[kDepth / Layout::kDepth];
+    const float rest = decode_scales(own.scales, ceil_div(depth, Layout::kDepth), scales);
     const uint8_t *codes = &own.codes->bits, *ahead = &next.codes->bits;
     int turn = fetch.turn;
 #pragma GCC unroll 8
@@ -158,10 +171,12 @@ struct ScaledWeights {
       }
       add_unit<kWidth>(codes, scale_at(scales, k), x, sums);
     }
-    if (k == depth) return;
-    uint8_t padded[kBytes] = {};
-    std::copy_n(codes, ceil_div(depth - k, Layout::kPerByte), padded);
-    add_unit<kWidth>(padded, scale_at(scales, k), x, sums);
+    if (k < depth) {
+      uint8_t padded[kBytes] = {};
+      std::copy_n(codes, ceil_div(depth - k, Layout::kPerByte), padded);
+      add_unit<kWidth>(padded, scale_at(scales, k), x, sums);
+    }
+    for (int c = 0; c < kWidth; ++c) sums[c] *= rest;
   }
 
   template <int kWidth>
