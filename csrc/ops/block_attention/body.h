@@ -301,7 +301,7 @@ class Attention {
       codes += item_.kv_head * cache.stride[2];
       return [=, page_codes = cache.stride[0], slot_codes = cache.stride[1],
               page_scales = scale.stride[0], scales = scale.at(0, item_.kv_head)](int page, int i) {
-        return CodedRow{codes + page * page_codes + (start + i & within) * slot_codes,
+        return CodedRow{codes + page * page_codes + ((start + i) & within) * slot_codes,
                         scales + page * page_scales};
       };
     };
