@@ -116,11 +116,10 @@ def attention(
                 streams=False,
             )
 
-    label = f"B={batch} L={context // 1024}k rows={rows}" + " fp8" * fp8
+    label = f"B={batch} L={context // 1024}k rows={rows}" + " cache=fp8" * fp8
     scores = batch * rows * context * QUERY_HEADS
-    return Shape(
-        "block_attention", label, {"cpp": cpp, "triton": triton}, 4 * scores * HEAD_DIM, scores
-    )
+    launches = {"cpp": cpp} if fp8 else {"cpp": cpp, "triton": triton}
+    return Shape("block_attention", label, launches, 4 * scores * HEAD_DIM, scores)
 
 
 # The samplers' loops: rounds of a uniform's generator; the survey of a row's first ids, which are

@@ -217,6 +217,8 @@ def _triton_unsupported(args: Args) -> str | None:
         return f"the head dim is a multiple of 8 up to 128, not {head_dim}"
     if group > 64:
         return f"at most 64 query heads share a KV head, not {group}"
+    if args.k_scale is not None:
+        return "the Triton kernels take caches of q's dtype"
     if not args.scale > 0:
         return f"the scale is positive, not {args.scale}"
     return _triton.cannot_compute(args.q) or _triton.unsupported(args.q)
