@@ -51,6 +51,8 @@ class Split {
 
   bool fits() const { return fits_; }
   Logits<T> rest() const { return {row_, nullptr, 1, words_}; }
+  // With what its penalties should have changed, beside a row whose mask leaves that out.
+  Logits<T> row() const { return {row_, nullptr, 1, nullptr}; }
   Logits<float> list() const { return {values_, nullptr, 1, nullptr}; }
   Span listed() const { return {0, listed_, -1}; }
 
