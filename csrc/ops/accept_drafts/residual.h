@@ -43,11 +43,14 @@ BLOCKDRAFT_SCAN double residual_mass(const Scan& scan, const Distribution<T>& p,
     const Penalties& changes = p.logits.penalties;
     if (changes.touched && !p.truncated() && !q.truncated() &&
         q.point == Distribution<T>::kSpread) {
-      const Split<T> of_p(scan, p.logits, changes, span), of_q(scan, q.logits, changes, span);
-      if (of_p.fits() && of_q.fits())
-        return residual_mass(scan, p.over(of_p.rest()),
-                             q.over(q.logits.allowed ? of_q.rest() : of_q.row()), scale, span) +
-               residual_mass(scan, p.over(of_p.list()), q.over(of_q.list()), scale, of_p.listed());
+      Split<T> of_p(scan, p.logits, changes, span), of_q(scan, q.logits, changes, span);
+      if (of_p.fits() && of_q.fits()) {
+        const double rest =
+            residual_mass(scan, p.over(of_p.rest()),
+                          q.over(q.logits.allowed ? of_q.rest() : of_q.row()), scale, span);
+        const Logits<float> list_p = of_p.list(scan), list_q = of_q.list(scan);
+        return rest + residual_mass(scan, p.over(list_p), q.over(list_q), scale, of_p.listed());
+      }
     }
   }
   return scan.sum(span, residual<Kind::kAny>(p, q, scale)).sum;

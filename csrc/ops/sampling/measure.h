@@ -103,11 +103,12 @@ BLOCKDRAFT_SCAN Partial measure(const Scan& scan, const Logits<T>& logits, doubl
                                 const Partial& start, Span span, bool drawn) {
   if constexpr (Scan::kSplits)
     if (logits.penalties.touched && start.status == kFine) {
-      const Split<T> split(scan, logits, logits.penalties, span);
+      Split<T> split(scan, logits, logits.penalties, span);
       if (split.fits()) {
         const float anchor = start.anchor;
-        const double sum = mass_from(scan, split.rest(), scale, anchor, span, drawn) +
-                           mass_from(scan, split.list(), scale, anchor, split.listed(), drawn);
+        double sum = mass_from(scan, split.rest(), scale, anchor, span, drawn);
+        const Logits<float> list = split.list(scan);
+        sum += mass_from(scan, list, scale, anchor, split.listed(), drawn);
         if (sum < 0x1p100 && sum > 0x1p-60) return {sum, anchor, kFine};
       }
     }

@@ -363,14 +363,19 @@ class Scan : public Group {
             sums[j % 4] += own(Half(part.first + i + j / 2 * 2 * kWide, j % 2));
         } while ((i += kListed) < stop);
       };
-      for (unsigned i = 0; i < kSegment;) {
+      auto kept = [&](auto at) { return at.template keep<T>(f(at), words); };
+      int mixed = 0;
+      for (unsigned i = 0; i < kSegment; i += kListed) mixed += kind_of(bits_of(i)) == 1;
+      // Many short runs cost more than they save.
+      if (mixed > 3) each(0, kSegment, kept);
+      for (unsigned i = mixed > 3 ? kSegment : 0; i < kSegment;) {
         const uint64_t kind = kind_of(bits_of(i));
         unsigned stop = i + kListed;
         while (stop < kSegment && kind_of(bits_of(stop)) == kind) stop += kListed;
         if (kind == ~uint64_t(0))
           each(i, stop, f);
         else if (kind)
-          each(i, stop, [&](auto at) { return at.template keep<T>(f(at), words); });
+          each(i, stop, kept);
         i = stop;
       }
     } else {
