@@ -4,15 +4,20 @@
 //
 //   scan.sum(span, f)           f(at, peak) summed over the ids of the span; f may raise `peak`,
 //                               which starts at -inf
+//   scan.sum_kept<T>(span, words, f)
+//                               where Scan::kSplits: f(at) summed over the ids whose bits are set;
+//                               fast where whole words have all bits or none
 //   scan.crossing(span, f, r)   the first id at which the running sum of f exceeds r. If rounding
 //                               keeps it below r, the last id where f is positive (-1: none)
 //   scan.collect(span, f, low, high, out, room)
-//                               writes the values of f(at) with low < f <= high to `out`, in an
-//                               order that depends on the span alone, and -inf to the rest of its
-//                               `room` floats. Returns how many values there are, which may be more
+//                               where Crew::kLists: writes the values of f(at) that are neither at
+//                               most `low` nor above `high` to `out`, which has room for so many
+//                               and for kListSlack more floats, in an order that depends on the
+//                               span alone, of a list of floats in that of ids. Returns how many
+//                               there are
 //   scan.count(span, p, words, counts)
-//                               adds the ids of the span, whose bits are set in `words` (null: all),
-//                               to counts[p[id].bits], for a type of 16 bits; where Crew::kTallies
+//                               likewise: adds the ids of the span, whose bits are set in `words`
+//                               (null: all), to counts[p[id].bits], for a type of 16 bits
 //   Scan::value(p)              *p as a float
 //   Scan::bit(words, id)        whether bit id % 32 of words[id / 32] is set
 //   Scan::reload(p)             *p, the start of the kernel's parameters, read again; where
@@ -50,8 +55,7 @@
 //   crew.within(vocabulary, i, f)    f(scan, vocabulary.span(i)) -> int, the same for all threads
 //   crew.leader(), crew.barrier()    as a group's
 //   Crew::kStaged                    whether each step of the body is a launch
-//   Crew::kLists                     whether a kernel has registers for `collect`
-//   Crew::kTallies                   whether its scans have `count`
+//   Crew::kLists                     whether it lists logits, as a single thread can
 #pragma once
 
 #include "tile/group.h"
@@ -78,6 +82,8 @@ struct Total {
   float peak;
 };
 
+constexpr int kListSlack = 16;
+
 struct ScanExample {
   struct Term {
     template <class At, class Peak>
@@ -90,12 +96,6 @@ struct ScanExample {
       const auto other =
           at.template revise<float>(x, words, ids, 0, [](float v, int) { return v; });
       return at.select((at.template id<float>() == at.all(0)) & bits, other, at.all(0.0f));
-    }
-  };
-  struct Value {
-    template <class At>
-    auto operator()(At at) const {
-      return at.load(static_cast<const float*>(nullptr));
     }
   };
   struct Vocabulary {
@@ -115,10 +115,9 @@ struct ScanExample {
 };
 
 template <class Scan>
-concept ScanTarget = requires(const Scan scan, Span span, const float* p, float* out) {
+concept ScanTarget = requires(const Scan scan, Span span, const float* p) {
   scan.sum(span, ScanExample::Term()).sum;
   scan.crossing(span, ScanExample::Term(), 0.0);
-  scan.collect(span, ScanExample::Value(), 0.0f, 0.0f, out, 1);
   Scan::value(p);
   scan.leader() || Scan::kProducts;
 };
@@ -128,7 +127,7 @@ concept CrewTarget =
     ScanTarget<typename Crew::Scan> && requires(Crew crew, ScanExample::Vocabulary vocabulary) {
       crew.each_block(vocabulary, ScanExample::Block());
       crew.within(vocabulary, 0, ScanExample::Block());
-      crew.leader() || Crew::kStaged || Crew::kLists || Crew::kTallies;
+      crew.leader() || Crew::kStaged || Crew::kLists;
       crew.barrier();
     };
 

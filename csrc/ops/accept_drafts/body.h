@@ -23,7 +23,7 @@ class Acceptance {
         request_(request),
         memory_(memory),
         vocabulary_(params.vocabulary()),
-        sampler_(crew, vocabulary_, memory.sums(row), memory.shortlist(row), memory.tally),
+        sampler_(crew, vocabulary_, memory.sums(row), memory.lists),
         live_(params.draft_len[request]),
         target_(params.target_sampling.of(request)),
         drafter_(params.drafter_sampling.of(request)),

@@ -35,20 +35,16 @@ template <class Crew, class T>
 class Sampler {
  public:
   using Scan = typename Crew::Scan;
-  static constexpr bool kLists = Crew::kLists, kTallies = Crew::kTallies;
+  static constexpr bool kLists = Crew::kLists;
 
   // `sums`: memory for one double per vocab_block, which no other row uses at the same time;
-  // `shortlist`, `tally`: likewise, for truncation.
-  Sampler(Crew& crew, const Vocabulary& vocabulary, double* sums, const Shortlist& shortlist,
-          const TallyMemory& tally)
-      : crew_(crew), vocabulary_(vocabulary), sums_(sums), shortlist_(shortlist), tally_(tally) {}
+  // `lists`: likewise, for truncation where Crew::kLists.
+  Sampler(Crew& crew, const Vocabulary& vocabulary, double* sums, const ListMemory& lists)
+      : crew_(crew), vocabulary_(vocabulary), sums_(sums), lists_(lists) {}
 
+  const Crew& crew() const { return crew_; }
   const Vocabulary& vocabulary() const { return vocabulary_; }
-  const Shortlist& shortlist() const { return shortlist_; }
-  // A vocab_block's part of the shortlist.
-  Span listed_in(int block) const {
-    return {block * shortlist_.room, (block + 1) * shortlist_.room, -1};
-  }
+  const ListMemory& lists() const { return lists_; }
 
   // The partials of a row's vocab_blocks; at temperature 0, their surveys. `drawn`: see `measure`.
   void measure_row(const Logits<T>& logits, const Sampling& sampling, bool drawn,
@@ -69,14 +65,19 @@ class Sampler {
   // The distribution of a row that is not measured yet.
   Distribution<T> measured_distribution(const Logits<T>& logits, const Sampling& sampling,
                                         bool drawn, Partial* partials) {
-    if constexpr (kTallies && sizeof(T) == 2)
-      if (tally_.parts && sampling.truncates() && sampling.temperature > 0 && logits.stored()) {
-        const Tally found = tally(crew_, vocabulary_, logits, tally_);
-        if (found.size <= TallyMemory::kRoom) {
-          auto p = tallied_distribution<Scan>(logits, found, sampling.scale());
-          if (p.status == kFine) truncate(*this, p, sampling, partials, drawn, &found);
-          return p;
+    if constexpr (kLists)
+      if (lists_.found && sampling.truncates() && sampling.temperature > 0) {
+        Distribution<T> p = unmeasured(logits);
+        p.scale = sampling.scale();
+        Lister<Sampler, T> lister(*this, p, partials);
+        const bool listed = lister.greatest(sampling);
+        if (!listed) {
+          // The search for top-p states the partials anew.
+          measure_row(logits, sampling, drawn && !(sampling.top_p < 1), partials);
+          p = measured(logits, sampling, partials);
         }
+        if (p.status == kFine) truncate(*this, p, sampling, partials, drawn, &lister, listed);
+        return p;
       }
     measure_row(logits, sampling, drawn, partials);
     return distribution(logits, sampling, drawn, partials);
@@ -86,22 +87,9 @@ class Sampler {
   // otherwise lost.
   Distribution<T> distribution(const Logits<T>& logits, const Sampling& sampling, bool drawn,
                                Partial* partials) {
-    Distribution<T> p{
-        logits, 1, 0, -__builtin_inff(), -__builtin_inff(), INT32_MAX, Distribution<T>::kSpread,
-        kEmpty};
-    for (int i = 0; i < vocabulary_.blocks; ++i) {
-      if (partials[i].status == kNotNumbers) p.status = kNotNumbers;
-      if (partials[i].status == kFine && p.status == kEmpty) p.status = kFine;
-      p.top = most(p.top, partials[i].anchor);
-    }
-    if (p.status != kFine) return p;
-    if (sampling.temperature > 0) {
-      p.scale = sampling.scale();
-      for (int i = 0; i < vocabulary_.blocks; ++i) p.sum += mass(p, partials[i]);
-      if (sampling.truncates()) truncate(*this, p, sampling, partials, drawn);
-    } else {
-      p.point = lowest(p, partials);
-    }
+    Distribution<T> p = measured(logits, sampling, partials);
+    if (p.status == kFine && sampling.temperature > 0 && sampling.truncates())
+      truncate(*this, p, sampling, partials, drawn);
     return p;
   }
 
@@ -130,7 +118,9 @@ class Sampler {
   // The greatest logit of a row.
   float greatest(const Logits<T>& logits) {
     weigh([&](const auto& scan, int, Span span) { return survey(scan, logits, span).anchor; });
-    return greatest_of(vocabulary_.blocks);
+    double greatest = sums_[0];
+    for (int i = 1; i < vocabulary_.blocks; ++i) greatest = most(greatest, sums_[i]);
+    return float(greatest);
   }
 
   // Calls f(rank, id) for the first n ids of a distribution, by their logits; of equal ones the
@@ -175,27 +165,10 @@ class Sampler {
     return total();
   }
 
-  double total() const { return total(vocabulary_.blocks); }
-
-  // The sum of f(scan, span) over the parts of the shortlist.
-  template <class F>
-  double weigh_list(F f) {
-    const ListParts parts(vocabulary_.blocks, shortlist_.room);
-    crew_.each_block(parts, [&](const auto& scan, int part, Span span) {
-      const double sum = f(scan, span);
-      if (scan.leader()) sums_[part] = sum;
-    });
-    return total(parts.blocks);
-  }
-
-  // The greatest number on the shortlist.
-  float greatest_listed() {
-    const ListParts parts(vocabulary_.blocks, shortlist_.room);
-    crew_.each_block(parts, [&](const auto& scan, int part, Span span) {
-      const float peak = peak_of(scan, Logits<float>{shortlist_.logits, nullptr, 1, nullptr}, span);
-      if (scan.leader()) sums_[part] = peak;
-    });
-    return greatest_of(parts.blocks);
+  double total() const {
+    double total = 0;
+    for (int i = 0; i < vocabulary_.blocks; ++i) total += sums_[i];
+    return total;
   }
 
   // Adds the first `ties` of the ids that `sums_` counts in each vocab_block to the partials, whose
@@ -251,27 +224,28 @@ class Sampler {
   }
 
  private:
-  // The shortlist as a crew shares it: one part on a CPU, where it is too short to be shared.
-  struct ListParts {
-    int blocks, size, block;
-
-    ListParts(int vocab_blocks, int room)
-        : blocks(Crew::kStaged ? least(8, vocab_blocks) : 1),
-          size(vocab_blocks * room),
-          block(ceil_div(size, blocks)) {}
-    Span span(int i) const { return {i * block, least(size, (i + 1) * block), -1}; }
-  };
-
-  float greatest_of(int count) const {
-    double greatest = sums_[0];
-    for (int i = 1; i < count; ++i) greatest = most(greatest, sums_[i]);
-    return float(greatest);
+  static Distribution<T> unmeasured(const Logits<T>& logits) {
+    return {logits, 1, 0, -__builtin_inff(), -__builtin_inff(), INT32_MAX, Distribution<T>::kSpread,
+            kEmpty};
   }
 
-  double total(int count) const {
-    double total = 0;
-    for (int i = 0; i < count; ++i) total += sums_[i];
-    return total;
+  // The distribution of a measured row before truncation.
+  Distribution<T> measured(const Logits<T>& logits, const Sampling& sampling,
+                           const Partial* partials) const {
+    Distribution<T> p = unmeasured(logits);
+    for (int i = 0; i < vocabulary_.blocks; ++i) {
+      if (partials[i].status == kNotNumbers) p.status = kNotNumbers;
+      if (partials[i].status == kFine && p.status == kEmpty) p.status = kFine;
+      p.top = most(p.top, partials[i].anchor);
+    }
+    if (p.status != kFine) return p;
+    if (sampling.temperature > 0) {
+      p.scale = sampling.scale();
+      for (int i = 0; i < vocabulary_.blocks; ++i) p.sum += mass(p, partials[i]);
+    } else {
+      p.point = lowest(p, partials);
+    }
+    return p;
   }
 
   template <class Scan>
@@ -279,15 +253,6 @@ class Sampler {
                                bool drawn, const Partial& start, Span span) {
     return sampling.temperature > 0 ? measure(scan, logits, sampling.scale(), start, span, drawn)
                                     : survey(scan, logits, span);
-  }
-
-  template <class Scan>
-  BLOCKDRAFT_SCAN static float peak_of(const Scan& scan, const Logits<float>& list, Span span) {
-    auto raise = [&list](auto at, auto& peak) {
-      peak = at.maximum(peak, list.load(at));
-      return at.all(0.0f);
-    };
-    return scan.sum(span, raise).peak;
   }
 
   // The lowest id with the greatest logit, from the surveys of the vocab_blocks.
@@ -333,8 +298,7 @@ class Sampler {
   // on a GPU.
   Vocabulary vocabulary_;
   double* sums_;
-  Shortlist shortlist_;
-  TallyMemory tally_;
+  ListMemory lists_;
 };
 
 }  // namespace blockdraft

@@ -18,7 +18,6 @@ struct Verdict {
 constexpr int kDistributionDoubles = 13, kVerdictDoubles = 2;
 constexpr int kHeaderDoubles = kDistributionDoubles + kVerdictDoubles;
 constexpr int kVocabBlockDoubles = 4;  // a partial, a sum, a surplus
-constexpr int kShortlistRoom = 128;    // floats of a vocab_block, where a crew lists logits
 
 static_assert(sizeof(Distribution<float>) == kDistributionDoubles * sizeof(double));
 static_assert(sizeof(Verdict) == kVerdictDoubles * sizeof(double));
@@ -31,8 +30,7 @@ struct RowsMemory {
   Partial* first_partials;
   double* first_sums;
   double* first_surplus;
-  Shortlist first_shortlist;
-  TallyMemory tally;
+  ListMemory lists;  // on a CPU
   Verdict* verdict;
   int64_t header_stride;  // doubles from a row's distribution to that of the next
   int64_t block_stride;   // likewise for the rest; 0 on a CPU, where all rows share one memory
@@ -40,13 +38,10 @@ struct RowsMemory {
   static RowsMemory staged(double* memory, int64_t row_stride, int blocks) {
     double* const partials = memory + kHeaderDoubles;
     double* const sums = partials + 2 * blocks;
-    float* const shortlist = reinterpret_cast<float*>(partials + kVocabBlockDoubles * blocks);
-    const int64_t list = row_stride - kHeaderDoubles - kVocabBlockDoubles * blocks;
     return {reinterpret_cast<Distribution<T>*>(memory),
             reinterpret_cast<Partial*>(partials),
             sums,
             sums + blocks,
-            {shortlist, 2 * list >= int64_t(kShortlistRoom) * blocks ? kShortlistRoom : 0},
             {},
             reinterpret_cast<Verdict*>(memory + kDistributionDoubles),
             row_stride,
@@ -59,9 +54,6 @@ struct RowsMemory {
   Partial* partials(int row) const { return moved(first_partials, row * block_stride); }
   double* sums(int row) const { return first_sums + row * block_stride; }
   double* surplus(int row) const { return first_surplus + row * block_stride; }
-  Shortlist shortlist(int row) const {
-    return {first_shortlist.logits + 2 * row * block_stride, first_shortlist.room};
-  }
 
  private:
   template <class S>

@@ -227,6 +227,33 @@ inline uint32_t lane_bits(iwide mask) {
 #endif
 }
 
+// For each set of lanes, their numbers in ascending order, a byte each.
+struct Packing {
+  uint64_t lanes[256];
+  constexpr Packing() : lanes{} {
+    for (int bits = 0; bits < 256; ++bits)
+      for (uint64_t lane = 0, n = 0; lane < 8; ++lane)
+        if (bits >> lane & 1) lanes[bits] |= lane << 8 * n++;
+  }
+};
+inline constexpr Packing kPacking;
+
+// Writes the lanes of these bits one after the other, and anything up to kWide floats. Returns how
+// many there are.
+inline int pack(float* out, wide x, uint32_t bits) {
+#if defined(__AVX512F__)
+  _mm512_storeu_ps(out, _mm512_maskz_compress_ps(__mmask16(bits), (__m512)x));
+#elif defined(__AVX2__)
+  const __m256i lanes = _mm256_cvtepu8_epi32(_mm_cvtsi64_si128(int64_t(kPacking.lanes[bits])));
+  _mm256_storeu_ps(out, _mm256_permutevar8x32_ps((__m256)x, lanes));
+#else
+  int count = 0;
+  for (int j = 0; j < kWide; ++j)
+    if (bits >> j & 1) out[count++] = x[j];
+#endif
+  return __builtin_popcount(bits);
+}
+
 inline wide multiply_add(wide a, wide b, wide c) {
 #if defined(__AVX512F__)
   return (wide)_mm512_fmadd_ps((__m512)a, (__m512)b, (__m512)c);

@@ -77,19 +77,6 @@ class Scan {
     return last;
   }
 
-  template <class F>
-  static int collect(Span span, F f, float low, float high, float* out, int room) {
-    int found = 0;
-    for (int id = span.first; id < span.stop; ++id) {
-      const float x = f(At{id, span});
-      if (!(x > low) || !(x <= high)) continue;
-      if (found < room) out[found] = x;
-      ++found;
-    }
-    for (int i = found; i < room; ++i) out[i] = -INFINITY;
-    return found;
-  }
-
   template <class T>
   static float value(const T* p) {
     return sim::value(*p);
@@ -100,8 +87,7 @@ class Crew {
  public:
   using Scan = sim::Scan;
   static constexpr bool kStaged = true;
-  static constexpr bool kLists = true;
-  static constexpr bool kTallies = false;
+  static constexpr bool kLists = false;
 
   explicit Crew(const Wave& wave) : group_(wave), wave_(wave.index) {}
 
