@@ -126,6 +126,8 @@ def attention(
 # fewer than the lanes of a wave take
 PHILOX = Trip("round", 10)
 START = Trip("survey(scan, logits", 1, whole=True)
+# the sum over a row without masks and penalties
+PLAIN_ROW = "[row = logits.row, f](auto at, auto&)"
 
 
 def scan_of(text: str, share: float = 1) -> Trip:
@@ -144,7 +146,7 @@ def accept(batch: int, vocabulary: int = VOCABULARY) -> Shape:
         def code(step: int) -> str:
             return f"accept_drafts_kernelINS_4bf16ELNS_10AcceptStepE{step}E"
 
-        measure = (START, scan_of("at.exp2(at.fma(at.load(row)"))
+        measure = (START, scan_of(PLAIN_ROW))
         yield Work("measure", code(0), batch * rows * blocks, measure, batch * rows * of_row)
         partials = (
             Trip("i < vocabulary_.blocks; ++i) {", blocks),
@@ -153,7 +155,7 @@ def accept(batch: int, vocabulary: int = VOCABULARY) -> Shape:
         yield Work("normalise", code(1), batch * rows, partials, streams=False)
         tests = (Trip("for (int i = 0;; ++i)", ACCEPTED + 1, (PHILOX,), whole=True),)
         yield Work("decide", code(3), batch, tests, streams=False)
-        weigh = (scan_of("residual<true>"),)
+        weigh = (scan_of("residual<Kind::kPlain>(p, q, scale)).sum"),)
         yield Work("weigh", code(4), batch * blocks, weigh, 2 * batch * of_row)
         draw = (
             PHILOX,
@@ -199,7 +201,7 @@ def sample(batch: int, vocabulary: int = VOCABULARY) -> Shape:
         def code(step: int) -> str:
             return f"sample_drafts_kernelINS_4bf16ELNS_10SampleStepE{step}E"
 
-        measure = (START, scan_of("at.exp2(logits.load(at) - at.all(anchor), scale)"))
+        measure = (START, scan_of(PLAIN_ROW))
         yield Work("measure", code(0), rows * blocks, measure, rows * of_row)
         draw = (
             Trip("i < vocabulary_.blocks; ++i) {", blocks),
