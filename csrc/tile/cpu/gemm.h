@@ -28,6 +28,8 @@ class Gemm : public Group {
 
   template <class Weight, class Column, class Epilogue>
   void multiply(int rows, int columns, int depth, Weight weight, Column column, Epilogue epilogue) {
+    // of weights that are moved to the place of a float's fields
+    [[maybe_unused]] const std::conditional_t<Format<W>::kScaled, Subnormals, int> kept{};
     const int parts = ceil_div(depth, kDepth);
     const int staged = most(1, least(kStaged / (columns * kDepth), parts));  // at a time
     if (staged < parts) sums_.resize(kRows / kTileRows * columns);

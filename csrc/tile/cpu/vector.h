@@ -5,7 +5,7 @@
 #include <cstring>
 #include <type_traits>
 
-#ifdef __AVX2__
+#ifdef __SSE2__
 #include <immintrin.h>
 #endif
 
@@ -70,7 +70,24 @@ inline uvec widen(const uint8_t* p) {
 #endif
 }
 
-// fp8 in the place of fp32's fields: the numbers times 2^(bias - 127), also if they are subnormal.
+// Keeps subnormal numbers on this thread, whose caller may have them flushed to 0.
+class Subnormals {
+ public:
+#ifdef __SSE2__
+  Subnormals() : before_(_mm_getcsr()) { _mm_setcsr(before_ & ~(kFlushed | kReadAsZero)); }
+  ~Subnormals() { _mm_setcsr(before_); }
+
+ private:
+  static constexpr uint32_t kFlushed = 0x8000, kReadAsZero = 0x40;
+  const uint32_t before_;
+#else
+  Subnormals() {}
+#endif
+  Subnormals(const Subnormals&) = delete;
+};
+
+// fp8 in the place of fp32's fields: the numbers times 2^(bias - 127), also if they are subnormal
+// (see Subnormals).
 inline vec fields_of(const uint8_t* codes) {
   return (vec)((uvec)((ivec)(widen(codes) << 24) >> 4) & 0x87f00000u);
 }
