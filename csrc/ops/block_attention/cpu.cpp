@@ -13,9 +13,7 @@ namespace {
 
 float* aligned_memory(int64_t floats) {
   thread_local std::vector<float> memory;  // kept between calls, since allocation is a system call
-  if (int64_t(memory.size()) < floats + 16) memory.resize(floats + 16);
-  const uintptr_t at = reinterpret_cast<uintptr_t>(memory.data()) / sizeof(float);
-  return memory.data() + (-at & 15);  // aligned to a cache line
+  return cpu::aligned(memory, floats);
 }
 
 template <class Tile, class T, class... Heads>

@@ -118,6 +118,8 @@ struct Distribution {
   bool plain() const { return logits.plain() && !truncated(); }
   bool simple() const { return (logits.plain() || logits.masked()) && !truncated(); }
 
+  double weight_of(float x) const { return exp2_double((double(x) - top) * scale); }
+
   template <Kind kKind, class At>
   typename At::Float weight(At at) const {
     if constexpr (kKind != Kind::kAny) {
@@ -138,7 +140,7 @@ struct Distribution {
     if (point != kSpread) return id == point;
     const float x = logits.template at<Scan>(id);
     if (!(x > cut) && !(x == cut && id <= tie)) return x == x ? 0 : x;
-    return exp2_double((double(x) - top) * scale) / sum;
+    return weight_of(x) / sum;
   }
   template <class Scan>
   float log_probability(int id) const {  // if point is kSpread

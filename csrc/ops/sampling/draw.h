@@ -205,9 +205,7 @@ class Sampler {
   // The mass of a measured vocab_block in its row's distribution.
   static double mass(const Distribution<T>& p, const Partial& partial) {
     if (!(partial.sum > 0)) return 0;
-    return partial.anchor == p.top
-               ? partial.sum
-               : partial.sum * exp2_double((double(partial.anchor) - p.top) * p.scale);
+    return partial.anchor == p.top ? partial.sum : partial.sum * p.weight_of(partial.anchor);
   }
   template <class Scan>
   BLOCKDRAFT_SCAN static double mass_in(const Scan& scan, const Distribution<T>& p, Span span) {

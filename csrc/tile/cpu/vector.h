@@ -95,8 +95,11 @@ inline vec fields_of(const uint8_t* codes, bool fnuz) {  // all ones for NaN
   const uvec x = widen(codes), nan = (uvec)(fnuz ? x == 0x80 : (x | 0x80) == 0xff);
   return (vec)((uvec)fields_of(codes) | nan);
 }
-inline vec to_float(const e4m3fn* p) { return fields_of(&p->bits, false) * 0x1p120f; }
-inline vec to_float(const e4m3fnuz* p) { return fields_of(&p->bits, true) * 0x1p119f; }
+constexpr float field_factor(bool fnuz) { return fnuz ? 0x1p119f : 0x1p120f; }
+inline vec to_float(const e4m3fn* p) { return fields_of(&p->bits, false) * field_factor(false); }
+inline vec to_float(const e4m3fnuz* p) { return fields_of(&p->bits, true) * field_factor(true); }
+// What fields are multiplied by is lifted so far, so that products are normal numbers.
+constexpr float kLift = 0x1p60f;
 
 inline float value(float x) { return x; }
 inline float value(bf16 x) { return __builtin_bit_cast(float, uint32_t(x.bits) << 16); }
