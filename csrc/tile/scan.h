@@ -7,6 +7,7 @@
 //   scan.sum_kept<T>(span, words, f)
 //                               where Scan::kSplits: f(at) summed over the ids whose bits are set;
 //                               fast where whole words have all bits or none
+//   scan.sums(span, f)          where Crew::kLists: f(at, second) summed, and what f adds to `second`
 //   scan.crossing(span, f, r)   the first id at which the running sum of f exceeds r. If rounding
 //                               keeps it below r, the last id where f is positive (-1: none)
 //   scan.collect(span, f, low, high, out, room)
@@ -80,6 +81,10 @@ struct Span {
 struct Total {
   double sum;
   float peak;
+};
+
+struct Pair {
+  double first, second;
 };
 
 constexpr int kListSlack = 16;

@@ -45,9 +45,12 @@ class SamplingMemory {
   };
 
   ListMemory lists(int blocks, int parts) {
-    return {found_.of(size_t(blocks) * ListMemory::kBlockStride), starts_.of(blocks + 1),
+    return {found_.of(size_t(blocks) * ListMemory::kBlockStride),
+            starts_.of(blocks + 1),
+            above_.of(blocks),
             list_.of(3 * ListMemory::kListStride),
-            sizeof(T) == 2 ? counts_.of(size_t(parts) * ListMemory::kNumbers) : nullptr, parts};
+            sizeof(T) == 2 ? counts_.of(size_t(parts) * ListMemory::kNumbers) : nullptr,
+            parts};
   }
 
   std::vector<Distribution<T>> distributions_;
@@ -55,6 +58,7 @@ class SamplingMemory {
   std::vector<double> sums_;
   Buffer<float> found_, list_;
   Buffer<int> starts_;
+  Buffer<double> above_;
   Buffer<uint32_t> counts_;
 };
 

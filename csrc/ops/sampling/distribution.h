@@ -90,11 +90,20 @@ struct Sampling {
   double scale() const { return most(least(kLog2e / temperature, 1e37), 1e-30); }
 };
 
+// Maps floats to integers of the same order; -0 counts as 0.
+inline uint32_t image(float x) {
+  const uint32_t bits = __builtin_bit_cast(uint32_t, x == 0 ? 0.0f : x);
+  return bits >> 31 ? ~bits : bits | 0x80000000u;
+}
+inline float number(uint32_t image) {
+  return __builtin_bit_cast(float, image >> 31 ? image & 0x7fffffffu : ~image);
+}
+
 enum Status { kFine = 0, kNotNumbers = 1, kEmpty = 2 };
 
-// What a scan has to know of a distribution: logits of one row as they are, of the ids that a mask
-// allows, or anything; the former are not cut.
-enum class Kind { kPlain, kSimple, kAny };
+// What a scan has to know of a distribution: all logits of one row as they are, those that a mask
+// allows, of these the ones from a certain logit on, or anything.
+enum class Kind { kPlain, kSimple, kCut, kAny };
 
 // Kept ids have the weights 2^((x - top) * scale), divided by their sum; or all mass is on one id.
 template <class T>
@@ -116,15 +125,29 @@ struct Distribution {
 
   bool truncated() const { return cut != -__builtin_inff(); }
   bool plain() const { return logits.plain() && !truncated(); }
-  bool simple() const { return (logits.plain() || logits.masked()) && !truncated(); }
+  bool simple() const { return (logits.plain() || logits.masked()) && kept_by_logit(); }
+  // Whether of equal logits all are kept, or none.
+  bool kept_by_logit() const { return !truncated() || tie == INT32_MAX || tie < 0; }
+  // The same within a span, by logits alone if `tie` is not in it.
+  Distribution within(Span span) const {
+    Distribution out = *this;
+    if (tie >= span.stop - 1) out.tie = INT32_MAX;
+    if (tie < span.first) out.tie = -1;
+    return out;
+  }
+  float least_kept() const { return tie < 0 ? number(image(cut) + 1) : cut; }
 
   double weight_of(float x) const { return exp2_double((double(x) - top) * scale); }
 
+  // Inlined wherever it stands, as At::exp2 is.
   template <Kind kKind, class At>
-  typename At::Float weight(At at) const {
+  [[gnu::always_inline]] typename At::Float weight(At at) const {
     if constexpr (kKind != Kind::kAny) {
-      const auto own = at.exp2(at.load(logits.row) - at.all(top), scale);
-      if constexpr (kKind == Kind::kSimple)
+      const auto x = at.load(logits.row);
+      auto own = at.exp2(x - at.all(top), scale);
+      if constexpr (kKind == Kind::kCut)
+        own = at.select(x >= at.all(least_kept()), own, at.all(0.0f));
+      if constexpr (kKind != Kind::kPlain)
         if (logits.allowed) return at.template keep<T>(own, logits.allowed);
       return own;
     }

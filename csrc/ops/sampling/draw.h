@@ -73,7 +73,8 @@ class Sampler {
         const bool listed = lister.greatest(sampling);
         if (!listed) {
           // The search for top-p states the partials anew.
-          measure_row(logits, sampling, drawn && !(sampling.top_p < 1), partials);
+          if (!(sampling.top_p < 1 && lister.measure(sampling)))
+            measure_row(logits, sampling, drawn && !(sampling.top_p < 1), partials);
           p = measured(logits, sampling, partials);
         }
         if (p.status == kFine) truncate(*this, p, sampling, partials, drawn, &lister, listed);

@@ -6,15 +6,6 @@
 
 namespace blockdraft {
 
-// Maps floats to integers of the same order; -0 counts as 0.
-inline uint32_t image(float x) {
-  const uint32_t bits = __builtin_bit_cast(uint32_t, x == 0 ? 0.0f : x);
-  return bits >> 31 ? ~bits : bits | 0x80000000u;
-}
-inline float number(uint32_t image) {
-  return __builtin_bit_cast(float, image >> 31 ? image & 0x7fffffffu : ~image);
-}
-
 // Images without low bits that a type never sets.
 struct Grid {
   int spare;
@@ -78,6 +69,7 @@ struct ListMemory {
 
   float* found;      // [blocks][kBlockStride]; null: no memory
   int* starts;       // [blocks + 1]
+  double* above;     // [blocks]
   float* list;       // [3][kListStride]
   uint32_t* counts;  // [parts][kNumbers] of logits of 16 bits
   int parts;         // that threads may fill at the same time
@@ -176,6 +168,35 @@ class Lister {
     return p_.status == kNotNumbers || !(of_rank > of_share) || listing_.size >= sampling.top_k;
   }
 
+  // Measures the row and, by the same reading, the mass of the ids above a logit that is probably
+  // above the cut of top-p and not far from it. False if there is none.
+  bool measure(const Sampling& sampling) {
+    if (!p_.logits.plain() || vocabulary_.size <= ListMemory::kOfBlock) return false;
+    const Partial start = survey_start(Scan(), p_.logits, vocabulary_);
+    if (start.status != kFine) return false;
+    sample(false, -__builtin_inff());
+    p_.top = listing_.greatest;
+    const double share = sampling.top_p - kMargin * least(sampling.top_p, 1 - sampling.top_p);
+    const double mass = share * weigh();
+    float below = listing_.greatest - float(32 / p_.scale), above = listing_.greatest;
+    for (int i = 0; i < kGuesses; ++i) {
+      const float x = below + (above - below) / 2;
+      (between(listing_.masses, x, __builtin_inff()) > mass ? below : above) = x;
+    }
+    guess_ = grid_.number(grid_.at(above));
+    if (!(guess_ < listing_.greatest)) return false;
+    sampler_.crew().each_block(vocabulary_, [&](const auto& scan, int block, Span span) {
+      const Pair masses = masses_above(scan, p_.logits.row, p_.scale, start.anchor, span, guess_);
+      const bool fine = masses.first < 0x1p100;
+      partials_[block] = fine ? Partial{masses.first, start.anchor, kFine}
+                              : measure_whole(scan, p_.logits, p_.scale, start, span, false);
+      memory_.above[block] = fine ? masses.second : __builtin_inf();
+    });
+    above_guess_ = 0;
+    for (int i = 0; i < vocabulary_.blocks; ++i) above_guess_ += memory_.above[i];
+    return true;
+  }
+
   // Lists the logits around the one above which ids have a mass, or number, of `limit` and below
   // which a mass of `tail` is left, unless the sample deceives: with more `doubt`, more of them.
   // The root of a sum of n terms has the standard deviation of half the root of one term, whatever
@@ -198,20 +219,44 @@ class Lister {
       };
       const double smallest = tail / vocabulary_.size / 16;
       const uint32_t first = image(by_mass ? float(smallest) : from) >> kCoarse;
-      const uint32_t last = most(first, image(listing_.greatest) >> kCoarse) + 1;
-      const uint32_t low = turn(first, last, [&](uint32_t x) { return beyond(x) > step; });
-      const uint32_t high = turn(low, last, [&](uint32_t x) { return beyond(x) > -step; }) + 1;
+      const bool known = by_mass && above_guess_ < limit;
+      const float weight = float(p_.weight_of(guess_));
+      auto last = [&](float x) { return most(first, image(x) >> kCoarse) + 1; };
+      const uint32_t low = turn(first, last(known ? weight : listing_.greatest),
+                                [&](uint32_t x) { return beyond(x) > step; });
       auto logit = [&](uint32_t coarse) {
         const float x = number(coarse << kCoarse);
         return by_mass ? float(p_.top + log2_double(double(x)) / p_.scale) : x;
       };
       // Of weights below `smallest` there are not enough, whatever the sample is.
       if (by_mass || low > first) from = most(from, grid_.below(logit(low)));
-      if (high < last) upto = grid_.number(grid_.at(logit(high)) + 1);
+      if (known && guess_ > from &&
+          gain * between(listing_.counts, number(low << kCoarse), weight) <
+              7 * ListMemory::kRoom / 8) {
+        upto = guess_;
+      } else {
+        const uint32_t most = last(listing_.greatest);
+        const uint32_t high = turn(low, most, [&](uint32_t x) { return beyond(x) > -step; }) + 1;
+        if (high < most) upto = grid_.number(grid_.at(logit(high)) + 1);
+      }
     }
     if (!read(from, upto, by_mass)) return false;
-    weigh();
+    weigh(listing_);
     return true;
+  }
+
+  // The listed logits above `low` up to `high` and their masses, in a list of their own. Of size 0 if
+  // there are too many.
+  Listing part(float low, float high) const {
+    const int room = vocabulary_.blocks * ListMemory::kBlockStride / 2 - kListSlack;
+    Listing part = listing_;
+    part.logits = memory_.found;
+    part.masses = memory_.found + room + kListSlack;
+    auto logit = [&](auto at) { return at.load(listing_.logits); };
+    const int size = Scan::collect(listing_.span(), logit, low, high, part.logits, room);
+    part.size = size <= room ? size : 0;
+    weigh(part);
+    return part;
   }
 
   // Lists all logits, if they are of 16 bits, by counting how often each number occurs. False if
@@ -258,6 +303,8 @@ class Lister {
 
   static constexpr int kSampled = 64;  // ids of each vocab_block
   static constexpr int kCoarse = 17;   // low bits of an image that a guess ignores
+  static constexpr double kMargin = 0.2;
+  static constexpr int kGuesses = 9;
 
   double between(const float* values, float low, float high) const {
     return sum_between(Scan(), listing_.logits, values, low, high, listing_.span());
@@ -301,30 +348,31 @@ class Lister {
   bool join() {
     int* const starts = memory_.starts;
     starts[0] = listing_.size = 0;
-    float greatest = -__builtin_inff();
     for (int block = 0; block < vocabulary_.blocks; ++block) {
       const int count = starts[block + 1], start = starts[block];
       if (count > ListMemory::kOfBlock || start + count > ListMemory::kRoom) return false;
-      const float* const found = memory_.found + block * ListMemory::kBlockStride;
-      for (int i = 0; i < count; ++i) {
-        listing_.logits[start + i] = found[i];
-        listing_.counts[start + i] = 1;
-        greatest = found[i] > greatest ? found[i] : greatest;
-      }
+      __builtin_memcpy(listing_.logits + start, memory_.found + block * ListMemory::kBlockStride,
+                       count * sizeof(float));
       starts[block + 1] = start + count;
     }
     listing_.size = starts[vocabulary_.blocks];
-    listing_.greatest = greatest;
+    for (int i = 0; i < listing_.size; ++i) listing_.counts[i] = 1;
+    const Logits<float> listed{listing_.logits, nullptr, 1, nullptr};
+    listing_.greatest = survey(Scan(), listed, listing_.span()).anchor;
     return true;
   }
 
   // A reading of the row. False if there are too many between low and high.
   bool read(float low, float high, bool by_mass) {
+    const bool known = by_mass && high == guess_ && above_guess_ < __builtin_inf();
     const bool all = high == __builtin_inff();
     listing_.count_above = sampler_.weigh([&](const auto& scan, int block, Span span) {
       float* const out = memory_.found + block * ListMemory::kBlockStride;
       memory_.starts[block + 1] = collect(scan, p_.logits, span, low, high, out);
-      partials_[block] = {all ? 0 : mass_above(scan, p_, high, span, false), 0, kFine};
+      const double above = all     ? 0
+                           : known ? memory_.above[block]
+                                   : mass_above(scan, p_, high, span, false);
+      partials_[block] = {above, 0, kFine};
       return all || by_mass ? 0 : count_above(scan, p_, high, span);
     });
     listing_.mass_above = 0;
@@ -336,12 +384,14 @@ class Lister {
 
   // The masses of the listed ids, and their sum.
   double weigh() {
-    const Span span = listing_.span();
-    auto weight = [&](auto at) {
-      return at.exp2(at.load(listing_.logits) - at.all(p_.top), p_.scale);
-    };
-    Scan::collect(span, weight, -1, __builtin_inff(), listing_.masses, listing_.size);
+    weigh(listing_);
     return between(listing_.masses, -__builtin_inff(), __builtin_inff());
+  }
+  void weigh(const Listing& listing) const {
+    auto weight = [&](auto at) {
+      return at.exp2(at.load(listing.logits) - at.all(p_.top), p_.scale);
+    };
+    Scan::collect(listing.span(), weight, -1, __builtin_inff(), listing.masses, listing.size);
   }
 
   Sampler& sampler_;
@@ -351,6 +401,8 @@ class Lister {
   Distribution<T>& p_;
   Partial* partials_;
   Listing listing_;
+  float guess_ = 0;                       // a logit
+  double above_guess_ = __builtin_inf();  // the mass above it
 };
 
 }  // namespace blockdraft

@@ -48,27 +48,48 @@ BLOCKDRAFT_SCAN double sum_of(const Scan& scan, const Logits<T>& logits, Span sp
   return scan.sum(span, [&logits, f](auto at, auto&) { return f(at, logits.load(at)); }).sum;
 }
 
-// The sum of own(at, x, 2^((x - anchor) * scale)); if not `exactly`, with a relative error of 4e-7.
-template <class Scan, class T, class F>
-double mass_of(const Scan& scan, const Logits<T>& logits, double scale, float anchor, Span span,
-               bool exactly, F own) {
+// sum(weight, shift) for a weight(at, x) of 2^((x - anchor) * scale) / shift; if not
+// `exactly`, with a relative error of 4e-7.
+template <class Sum>
+auto mass_by(double scale, float anchor, bool exactly, Sum sum) {
   const float factor = float(scale);
   const float constant = anchor * factor;
   // One multiply-add for each exponent. The rounding error of its constant is a common factor,
   // which is corrected afterwards, unless the constant is so large that the error matters.
   if (exactly || !(constant < 0x1p24f && constant > -0x1p24f))
-    return sum_of(scan, logits, span,
-                  [=](auto at, auto x) { return own(at, x, at.exp2(x - at.all(anchor), scale)); });
-  const double shift = exp2_double(constant - double(anchor) * factor);
-  return shift * sum_of(scan, logits, span, [=](auto at, auto x) {
-           return own(at, x, at.exp2(at.fma(x, at.all(factor), at.all(-constant))));
-         });
+    return sum([=](auto at, auto x) { return at.exp2(x - at.all(anchor), scale); }, 1.0);
+  return sum([=](auto at, auto x) { return at.exp2(at.fma(x, at.all(factor), at.all(-constant))); },
+             exp2_double(constant - double(anchor) * factor));
+}
+// The sum of own(at, x, weight).
+template <class Scan, class T, class F>
+double mass_of(const Scan& scan, const Logits<T>& logits, double scale, float anchor, Span span,
+               bool exactly, F own) {
+  return mass_by(scale, anchor, exactly, [&](auto weight, double shift) {
+    return shift *
+           sum_of(scan, logits, span, [=](auto at, auto x) { return own(at, x, weight(at, x)); });
+  });
 }
 template <class Scan, class T>
 double mass_from(const Scan& scan, const Logits<T>& logits, double scale, float anchor, Span span,
                  bool exactly) {
   return mass_of(scan, logits, scale, anchor, span, exactly,
                  [](auto, auto, auto weight) { return weight; });
+}
+
+// The mass of all ids and of those with a logit above x, of a row as it is stored.
+template <class Scan, class T>
+BLOCKDRAFT_SCAN Pair masses_above(const Scan& scan, const T* row, double scale, float anchor,
+                                  Span span, float x) {
+  return mass_by(scale, anchor, false, [&](auto weight, double shift) {
+    const Pair raw = scan.sums(span, [=](auto at, auto& above) {
+      const auto logit = at.load(row);
+      const auto own = weight(at, logit);
+      above += at.select(logit > at.all(x), own, at.all(0.0f));
+      return own;
+    });
+    return Pair{shift * raw.first, shift * raw.second};
+  });
 }
 
 // The partial of a vocab_block, in one pass unless a logit is too far above the anchor of `start`,

@@ -65,11 +65,11 @@ class Truncation {
     if (!(ties_ < same_) && !(drawn && (touched_ || p_.truncated()))) return;
     sampler_.weigh([&](const auto& scan, int block, Span span) {
       double mass = 0, equal = 0;
-      if (Sampler::kLists && list_ && list_->starts) {
+      if (list_ && list_->starts) {
         const Span own{list_->starts[block], list_->starts[block + 1], -1};
-        if (drawn)
-          mass = partials_[block].sum + listed(list_->masses, p_.cut, __builtin_inff(), own);
-        equal = listed(list_->counts, Grid{0}.below(p_.cut), p_.cut, own);
+        const Pair listed = above_and_equal(*list_, p_.cut, own);
+        mass = partials_[block].sum + listed.first;
+        equal = listed.second;
       } else {
         if (drawn) mass = mass_above(scan, p_, p_.cut, span);
         equal = count_equal(scan, p_.logits, p_.cut, span);
@@ -88,7 +88,9 @@ class Truncation {
   }
 
  private:
+  using Scan = typename Sampler::Scan;
   static constexpr double kManyTies = 1e9;
+  static constexpr double kNear = 0.02;
 
   struct Place {
     float cut;
@@ -113,31 +115,55 @@ class Truncation {
     }
     const double mass = above(p_.cut, by_mass);
     if (mass < limit) return {p_.cut, mass};
-    return search(p_.cut, {__builtin_inff(), 0}, limit, by_mass);
+    return search(p_.cut, {__builtin_inff(), 0}, limit, [&](float x) { return above(x, by_mass); });
   }
 
   // False if the cut is not in the list.
   bool search_list(double limit, bool by_mass, Place& place) {
-    const Place high{least(list_->high, list_->greatest),
-                     by_mass ? list_->mass_above : list_->count_above};
-    const float low = most(list_->low, p_.cut);
+    Place high{least(list_->high, list_->greatest),
+               by_mass ? list_->mass_above : list_->count_above};
+    Place low{most(list_->low, p_.cut), 0};
     if (!(high.before < limit)) return false;
-    const double upto = above(low, by_mass);
-    if (upto < limit) {
-      place = {low, upto};
-      return low == p_.cut;
+    low.before = above(low.cut, by_mass);
+    if (low.before < limit) {
+      place = low;
+      return low.cut == p_.cut;
     }
-    place = search(low, high, limit, by_mass);
+    Listing part{};
+    if (list_->starts) {
+      approach(low, high, limit, by_mass);
+      part = lister_->part(low.cut, high.cut);
+    }
+    place = search(low.cut, high, limit, [&](float x) {
+      if (!part.size) return above(x, by_mass);
+      const float* const values = by_mass ? part.masses : part.counts;
+      return high.before +
+             sum_between(Scan(), part.logits, values, x, __builtin_inff(), part.span());
+    });
     return true;
   }
 
+  // Brings both closer to where a straight line between them is at the limit.
+  void approach(Place& low, Place& high, double limit, bool by_mass) {
+    const uint32_t first = grid().at(low.cut), last = grid().at(high.cut);
+    const double middle = (low.before - limit) / (low.before - high.before);
+    for (int side = -1; side <= 1; side += 2) {
+      const double part = middle + side * kNear;
+      if (!(part > 0 && part < 1)) continue;
+      const float x = grid().number(first + uint32_t(part * (last - first)));
+      const double before = above(x, by_mass);
+      (before < limit ? high : low) = {x, before};
+    }
+  }
+
   // Bisects, with above(low) >= limit > above(high).
-  Place search(float lowest, Place high, double limit, bool by_mass) {
+  template <class Above>
+  Place search(float lowest, Place high, double limit, Above above) {
     uint32_t low = grid().at(lowest) - 1;  // on the grid, and not above `lowest`
     uint32_t place = grid().at(high.cut);
     while (place - low > 1) {
       const uint32_t middle = low + (place - low) / 2;
-      const double mass = above(grid().number(middle), by_mass);
+      const double mass = above(grid().number(middle));
       if (mass < limit) {
         place = middle;
         high.before = mass;
@@ -164,8 +190,17 @@ class Truncation {
     return sampler_.weigh(
         [&](const auto& scan, int, Span span) { return count_equal(scan, p_.logits, x, span); });
   }
+  // The mass above x, and the number of those equal to it.
+  static Pair above_and_equal(const Listing& list, float x, Span span) {
+    auto masses = [&list, x](auto at, auto& equal) {
+      const auto logit = at.load(list.logits);
+      equal += at.select(logit == at.all(x), at.load(list.counts), at.all(0.0f));
+      return at.select(logit > at.all(x), at.load(list.masses), at.all(0.0f));
+    };
+    if constexpr (Sampler::kLists) return Scan::sums(span, masses);
+    __builtin_unreachable();
+  }
   double listed(const float* values, float low, float high, Span span) const {
-    using Scan = typename Sampler::Scan;
     return sum_between(Scan(), list_->logits, values, low, high, span);
   }
 

@@ -234,6 +234,22 @@ class Scan : public Group {
     return total;
   }
 
+  template <class F>
+  static Pair sums(Span span, F f) {
+    Pair total{0, 0};
+    wide peak{};
+    each_segment(span, [&](Span part) {
+      wide second{};
+      const wide first = segment(part, peak, [&](auto at, wide&) { return f(at, second); });
+      for (int j = 0; j < kWide; ++j) {
+        total.first += first[j];
+        total.second += second[j];
+      }
+      return true;
+    });
+    return total;
+  }
+
   template <class T, class F>
   static double sum_kept(Span span, const uint32_t* words, F f) {
     double lanes[kWide] = {};
