@@ -28,6 +28,7 @@ QUICK = (
     "attend bf16 dim=128 rows=64",
     "merge bf16 dim=128",
     "convolve bf16",
+    "convolve bf16 fp8",
     "dispatch experts=16",
     "gate_up bf16 rows=16",
     "down bf16 rows=272",

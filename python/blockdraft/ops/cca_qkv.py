@@ -218,8 +218,6 @@ def _cpp_unsupported(args: Args) -> str | None:
 
 
 def _triton_unsupported(args: Args) -> str | None:
-    if args.k_scale is not None:
-        return "the Triton kernels store k and v in qk's dtype"
     reason = _triton.cannot_compute(args.qk) or _kernels_unsupported(args)
     if not reason and args.q.shape[2] > 128:
         reason = f"the head dim is at most 128, not {args.q.shape[2]}"
