@@ -52,12 +52,27 @@ def attention(layout, prefixes, heads, dim, dtype, stored, scales, seed=0):
 )
 @pytest.mark.parametrize("window", [0, 30])
 def test_attention(window, layout, heads, scales, stored, dtype):
-    case, given = attention(layout, [0, 301, 41], heads, 40, dtype, stored, scales)
+    attends_as_the_reference(layout, [0, 301, 41], heads, dtype, stored, scales, window, "cpp")
+
+
+@pytest.mark.skipif(not env.triton_interpreter(), reason="a CPU's Triton is the interpreter")
+@pytest.mark.parametrize("backend", ["triton"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16], ids=str)
+@pytest.mark.parametrize("stored", [FN, FNUZ], ids=str)
+@pytest.mark.parametrize("scales", SCALES)
+@pytest.mark.parametrize("window", [0, 9])
+def test_attention_in_triton(window, scales, stored, dtype, backend):
+    layout = BlockLayout(2, 3, 2)
+    attends_as_the_reference(layout, [0, 37, 18], (4, 2), dtype, stored, scales, window, backend)
+
+
+def attends_as_the_reference(layout, prefixes, heads, dtype, stored, scales, window, backend):
+    case, given = attention(layout, prefixes, heads, 40, dtype, stored, scales)
     expected_lse, lse = (poisoned(*case[0].shape[:2], dtype=torch.float32) for _ in range(2))
     out = poisoned(*case[0].shape, dtype=dtype)
     given["window"] = window
     expected = ops.block_attention(*case, **given, lse=expected_lse, backend="reference")
-    ops.block_attention(*case, **given, out=out, lse=lse, backend="cpp")
+    ops.block_attention(*case, **given, out=out, lse=lse, backend=backend)
     assert_close(out, expected)
     assert_close(lse, expected_lse, name="lse")
 
@@ -93,9 +108,10 @@ def test_nan_in_one_of_the_heads_that_are_read_together(stored, dim):
     assert_close(found[~nan], expected[~nan])
 
 
+@pytest.mark.parametrize("backend", ["cpp"] + ["triton"] * env.triton_interpreter())
 @pytest.mark.parametrize("columns", ["narrow", "wide"])
 @pytest.mark.parametrize("stored", [FN, FNUZ], ids=str)
-def test_every_code_of_a_cached_value(stored, columns):
+def test_every_code_of_a_cached_value(stored, columns, backend):
     """A query that sees one cached token gets its value, whatever its key."""
     rows = BlockLayout(0 if columns == "narrow" else 15, 1, 0)
     count = rows.rows
@@ -126,7 +142,7 @@ def test_every_code_of_a_cached_value(stored, columns):
             packed,
             k_scale=scale,
             v_scale=scale,
-            backend="cpp",
+            backend=backend,
         )
         found.append(out[0, 0])
     expected = codes.view(stored).float() * 0.37

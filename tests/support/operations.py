@@ -14,6 +14,7 @@ ONE = 242  # the operand 1.0
 SCALARS, VECTORS = 128, 256  # operands below and from here on are registers
 DECODING = (
     "V_CVT_PK_F32_FP8_E32",
+    "V_CVT_SCALEF32_PK_F32_FP8",
     "V_CVT_SCALEF32_PK_BF16_FP8",
     "V_CVT_SCALEF32_PK_BF16_FP4",
 )
@@ -95,7 +96,7 @@ def operand(at: int, sgpr, vgpr) -> np.ndarray:
 
 
 def decode_pair(inst, sgpr, vgpr, *_) -> None:
-    """Two codes of fp8 as fp32, or times a power of two as bf16; two of fp4 likewise."""
+    """Two codes of fp8 or fp4 as fp32 or bf16; times a power of two."""
     name, sdwa = inst.op.name, type(inst).__name__ == "VOP1_SDWA"
     at = inst.vsrc0.offset - VECTORS * bool(inst.s0) if sdwa else inst.src0.offset
     given = operand(at, sgpr, vgpr)
@@ -106,9 +107,11 @@ def decode_pair(inst, sgpr, vgpr, *_) -> None:
     else:
         both = given >> 16 * part
         pair = [NUMBERS[machine][code & 255] for code in (both, both >> 8)]
-    if "BF16" in name:
+    if "SCALE" in name:
         scale = operand(inst.src1.offset, sgpr, vgpr) & 0x7F800000  # its power of two
-        low, high = ((x * scale.view(np.float32)).view(np.uint32) for x in pair)
+        pair = [x * scale.view(np.float32) for x in pair]
+    if "BF16" in name:
+        low, high = (x.view(np.uint32) for x in pair)
         pair = [low >> 16 | high & 0xFFFF0000]
     first, lanes = inst.vdst.offset - VECTORS, active(sgpr)
     for i, numbers in enumerate(pair):
