@@ -20,8 +20,8 @@ ARCHES = ("gfx942", "gfx950")
 @pytest.mark.parametrize("arch", ARCHES)
 @pytest.mark.parametrize("op", ["accept_drafts", "sample_drafts"])
 def test_compiles_without_scratch(op, arch):
-    """Nothing goes to memory; kernels that conclude may park scalars in lanes of two vector
-    registers."""
+    """Nothing goes to memory; kernels that conclude may park scalars in the lanes of a vector
+    register."""
     for r in isa.compile_hip(harness.ROOT / f"csrc/ops/{op}/hip.hip", arch):
         print(
             f"{arch} {r.kernel}: {r.vgpr} VGPR, {r.sgpr_spill} SGPR in lanes, "
@@ -30,7 +30,7 @@ def test_compiles_without_scratch(op, arch):
         )
         assert r.vgpr_spill == r.scratch == r.lds == r.misexecuted == 0 and r.waves_per_simd >= 4
         measures = "StepE0E" in r.kernel
-        assert r.sgpr_spill <= (0 if measures else 128)
+        assert r.sgpr_spill <= (0 if measures else 64)
         assert not measures or r.loop_loads_16_bytes > 0
 
 

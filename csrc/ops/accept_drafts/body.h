@@ -25,12 +25,9 @@ class Acceptance {
         vocabulary_(params.vocabulary()),
         sampler_(crew, vocabulary_, memory.sums(row), memory.lists),
         live_(params.draft_len[request]),
-        target_(params.target_sampling.of(request)),
-        drafter_(params.drafter_sampling.of(request)),
         mix_(params.draft_logits && params.mix ? params.mix[request] : 1.0f) {
-    if (params.rule == kGreedy) target_.temperature = 0;
-    sampled_ =
-        params.draft_logits && !params.dirac && params.rule != kGreedy && drafter_.temperature > 0;
+    sampled_ = params.draft_logits && !params.dirac && params.rule != kGreedy &&
+               params.drafter_sampling.of(request).temperature > 0;
   }
 
   void run() {
@@ -126,7 +123,7 @@ class Acceptance {
         made.status = most(blend_status(row, own), made.status);
     } else if (sampled_) {
       const double* lse = params_.draft_lse.at(request_, i);
-      made = sampler_.known_distribution(own, drafter_, lse);
+      made = sampler_.known_distribution(own, sampling(row), lse);
       if (!(Scan::value(draft_row(i) + token(i)) < __builtin_inff())) made.status = kNotNumbers;
     } else {
       const int point = vocabulary_.has(token(i)) ? token(i) : Distribution<T>::kNowhere;
@@ -231,8 +228,8 @@ class Acceptance {
     int listed = 0;
     if (i <= accepted) {
       Distribution<T> p = target(i);
-      if (mixes(i) || !(target_.temperature > 0)) {
-        Sampling unmixed = target_;
+      Sampling unmixed = sampling(i);
+      if (mixes(i) || !(unmixed.temperature > 0)) {
         if (!(unmixed.temperature > 0)) unmixed.temperature = 1;
         const Logits<T> row = as_target(i, target_row(i));
         p = sampler_.measured_distribution(row, unmixed, false, memory_.partials(i));
@@ -293,7 +290,14 @@ class Acceptance {
   const Distribution<T>& target(int i) const { return memory_.distribution(i); }
   const Distribution<T>& draft(int i) const { return memory_.distribution(params_.drafts + 1 + i); }
   bool spread(int i) const { return target(i).point == kSpread && draft(i).point == kSpread; }
-  Sampling sampling(int row) const { return row <= params_.drafts ? target_ : drafter_; }
+  // Read again for each row, lest all take registers.
+  Sampling sampling(int row) const {
+    const auto& params = Scan::reload(&params_);
+    if (row > params.drafts) return params.drafter_sampling.of(request_);
+    Sampling target = params.target_sampling.of(request_);
+    if (params.rule == kGreedy) target.temperature = 0;
+    return target;
+  }
   double probability(const Distribution<T>& of, int i) const {
     return of.template probability<Scan>(vocabulary_, token(i));
   }
@@ -328,7 +332,6 @@ class Acceptance {
   Vocabulary vocabulary_;
   Sampler<Crew, T> sampler_;
   int live_;  // drafts under test
-  Sampling target_, drafter_;
   float mix_;
   bool sampled_;      // q is a distribution of the draft's logits, not a point
   int weighed_ = -1;  // the row whose residual masses the sums already hold; -1: none
