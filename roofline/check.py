@@ -18,6 +18,9 @@ SHAPES = {
             dict(B=2, L=3072, P=0),
             dict(B=1, L=4096, P=0, V=1),
             dict(B=4, L=8192, P=0, V=1),
+            dict(B=1, L=2048, P=3, cache="fp8"),
+            dict(B=1, L=8192, P=1, cache="fp8"),
+            dict(B=4, L=8192, P=0, V=1, cache="fp8"),
         ],
         [
             dict(B=1, L=1024, P=3),
@@ -35,6 +38,9 @@ SHAPES = {
             dict(B=1, L=2048, P=8),
             dict(B=2, L=4096, P=0, V=1),
             dict(B=1, L=8192, P=0, V=1),
+            dict(B=1, L=4096, P=3, cache="fp8"),
+            dict(B=1, L=8192, P=3, cache="fp8"),
+            dict(B=2, L=4096, P=0, V=1, cache="fp8"),
         ],
     ),
     "cca_qkv": (
@@ -57,8 +63,10 @@ SHAPES = {
         ],
     ),
     "fused_moe": (
-        [dict(T=t) for t in (1, 4, 16, 32, 64, 128, 272)],
-        [dict(T=t) for t in (2, 8, 12, 24, 48, 96, 136, 192)],
+        [dict(T=t) for t in (1, 4, 16, 32, 64, 128, 272)]
+        + [dict(T=t, experts=e) for e in ("fp8", "mxfp4") for t in (1, 16, 64)],
+        [dict(T=t) for t in (2, 8, 12, 24, 48, 96, 136, 192)]
+        + [dict(T=t, experts=e) for e in ("fp8", "mxfp4") for t in (4, 32)],
     ),
     "zaya_router": (
         [dict(T=1), dict(T=16), dict(T=96), dict(T=272), dict(T=1024)],
@@ -225,27 +233,48 @@ def _steady(rows: list[dict]) -> bool:
 
 
 def predictions(data: dict) -> list[Checked]:
-    """Of the shapes of each op, by what the first ones show."""
-    found = []
-    for op in dict.fromkeys(row["op"] for row in data["results"]):
-        rows = [row for row in data["results"] if row["op"] == op]
+    """Of the shapes of each op and format, by what the first ones show."""
+    found, known = [], _fitted()
+    for op, format in dict.fromkeys(map(_kind, data["results"])):
+        rows = [row for row in data["results"] if _kind(row) == (op, format)]
         samples = [calibration.sample(row, data["limits"]) for row in rows]
-        count = len(SHAPES[op][0])
-        of_op = calibration.fit(samples[:count])
-        efficiency = fit([(s.limit_ms, s.ms) for s in samples[:count]])
+        fitted = [s for s in samples if (op, s.label) in known]
+        of_op = calibration.fit(fitted)
+        efficiency = fit([(s.limit_ms, s.ms) for s in fitted])
         found += [
-            Checked(op, s.label, i >= count, s.limit_ms, s.ms, efficiency, of_op.predict_ms(s))
-            for i, s in enumerate(samples)
+            Checked(
+                op,
+                s.label,
+                held_out=(op, s.label) not in known,
+                limit_ms=s.limit_ms,
+                measured_ms=s.ms,
+                efficiency=efficiency,
+                fitted_ms=of_op.predict_ms(s),
+            )
+            for s in samples
         ]
     return found
 
 
-def calibrated(data: dict, dtype: str) -> calibration.Calibration:
-    """Of the shapes that are not held out."""
-    fitted = {
-        (op, label) for op, (cases, _) in SHAPES.items() for _, label in _labelled(op)[: len(cases)]
+def _kind(row: dict) -> tuple[str, str]:
+    """The op of a result, and the format of what it reads, in which its efficiency is another."""
+    words = row["case"].split()
+    return row["op"], next((w for w in words if w.startswith(("cache=", "experts="))), "")
+
+
+def _fitted() -> set[tuple[str, str]]:
+    return {
+        (op, name) for op, (cases, _) in SHAPES.items() for _, name in _labelled(op)[: len(cases)]
     }
-    rows = [row for row in data["results"] if (row["op"], row["case"]) in fitted]
+
+
+def calibrated(data: dict, dtype: str) -> calibration.Calibration:
+    """Of the shapes that are not held out, in the format of `dtype`."""
+    rows = [
+        row
+        for row in data["results"]
+        if (row["op"], row["case"]) in _fitted() and _kind(row) == (row["op"], "")
+    ]
     return calibration.of_results(data | {"results": rows}, IMPLEMENTATION, dtype, "check")
 
 

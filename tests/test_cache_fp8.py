@@ -1,20 +1,23 @@
-"""Keys and values cached in fp8: the C++ kernels against the reference on the same numbers; each
-code; what the store rounds and refuses."""
+"""Keys and values cached in fp8: the kernels against the reference on the same numbers; each code;
+what the store rounds and refuses."""
+
+from functools import partial
 
 import cca
+import fp8
 import pytest
 import torch
+from fp8 import FN, FNUZ, SCALES
 
-from blockdraft import BlockLayout, contract, ops
+from blockdraft import BlockLayout, contract, env, ops
 from blockdraft.ops import _native
-from blockdraft.reference.dequantize import encode
 from blockdraft.testing import assert_close, poisoned, random_pages, random_rows
 
 pytestmark = pytest.mark.skipif(_native.MISSING is not None, reason="the extension is not built")
-FN, FNUZ = torch.float8_e4m3fn, torch.float8_e4m3fnuz
 DTYPES = [torch.float32, torch.bfloat16, torch.float16]
-SCALES = {"one": lambda pages, heads: (1,), "head": lambda pages, heads: (heads,)}
-SCALES["page"] = lambda pages, heads: (pages, heads)
+BACKENDS = [("cpp", dtype) for dtype in DTYPES]
+if env.triton_interpreter():  # whose bfloat16 is wrong
+    BACKENDS += [("triton", torch.float32), ("triton", torch.float16)]
 
 
 def attention(layout, prefixes, heads, dim, dtype, stored, scales, seed=0):
@@ -49,12 +52,27 @@ def attention(layout, prefixes, heads, dim, dtype, stored, scales, seed=0):
 )
 @pytest.mark.parametrize("window", [0, 30])
 def test_attention(window, layout, heads, scales, stored, dtype):
-    case, given = attention(layout, [0, 301, 41], heads, 40, dtype, stored, scales)
+    attends_as_the_reference(layout, [0, 301, 41], heads, dtype, stored, scales, window, "cpp")
+
+
+@pytest.mark.skipif(not env.triton_interpreter(), reason="a CPU's Triton is the interpreter")
+@pytest.mark.parametrize("backend", ["triton"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16], ids=str)
+@pytest.mark.parametrize("stored", [FN, FNUZ], ids=str)
+@pytest.mark.parametrize("scales", SCALES)
+@pytest.mark.parametrize("window", [0, 9])
+def test_attention_in_triton(window, scales, stored, dtype, backend):
+    layout = BlockLayout(2, 3, 2)
+    attends_as_the_reference(layout, [0, 37, 18], (4, 2), dtype, stored, scales, window, backend)
+
+
+def attends_as_the_reference(layout, prefixes, heads, dtype, stored, scales, window, backend):
+    case, given = attention(layout, prefixes, heads, 40, dtype, stored, scales)
     expected_lse, lse = (poisoned(*case[0].shape[:2], dtype=torch.float32) for _ in range(2))
     out = poisoned(*case[0].shape, dtype=dtype)
     given["window"] = window
     expected = ops.block_attention(*case, **given, lse=expected_lse, backend="reference")
-    ops.block_attention(*case, **given, out=out, lse=lse, backend="cpp")
+    ops.block_attention(*case, **given, out=out, lse=lse, backend=backend)
     assert_close(out, expected)
     assert_close(lse, expected_lse, name="lse")
 
@@ -90,9 +108,10 @@ def test_nan_in_one_of_the_heads_that_are_read_together(stored, dim):
     assert_close(found[~nan], expected[~nan])
 
 
+@pytest.mark.parametrize("backend", ["cpp"] + ["triton"] * env.triton_interpreter())
 @pytest.mark.parametrize("columns", ["narrow", "wide"])
 @pytest.mark.parametrize("stored", [FN, FNUZ], ids=str)
-def test_every_code_of_a_cached_value(stored, columns):
+def test_every_code_of_a_cached_value(stored, columns, backend):
     """A query that sees one cached token gets its value, whatever its key."""
     rows = BlockLayout(0 if columns == "narrow" else 15, 1, 0)
     count = rows.rows
@@ -123,86 +142,45 @@ def test_every_code_of_a_cached_value(stored, columns):
             packed,
             k_scale=scale,
             v_scale=scale,
-            backend="cpp",
+            backend=backend,
         )
         found.append(out[0, 0])
     expected = codes.view(stored).float() * 0.37
     assert torch.allclose(torch.cat(found), expected, rtol=1e-6, atol=0, equal_nan=True)
 
 
-@pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("stored", [FN, FNUZ], ids=str)
 @pytest.mark.parametrize("scales", SCALES)
-def test_store(scales, stored, dtype):
-    """The same codes as the reference's, but where fp32 sums in another order, and q's rounding in
-    16 bits, take the number past a middle: then the next."""
+@pytest.mark.parametrize("backend, dtype", BACKENDS, ids=str)
+def test_store(backend, scales, stored, dtype):
     case = cca.case(BlockLayout(5, 4, 2), [0, 9], (4, 2, 40), (2, 2), 16, dtype, seed=1)
-    shape = SCALES[scales](len(case["k_cache"]), 2)
-    generator = torch.Generator().manual_seed(0)
-    given = {name: 0.1 + torch.rand(shape, generator=generator) for name in ("k_scale", "v_scale")}
-    found = {}
-    for backend in ("cpp", "reference"):
-        caches = {
-            name: torch.zeros(case[name].shape, dtype=torch.uint8).view(stored)
-            for name in ("k_cache", "v_cache")
-        }
-        _, *computed = ops.cca_qkv(**(case | caches | given), backend=backend)
-        found[backend] = caches
-        returned_as_stored(case, caches, given, *computed)
-    for name in ("k_cache", "v_cache"):
-        mine, theirs = (found[backend][name] for backend in ("cpp", "reference"))
-        assert theirs.float().abs().max() > 0
-        ranks = [t.view(torch.uint8).int() for t in (mine, theirs)]
-        ranks = [torch.where(r >= 128, 128 - r, r) for r in ranks]
-        apart = (ranks[0] - ranks[1]).abs()
-        assert apart.max() <= 1 and (apart > 0).float().mean() < 0.02
-
-
-def returned_as_stored(case, caches, given, k, v):
-    """Live verify rows get what later passes will read."""
-    rows, page = case["rows"], case["k_cache"].shape[1]
-    table = rows.table(len(k))
-    kept = (table.live & (table.proposal < 0)).nonzero()[:, 0]
-    position = table.position[kept]
-    block = case["block_table"][table.request[kept], position // page].long()
-    for x, which in ((k, "k"), (v, "v")):
-        scale = given[f"{which}_scale"].expand(case["k_cache"].shape[0], x.shape[1])
-        codes = caches[f"{which}_cache"][block, position % page]
-        expected = (codes.float() * scale[block][..., None]).to(x.dtype)
-        assert_close(x[kept], expected)
+    fp8.check_store(case, stored, scales, partial(called, backend))
 
 
 @pytest.mark.parametrize("stored", [FN, FNUZ], ids=str)
-def test_the_store_s_rounding_and_saturation(stored):
-    """Every number half way between two, beyond the largest, and NaN, as values that are copied."""
-    numbers = torch.arange(128).to(torch.uint8).view(stored).float()
-    numbers = numbers[numbers.isfinite()]
-    middles = (numbers[1:] + numbers[:-1]) / 2
-    values = torch.cat([numbers, middles, middles.nextafter(torch.tensor(1e9))])
-    values = torch.cat([values, -values, torch.tensor([449.0, 1e30, -1e30, torch.inf, torch.nan])])
-    values = torch.cat([values, torch.zeros(-len(values) % 16)])
-    case = cca.case(BlockLayout(3, 1, 0), [0], (2, 1, 16), (2, 2), 8, torch.float32, seed=1)
-    for part in values.view(-1, 16):
-        v_now, v_late = torch.zeros(4, 8), torch.zeros(4, 8)
-        v_now[1], v_late[0] = part[:8], part[8:]  # row 1 has its own half and its parent's
-        pages = case["k_cache"].shape
-        caches = {
-            name: torch.zeros(pages, dtype=torch.uint8).view(stored)
-            for name in ("k_cache", "v_cache")
-        }
-        given = dict(k_scale=torch.ones(1), v_scale=torch.ones(1), v_now=v_now, v_late=v_late)
-        given["rows"] = BlockLayout(3, 1, 0).pack(
-            torch.tensor([0], dtype=torch.int32),
-            torch.tensor([3], dtype=torch.int32),
-            torch.zeros(1, 0, dtype=torch.int32),
-            0,
-        )
-        ops.cca_qkv(**(case | caches | given), backend="cpp")
-        page = int(case["block_table"][0, 0])
-        found = caches["v_cache"][page, 1, 0].float()
-        assert torch.equal(
-            found.nan_to_num(nan=-7), encode(part, stored).float().nan_to_num(nan=-7)
-        )
+@pytest.mark.parametrize("backend, dtype", BACKENDS, ids=str)
+def test_the_store_s_rounding_and_saturation(backend, stored, dtype):
+    fp8.check_store(fp8.edge_case(stored, dtype), stored, None, partial(called, backend))
+
+
+def called(backend, arguments):
+    written, run = cca.prepared(arguments, backend=backend)
+    run()
+    return written
+
+
+@pytest.mark.parametrize("stored", [FN, FNUZ], ids=str)
+def test_a_store_of_a_caller_that_flushes_subnormals(stored):
+    case = cca.case(BlockLayout(5, 4, 2), [0, 9], (4, 2, 40), (2, 2), 16, torch.float32)
+    caches = {name: torch.zeros_like(case[name], dtype=stored) for name in ("k_cache", "v_cache")}
+    case |= caches | dict.fromkeys(("k_scale", "v_scale"), torch.tensor([64.0]))
+    expected = called("cpp", case)
+    try:
+        torch.set_flush_denormal(True)
+        found = called("cpp", case)
+    finally:
+        torch.set_flush_denormal(False)
+    assert (found[2] != 0).any() and all(map(torch.equal, found[:3], expected))
 
 
 def test_what_is_refused(monkeypatch):
@@ -217,6 +195,13 @@ def test_what_is_refused(monkeypatch):
     other = (*case[:4], case[4].to(FNUZ), *case[5:])
     with pytest.raises(TypeError, match="v_cache: expected float8_e4m3fn, got float8_e4m3fnuz"):
         ops.block_attention(*other, **given)
+    stores = cca.case(BlockLayout(0, 1, 0), [9], (2, 1, 16), (2, 2), 8, torch.float32)
+    stores |= {name: torch.zeros_like(stores[name], dtype=FN) for name in ("k_cache", "v_cache")}
+    stores |= given
+    with pytest.raises(ValueError, match="v_scale: expected finite scales above 0, got 0.0"):
+        ops.cca_qkv(**stores | dict(v_scale=torch.zeros(1)))
     monkeypatch.setattr(contract, "fp8_types", lambda device: (FNUZ,))
+    with pytest.raises(TypeError, match="k_cache: expected float8_e4m3fnuz, got float8_e4m3fn"):
+        ops.cca_qkv(**stores)
     with pytest.raises(TypeError, match="k_cache: expected float8_e4m3fnuz, got float8_e4m3fn"):
         ops.block_attention(*case, **given)

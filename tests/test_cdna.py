@@ -6,6 +6,7 @@ import struct
 from functools import partial
 
 import cca
+import fp8
 import harness
 import pytest
 import torch
@@ -19,14 +20,8 @@ pytestmark = pytest.mark.skipif(
     importlib.util.find_spec("ziglang") is None, reason="needs ziglang (a clang for amdgcn)"
 )
 ARCHES = {"gfx942": 64 << 10, "gfx950": 160 << 10}  # bytes of LDS
-# kinds of launches.cpp: bf16 with weights of these
-LOW = {torch.float8_e4m3fn: 3, torch.float8_e4m3fnuz: 4, torch.float4_e2m1fn_x2: 5}
-FP8 = {"gfx942": torch.float8_e4m3fnuz, "gfx950": torch.float8_e4m3fn}
-SCALES = {
-    "one": lambda pages, heads: (1,),
-    "head": lambda pages, heads: (heads,),
-    "page": lambda pages, heads: (pages, heads),
-}
+# kinds of launches.cpp: bf16 with weights, or a cache, of these
+LOW = {fp8.FN: 3, fp8.FNUZ: 4, torch.float4_e2m1fn_x2: 5}
 SAMPLERS = ("accept_drafts", "sample_drafts")  # test_cdna_sampling.py has them
 SOURCES = {isa.source_name(path): path for path in isa.hip_sources()} | {
     "gemm": harness.ROOT / "tests/support/gemm.hip"
@@ -168,8 +163,8 @@ def test_block_attention_in_the_emulator(name, dtype, arch, hip, scales=None):
         k_cache = v_cache = table = None
     given = dict(window=window)
     if scales:
-        k_cache, v_cache = (cache.to(FP8[arch]) for cache in (k_cache, v_cache))
-        shape = SCALES[scales](len(k_cache), kv_heads)
+        k_cache, v_cache = (cache.to(fp8.OF_ARCH[arch]) for cache in (k_cache, v_cache))
+        shape = fp8.SCALES[scales](len(k_cache), kv_heads)
         for which in ("k_scale", "v_scale"):
             given[which] = 0.5 + torch.rand(shape, generator=generator)
     case = q, k, v, k_cache, v_cache, table, rows
@@ -226,7 +221,7 @@ def test_a_cache_of_fp8_in_the_emulator(name, scales, arch, hip):
 def test_every_code_in_the_emulator(rows, arch, hip):
     """Each query, of a wave's columns and of more, finds the cached token that has its number: in
     whole tiles and beyond. NaN is in the last channel."""
-    stored, prefix, dim = FP8[arch], 84, 128
+    stored, prefix, dim = fp8.OF_ARCH[arch], 84, 128
     codes = torch.arange(256).to(torch.uint8)
     finite = codes[codes.view(stored).float().isfinite()]
     queries = 4 * rows
@@ -353,7 +348,7 @@ def test_experts_with_scales_in_the_emulator(rows, hidden, inner, format, arch, 
         if format == "mxfp4":
             tensors[i], scales[name] = quantize_mxfp4(tensors[i])
         else:
-            tensors[i], scales[name] = quantize_fp8(tensors[i], FP8[arch])
+            tensors[i], scales[name] = quantize_fp8(tensors[i], fp8.OF_ARCH[arch])
     moe_in_the_emulator(tensors, scales, arch, hip, LOW[tensors[3].dtype])
 
 
@@ -401,6 +396,24 @@ def test_cca_qkv_in_the_emulator(dim, kernels, dtype, arch, hip):
     params = harness.recorded(*harness.captured(run))
     hip.launch(arch, "cca_qkv", params, harness.TYPES[dtype])
     cca.assert_same(found, cca.expected(arguments))
+
+
+@pytest.mark.parametrize("arch", ARCHES)
+@pytest.mark.parametrize("dim, scales", [(128, "page"), (64, "head"), (64, None)])
+def test_a_store_of_fp8_in_the_emulator(dim, scales, arch, hip):
+    stored, dtype = fp8.OF_ARCH[arch], torch.bfloat16
+    if scales:
+        case = cca.case(BlockLayout(5, 4, 2), [0, 9], (4, 2, dim), (2, 2), dim // 2, dtype)
+    else:
+        case = fp8.edge_case(stored, dtype)
+
+    def run(arguments):
+        written, call = cca.prepared(arguments)
+        kind = LOW[stored] if arguments["k_cache"].dtype == stored else harness.TYPES[dtype]
+        hip.launch(arch, "cca_qkv", harness.recorded(*harness.captured(call)), kind)
+        return written
+
+    fp8.check_store(case, stored, scales, run)
 
 
 @pytest.mark.parametrize("arch", ARCHES)

@@ -331,6 +331,31 @@ def test_fit_is_the_mean_ratio():
         assert not [case for case in held if case in fitted]
 
 
+def test_check_fits_each_format_by_itself():
+    """What reads memory at a share of its rate that differs by format is predicted exactly; others
+    than `dtype` do not change a calibration."""
+    shares = {"": 0.8, "cache=fp8": 0.4, "experts=fp8": 0.5, "experts=mxfp4": 0.2}
+    limits = dict(flops_per_s=1e12, bf16_flops_per_s=1e12, exps_per_s=1e12, read_bytes_per_s=1e10)
+    rows = []
+    for op in ("block_attention", "fused_moe"):
+        fitted, held = check.SHAPES[op]
+        for i, case in enumerate(fitted + held):
+            kind = next((f"{k}={v}" for k, v in case.items() if k in ("cache", "experts")), "")
+            name = " ".join(f"{k}={v}" for k, v in case.items())
+            size = 1e7 * (1 + i)
+            row = dict(op=op, case=name, impl="cpp", dtype="bfloat16", flops=0, exps=0, bytes=size)
+            rows.append(row | dict(ms=1e3 * size / 1e10 / shares[kind]))
+    data = dict(limits=limits, results=rows, machine={})
+    found = check.predictions(data)
+    assert len(found) == len(rows)
+    assert all(abs(c.error) < 1e-6 for c in found)
+    held = [(c.op, c.case) for c in found if c.held_out]
+    assert len(held) == sum(len(check.SHAPES[op][1]) for op in ("block_attention", "fused_moe"))
+    plain = [row for row in rows if "cache=" not in row["case"] and "experts=" not in row["case"]]
+    alone = check.calibrated(data | dict(results=plain), "bfloat16")
+    assert check.calibrated(data, "bfloat16") == alone
+
+
 @pytest.mark.slow
 def test_the_model_predicts_this_cpu():
     """Fails on a machine that is busy with something else."""

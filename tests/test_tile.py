@@ -7,6 +7,7 @@ import random
 import shutil
 
 import cca
+import fp8
 import harness
 import numpy as np
 import pytest
@@ -364,16 +365,21 @@ def test_sim_notices_a_missing_barrier_of_fused_moe(dropped):
     )
 
 
+def cca_on(target, dtype, arguments, seed=1, dropped=-1, apart=True):
+    written, run = cca.prepared(arguments)
+    params = harness.recorded(*harness.captured(run))
+    format = FORMATS.get(arguments["k_cache"].dtype, 0)
+    types = TYPES[dtype], format
+    harness.checks().check_cca_qkv(TARGETS[target], *types, params, apart, SEED(seed), dropped)
+    return written
+
+
 def cca_is_right(target, dtype, kernels=(2, 2), seed=1, dropped=-1, apart=True, dim=48):
     """cca_qkv of a decode step: dead rows, a request without a prefix, one without a slot."""
     layout, prefixes = BlockLayout(3, 3, 2), [0, 9, 5]
     arguments = cca.case(layout, prefixes, (3, 1, dim), kernels, 16, dtype, seed)
     arguments["slots"] = torch.tensor([1, 0, -1], dtype=torch.int32)
-    found, run = cca.prepared(arguments)
-    params = harness.recorded(*harness.captured(run))
-    harness.checks().check_cca_qkv(
-        TARGETS[target], TYPES[dtype], params, apart, SEED(seed), dropped
-    )
+    found = cca_on(target, dtype, arguments, seed, dropped, apart)
     try:
         cca.assert_same(found, cca.expected(arguments))
     except AssertionError:
@@ -386,6 +392,16 @@ def cca_is_right(target, dtype, kernels=(2, 2), seed=1, dropped=-1, apart=True, 
 @pytest.mark.parametrize("kernels", [(2, 2), (3, 1), (1, 3)])
 def test_cca_qkv(kernels, target, dtype):
     assert cca_is_right(target, dtype, kernels)
+
+
+@pytest.mark.parametrize("dtype", TYPES)
+@pytest.mark.parametrize("target", ["cpu", "sim"])
+@pytest.mark.parametrize("stored", [fp8.FN, fp8.FNUZ], ids=str)
+@pytest.mark.parametrize("scales", ["page", None])
+def test_a_store_of_fp8(scales, stored, target, dtype):
+    case = cca.case(BlockLayout(3, 3, 2), [0, 9, 5], (2, 1, 48), (2, 2), 16, dtype)
+    arguments = case if scales else fp8.edge_case(stored, dtype)
+    fp8.check_store(arguments, stored, scales, functools.partial(cca_on, target, dtype))
 
 
 @pytest.mark.parametrize("dtype", TYPES)

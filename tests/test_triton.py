@@ -68,6 +68,7 @@ assert tokens.tolist() == [[0, 1, -1]], tokens
     "name",
     [
         "test_block_attention.py",
+        "test_cache_fp8.py",
         "test_cca_qkv.py",
         "test_commit.py",
         "test_fused_moe.py",

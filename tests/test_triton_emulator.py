@@ -4,6 +4,7 @@ pytest --emulator PATH."""
 import inspect
 import struct
 
+import fp8
 import pytest
 import torch
 from emulator import assembled
@@ -28,6 +29,7 @@ TYPES = {
     torch.float16: "*fp16",
     torch.float32: "*fp32",
     torch.float64: "*fp64",
+    torch.uint8: "*u8",
     torch.int32: "*i32",
     torch.int64: "*i64",
     int: "i32",
@@ -85,19 +87,26 @@ class Emulated:
         )
 
 
+@pytest.fixture
+def emulated(emulator, tmp_path, monkeypatch):
+    """Attention's kernels are those of an architecture."""
+
+    def replace(arch):
+        monkeypatch.setattr(block_attention, "arch", lambda: arch)
+        for name in ("attend", "merge"):
+            kernel = Emulated(getattr(block_attention, name), arch, emulator, tmp_path)
+            monkeypatch.setattr(block_attention, name, kernel)
+
+    return replace
+
+
 @pytest.mark.parametrize("arch", ["gfx942", "gfx950"])
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
 @pytest.mark.parametrize("window", [0, 12])
-def test_attention_in_the_emulator(window, dtype, arch, emulator, tmp_path, monkeypatch):
+def test_attention_in_the_emulator(window, dtype, arch, emulated, scales=None):
     """Dead rows, three chunks of a prefix, none, pages of NaN. Two chunks of a split give the same
-    bits as one."""
-    monkeypatch.setattr(block_attention, "arch", lambda: arch)
-    for name in ("attend", "merge"):
-        monkeypatch.setattr(
-            block_attention,
-            name,
-            Emulated(getattr(block_attention, name), arch, emulator, tmp_path),
-        )
+    bits as one. scales: of a cache of fp8, by their shape."""
+    emulated(arch)
     generator = torch.Generator().manual_seed(1)
     prefixes = [150, 0]
     rows = random_rows(BlockLayout(3, 4, 2, bidirectional=not window), prefixes, generator)
@@ -105,23 +114,63 @@ def test_attention_in_the_emulator(window, dtype, arch, emulator, tmp_path, monk
     q, k, v = (torch.randn(total, heads, 64, generator=generator).to(dtype) for heads in (2, 1, 1))
     past = [torch.randn(n, 1, 64, generator=generator).to(dtype) for n in prefixes]
     cache, table = random_pages(past, prefixes, 16, generator)
+    given = dict(scale=0.125, window=window)
+    if scales:
+        cache = cache.to(fp8.OF_ARCH[arch])
+        for which in ("k_scale", "v_scale"):
+            shape = fp8.SCALES[scales](len(cache), 1)
+            given[which] = 0.5 + torch.rand(shape, generator=generator)
     case = q, k, v, cache, cache, table, rows
     found = []
     for together in (1, 2):
         out, lse = poisoned(total, 2, 64, dtype=dtype), poisoned(total, 2, dtype=torch.float32)
         workspace = poisoned(-(-3 // together), total, 2, 66, dtype=torch.float32)
-        _, args = captured(ops.block_attention, *case, scale=0.125, window=window, out=out, lse=lse)
+        _, args = captured(ops.block_attention, *case, out=out, lse=lse, **given)
         args = args._replace(chunk_keys=64, split_chunks=together, workspace=workspace)
         block_attention.launch(args)
         found.append((out, lse))
     assert all(map(torch.equal, *found))
     expected_lse = torch.empty_like(lse)
-    wide = [t.float() for t in (q, k, v, cache, cache)]
+    wide = [t.float() for t in (q, k, v)]
+    caches = (cache, cache) if scales else (cache.float(), cache.float())
     expected = ops.block_attention(
-        *wide, table, rows, scale=0.125, window=window, lse=expected_lse, backend="reference"
+        *wide, *caches, table, rows, lse=expected_lse, backend="reference", **given
     )
     assert_close(out, expected)
     assert_close(lse, expected_lse, name="lse")
+
+
+@pytest.mark.parametrize("arch", ["gfx942", "gfx950"])
+@pytest.mark.parametrize("window, scales", [(0, "page"), (12, "page"), (0, "one")])
+def test_a_cache_of_fp8_in_the_emulator(window, scales, arch, emulated):
+    test_attention_in_the_emulator(window, torch.bfloat16, arch, emulated, scales)
+
+
+@pytest.mark.parametrize("arch", ["gfx942", "gfx950"])
+def test_every_code_in_the_emulator(arch, emulated):
+    """A query that sees one cached token gets its value: of each of two heads half of the codes."""
+    emulated(arch)
+    stored = fp8.OF_ARCH[arch]
+    codes = torch.arange(256).to(torch.uint8)
+    v_cache = torch.zeros(1, 8, 2, 128, dtype=torch.uint8)
+    v_cache[0, 0] = codes.view(2, 128)
+    k_cache = torch.zeros_like(v_cache)
+    q, k = torch.ones(1, 2, 128), torch.full((1, 2, 128), -1e4)
+    q, k, v = (x.to(torch.bfloat16) for x in (q, k, torch.zeros_like(k)))
+    row = BlockLayout(0, 1, 0).pack(
+        torch.tensor([1], dtype=torch.int32),
+        torch.tensor([0], dtype=torch.int32),
+        torch.zeros(1, 0, dtype=torch.int32),
+        1,
+    )
+    out = poisoned(1, 2, 128, dtype=torch.bfloat16)
+    caches, table = (k_cache.view(stored), v_cache.view(stored)), torch.zeros(1, 1).int()
+    half = torch.tensor([0.5])
+    given = dict(k_scale=half, v_scale=half, out=out)
+    _, args = captured(ops.block_attention, q, k, v, *caches, table, row, **given)
+    block_attention.launch(args._replace(workspace=None))
+    expected = codes.view(stored).float() / 2
+    assert torch.equal(out.view(256).float().nan_to_num(nan=-7), expected.nan_to_num(nan=-7))
 
 
 CASES = {

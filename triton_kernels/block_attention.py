@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import triton
 import triton.language as tl
 
+from . import fp8
 from .target import arch, dies
 
 LOG2_E = 1.4426950408889634
@@ -86,15 +87,26 @@ def _join(out, top, total, right_out, right_top, right_total, scale):
 
 
 @triton.jit
-def _absorb(q, k, v, bias, acc, top, total, scale):
+def _absorb(
+    q, k, v, bias, acc, top, total, scale, k_scale=None, v_scale=None, FNUZ: tl.constexpr = False
+):
     """Adds a tile of keys to the running output, maximum (of unscaled scores) and sum. bias: -inf
-    where a key is not seen."""
-    scores = tl.dot(q, tl.trans(k), bias, input_precision="ieee")
+    where a key is not seen; k_scale, v_scale: of the rows of a cache of fp8."""
+    if k_scale is not None:
+        scores = tl.dot(q, tl.trans(k), input_precision="ieee") * k_scale
+        scores = tl.where(bias == 0, scores, float("-inf"))
+    else:
+        if bias is not None:
+            bias = tl.broadcast_to(bias, [q.shape[0], k.shape[0]])
+        scores = tl.dot(q, tl.trans(k), bias, input_precision="ieee")
     new_top = tl.maximum(top, tl.max(scores, 1))
     base = _finite_or_zero(new_top)
     weights = tl.exp2(scores * scale - (base * scale)[:, None])
     correction = tl.exp2((top - base) * scale)
     total = total * correction + tl.sum(weights, 1)
+    if v_scale is not None:
+        weights *= v_scale
+        v = fp8.decoded(v, q.dtype, FNUZ)
     acc = tl.dot(weights.to(v.dtype), v, acc * correction[:, None], input_precision="ieee")
     return acc, new_top, total
 
@@ -107,6 +119,33 @@ def _cached(cache, page, slot, d, d_mask, PAGE_STRIDE: tl.constexpr, SLOT: tl.co
         mask=d_mask[None, :],
         other=0,
     )
+
+
+@triton.jit
+def _scales(
+    k_scale,
+    v_scale,
+    table,
+    start,
+    last,
+    key_column,
+    k_scale_page,
+    v_scale_page,
+    PAGE: tl.constexpr,
+):
+    """Of keys and values from a page's beginning on. With one scale for all of a large page
+    gfx942's compiler would run out of registers."""
+    KEYS: tl.constexpr = key_column.shape[0]
+    STEP: tl.constexpr = min(PAGE, KEYS // 2)
+    page = tl.load(table + tl.minimum(start, last) // PAGE).to(tl.int64)
+    of_k = tl.load(k_scale + page * k_scale_page)
+    of_v = tl.load(v_scale + page * v_scale_page)
+    for i in tl.static_range(1, KEYS // STEP):
+        page = tl.load(table + tl.minimum(start + i * STEP, last) // PAGE).to(tl.int64)
+        before = key_column < i * STEP
+        of_k = tl.where(before, of_k, tl.load(k_scale + page * k_scale_page))
+        of_v = tl.where(before, of_v, tl.load(v_scale + page * v_scale_page))
+    return tl.broadcast_to(of_k, [KEYS])[None, :], tl.broadcast_to(of_v, [KEYS])[None, :]
 
 
 @triton.jit
@@ -151,6 +190,10 @@ _RUNTIME = [
     "branch_row",
     "proposals",
     "window",
+    "k_scale_page",
+    "k_scale_head",
+    "v_scale_page",
+    "v_scale_head",
 ]
 
 
@@ -161,6 +204,8 @@ def attend(
     v,
     k_cache,
     v_cache,
+    k_scale,
+    v_scale,
     block_table,
     cu_rows,
     prefix_lens,
@@ -178,6 +223,10 @@ def attend(
     branch_row,
     proposals,
     window,
+    k_scale_page,
+    k_scale_head,
+    v_scale_page,
+    v_scale_head,
     scale,
     # Strides are constants, because they are the same for all calls of a model and addresses can
     # then be folded.
@@ -204,6 +253,7 @@ def attend(
     MASK_ROWS: tl.constexpr,
     BIDIRECTIONAL: tl.constexpr,
     WINDOWED: tl.constexpr,
+    FNUZ: tl.constexpr,
     MAX_CHUNKS: tl.constexpr,
     SPLIT_CHUNKS: tl.constexpr,
     COLUMNS: tl.constexpr,
@@ -265,6 +315,9 @@ def attend(
         table = block_table + request.to(tl.int64) * table_row
         k_cache += kv_head * K_CACHE_HEAD
         v_cache += kv_head * V_CACHE_HEAD
+    if k_scale is not None:
+        k_scale += kv_head * k_scale_head
+        v_scale += kv_head * v_scale_head
     for i in tl.static_range(SPLIT_CHUNKS):
         chunk = split * SPLIT_CHUNKS + i
         acc = tl.zeros([COLUMNS, PADDED], tl.float32)
@@ -276,9 +329,9 @@ def attend(
             stop = tl.where(most_limit > 0, tl.minimum(begin + length, prefix), begin)
             if WINDOWED:
                 begin += tl.maximum(lowest + 1 + prefix - begin, 0) // KEYS * KEYS
-                whole = begin
-            else:
-                whole = begin + (stop - begin) // KEYS * KEYS
+            whole = begin
+            if not WINDOWED and k_scale is None:
+                whole += (stop - begin) // KEYS * KEYS
                 page = tl.load(
                     table + (begin + key_column) // PAGE, mask=begin + key_column < whole, other=0
                 )
@@ -290,27 +343,68 @@ def attend(
                         table + tl.minimum(key + KEYS, stop - 1) // PAGE
                     )  # for the next key tile
                     acc, top, total = _absorb(queries, keys, values, None, acc, top, total, scale)
-            for start in tl.range(whole, stop, KEYS, num_stages=1):
-                key = start + key_column
-                # A key is seen if its margin is not negative.
-                margin = tl.broadcast_to((stop - 1 - key)[None, :], [COLUMNS, KEYS])
-                if WINDOWED:
-                    margin = tl.minimum(margin, key[None, :] - (prefix + floor + 1)[:, None])
-                # Beyond `stop`, slots may hold anything and table entries may be no pages.
-                key = tl.minimum(key, stop - 1)
+            if whole < stop:
+                # A tile is loaded while the one before is absorbed. Beyond `stop`, slots may hold
+                # anything and table entries may be no pages.
+                key = tl.minimum(whole + key_column, stop - 1)
                 page = tl.load(table + key // PAGE)
-                keys = _cached(k_cache, page, key % PAGE, d, d_mask, K_PAGE, K_SLOT)
-                values = _cached(v_cache, page, key % PAGE, d, d_mask, V_PAGE, V_SLOT)
-                acc, top, total = _absorb(
-                    queries,
-                    keys,
-                    values,
-                    tl.where(margin >= 0, 0.0, float("-inf")),
-                    acc,
-                    top,
-                    total,
-                    scale,
-                )
+                next_keys = _cached(k_cache, page, key % PAGE, d, d_mask, K_PAGE, K_SLOT)
+                next_values = _cached(v_cache, page, key % PAGE, d, d_mask, V_PAGE, V_SLOT)
+                if k_scale is not None:
+                    next_k_scale, next_v_scale = _scales(
+                        k_scale,
+                        v_scale,
+                        table,
+                        whole,
+                        stop - 1,
+                        key_column,
+                        k_scale_page,
+                        v_scale_page,
+                        PAGE,
+                    )
+                for start in tl.range(whole, stop, KEYS, num_stages=1):
+                    keys = next_keys
+                    values = next_values
+                    key = tl.minimum(start + KEYS + key_column, stop - 1)
+                    page = tl.load(table + key // PAGE)
+                    next_keys = _cached(k_cache, page, key % PAGE, d, d_mask, K_PAGE, K_SLOT)
+                    next_values = _cached(v_cache, page, key % PAGE, d, d_mask, V_PAGE, V_SLOT)
+                    key_scale = None
+                    value_scale = None
+                    if k_scale is not None:
+                        keys = fp8.decoded(keys, q.dtype.element_ty, FNUZ)
+                        key_scale = next_k_scale
+                        value_scale = next_v_scale
+                        next_k_scale, next_v_scale = _scales(
+                            k_scale,
+                            v_scale,
+                            table,
+                            start + KEYS,
+                            stop - 1,
+                            key_column,
+                            k_scale_page,
+                            v_scale_page,
+                            PAGE,
+                        )
+                    # A key is seen if its margin is not negative.
+                    key = start + key_column
+                    margin = (stop - 1 - key)[None, :]
+                    if WINDOWED:
+                        margin = tl.minimum(margin, key[None, :] - (prefix + floor + 1)[:, None])
+                    bias = tl.where(margin >= 0, 0.0, float("-inf"))
+                    acc, top, total = _absorb(
+                        queries,
+                        keys,
+                        values,
+                        bias,
+                        acc,
+                        top,
+                        total,
+                        scale,
+                        key_scale,
+                        value_scale,
+                        FNUZ,
+                    )
 
         # The last chunk also has the keys of this pass: the key tiles of verify rows below the
         # highest limit, and those of the proposals that this row tile touches. Key tiles are
@@ -494,6 +588,7 @@ def _constants(
         PAGE=k_cache.shape[1] if k_cache is not None else 1,
         BIDIRECTIONAL=bidirectional,
         WINDOWED=window > 0,
+        FNUZ=fp8.is_fnuz(k_cache),
         COLUMNS=settings.columns,
         KEYS=settings.keys,
         XCDS=settings.xcds,
@@ -517,7 +612,7 @@ def _output_constants(q, out, lse, mask_rows, max_chunks) -> dict:
 
 def launch(args) -> None:
     """Runs the kernels on `ops.block_attention.Args`."""
-    q, k, v, k_cache, v_cache = args[:5]
+    q, k, v, k_cache, v_cache, k_scale, v_scale = args[:7]
     block_table, rows, scale, window, *chunking, out, lse, workspace = args[7:]
     chunk_keys, max_chunks, split_chunks = chunking
     cu_rows, prefix_lens, draft_len, branch = (
@@ -555,8 +650,10 @@ def launch(args) -> None:
         q,
         k,
         v,
-        k_cache,
-        v_cache,
+        fp8.codes(k_cache),
+        fp8.codes(v_cache),
+        k_scale,
+        v_scale,
         block_table,
         cu_rows,
         prefix_lens,
@@ -574,6 +671,8 @@ def launch(args) -> None:
         branch.stride(0),
         proposals,
         window,
+        *((0, 0) if k_scale is None else k_scale.stride()),
+        *((0, 0) if v_scale is None else v_scale.stride()),
         scale * LOG2_E,
         SPLIT_CHUNKS=split_chunks,
         **constants,
@@ -606,8 +705,18 @@ def compilations(target: str):
     """(name, kernel, types, constants, options) of decode steps of ZAYA1-8B, as `launch` compiles
     them; see `offline`."""
     kv_heads, group, page = 2, 4, 16
-    for dtype, itemsize in (("bf16", 2), ("fp16", 2), ("fp32", 4)):
-        types = dict.fromkeys("q k v k_cache v_cache out".split(), f"*{dtype}") | {
+    for dtype, itemsize, cached in (
+        ("bf16", 2, "bf16"),
+        ("bf16", 2, "u8"),
+        ("fp16", 2, "fp16"),
+        ("fp32", 4, "fp32"),
+    ):
+        scaled = cached == "u8"
+        types = dict.fromkeys("q k v out".split(), f"*{dtype}") | {
+            "k_cache": f"*{cached}",
+            "v_cache": f"*{cached}",
+            "k_scale": "*fp32",
+            "v_scale": "*fp32",
             "lse": "*fp32",
             "workspace": "*fp32",
             "scale": "fp32",
@@ -653,6 +762,7 @@ def compilations(target: str):
                 constants = fixed | dict(
                     BIDIRECTIONAL=not window,
                     WINDOWED=window,
+                    FNUZ=target == "gfx942",
                     COLUMNS=settings.columns,
                     KEYS=settings.keys,
                     XCDS=settings.xcds,
@@ -660,14 +770,17 @@ def compilations(target: str):
                 )
                 if not splits:
                     constants["workspace"] = None
+                if not scaled:
+                    constants |= dict(k_scale=None, v_scale=None)
                 name = (
                     f"attend {dtype} dim={dim} rows={rows}"
+                    + " fp8" * scaled
                     + " window causal" * window
                     + " unsplit" * (not splits)
                     + " pairs" * (together > 1)
                 )
                 yield name, attend, types, constants, settings.options
-            for together in (1, 2):
+            for together in (1, 2) if not scaled else ():
                 constants = output | dict(HEADS=kv_heads * group, SPLIT_CHUNKS=together, PAIRS=32)
                 name = f"merge {dtype} dim={dim}" + " pairs" * (together > 1)
                 yield name, merge, types, constants, dict(num_warps=4)

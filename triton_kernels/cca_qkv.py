@@ -4,6 +4,8 @@ head of some packed rows. Rows are columns of its tiles."""
 import triton
 import triton.language as tl
 
+from . import fp8
+
 
 @triton.jit
 def find_rows(
@@ -137,15 +139,30 @@ def average(pointers, channel, DIM: tl.constexpr, live, COUNT: tl.constexpr):
 
 @triton.jit
 def store_head(
-    x, channel, DIM: tl.constexpr, pointers, rows_used, kept, keep, STORES: tl.constexpr
+    x,
+    channel,
+    DIM: tl.constexpr,
+    pointers,
+    rows_used,
+    kept,
+    keep,
+    step,
+    STORES: tl.constexpr,
+    FNUZ: tl.constexpr,
 ):
-    """To the output, and to the cache where a row is kept."""
+    """To the output, and to the cache where a row is kept: divided by `step`, to fp8, if that is
+    not None. Then the output is what was stored."""
     inside = (channel < DIM)[:, None]
-    at = pointers[None, :] + channel[:, None]
-    tl.store(at, x.to(pointers.dtype.element_ty), mask=inside & rows_used[None, :])
     if STORES:
         at = kept[None, :] + channel[:, None]
-        tl.store(at, x.to(kept.dtype.element_ty), mask=inside & keep[None, :])
+        if step is None:
+            tl.store(at, x.to(kept.dtype.element_ty), mask=inside & keep[None, :])
+        else:
+            codes, near = fp8.rounded(tl.div_rn(x.to(tl.float32), step[None, :]), FNUZ)
+            tl.store(at, codes, mask=inside & keep[None, :])
+            x = tl.where(keep[None, :], near * step[None, :], x)
+    at = pointers[None, :] + channel[:, None]
+    tl.store(at, x.to(pointers.dtype.element_ty), mask=inside & rows_used[None, :])
 
 
 @triton.jit(do_not_specialize=["total", "batch"])
@@ -170,6 +187,8 @@ def convolve(
     block_table,
     k_cache,
     v_cache,
+    k_scale,
+    v_scale,
     q,
     k,
     v,
@@ -186,18 +205,22 @@ def convolve(
     conv_token,
     late_slot,
     table_row,
-    k_page,
-    k_token,
-    k_head,
-    v_page,
-    v_token,
-    v_head,
     q_row,
     q_head,
     out_k_row,
     out_k_head,
     out_v_row,
     out_v_head,
+    K_PAGE: tl.constexpr,
+    K_TOKEN: tl.constexpr,
+    K_HEAD: tl.constexpr,
+    V_PAGE: tl.constexpr,
+    V_TOKEN: tl.constexpr,
+    V_HEAD: tl.constexpr,
+    K_SCALE_PAGE: tl.constexpr,
+    K_SCALE_HEAD: tl.constexpr,
+    V_SCALE_PAGE: tl.constexpr,
+    V_SCALE_HEAD: tl.constexpr,
     QUERY_HEADS: tl.constexpr,
     KV_HEADS: tl.constexpr,
     DIM: tl.constexpr,
@@ -208,6 +231,7 @@ def convolve(
     MASKS: tl.constexpr,
     P: tl.constexpr,
     CLAMP: tl.constexpr,
+    FNUZ: tl.constexpr,
     WIDTH: tl.constexpr,
     ROTATED: tl.constexpr,
     REST: tl.constexpr,
@@ -313,9 +337,9 @@ def convolve(
     place = row.to(tl.int64)
     if kv < 0:
         out = q + place * q_row + head * q_head
-        store_head(x_low, low, DIM, out, exists, out, exists, False)
-        store_head(x_high, high, DIM, out, exists, out, exists, False)
-        store_head(x_rest, rest, DIM, out, exists, out, exists, False)
+        store_head(x_low, low, DIM, out, exists, out, exists, None, False, FNUZ)
+        store_head(x_high, high, DIM, out, exists, out, exists, None, False, FNUZ)
+        store_head(x_rest, rest, DIM, out, exists, out, exists, None, False, FNUZ)
         return
 
     # keys and values of live verify rows are kept in the cache
@@ -325,14 +349,17 @@ def convolve(
     keep = live & (own == 0)
     kept = out
     kept_v = out_v
+    step = None
     if STORES:
         table_at = block_table + request.to(tl.int64) * table_row + position // PAGE
         page = tl.load(table_at, mask=keep, other=0).to(tl.int64)
-        kept = k_cache + page * k_page + position % PAGE * k_token + kv * k_head
-        kept_v = v_cache + page * v_page + position % PAGE * v_token + kv * v_head
-    store_head(x_low, low, DIM, out, exists, kept, keep, STORES)
-    store_head(x_high, high, DIM, out, exists, kept, keep, STORES)
-    store_head(x_rest, rest, DIM, out, exists, kept, keep, STORES)
+        kept = k_cache + page * K_PAGE + position % PAGE * K_TOKEN + kv * K_HEAD
+        kept_v = v_cache + page * V_PAGE + position % PAGE * V_TOKEN + kv * V_HEAD
+        if k_scale is not None:
+            step = tl.load(k_scale + page * K_SCALE_PAGE + kv * K_SCALE_HEAD)
+    store_head(x_low, low, DIM, out, exists, kept, keep, step, STORES, FNUZ)
+    store_head(x_high, high, DIM, out, exists, kept, keep, step, STORES, FNUZ)
+    store_head(x_rest, rest, DIM, out, exists, kept, keep, step, STORES, FNUZ)
 
     # half of the value channels come from the parent
     HALF: tl.constexpr = KV_HEADS * DIM // 2
@@ -357,9 +384,13 @@ def convolve(
     if late_start is not None:
         fresh = late & (parent < 0) & (known == 0)[None, :]
         x += tl.load(late_start + channel[:, None] - HALF, mask=fresh, other=0)
-    store_head(x, every, DIM, out_v, exists, kept_v, keep, STORES)
+    if v_scale is not None:
+        step = tl.load(v_scale + page * V_SCALE_PAGE + kv * V_SCALE_HEAD)
+    store_head(x, every, DIM, out_v, exists, kept_v, keep, step, STORES, FNUZ)
 
 
+CACHE = "K_PAGE K_TOKEN K_HEAD V_PAGE V_TOKEN V_HEAD".split()  # strides, which a model keeps
+CACHE += "K_SCALE_PAGE K_SCALE_HEAD V_SCALE_PAGE V_SCALE_HEAD".split()
 WARPS = 2  # with more, each of which has all tokens in registers, the compiler spills
 
 
@@ -387,6 +418,8 @@ def launch(args) -> None:
     rotary = args.cos_sin.shape[1]
     options = tile_options(head_dim, rotary)
     kv_heads = args.k.shape[1]
+    caches, scales = (args.k_cache, args.v_cache), (args.k_scale, args.v_scale)
+    cached = sum([strides(t, 3) for t in caches] + [strides(t, 2) for t in scales], ())
     grid = triton.cdiv(total, options["COLUMNS"]), query_heads + kv_heads
     convolve[grid](
         args.qk,
@@ -407,8 +440,10 @@ def launch(args) -> None:
         args.slots,
         args.late_start,
         args.block_table,
-        args.k_cache,
-        args.v_cache,
+        fp8.codes(args.k_cache),
+        fp8.codes(args.v_cache),
+        args.k_scale,
+        args.v_scale,
         args.q,
         args.k,
         args.v,
@@ -424,11 +459,10 @@ def launch(args) -> None:
         *strides(args.conv_state, 2),
         *strides(args.late_state, 1),
         *strides(args.block_table, 1),
-        *strides(args.k_cache, 3),
-        *strides(args.v_cache, 3),
         *args.q.stride()[:2],
         *args.k.stride()[:2],
         *args.v.stride()[:2],
+        **dict(zip(CACHE, cached)),
         QUERY_HEADS=query_heads,
         KV_HEADS=kv_heads,
         DIM=head_dim,
@@ -439,6 +473,7 @@ def launch(args) -> None:
         MASKS=rows.mask_rows,
         P=rows.branch.shape[1],
         CLAMP=args.norm_eps < 0,
+        FNUZ=fp8.is_fnuz(args.k_cache),
         **options,
         num_warps=WARPS,
     )
@@ -446,17 +481,21 @@ def launch(args) -> None:
 
 def compilations(arch: str):
     """(name, kernel, types, constants, options) for ZAYA1-8B; see `offline`."""
-    for dtype in ("bf16", "fp32"):
+    for dtype, low in (("bf16", False), ("fp32", False), ("bf16", True)):
         names = "qk v_now v_late conv0_weight conv0_bias conv1_weight conv1_bias temp conv_state"
         tensors = f"{names} late_state late_start k_cache v_cache q k v"
         types = dict.fromkeys(tensors.split(), f"*{dtype}") | dict(cos_sin="*fp32", norm_eps="fp32")
         indices = "cu_rows prefix_lens draft_len branch slots block_table"
         types |= dict.fromkeys(indices.split(), "*i32")
-        wide = (
-            "qk_row now_row late_row angle_row conv_slot conv_token late_slot k_page k_token k_head"
-        )
-        wide += " v_page v_token v_head q_row q_head out_k_row out_k_head out_v_row out_v_head"
+        wide = "qk_row now_row late_row angle_row conv_slot conv_token late_slot"
+        wide += " q_row q_head out_k_row out_k_head out_v_row out_v_head"
         types |= dict.fromkeys(wide.split(), "i32:D")
         sizes = dict(QUERY_HEADS=8, KV_HEADS=2, DIM=128, TAPS0=2, TAPS1=2, HALF_ROTARY=32, PAGE=16)
-        sizes |= dict(MASKS=16, P=3, CLAMP=True, **tile_options(128, 64))
-        yield f"convolve {dtype}", convolve, types, sizes, dict(num_warps=WARPS)
+        sizes |= dict(MASKS=16, P=3, CLAMP=True, FNUZ=arch == "gfx942", **tile_options(128, 64))
+        sizes |= dict(zip(CACHE, (4096, 256, 128) * 2 + (2, 1) * 2))
+        if low:
+            types |= dict(k_cache="*u8", v_cache="*u8", k_scale="*fp32", v_scale="*fp32")
+        else:
+            sizes |= dict(k_scale=None, v_scale=None)
+        name = f"convolve {dtype}" + " fp8" * low
+        yield name, convolve, types, sizes, dict(num_warps=WARPS)

@@ -67,18 +67,21 @@ constexpr float decoded(e2m1x2 x, int second) {
   return code & 8 ? -magnitude : magnitude;
 }
 
+// The largest number of fp8.
+template <class C>
+constexpr float kMost = __is_same(C, e4m3fnuz) ? 240 : 448;
+
 // The nearest number of the format, ties to even; NaN stays NaN, what is beyond the largest number
 // becomes that.
 template <class C>
 C encoded(float x) {
   constexpr bool kFnuz = __is_same(C, e4m3fnuz);
   constexpr int kBias = kFnuz ? 8 : 7;
-  constexpr float kMost = kFnuz ? 240 : 448;
   constexpr uint32_t kLeast = uint32_t(128 - kBias) << 23;  // the least that is not subnormal
   // Where a number's last place is that of the subnormal ones; rounds them.
   constexpr float kShift = kFnuz ? 0x1p13f : 0x1p14f;
   const uint32_t bits = __builtin_bit_cast(uint32_t, x), magnitude = bits & 0x7fffffff;
-  const uint32_t number = least(magnitude, __builtin_bit_cast(uint32_t, kMost));
+  const uint32_t number = least(magnitude, __builtin_bit_cast(uint32_t, kMost<C>));
   const uint32_t normal = ((number + 0x7ffff + (number >> 20 & 1)) >> 20) - ((127 - kBias) << 3);
   const uint32_t shifted = __builtin_bit_cast(uint32_t, __builtin_bit_cast(float, number) + kShift);
   uint32_t code = number < kLeast ? shifted - __builtin_bit_cast(uint32_t, kShift) : normal;

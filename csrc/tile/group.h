@@ -23,8 +23,8 @@
 //   Group::expect(p, n)    n elements will be read soon; may do nothing
 //   Group::uniform(x)      x, which must be the same in all threads of the group
 //   group.leader()         true for one thread of the group
-//   Group::values(p)       eight elements as floats, from a multiple of 16 bytes on
-//   Group::store(p, x)     *p := x rounded to nearest; likewise of eight
+//   Group::values(p)       eight elements as floats, from a multiple of 16 bytes on, of fp8 of 8
+//   Group::store(p, x)     *p := x rounded to nearest; likewise of eight; fp8 saturates
 //   Group::value(x)        element x as a float
 //   Group::exp2(x)         2^x for |x| <= 126, of a float or of four
 //   group.barrier()        makes what the group's threads wrote visible to all of them

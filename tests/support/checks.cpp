@@ -209,11 +209,12 @@ int schedule_fused_moe(const void* params, int group_columns, int64_t* out) {
   return launches.count;
 }
 
-// `apart`: whether a head's outputs have memory of their own.
-void check_cca_qkv(int target, int type, const void* params, bool apart, uint64_t seed,
+// Cache formats: 0 as the rows, 1 e4m3fn, 2 e4m3fnuz. `apart`: whether a head's outputs have memory
+// of their own.
+void check_cca_qkv(int target, int type, int format, const void* params, bool apart, uint64_t seed,
                    int dropped) {
-  with_type(type, [&]<class T>(T) {
-    const auto& p = *static_cast<const CcaParams<T>*>(params);
+  auto check = [&]<class T, class C>(T, C) {
+    const auto& p = *static_cast<const CcaParams<T, C>*>(params);
     if (target == 0) return launch(p, two_threads());
     using Gemm = sim::Gemm<T>;
     using Memory = CcaMemory<T>;
@@ -243,6 +244,11 @@ void check_cca_qkv(int target, int type, const void* params, bool apart, uint64_
             cca_qkv(gemm, p, id, kColumns, divided(memory));
           });
     });
+  };
+  with_type(type, [&]<class T>(T row) {
+    if (format == 0) check(row, row);
+    if (format == 1) check(row, e4m3fn{});
+    if (format == 2) check(row, e4m3fnuz{});
   });
 }
 

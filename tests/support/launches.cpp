@@ -75,7 +75,12 @@ void report_launches(Report to) { report = to; }
 
 void launch_accept_drafts(int type, const void* p) { launch_as<AcceptParams>(type, p); }
 void launch_block_attention(int type, const void* p) { launch_as<AttentionParams>(type, p); }
-void launch_cca_qkv(int type, const void* p) { launch_as<PlainCca>(type, p); }
+// From 3 on bf16, with a cache of e4m3fn, e4m3fnuz.
+void launch_cca_qkv(int type, const void* p) {
+  launch_as<PlainCca>(type, p);
+  if (type == 3) launch(*static_cast<const CcaParams<bf16, e4m3fn>*>(p), Stream{});
+  if (type == 4) launch(*static_cast<const CcaParams<bf16, e4m3fnuz>*>(p), Stream{});
+}
 // From 3 on bf16, with weights in lower precision: e4m3fn, e4m3fnuz, e2m1x2.
 void launch_fused_moe(int type, const void* p) {
   launch_as<PlainMoe>(type, p);

@@ -14,14 +14,17 @@ ONE = 242  # the operand 1.0
 SCALARS, VECTORS = 128, 256  # operands below and from here on are registers
 DECODING = (
     "V_CVT_PK_F32_FP8_E32",
+    "V_CVT_SCALEF32_PK_F32_FP8",
     "V_CVT_SCALEF32_PK_BF16_FP8",
     "V_CVT_SCALEF32_PK_BF16_FP4",
 )
 E2M1 = np.array([*E2M1, *(-x for x in E2M1)], np.float32)
-# What each code is, by EF_AMDGPU_MACH in a code object's header: gfx942, gfx950. NaN is quiet.
-FP8 = {
+# By EF_AMDGPU_MACH in a code object's header: gfx942, gfx950.
+FP8 = {0x4C: torch.float8_e4m3fnuz, 0x4F: torch.float8_e4m3fn}
+# What each code is. NaN is quiet.
+NUMBERS = {
     machine: torch.arange(256).to(torch.uint8).view(dtype).float().nan_to_num(torch.nan).numpy()
-    for machine, dtype in ((0x4C, torch.float8_e4m3fnuz), (0x4F, torch.float8_e4m3fn))
+    for machine, dtype in FP8.items()
 }
 
 
@@ -32,6 +35,8 @@ def of(inst):
         return read_transposed
     if name in DECODING:
         return decode_pair
+    if name == "V_CVT_PK_FP8_F32":
+        return encode_pair
     if "_SWAP_B32" in name and "PERMLANE" in name:
         return swap_rows
     if type(inst).__name__ == "MUBUF" and not inst.lds:
@@ -91,7 +96,7 @@ def operand(at: int, sgpr, vgpr) -> np.ndarray:
 
 
 def decode_pair(inst, sgpr, vgpr, *_) -> None:
-    """Two codes of fp8 as fp32, or times a power of two as bf16; two of fp4 likewise."""
+    """Two codes of fp8 or fp4 as fp32 or bf16; times a power of two."""
     name, sdwa = inst.op.name, type(inst).__name__ == "VOP1_SDWA"
     at = inst.vsrc0.offset - VECTORS * bool(inst.s0) if sdwa else inst.src0.offset
     given = operand(at, sgpr, vgpr)
@@ -101,14 +106,30 @@ def decode_pair(inst, sgpr, vgpr, *_) -> None:
         pair = [E2M1[code & 15] for code in (byte, byte >> 4)]
     else:
         both = given >> 16 * part
-        pair = [FP8[machine][code & 255] for code in (both, both >> 8)]
-    if "BF16" in name:
+        pair = [NUMBERS[machine][code & 255] for code in (both, both >> 8)]
+    if "SCALE" in name:
         scale = operand(inst.src1.offset, sgpr, vgpr) & 0x7F800000  # its power of two
-        low, high = ((x * scale.view(np.float32)).view(np.uint32) for x in pair)
+        pair = [x * scale.view(np.float32) for x in pair]
+    if "BF16" in name:
+        low, high = (x.view(np.uint32) for x in pair)
         pair = [low >> 16 | high & 0xFFFF0000]
     first, lanes = inst.vdst.offset - VECTORS, active(sgpr)
     for i, numbers in enumerate(pair):
         vectors(vgpr)[first + i, lanes] = numbers.view(np.uint32)[lanes]
+
+
+def encode_pair(inst, sgpr, vgpr, *_) -> None:
+    """Two numbers of fp32 as fp8, to nearest, in one half of a register. What is beyond the largest
+    becomes NaN, as it may unless MODE.FP16_OVFL is set."""
+    assert not (inst.neg or inst.abs), inst
+    codes = []
+    for source in (inst.src0, inst.src1):
+        x = torch.from_numpy(operand(source.offset, sgpr, vgpr).view(np.float32).copy())
+        x[x.abs() > torch.finfo(FP8[machine]).max] = torch.nan
+        codes.append(x.to(FP8[machine]).view(torch.uint8).numpy())
+    halves = vectors(vgpr)[inst.vdst.offset - VECTORS].view(np.uint16).reshape(LANES, 2)
+    lanes = active(sgpr)
+    halves[lanes, inst.opsel >> 3] = (codes[0] | codes[1].astype(np.uint16) << 8)[lanes]
 
 
 def swap_rows(inst, sgpr, vgpr, *_) -> None:

@@ -263,18 +263,14 @@ struct Cca {
   // tested against must not depend on where a pass ends.
   static eight keep(C* to, eight x, [[maybe_unused]] float scale) {
     if constexpr (Format<C>::kScaled) {
-      const float factor = 1 / scale;
-      C codes[kChunk];
-#pragma GCC unroll 8
-      for (int j = 0; j < kChunk; ++j) {
-        codes[j] = encoded<C>(x[j] * factor);
-        x[j] = decoded(codes[j]) * scale;
-      }
+      alignas(8) C codes[kChunk];
+      Gemm::store(codes, x / scale);
       __builtin_memcpy(to, codes, sizeof codes);
+      return Gemm::values(codes) * scale;
     } else {
       Gemm::store(to, x);
+      return x;
     }
-    return x;
   }
 
   // Half of the value channels come from the row's parent.

@@ -30,6 +30,13 @@ cca_qkv_kernel(CcaParams<T, C> p) {
 BLOCKDRAFT_INSTANTIATE(float, float)
 BLOCKDRAFT_INSTANTIATE(bf16, bf16)
 BLOCKDRAFT_INSTANTIATE(fp16, fp16)
+// Each device has its own fp8; a launch of the other's finds no kernel.
+#ifndef __gfx942__
+BLOCKDRAFT_INSTANTIATE(bf16, e4m3fn)
+#endif
+#ifndef __gfx950__
+BLOCKDRAFT_INSTANTIATE(bf16, e4m3fnuz)
+#endif
 #undef BLOCKDRAFT_INSTANTIATE
 
 }  // namespace blockdraft
@@ -40,8 +47,8 @@ namespace blockdraft {
 
 template <class T, class C>
 void launch(const CcaParams<T, C>& p, Stream stream) {
-  if constexpr (Format<C>::kScaled)
-    throw std::invalid_argument("cca_qkv: a GPU stores k and v in the type of qk");
+  if constexpr (Format<C>::kScaled && !std::is_same_v<T, bf16>)
+    throw std::invalid_argument("cca_qkv: qk is bf16 beside a cache of fp8 on a GPU");
   else
     schedule(p, cca_columns(p), [&]<CcaStep kStep>(int64_t groups) {
       start(cca_qkv_kernel<T, kStep, C>, groups, cdna::kThreads, stream, p);

@@ -1,12 +1,42 @@
-// fp8 of a cache as operands of bf16, which has all of its numbers: no scale, no rounding. By the
-// device's own conversions: e4m3fnuz on gfx942, e4m3fn on gfx950.
+// fp8 by the device's own conversions: e4m3fnuz on gfx942, e4m3fn on gfx950. Of a cache as operands
+// of bf16, which has all of its numbers: no scale, no rounding.
 #pragma once
 
+#include "base/formats.h"
 #include "tile/cdna/mfma.h"
 
 namespace blockdraft::cdna {
 
 typedef uint32_t word2 __attribute__((ext_vector_type(2)));
+
+// The nearest numbers of fp8, ties to even. The device has NaN for what is beyond the largest one.
+template <class C>
+word2 codes_of(eight x) {
+  float inside[8];
+#pragma unroll
+  for (int j = 0; j < 8; ++j)
+    inside[j] = x[j] == x[j] ? __builtin_amdgcn_fmed3f(x[j], -kMost<C>, kMost<C>) : x[j];
+  word2 codes;
+#pragma unroll
+  for (int i = 0; i < 2; ++i) {
+    const float* of = inside + 4 * i;
+    const int low = __builtin_amdgcn_cvt_pk_fp8_f32(of[0], of[1], 0, false);
+    codes[i] = __builtin_amdgcn_cvt_pk_fp8_f32(of[2], of[3], low, true);
+  }
+  return codes;
+}
+inline eight numbers_of(word2 codes) {
+  eight x;
+#pragma unroll
+  for (int i = 0; i < 2; ++i) {
+    const uint32_t four = codes[i];
+    const auto low = __builtin_amdgcn_cvt_pk_f32_fp8(four, false);
+    const auto high = __builtin_amdgcn_cvt_pk_f32_fp8(four, true);
+    x[4 * i] = low[0], x[4 * i + 1] = low[1];
+    x[4 * i + 2] = high[0], x[4 * i + 3] = high[1];
+  }
+  return x;
+}
 
 // Two numbers as bf16, to nearest. On gfx942 ties round away from 0.
 inline uint32_t packed(float low, float high) {

@@ -1,6 +1,7 @@
 // A group of CDNA is a workgroup. Uses compiler builtins only, so that it compiles without HIP.
 #pragma once
 
+#include "tile/cdna/codes.h"
 #include "tile/group.h"
 
 namespace blockdraft::cdna {
@@ -135,6 +136,19 @@ class Group {
 #pragma unroll
     for (int j = 0; j < 8; ++j) from_float(out + j, x[j]);
     __builtin_memcpy(__builtin_assume_aligned(p, 16), out, sizeof out);
+  }
+  template <class C>
+    requires Format<C>::kScaled
+  static void store(C* p, eight x) {
+    const word2 codes = codes_of<C>(x);
+    __builtin_memcpy(__builtin_assume_aligned(p, 8), &codes, sizeof codes);
+  }
+  template <class C>
+    requires Format<C>::kScaled
+  static eight values(const C* p) {
+    word2 codes;
+    __builtin_memcpy(&codes, __builtin_assume_aligned(p, 8), sizeof codes);
+    return numbers_of(codes);
   }
   template <class T>
   static eight values(const T* p) {

@@ -101,6 +101,11 @@ inline vec to_float(const e4m3fnuz* p) { return fields_of(&p->bits, true) * fiel
 // What fields are multiplied by is lifted so far, so that products are normal numbers.
 constexpr float kLift = 0x1p60f;
 
+template <class C>
+  requires Format<C>::kScaled
+float value(C x) {
+  return decoded(x);
+}
 inline float value(float x) { return x; }
 inline float value(bf16 x) { return __builtin_bit_cast(float, uint32_t(x.bits) << 16); }
 inline float value(fp16 x) {
@@ -112,6 +117,11 @@ inline float value(fp16 x) {
 #endif
 }
 
+template <class C>
+  requires Format<C>::kScaled
+void from_float(C* p, float x) {
+  *p = encoded<C>(x);
+}
 inline void from_float(float* p, float x) { *p = x; }
 inline void from_float(bf16* p, float x) {
   uint32_t u;
@@ -138,6 +148,12 @@ inline void from_float(fp16* p, float x) {
     p->bits = uint16_t(sign | ((u - 0x38000000 + 0xfff + ((u >> 13) & 1)) >> 13));
 }
 
+template <class C>
+  requires Format<C>::kScaled
+void store(C* p, vec x) {
+#pragma GCC unroll 8
+  for (int j = 0; j < kLanes; ++j) from_float(p + j, x[j]);
+}
 inline void store(bf16* p, vec x) {
   const uvec bits = (uvec)x, rounded = bits + 0x7fff + ((bits >> 16) & 1);  // ties to even
   const uvec out = x == x ? rounded >> 16 : uvec{} + 0x7fc0;

@@ -196,8 +196,8 @@ def _cpp_unsupported(args: Args) -> str | None:
     if reason or args.qk.is_cpu:
         return reason
     head_dim, taps = args.conv1_weight.shape[1:]
-    if args.k_scale is not None:
-        return "the C++ kernels of a GPU store k and v in qk's dtype"
+    if args.k_scale is not None and args.qk.dtype != torch.bfloat16:
+        return f"qk is bfloat16 beside a cache of fp8 on a GPU, not {args.qk.dtype}"
     if head_dim > 128 or (head_dim * taps + 8) * args.qk.element_size() > GPU_BYTES // 8:
         return f"the head dim is at most 128, with few taps, not {head_dim} with {taps}"
     return _native.unaligned(
@@ -218,8 +218,6 @@ def _cpp_unsupported(args: Args) -> str | None:
 
 
 def _triton_unsupported(args: Args) -> str | None:
-    if args.k_scale is not None:
-        return "the Triton kernels store k and v in qk's dtype"
     reason = _triton.cannot_compute(args.qk) or _kernels_unsupported(args)
     if not reason and args.q.shape[2] > 128:
         reason = f"the head dim is at most 128, not {args.q.shape[2]}"
