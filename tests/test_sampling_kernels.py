@@ -88,9 +88,15 @@ def test_several_blocks(target, rule):
         compare_samples(case, sample_on(target))
 
 
-def test_sim_notices_a_missing_barrier():
-    """Between a row's blocks and the law that is made of them; for the log-probabilities of a
-    greedy request."""
+@pytest.mark.parametrize(
+    "temperature, dropped, output",
+    [
+        (0.0, 1, "target_logprob"),  # between a row's vocab_blocks and the law that is made of them
+        (1.0, 1, "accepted"),  # between the rows' laws and the verdict
+        (1.0, 5, "next_token"),  # between the count of crews and the question whether it is full
+    ],
+)
+def test_sim_notices_a_missing_barrier(temperature, dropped, output):
     case = dict(
         seed=3,
         B=4,
@@ -103,7 +109,7 @@ def test_sim_notices_a_missing_barrier():
         drafter="sampled",
         mix=None,
         truncated=False,
-        temperature=0.0,
+        temperature=temperature,
         given_lse=False,
         spoiled=None,
         coarse=False,
@@ -111,9 +117,11 @@ def test_sim_notices_a_missing_barrier():
         pads=False,
     )
     args, options, u = inputs(case)
-    expected = accept_on("sim")(args, options, u).target_logprob
+    expected = getattr(accept_on("sim")(args, options, u), output)
     assert not all(
-        torch.equal(accept_on("sim", seed, dropped=1)(args, options, u).target_logprob, expected)
+        torch.equal(
+            getattr(accept_on("sim", seed, dropped=dropped)(args, options, u), output), expected
+        )
         for seed in range(10)
     )
 

@@ -14,7 +14,7 @@ class SamplingMemory {
   // For one request's `rows` distributions. `items`: of this call, among `threads` threads; where
   // these are more, several of them work on an item.
   RowsMemory<T> of(int rows, int blocks, bool truncates, int64_t items, int threads) {
-    distributions_.resize(rows);
+    states_.resize(rows);
     partials_.resize(blocks);
     sums_.resize(blocks);
     const int room = truncates ? kShortlistRoom : 0;
@@ -24,21 +24,19 @@ class SamplingMemory {
     const size_t counts = size_t(parts) * TallyMemory::kNumbers;
     if (counts_.size() < counts) counts_.resize(counts);
     if (tallies) list_.resize(TallyMemory::kListSize);
-    return {distributions_.data(),
+    return {states_.data(),
             partials_.data(),
             sums_.data(),
-            nullptr,
             {shortlist_.data(), room},
             {counts_.data(), list_.data(), parts},
-            nullptr,
-            kDistributionDoubles,
+            kHeaderDoubles,
             0};
   }
 
  private:
   static constexpr int kParts = 4;
 
-  std::vector<Distribution<T>> distributions_;
+  std::vector<RowState<T>> states_;
   std::vector<Partial> partials_;
   std::vector<double> sums_;
   std::vector<float> shortlist_, list_;

@@ -118,10 +118,15 @@ struct Distribution {
   bool plain() const { return logits.plain() && !truncated(); }
   bool simple() const { return (logits.plain() || logits.masked()) && !truncated(); }
 
+  // Of a logit x, if it is kept.
+  template <class At>
+  typename At::Float weight_of(At at, typename At::Float x) const {
+    return at.exp2(x - at.all(top), scale);
+  }
   template <Kind kKind, class At>
   typename At::Float weight(At at) const {
     if constexpr (kKind != Kind::kAny) {
-      const auto own = at.exp2(at.load(logits.row) - at.all(top), scale);
+      const auto own = weight_of(at, at.load(logits.row));
       if constexpr (kKind == Kind::kSimple)
         if (logits.allowed) return at.template keep<T>(own, logits.allowed);
       return own;
@@ -129,7 +134,7 @@ struct Distribution {
     const auto x = logits.load(at);
     const auto kept =
         (x > at.all(cut)) | ((x == at.all(cut)) & (at.template id<T>() <= at.all(tie)));
-    return at.select(kept, at.exp2(x - at.all(top), scale), at.all(0.0f));
+    return at.select(kept, weight_of(at, x), at.all(0.0f));
   }
 
   template <class Scan>
