@@ -66,6 +66,8 @@ class BlockDecoder:
               Of several layouts: by the same numbers
     page      tokens of a page of the cache
     chunk     tokens of each prompt that one pass of the prefill takes
+    graphs    whether passes are captured in CUDA (HIP) graphs and replayed; None: on a GPU. The
+              model's pass then waits for nothing, and uses the same tensors each time
     """
 
     def __init__(
@@ -78,6 +80,7 @@ class BlockDecoder:
         branches: Sequence[int] | str | None | Mapping[int, Sequence[int] | str | None] = None,
         page: int = 16,
         chunk: int = 512,
+        graphs: bool | None = None,
     ):
         check = Check("BlockDecoder")
         parts = ("config", "new_cache", "prefill", "plan")
@@ -93,7 +96,10 @@ class BlockDecoder:
         self.layouts = _layouts(check, layout, branches)
         masked = mask_token is not None or all(each.P == 0 for each, _ in self.layouts.values())
         check.need(masked, "model", "a mask_token_id in its config, to draft with", mask_token)
+        gpu = model.device.type == "cuda"
+        check.need(graphs in (None, False, gpu), "graphs", "None or False on a CPU", repr(graphs))
         self.model = model
+        self.graphs = gpu if graphs is None else graphs
         self.rule = rule
         self.drafter = drafter
         self.page = page

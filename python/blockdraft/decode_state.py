@@ -218,7 +218,6 @@ class State:
 
     def want(self, top: int) -> None:
         """Have acceptance write so many log-probabilities of each row."""
-        self.record.widen(top)
         tokens = self.drafts.new_empty(*self.verdict.target_logprob.shape, top) if top else None
         logprobs = None if tokens is None else tokens.float()
         self.verdict = self.verdict._replace(top_tokens=tokens, top_logprobs=logprobs)

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from .decode_state import Parameters, Record, State
+from .graph import Replayed
 from .layout import BlockLayout
 from .plan import Plan
 from .planner import Planner
@@ -39,17 +40,22 @@ class Stage:
         self.planner = Planner(self.state) if self.planned else None
         self.forward = decoder.model.plan(self.state.inputs, cache)
         self._planned_for: Any = None
+        device = decoder.model.device if decoder.graphs else None
+        self._verify = Replayed(self._run_verify, device)
+        self._decide = Replayed(self._run_decide, device)
 
     def plan_sampling(self) -> None:
-        """Plan acceptance and drafting, again where requests use other options than before."""
+        """Plan acceptance and drafting, again where requests use other options than before, or
+        their tensors had to grow."""
         p = self.parameters
         penalties = p.penalties.now if "penalties" in p.used else NO_PENALTIES
         masks = p.masks if "allowed" in p.used else None
-        # the table of penalties has other tensors once it has more biases
-        planned_for = p.used, p.top, id(penalties.bias)
+        s, decoder = self.state, self.decoder
+        s.record.widen(p.top)
+        growing = penalties.bias, p.stop if p.stops else None, s.record.top_tokens
+        planned_for = p.used, p.top, [None if t is None else t.shape for t in growing]
         if planned_for == self._planned_for:
             return
-        s, decoder = self.state, self.decoder
         s.want(p.top)
         target, drafter = (p.sampling(t) for t in (p.temperature, p.draft_temperature))
         place = dict(seed=p.seed, position=s.record.position, **decoder.vocabulary)
@@ -86,15 +92,23 @@ class Stage:
                 **place,
             )
         self.accepting, self.drafting, self._planned_for = accepting, drafting, planned_for
+        self._decide.renew()
 
     def advance(self, grammars: Sequence[tuple[int, Request]] = ()) -> None:
         """One pass: verify, commit, draft. Nothing here waits for the device unless there are
         `grammars`, requests by slot that give masks for each pass."""
-        s, p = self.state, self.parameters
-        s.begin(p.limit)
-        self.forward.run()
+        self._verify()
         if grammars:
             self._ask(grammars)
+        self._decide()
+
+    def _run_verify(self) -> None:
+        self.state.begin(self.parameters.limit)
+        self.forward.run()
+
+    def _run_decide(self) -> None:
+        """Accept, commit, and draft what the next pass verifies."""
+        s, p = self.state, self.parameters
         self.accepting.run()
         self.forward.commit()
         if self.planner is not None:
