@@ -122,10 +122,10 @@ def attention(batch: int, context: int, rows: int, chunk_keys: int = CHUNK_KEYS)
 
 
 # The samplers' ways: rounds of a uniform's generator; a whole vocab_block of logits, all loaded
-# before one is used; what a wave makes of the partials of 65 vocab_blocks, 128 at a time
+# before one is used; what a wave makes of the partials of 65 vocab_blocks, 64 at a time
 PHILOX = Trip("round", 10)
 HELD = Trip("out.raw[i] = At::raw(own + i * kStep)")
-FOLDED = (Trip("const Survey row = Scan::fold", 1), Trip("p.sum = sum_of", 1))
+FOLDED = (Trip("const Survey row = Scan::fold", 2), Trip("p.sum = sum_of", 2))
 
 
 def accept(batch: int, vocabulary: int = VOCABULARY, drafts: int = DRAFTS) -> Shape:
@@ -147,7 +147,7 @@ def accept(batch: int, vocabulary: int = VOCABULARY, drafts: int = DRAFTS) -> Sh
             Trip("decide_token(*this)", 1, (PHILOX,), whole=True),
             Trip("first += kSteps * kStep", 1, (HELD,), whole=True),
             PHILOX,
-            Trip("masses.total()", 2),
+            Trip("masses.total()", 3),
             Trip("masses.find", 2),
             Trip("kWaves * kStep", 1, whole=True),
         )

@@ -314,12 +314,7 @@ class ScanOf {
   template <class N, class Term, class Join>
   static N fold(int n, N none, Term term, Join join) {
     N out = none;
-    for (int i = lane(); i < n; i += 2 * kWave) {  // both are loaded before one is used
-      const bool more = i + kWave < n;
-      const N one = term(i), other = term(more ? i + kWave : i);
-      const N both = join(join(out, one), other);
-      out = more ? both : join(out, one);
-    }
+    for (int i = lane(); i < n; i += kWave) out = join(out, term(i));
     return joined(out, join);
   }
   template <class Term, class Join, class F>
