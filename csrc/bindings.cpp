@@ -84,7 +84,6 @@ static void describe(PyObject* module) {
 #endif
   PyModule_AddIntConstant(module, "header_doubles", kHeaderDoubles);
   PyModule_AddIntConstant(module, "vocab_block_doubles", kVocabBlockDoubles);
-  PyModule_AddIntConstant(module, "shortlist_doubles", kShortlistRoom / 2);
   PyModule_AddIntConstant(module, "router_floats", kRouterFloats);
   PyModule_AddIntConstant(module, "cca_bytes", kCcaBytes);
 }

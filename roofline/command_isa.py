@@ -82,14 +82,14 @@ def predictions(targets, backends, ops, known) -> Iterator[dict]:
         names = ", ".join(dict.fromkeys(shape.op for shape in shapes()))
         raise ValueError(f"isa: --op: expected one of {names}, got {', '.join(ops)}")
     devices = load()
-    with progress(len(targets) * len(backends) * len(chosen)) as begin:
+    pairs = [(b, shape) for b in backends for shape in chosen if b in shape.launches]
+    with progress(len(targets) * len(pairs)) as begin:
         for target in targets:
             kernels = model.Compiled(target)
             device = find(model.DEVICES[target], devices)
-            for backend in backends:
-                for shape in chosen:
-                    begin(f"{shape.op} {backend} {shape.label} {target}")
-                    yield from model.predicted(shape, backend, kernels, device, known)
+            for backend, shape in pairs:
+                begin(f"{shape.op} {backend} {shape.label} {target}")
+                yield from model.predicted(shape, backend, kernels, device, known)
 
 
 def compiled(sources, targets, kind, flag) -> tuple:

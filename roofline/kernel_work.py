@@ -58,9 +58,12 @@ def chunks_of(context: int, chunk_keys: int) -> int:
     return min(max(ceil(context, chunk_keys), 1), MAX_CHUNKS)
 
 
-def attention(batch: int, context: int, rows: int, chunk_keys: int = CHUNK_KEYS) -> Shape:
-    """`rows` of each request, 16 of them verify rows, over `context` cached tokens."""
-    moved = 2 * batch * context * KV_HEADS * HEAD_DIM * BYTES
+def attention(
+    batch: int, context: int, rows: int, chunk_keys: int = CHUNK_KEYS, fp8: bool = False
+) -> Shape:
+    """`rows` of each request, 16 of them verify rows, over `context` cached tokens. fp8: which are
+    cached in that."""
+    moved = 2 * batch * context * KV_HEADS * HEAD_DIM * (1 if fp8 else BYTES)
     moved += 2 * batch * rows * QUERY_HEADS * HEAD_DIM * BYTES
     shortest = chunks_of(context, chunk_keys)
     pairs = shortest == 2 or batch * KV_HEADS * shortest >= 2 * GPU_GROUPS
@@ -76,7 +79,8 @@ def attention(batch: int, context: int, rows: int, chunk_keys: int = CHUNK_KEYS)
         tile = "Few" if few else "Many"
         yield Work(
             "attend",
-            "block_attention_kernelINS_4bf16ELNS_13AttentionStepE0ELi128E",
+            "block_attention_kernelINS_4bf16ELNS_13AttentionStepE0ELi128E"
+            + (r"NS_\d+e4m3" if fp8 else "S1_E"),
             ceil(batch * KV_HEADS * splits * tiles, XCDS) * XCDS,
             (Trip(f"Attention<{tile}, T>", together, (Trip("float shrink", turns),)),),
             moved,
@@ -114,11 +118,10 @@ def attention(batch: int, context: int, rows: int, chunk_keys: int = CHUNK_KEYS)
                 streams=False,
             )
 
-    label = f"B={batch} L={context // 1024}k rows={rows}"
+    label = f"B={batch} L={context // 1024}k rows={rows}" + " cache=fp8" * fp8
     scores = batch * rows * context * QUERY_HEADS
-    return Shape(
-        "block_attention", label, {"cpp": cpp, "triton": triton}, 4 * scores * HEAD_DIM, scores
-    )
+    launches = {"cpp": cpp} if fp8 else {"cpp": cpp, "triton": triton}
+    return Shape("block_attention", label, launches, 4 * scores * HEAD_DIM, scores)
 
 
 # The samplers' ways: rounds of a uniform's generator; a whole vocab_block of logits, all loaded
@@ -282,7 +285,8 @@ def cca(rows: int) -> Shape:
 
 def shapes() -> list[Shape]:
     found = [
-        attention(batch, context * 1024, rows)
+        attention(batch, context * 1024, rows, fp8=fp8)
+        for fp8 in (False, True)
         for rows in (16, 64)
         for batch, context in ((32, 8), (8, 32), (1, 32))
     ]

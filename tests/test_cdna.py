@@ -22,6 +22,11 @@ ARCHES = {"gfx942": 64 << 10, "gfx950": 160 << 10}  # bytes of LDS
 # kinds of launches.cpp: bf16 with weights of these
 LOW = {torch.float8_e4m3fn: 3, torch.float8_e4m3fnuz: 4, torch.float4_e2m1fn_x2: 5}
 FP8 = {"gfx942": torch.float8_e4m3fnuz, "gfx950": torch.float8_e4m3fn}
+SCALES = {
+    "one": lambda pages, heads: (1,),
+    "head": lambda pages, heads: (heads,),
+    "page": lambda pages, heads: (pages, heads),
+}
 SAMPLERS = ("accept_drafts", "sample_drafts")  # test_cdna_sampling.py has them
 SOURCES = {isa.source_name(path): path for path in isa.hip_sources()} | {
     "gemm": harness.ROOT / "tests/support/gemm.hip"
@@ -141,8 +146,9 @@ CASES = {  # layout, prefixes, query and KV heads, head dim, page, window, least
 @pytest.mark.parametrize("arch", ARCHES)
 @pytest.mark.parametrize("dtype", harness.TYPES, ids=str)
 @pytest.mark.parametrize("name", CASES)
-def test_block_attention_in_the_emulator(name, dtype, arch, hip):
-    """As many chunks of a split as are streamed, and one, which give the same bits."""
+def test_block_attention_in_the_emulator(name, dtype, arch, hip, scales=None):
+    """As many chunks of a split as are streamed, and one, which give the same bits. scales: of a
+    cache of fp8, by their shape."""
     layout, prefixes, (query_heads, kv_heads), dim, page, window, chunk = CASES[name]
     generator = torch.Generator().manual_seed(1)
     rows = random_rows(layout, prefixes, generator, 0.5 if "dead" in name else 0.1)
@@ -160,13 +166,19 @@ def test_block_attention_in_the_emulator(name, dtype, arch, hip):
     )
     if max(prefixes) == 0:
         k_cache = v_cache = table = None
+    given = dict(window=window)
+    if scales:
+        k_cache, v_cache = (cache.to(FP8[arch]) for cache in (k_cache, v_cache))
+        shape = SCALES[scales](len(k_cache), kv_heads)
+        for which in ("k_scale", "v_scale"):
+            given[which] = 0.5 + torch.rand(shape, generator=generator)
     case = q, k, v, k_cache, v_cache, table, rows
     chunks = max(-(-max(prefixes) // chunk), 1)
     found = []
     for together in (1, 2) if "chunks" in name else (1,):
         out, lse = poisoned(*q.shape, dtype=dtype), poisoned(*q.shape[:2], dtype=torch.float32)
         workspace = poisoned(-(-chunks // together), *q.shape[:2], dim + 2, dtype=torch.float32)
-        op, args = harness.captured(ops.block_attention, *case, out=out, lse=lse, window=window)
+        op, args = harness.captured(ops.block_attention, *case, out=out, lse=lse, **given)
         args = args._replace(workspace=workspace, chunk_keys=chunk, split_chunks=together)
         params = harness.recorded(op, args)
         hip.launch(arch, "block_attention", params, harness.TYPES[dtype])
@@ -175,18 +187,75 @@ def test_block_attention_in_the_emulator(name, dtype, arch, hip):
         poisoned(*q.shape, dtype=torch.float32),
         poisoned(*q.shape[:2], dtype=torch.float32),
     )
+    caches = (k_cache, v_cache) if scales or table is None else (k_cache.float(), v_cache.float())
     ops.block_attention(
-        *(t if t is None else t.float() for t in case[:5]),
+        q.float(),
+        k.float(),
+        v.float(),
+        *caches,
         table,
         rows,
-        window=window,
         out=expected,
         lse=expected_lse,
         backend="reference",
+        **given,
     )
     assert_close(out, expected)
     assert_close(lse, expected_lse, dtype, name="lse")
     assert all(map(torch.equal, found[0], found[-1]))
+
+
+@pytest.mark.parametrize("arch", ARCHES)
+@pytest.mark.parametrize(
+    "name, scales",
+    [
+        ("tidar", "one"),
+        ("zyphra, dead proposals", "head"),
+        ("window, causal, splits, group 8", "page"),
+        ("pages of a tile, chunks", "page"),
+        ("one row", "page"),
+        ("many columns, chunks", "page"),
+    ],
+)
+def test_a_cache_of_fp8_in_the_emulator(name, scales, arch, hip):
+    test_block_attention_in_the_emulator(name, torch.bfloat16, arch, hip, scales)
+
+
+@pytest.mark.parametrize("arch", ARCHES)
+@pytest.mark.parametrize("rows", [16, 21])
+def test_every_code_in_the_emulator(rows, arch, hip):
+    """Each query, of a wave's columns and of more, finds the cached token that has its number: in
+    whole tiles and beyond. NaN is in the last channel."""
+    stored, prefix, dim = FP8[arch], 84, 128
+    codes = torch.arange(256).to(torch.uint8)
+    finite = codes[codes.view(stored).float().isfinite()]
+    queries = 4 * rows
+    first = prefix - queries
+    k_cache, v_cache = (torch.zeros(6, 16, 1, dim) for _ in range(2))
+    k_cache.view(-1, dim)[torch.arange(first, prefix), torch.arange(queries)] = 2
+    q = torch.zeros(rows, 4, dim, dtype=torch.bfloat16)
+    q.view(queries, dim).fill_diagonal_(200)
+    k = torch.zeros(rows, 1, dim, dtype=torch.bfloat16)
+    v_cache = finite.repeat(-(-prefix * dim // len(finite)))[: 96 * dim].clone()
+    v_cache = torch.cat([v_cache, v_cache.new_zeros(96 * dim - len(v_cache))]).view(6, 16, 1, dim)
+    v_cache[..., -1] = 0
+    v_cache[0, first % 16, 0, -1] = codes[codes.view(stored).float().isnan()][-1]
+    packed = BlockLayout(rows - 1, 1, 0).pack(
+        torch.tensor([prefix], dtype=torch.int32),
+        torch.tensor([rows - 1], dtype=torch.int32),
+        torch.zeros(1, 0, dtype=torch.int32),
+        prefix,
+    )
+    out = poisoned(rows, 4, dim, dtype=torch.bfloat16)
+    table = torch.arange(6, dtype=torch.int32)[None]
+    caches = k_cache.to(stored), v_cache.view(stored)
+    half = torch.tensor([0.5])
+    given = dict(k_scale=half, v_scale=half, scale=1.0, out=out)
+    op, args = harness.captured(ops.block_attention, q, k, k, *caches, table, packed, **given)
+    hip.launch(arch, "block_attention", harness.recorded(op, args), 1)
+    expected = v_cache.view(stored).float().view(96, dim)[first:prefix].view(rows, 4, dim) / 2
+    assert out[..., -1].isnan().all()
+    assert torch.equal(out[..., :-1].float(), expected[..., :-1])
 
 
 FAULTS = {  # a file of csrc, what stands there, the fault; a case

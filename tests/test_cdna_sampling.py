@@ -105,7 +105,7 @@ def test_sampling_in_the_emulator(name, dtype, arch, hip):
 def test_requests_that_share_their_sums_are_caught(planted):
     """Workgroups of different requests take turns, as on a GPU."""
     kernels = planted(
-        "ops/accept_drafts/hip.hip",
+        "ops/accept_drafts/body.h",
         "staged(p.workspace.at(request), p.workspace",
         "staged(p.workspace.at(0), p.workspace",
     )

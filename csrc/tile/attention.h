@@ -57,6 +57,12 @@ struct AttentionCache {
   int key_slot, value_slot;
 };
 
+// Of a cache of fp8: strides of pages.
+struct AttentionScales {
+  const float *keys, *values;
+  int64_t key_page, value_page;
+};
+
 // Joins two parts of the keys of a column, of which each has a maximum, a sum and an output.
 struct AttentionJoin {
   float top, left, right;  // the maximum; what the parts are multiplied by
@@ -130,7 +136,7 @@ class AttentionTree {
 // A row of fp8, e4m3fn or e4m3fnuz, and the scale of its numbers.
 struct CodedRow {
   const uint8_t* codes;
-  float scale;
+  const float* scale;
 };
 
 template <class T>

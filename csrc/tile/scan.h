@@ -4,6 +4,9 @@
 //
 //   scan.sum(span, f)           f(at, peak) summed over the ids of the span; f may raise `peak`,
 //                               which starts at -inf
+//   scan.sum_kept<T>(span, words, f)
+//                               where Scan::kSplits: f(at) summed over the ids whose bits are set;
+//                               fast where whole words have all bits or none
 //   scan.crossing(span, f, r)   the first id at which the running sum of f exceeds r. If rounding
 //                               keeps it below r, the last id where f is positive (-1: none)
 //   scan.fold(n, none, term, join)
@@ -14,12 +17,14 @@
 //                               f(i, x) for i < n, x being term(0) to term(i) joined in order;
 //                               returns the last x
 //   scan.collect(span, f, low, high, out, room)
-//                               writes the values of f(at) with low < f <= high to `out`, in an
-//                               order that depends on the span alone, and -inf to the rest of its
-//                               `room` floats. Returns how many values there are, which may be more
+//                               where Crew::kLists: writes the values of f(at) that are neither at
+//                               most `low` nor above `high` to `out`, which has room for so many
+//                               and for kListSlack more floats, in an order that depends on the
+//                               span alone, of a list of floats in that of ids. Returns how many
+//                               there are
 //   scan.count(span, p, words, counts)
-//                               adds the ids of the span, whose bits are set in `words` (null: all),
-//                               to counts[p[id].bits], for a type of 16 bits; where Crew::kTallies
+//                               likewise: adds the ids of the span, whose bits are set in `words`
+//                               (null: all), to counts[p[id].bits], for a type of 16 bits
 //   Scan::value(p)              *p as a float
 //   Scan::bit(words, id)        whether bit id % 32 of words[id / 32] is set
 //   Scan::reload(p)             *p, the start of the kernel's parameters, read again; where
@@ -71,8 +76,7 @@
 //   crew.publish(p, x)               *p = x, by the leader of a scan
 //   crew.last(arrived, n)            whether the other n - 1 crews have called it before; then what
 //                                    they published can be read. *arrived is 0 at first
-//   Crew::kLists                     whether a kernel has registers for `collect`
-//   Crew::kTallies                   whether its scans have `count`
+//   Crew::kLists                     whether it lists logits, as a single thread can
 #pragma once
 
 #include "tile/group.h"
@@ -98,6 +102,8 @@ struct Total {
   double sum;
   float peak;
 };
+
+constexpr int kListSlack = 16;
 
 struct Place {
   int index;  // -1: none
@@ -151,12 +157,6 @@ struct ScanExample {
       return at.select((at.template id<float>() == at.all(0)) & bits, other, at.all(0.0f));
     }
   };
-  struct Value {
-    template <class At>
-    auto operator()(At at) const {
-      return at.load(static_cast<const float*>(nullptr));
-    }
-  };
   struct Number {
     double operator()(int) const { return 0; }
   };
@@ -183,10 +183,9 @@ struct ScanExample {
 };
 
 template <class Scan>
-concept ScanTarget = requires(const Scan scan, Span span, const float* p, float* out) {
+concept ScanTarget = requires(const Scan scan, Span span, const float* p) {
   scan.sum(span, ScanExample::Term()).sum;
   scan.crossing(span, ScanExample::Term(), 0.0);
-  scan.collect(span, ScanExample::Value(), 0.0f, 0.0f, out, 1);
   scan.fold(1, 0.0, ScanExample::Number(), ScanExample::Join()) +
       scan.first(1, ScanExample::Holds());
   scan.find(1, ScanExample::Number(), 0.0).left + Scan::kHeld;
@@ -199,7 +198,7 @@ concept CrewTarget =
     ScanTarget<typename Crew::Scan> && requires(Crew crew, ScanExample::Vocabulary vocabulary) {
       crew.each_block(vocabulary, ScanExample::Block());
       crew.within(vocabulary, 0, ScanExample::Block());
-      crew.leader() || Crew::kStaged || Crew::kLists || Crew::kTallies;
+      crew.leader() || Crew::kStaged || Crew::kLists;
       crew.barrier();
     };
 

@@ -15,6 +15,7 @@ from functools import cache
 from pathlib import Path
 
 import harness
+import operations
 from corrections import correct_pseudo_code, corrected
 from waves import Schedule
 
@@ -76,6 +77,7 @@ class Emulator:
             arguments.ljust(kernarg, b"\0")
         )
         base = ctypes.addressof(memory)
+        operations.machine = data[48]
         self.schedule.begin()
         self.emu.run_asm(
             base + entry,
@@ -134,59 +136,11 @@ COPY = r"\tv_mov_b32_e32 v255, \2\n\1 \2, v255\3"
 # It reads v128 and above in the short encoding of 16-bit operations as high halves, as RDNA does.
 SHORT = re.compile(r"^(\s+v_\w*16\w*)_e32\b", re.M)
 
-# It also lacks the conversions of fp8 and of fp4, which are written out for it, but for NaN. The
-# fields of a number are moved to those of fp32; y, as if it had the leading one, is then at least
-# the least number that has it, or else the number is 2 y less that one.
-FP8 = re.compile(r"^\s+v_cvt_pk_f32_fp8\S* v\[(\d+):\d+\], (\w+)( src0_sel:WORD_1)?$", re.M)
-FP4 = re.compile(
-    r"^\s+v_cvt_scalef32_pk_bf16_fp4 (v\d+), (\w+), (\w+)(?: op_sel:\[(\d),(\d),\d\])?$", re.M
-)
-
-
-def number(target: str, shift: int, mantissa: int, width: int, bias: int) -> str:
-    """Code: target := the number of `width` bits at a bit of v254."""
-    sign = 1 << width - 1
-    return f"""
-\tv_lshrrev_b32_e32 v255, {shift}, v254
-\tv_and_b32_e32 {target}, {sign - 1}, v255
-\tv_lshlrev_b32_e32 {target}, {23 - mantissa}, {target}
-\tv_add_u32_e32 {target}, 0x{127 - bias << 23:x}, {target}
-\tv_add_f32_e32 v250, {target}, {target}
-\tv_subrev_f32_e32 v250, 0x{128 - bias << 23:x}, v250
-\tv_min_f32_e32 {target}, v250, {target}
-\tv_and_b32_e32 v255, {sign}, v255
-\tv_lshlrev_b32_e32 v255, {32 - width}, v255
-\tv_or_b32_e32 {target}, v255, {target}"""
-
-
-def written_out(text: str, arch: str) -> str:
-    def fp8(found: re.Match) -> str:
-        first, source, upper = found.groups()
-        bias = 8 if arch == "gfx942" else 7
-        parts = (
-            number(f"v{int(first) + i}", 8 * i + 16 * bool(upper), 3, 8, bias) for i in range(2)
-        )
-        return f"\tv_mov_b32_e32 v254, {source}" + "".join(parts)
-
-    def fp4(found: re.Match) -> str:
-        target, source, scale, *select = found.groups()
-        shift = 8 * int(select[0] or 0) + 16 * int(select[1] or 0)
-        return (
-            f"\tv_mov_b32_e32 v254, {source}\n\tv_mov_b32_e32 v253, {scale}"
-            + number("v252", shift, 1, 4, 1)
-            + number("v251", shift + 4, 1, 4, 1)
-            + "\n\tv_mul_f32_e32 v252, v253, v252\n\tv_mul_f32_e32 v251, v253, v251"
-            + "\n\tv_lshrrev_b32_e32 v252, 16, v252\n\tv_and_b32_e32 v251, 0xffff0000, v251"
-            + f"\n\tv_or_b32_e32 {target}, v251, v252"
-        )
-
-    return FP4.sub(fp4, FP8.sub(fp8, text))
-
 
 def assembled(text: str, arch: str, stem: Path) -> Path:
     """The code object of assembly text."""
     assembly, object_file, linked = (Path(f"{stem}{end}") for end in (".s", ".o", ".co"))
-    assembly.write_text(written_out(IN_PLACE.sub(COPY, text), arch))
+    assembly.write_text(IN_PLACE.sub(COPY, text))
     zig = [sys.executable, "-m", "ziglang"]
     assemble = ["clang", "--target=amdgcn-amd-amdhsa", f"-mcpu={arch}", "-c", "-x", "assembler"]
     subprocess.run([*zig, *assemble, assembly, "-o", object_file], check=True)

@@ -3,10 +3,26 @@
 import ctypes
 
 import numpy as np
+import torch
+
+from blockdraft.reference.dequantize import E2M1
 
 REGISTERS, LANES = 256, 64
 M0 = 124
 OFF = 124  # scalar registers from here on are no address
+ONE = 242  # the operand 1.0
+SCALARS, VECTORS = 128, 256  # operands below and from here on are registers
+DECODING = (
+    "V_CVT_PK_F32_FP8_E32",
+    "V_CVT_SCALEF32_PK_BF16_FP8",
+    "V_CVT_SCALEF32_PK_BF16_FP4",
+)
+E2M1 = np.array([*E2M1, *(-x for x in E2M1)], np.float32)
+# What each code is, by EF_AMDGPU_MACH in a code object's header: gfx942, gfx950. NaN is quiet.
+FP8 = {
+    machine: torch.arange(256).to(torch.uint8).view(dtype).float().nan_to_num(torch.nan).numpy()
+    for machine, dtype in ((0x4C, torch.float8_e4m3fnuz), (0x4F, torch.float8_e4m3fn))
+}
 
 
 def of(inst):
@@ -14,6 +30,8 @@ def of(inst):
     name = inst.op.name
     if name == "DS_READ_B64_TR_B16":
         return read_transposed
+    if name in DECODING:
+        return decode_pair
     if "_SWAP_B32" in name and "PERMLANE" in name:
         return swap_rows
     if name == "GLOBAL_ATOMIC_ADD":
@@ -23,6 +41,9 @@ def of(inst):
     if type(inst).__name__ == "MUBUF" and not inst.lds:
         return buffer
     return (lambda *_: None) if "LOAD_LDS" in name else None  # it arrives later: to_lds
+
+
+machine = 0  # that the emulator is at present
 
 
 def words(address: int, count: int) -> np.ndarray:
@@ -63,6 +84,35 @@ def read_transposed(inst, sgpr, vgpr, _vmem, lds, _scratch, acc) -> None:
     first = inst.vdst.offset - 256
     found = np.ascontiguousarray(columns).view(np.uint32).T
     vectors(acc if inst.acc else vgpr)[first : first + 2] = found
+
+
+def operand(at: int, sgpr, vgpr) -> np.ndarray:
+    """Of each lane."""
+    if at >= VECTORS:
+        return vectors(vgpr)[at - VECTORS]
+    assert at < SCALARS or at == ONE, "expected a register, or 1.0"
+    return np.full(LANES, 0x3F800000 if at == ONE else scalars(sgpr)[at], np.uint32)
+
+
+def decode_pair(inst, sgpr, vgpr, *_) -> None:
+    """Two codes of fp8 as fp32, or times a power of two as bf16; two of fp4 likewise."""
+    name, sdwa = inst.op.name, type(inst).__name__ == "VOP1_SDWA"
+    at = inst.vsrc0.offset - VECTORS * bool(inst.s0) if sdwa else inst.src0.offset
+    given = operand(at, sgpr, vgpr)
+    part = int(inst.src0_sel == 5) if sdwa else getattr(inst, "opsel", 0) & 3
+    if "FP4" in name:
+        byte = given >> 8 * part
+        pair = [E2M1[code & 15] for code in (byte, byte >> 4)]
+    else:
+        both = given >> 16 * part
+        pair = [FP8[machine][code & 255] for code in (both, both >> 8)]
+    if "BF16" in name:
+        scale = operand(inst.src1.offset, sgpr, vgpr) & 0x7F800000  # its power of two
+        low, high = ((x * scale.view(np.float32)).view(np.uint32) for x in pair)
+        pair = [low >> 16 | high & 0xFFFF0000]
+    first, lanes = inst.vdst.offset - VECTORS, active(sgpr)
+    for i, numbers in enumerate(pair):
+        vectors(vgpr)[first + i, lanes] = numbers.view(np.uint32)[lanes]
 
 
 def swap_rows(inst, sgpr, vgpr, *_) -> None:

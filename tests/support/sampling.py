@@ -5,14 +5,13 @@ import torch
 from harness import captured, recorded
 
 from blockdraft import Accepted, ops
-from blockdraft.ops import _native, _sampling
+from blockdraft.ops import _sampling
 
 
 def _workspace(logits: torch.Tensor, rows: int) -> torch.Tensor:
     batch, _, vocab = logits.shape
     blocks = -(-vocab // _sampling.vocab_block(vocab))
-    of_block = _sampling.VOCAB_BLOCK_DOUBLES + _native.EXTENSION.shortlist_doubles
-    doubles = _sampling.HEADER_DOUBLES + of_block * blocks
+    doubles = _sampling.HEADER_DOUBLES + _sampling.VOCAB_BLOCK_DOUBLES * blocks
     return torch.full((batch, rows, doubles), torch.nan, dtype=torch.float64)
 
 

@@ -23,7 +23,7 @@ class Acceptance {
         request_(request),
         memory_(memory),
         vocabulary_(params.vocabulary()),
-        sampler_(crew, vocabulary_, memory.sums(row), memory.shortlist(row), memory.tally),
+        sampler_(crew, vocabulary_, memory.sums(row), memory.lists),
         live_(constant(params.draft_len + request)),
         target_(params.target_sampling.of(request)),
         drafter_(params.drafter_sampling.of(request)),
@@ -62,7 +62,7 @@ class Acceptance {
       const int row = i <= live_ ? i : row_of_draft(i - live_ - 1);
       if (!measured(row)) return;
       auto alone = crew_.alone();
-      Sampler<decltype(alone), T> own(alone, vocabulary_, memory_.sums(row), {}, {});
+      Sampler<decltype(alone), T> own(alone, vocabulary_, memory_.sums(row), {});
       const Distribution<T> made = own.template distribution<false>(
           logits(row), sampling(row), row == live_, memory_.partials(row));
       keep(row, made, scan.leader());
@@ -233,7 +233,7 @@ class Acceptance {
   // The residual's masses of a row.
   Sampler<Crew, T> parts(int row) const {
     const Vocabulary all = Crew::kStaged ? halves(params_) : vocabulary_;
-    return {crew_, all, memory_.sums(row), memory_.shortlist(row), memory_.tally};
+    return {crew_, all, memory_.sums(row), memory_.lists};
   }
   double weigh(int row, double scale) {
     weighed_ = row;

@@ -46,15 +46,29 @@ BLOCKDRAFT_SCAN double residual_mass(const Scan& scan, const Distribution<T>& p,
     return scan.sum(span, residual<Kind::kPlain>(p, q, scale)).sum;
   }
   if constexpr (Scan::kSplits) {
-    if (p.simple() && q.simple() && q.point == Distribution<T>::kSpread)
-      return scan.sum(span, residual<Kind::kSimple>(p, q, scale)).sum;
+    if (p.simple() && q.simple() && q.point == Distribution<T>::kSpread) {
+      if (!p.logits.allowed) return scan.sum(span, residual<Kind::kSimple>(p, q, scale)).sum;
+      auto kept = [&](auto weight) {
+        auto own = [&](auto at) {
+          auto peak = at.all(0.0f);
+          return weight(at, peak);
+        };
+        return scan.template sum_kept<T>(span, p.logits.allowed, own);
+      };
+      return q.logits.allowed ? kept(residual<Kind::kSimple>(p, q, scale))
+                              : kept(residual<Kind::kPlain>(p, q, scale));
+    }
     const Penalties& changes = p.logits.penalties;
     if (changes.touched && !p.truncated() && !q.truncated() &&
         q.point == Distribution<T>::kSpread) {
-      const Split<T> of_p(scan, p.logits, changes, span), of_q(scan, q.logits, changes, span);
-      if (of_p.fits() && of_q.fits())
-        return residual_mass(scan, p.over(of_p.rest()), q.over(of_q.rest()), scale, span) +
-               residual_mass(scan, p.over(of_p.list()), q.over(of_q.list()), scale, of_p.listed());
+      Split<T> of_p(scan, p.logits, changes, span), of_q(scan, q.logits, changes, span);
+      if (of_p.fits() && of_q.fits()) {
+        const double rest =
+            residual_mass(scan, p.over(of_p.rest()),
+                          q.over(q.logits.allowed ? of_q.rest() : of_q.row()), scale, span);
+        const Logits<float> list_p = of_p.list(scan), list_q = of_q.list(scan);
+        return rest + residual_mass(scan, p.over(list_p), q.over(list_q), scale, of_p.listed());
+      }
     }
   }
   return scan.sum(span, residual<Kind::kAny>(p, q, scale)).sum;

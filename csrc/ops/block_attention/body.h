@@ -67,6 +67,7 @@ class Attention {
           return x.limit ? p_.q.at(int64_t(item_.of.first) + x.row, x.head) : nullptr;
         },
         p_.scale);
+    if constexpr (kOnlyCodes) tile_.use(scales());
     fetch_whole_tile(true);
     for (int chunk = 0;; ++chunk) {
       tile_.begin();
@@ -104,6 +105,14 @@ class Attention {
   // Whether the target has a faster loop for whole tiles of cached keys that every column sees.
   static constexpr bool kStreams =
       requires(Tile tile, AttentionCache<T> cache) { tile.stream_cached(cache, 0, 0, 0); };
+  static auto streamed_type() {
+    if constexpr (kStreams)
+      return typename Tile::Cached{};
+    else
+      return T{};
+  }
+  typedef decltype(streamed_type()) Streamed;
+  static constexpr bool kOnlyCodes = Format<Streamed>::kScaled;  // no cache of T
 
   int whole_tiles(int start, int stop) const {
     return start >= whole_from_ && start < stop ? (stop - start) / Tile::kKeys : 0;
@@ -119,10 +128,11 @@ class Attention {
   void fetch_whole_tile(bool always) {
     if constexpr (kStreams) {
       const bool any = own_tiles(whole_tiles(start_, stop_key_)) > 0;
+      const auto from = cached<Streamed>();
       if (always)
-        tile_.fetch(any ? cached() : one_key(), any ? start_ + tile_.stream() * Tile::kKeys : 0);
+        tile_.fetch(any ? from : one_key(from), any ? start_ + tile_.stream() * Tile::kKeys : 0);
       else if (any && !tile_.fetched())
-        tile_.fetch(cached(), start_ + tile_.stream() * Tile::kKeys);
+        tile_.fetch(from, start_ + tile_.stream() * Tile::kKeys);
     }
   }
   // Returns how many tiles of the chunk are done.
@@ -132,7 +142,7 @@ class Attention {
       const int following = least(stop_key_ + item_.chunk_keys, item_.stop_key);
       const bool on =
           count * Tile::kKeys == stop_key_ - start_ && own_tiles(whole_tiles(stop_key_, following));
-      tile_.stream_cached(cached(), start_ + mine, Tile::uniform(own_tiles(count)),
+      tile_.stream_cached(cached<Streamed>(), start_ + mine, Tile::uniform(own_tiles(count)),
                           Tile::uniform(on ? stop_key_ + mine : -1));
       return count;
     }
@@ -249,17 +259,27 @@ class Attention {
   }
 
   // Parameters that would take many registers if they stayed in them are read again.
-  AttentionCache<T> cached() const {
+  template <class C>
+  AttentionCache<C> cached() const {
     const AttentionParams<T>& p = Tile::reload(p_);
     const auto &k = p.k_cache, &v = p.v_cache;
     return {.pages = p.block_table.at(item_.of.number),
             .page_shift = p.page_shift,
-            .keys = k.at(0, 0, item_.kv_head),
-            .values = v.at(0, 0, item_.kv_head),
+            .keys = reinterpret_cast<const C*>(k.data) + item_.kv_head * k.stride[2],
+            .values = reinterpret_cast<const C*>(v.data) + item_.kv_head * v.stride[2],
             .key_page = k.stride[0],
             .value_page = v.stride[0],
             .key_slot = int(k.stride[1]),
             .value_slot = int(v.stride[1])};
+  }
+
+  // Of this KV head.
+  AttentionScales scales() const {
+    const AttentionParams<T>& p = Tile::reload(p_);
+    return {.keys = p.k_scale.at(0, item_.kv_head),
+            .values = p.v_scale.at(0, item_.kv_head),
+            .key_page = p.k_scale.stride[0],
+            .value_page = p.v_scale.stride[0]};
   }
 
   // The keys of a tile of this pass, as if they were a page.
@@ -277,12 +297,15 @@ class Attention {
             .value_slot = int(p.v.stride[0])};
   }
 
-  // One of this pass, as if it were a cache of any length.
-  AttentionCache<T> one_key() const {
-    AttentionCache<T> out = of_this_pass({kVerify, 0, 0});
-    out.pages = rows_.cu_rows;
-    out.key_slot = out.value_slot = 0;
-    return out;
+  // As if a cache of any length were one key of this pass. The first of cu_rows, a 0, is its page.
+  AttentionCache<Streamed> one_key(AttentionCache<Streamed> cache) const {
+    const AttentionCache<T> own = of_this_pass({kVerify, 0, 0});
+    cache.pages = rows_.cu_rows;
+    cache.page_shift = own.page_shift;
+    cache.keys = reinterpret_cast<const Streamed*>(own.keys);
+    cache.values = reinterpret_cast<const Streamed*>(own.values);
+    cache.key_slot = cache.value_slot = 0;
+    return cache;
   }
 
   void locate(const KeyTile& t) {
@@ -293,28 +316,38 @@ class Attention {
         t.count);
   }
 
-  // A tile of a cache of fp8, for targets that decode it.
+  // A tile of a cache of fp8, for targets that decode it. Where rows lie is read again for values:
+  // a GPU has no registers for both.
   void load_codes(const KeyTile& t) {
-    auto row = [&](const auto& cache, const auto& scale) {
-      const auto* codes = reinterpret_cast<const uint8_t*>(cache.data);
-      return [=, this, &scale](int page, int i) {
+    auto rows = [&](auto cache, auto scale) {
+      return [=, this, read = false, from = View<const T, 3>{}, scales = View<const float, 2>{}](
+                 int page, int i) mutable {
+        if (!read) {
+          const AttentionParams<T>& p = Tile::reload(p_);
+          from = p.*cache;
+          scales = p.*scale;
+          read = true;
+        }
         const int64_t slot = (t.start + i) & ((1 << p_.page_shift) - 1);
-        const int64_t place = page * cache.stride[0] + slot * cache.stride[1];
-        return CodedRow{codes + place + item_.kv_head * cache.stride[2],
-                        *scale.at(page, item_.kv_head)};
+        return CodedRow{reinterpret_cast<const uint8_t*>(from.data) + page * from.stride[0] +
+                            slot * from.stride[1] + item_.kv_head * from.stride[2],
+                        scales.at(page, item_.kv_head)};
       };
     };
-    tile_.load_codes(p_.cache_format == CacheFormat::kFnuz, row(p_.k_cache, p_.k_scale),
-                     row(p_.v_cache, p_.v_scale), t.count);
+    typedef AttentionParams<T> P;
+    tile_.load_codes(p_.cache_format == CacheFormat::kFnuz, rows(&P::k_cache, &P::k_scale),
+                     rows(&P::v_cache, &P::v_scale), t.count);
   }
 
   // Cached keys and those of this pass share one code path: inlined loads are long, and two copies
   // would take more of the instruction cache.
   void load(const KeyTile& t) {
-    const bool cached = t.segment == kPrefix;
-    if constexpr (Tile::kReadsCodes)
-      if (cached && p_.cache_format != CacheFormat::kPlain) return load_codes(t);
-    const AttentionCache<T> from = cached ? this->cached() : of_this_pass(t);
+    bool cached = t.segment == kPrefix;
+    if constexpr (Tile::kReadsCodes) {
+      if (cached && (kOnlyCodes || p_.cache_format != CacheFormat::kPlain)) return load_codes(t);
+      cached &= !kOnlyCodes;
+    }
+    const AttentionCache<T> from = cached ? this->cached<T>() : of_this_pass(t);
     const int start = cached ? t.start : 0, within = int((1u << from.page_shift) - 1);
     auto slot = [&](int i) { return (start + i) & within; };
     tile_.load(

@@ -32,8 +32,7 @@ bool joins_heads(const AttentionParams<T>& p, int64_t items, int threads) {
   const bool whole = p.group() % 4 == 0;  // panels
   const bool alike =
       !p.k_cache || (p.k_cache.stride[2] == p.k.stride[1] && p.v_cache.stride[2] == p.v.stride[1]);
-  const bool plain = p.cache_format == CacheFormat::kPlain;
-  return fits && whole && alike && plain && items >= 2 * threads * p.kv_heads;
+  return fits && whole && alike && items >= 2 * threads * p.kv_heads;
 }
 
 template <class Tile, class T>
@@ -45,6 +44,8 @@ void attend(const AttentionParams<T>& p, const AttentionGrid& grid, const Parall
   }
   using Narrow = cpu::NarrowTile<T, AttentionColumn>;
   const int joined = joins_heads<Narrow>(p, grid.items, parallel.threads) ? p.kv_heads : 1;
+  const typename Narrow::Apart apart = {p.k.stride[1], p.v.stride[1], p.k_scale.stride[1],
+                                        p.v_scale.stride[1]};
   const int64_t of_head = int64_t(grid.splits) * grid.tiles;
   parallel.each(grid.items / joined, 2 * scores * p.query_heads * p.head_dim, [&](int64_t i) {
     const int64_t id = i / of_head * joined * of_head + i % of_head;
@@ -52,8 +53,8 @@ void attend(const AttentionParams<T>& p, const AttentionGrid& grid, const Parall
     if (!grid.item(p, id, item)) return;
     const int columns = item.rows * p.group();
     if (columns <= Narrow::kHeadColumns)
-      attend_item<Narrow>(p, item, columns * joined, joined,
-                          typename Narrow::Apart{p.k.stride[1], p.v.stride[1]});
+      attend_item<Narrow>(p, item, columns * joined, joined, apart,
+                          p.cache_format != CacheFormat::kPlain);
     else
       attend_item<Tile>(p, item, columns);
   });

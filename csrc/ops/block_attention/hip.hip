@@ -18,12 +18,13 @@ constexpr AttentionColumns attention_columns() {
 
 constexpr int kMergeThreads = AttentionMerge::kWaves * cdna::kWave;
 
-template <class T, AttentionStep kStep, int kHeadDim>
+// C: of the cache, T or the device's fp8.
+template <class T, AttentionStep kStep, int kHeadDim, class C>
 BLOCKDRAFT_KERNEL(cdna::kAttentionThreads, 1)
 block_attention_kernel(AttentionWork<T> work) {
   static_assert(kStep == AttentionStep::kAttend);
-  using Few = cdna::Tile<T, AttentionColumn, kHeadDim, false>;
-  using Many = cdna::Tile<T, AttentionColumn, kHeadDim, true>;
+  using Few = cdna::Tile<T, C, AttentionColumn, kHeadDim, false>;
+  using Many = cdna::Tile<T, C, AttentionColumn, kHeadDim, true>;
   union Memory {
     typename Few::Memory few;
     typename Many::Memory many;
@@ -54,17 +55,27 @@ block_attention_kernel(AttentionWork<T> work) {
   merge_attention(group, work.params, work.grid, cdna::group_index(), memory);
 }
 
-#define BLOCKDRAFT_INSTANTIATE(T)                                           \
-  template BLOCKDRAFT_KERNEL(cdna::kAttentionThreads, 1)                    \
-  block_attention_kernel<T, AttentionStep::kAttend, 64>(AttentionWork<T>);  \
-  template BLOCKDRAFT_KERNEL(cdna::kAttentionThreads, 1)                    \
-  block_attention_kernel<T, AttentionStep::kAttend, 128>(AttentionWork<T>); \
-  template BLOCKDRAFT_KERNEL(kMergeThreads, 2)                              \
+#define BLOCKDRAFT_INSTANTIATE_ATTEND(T, C)                                   \
+  template BLOCKDRAFT_KERNEL(cdna::kAttentionThreads, 1)                      \
+  block_attention_kernel<T, AttentionStep::kAttend, 64, C>(AttentionWork<T>); \
+  template BLOCKDRAFT_KERNEL(cdna::kAttentionThreads, 1)                      \
+  block_attention_kernel<T, AttentionStep::kAttend, 128, C>(AttentionWork<T>);
+#define BLOCKDRAFT_INSTANTIATE(T)              \
+  BLOCKDRAFT_INSTANTIATE_ATTEND(T, T)          \
+  template BLOCKDRAFT_KERNEL(kMergeThreads, 2) \
   block_attention_kernel<T, AttentionStep::kMerge>(AttentionWork<T>);
 BLOCKDRAFT_INSTANTIATE(float)
 BLOCKDRAFT_INSTANTIATE(bf16)
 BLOCKDRAFT_INSTANTIATE(fp16)
+// Each device has its own fp8; a launch of the other's finds no kernel.
+#ifndef __gfx942__
+BLOCKDRAFT_INSTANTIATE_ATTEND(bf16, e4m3fn)
+#endif
+#ifndef __gfx950__
+BLOCKDRAFT_INSTANTIATE_ATTEND(bf16, e4m3fnuz)
+#endif
 #undef BLOCKDRAFT_INSTANTIATE
+#undef BLOCKDRAFT_INSTANTIATE_ATTEND
 
 }  // namespace blockdraft
 
@@ -72,8 +83,8 @@ BLOCKDRAFT_INSTANTIATE(fp16)
 #pragma clang force_cuda_host_device begin  // as params.h declares it
 namespace blockdraft {
 
-template <class T>
-void launch(const AttentionParams<T>& p, Stream stream) {
+template <class C, class T>
+void launch_with(const AttentionParams<T>& p, Stream stream) {
   const AttentionWork<T> work{p, AttentionGrid(p, attention_columns<T>())};
   schedule(p, attention_columns<T>(), [&]<AttentionStep kStep>(int64_t groups) {
     if constexpr (kStep == AttentionStep::kMerge) {
@@ -82,11 +93,22 @@ void launch(const AttentionParams<T>& p, Stream stream) {
       const int64_t padded = ceil_div<int64_t>(groups, 8) * 8;  // equally many for each XCD
       constexpr int kThreads = cdna::kAttentionThreads;
       if (p.head_dim == 64)
-        start(block_attention_kernel<T, kStep, 64>, padded, kThreads, stream, work);
+        start(block_attention_kernel<T, kStep, 64, C>, padded, kThreads, stream, work);
       else
-        start(block_attention_kernel<T, kStep, 128>, padded, kThreads, stream, work);
+        start(block_attention_kernel<T, kStep, 128, C>, padded, kThreads, stream, work);
     }
   });
+}
+
+template <class T>
+void launch(const AttentionParams<T>& p, Stream stream) {
+  if (p.cache_format == CacheFormat::kPlain) return launch_with<T>(p, stream);
+  if constexpr (!std::is_same_v<T, bf16>)
+    throw std::invalid_argument("block_attention: a cache of fp8 has bf16 queries on a GPU");
+  else if (p.cache_format == CacheFormat::kFn)
+    launch_with<e4m3fn>(p, stream);
+  else
+    launch_with<e4m3fnuz>(p, stream);
 }
 
 template void launch(const AttentionParams<float>&, Stream);

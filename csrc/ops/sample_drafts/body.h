@@ -16,7 +16,7 @@ class DraftRow {
         request_(int(row / params.drafts)),
         i_(int(row % params.drafts)),
         partials_(memory.partials(0)),
-        sampler_(crew, params.vocabulary(), memory.sums(0), memory.shortlist(0), memory.tally),
+        sampler_(crew, params.vocabulary(), memory.sums(0), memory.lists),
         sampling_(params.drafter_sampling.of(request_)) {
     peak_ = params.greedy || sampling_.temperature == 0;
     if (peak_) sampling_ = {1, 0, 1, 0};  // draft_lse is then the raw logits' normaliser

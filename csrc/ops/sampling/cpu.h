@@ -1,6 +1,7 @@
 // A CPU thread's memory for the rows that it works on, kept from call to call.
 #pragma once
 
+#include <memory>
 #include <vector>
 
 #include "ops/sampling/workspace.h"
@@ -17,30 +18,42 @@ class SamplingMemory {
     states_.resize(rows);
     partials_.resize(blocks);
     sums_.resize(blocks);
-    const int room = truncates ? kShortlistRoom : 0;
-    shortlist_.resize(room * blocks);
-    const bool tallies = truncates && sizeof(T) == 2;
-    const int parts = tallies ? int(most<int64_t>(1, least<int64_t>(kParts, threads / items))) : 0;
-    const size_t counts = size_t(parts) * TallyMemory::kNumbers;
-    if (counts_.size() < counts) counts_.resize(counts);
-    if (tallies) list_.resize(TallyMemory::kListSize);
     return {states_.data(),
             partials_.data(),
             sums_.data(),
-            {shortlist_.data(), room},
-            {counts_.data(), list_.data(), parts},
+            truncates ? lists(blocks, int(most<int64_t>(1, least(kParts, threads / items))))
+                      : ListMemory{},
             kHeaderDoubles,
             0};
   }
 
  private:
-  static constexpr int kParts = 4;
+  static constexpr int64_t kParts = 4;
+
+  // Uninitialised: most of it is never touched.
+  template <class S>
+  struct Buffer {
+    std::unique_ptr<S[]> memory;
+    size_t size = 0;
+
+    S* of(size_t wanted) {
+      if (size < wanted) memory.reset(new S[size = wanted]);
+      return memory.get();
+    }
+  };
+
+  ListMemory lists(int blocks, int parts) {
+    return {found_.of(size_t(blocks) * ListMemory::kBlockStride), starts_.of(blocks + 1),
+            list_.of(3 * ListMemory::kListStride),
+            sizeof(T) == 2 ? counts_.of(size_t(parts) * ListMemory::kNumbers) : nullptr, parts};
+  }
 
   std::vector<RowState<T>> states_;
   std::vector<Partial> partials_;
   std::vector<double> sums_;
-  std::vector<float> shortlist_, list_;
-  std::vector<uint32_t> counts_;
+  Buffer<float> found_, list_;
+  Buffer<int> starts_;
+  Buffer<uint32_t> counts_;
 };
 
 }  // namespace blockdraft::cpu

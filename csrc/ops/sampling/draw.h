@@ -35,20 +35,16 @@ template <class Crew, class T>
 class Sampler {
  public:
   using Scan = typename Crew::Scan;
-  static constexpr bool kLists = Crew::kLists, kTallies = Crew::kTallies;
+  static constexpr bool kLists = Crew::kLists;
 
   // `sums`: memory for one double per vocab_block, which no other row uses at the same time;
-  // `shortlist`, `tally`: likewise, for truncation.
-  Sampler(Crew& crew, const Vocabulary& vocabulary, double* sums, const Shortlist& shortlist,
-          const TallyMemory& tally)
-      : crew_(crew), vocabulary_(vocabulary), sums_(sums), shortlist_(shortlist), tally_(tally) {}
+  // `lists`: likewise, for truncation where Crew::kLists.
+  Sampler(Crew& crew, const Vocabulary& vocabulary, double* sums, const ListMemory& lists)
+      : crew_(crew), vocabulary_(vocabulary), sums_(sums), lists_(lists) {}
 
+  const Crew& crew() const { return crew_; }
   const Vocabulary& vocabulary() const { return vocabulary_; }
-  const Shortlist& shortlist() const { return shortlist_; }
-  // A vocab_block's part of the shortlist.
-  Span listed_in(int block) const {
-    return {block * shortlist_.room, (block + 1) * shortlist_.room, -1};
-  }
+  const ListMemory& lists() const { return lists_; }
 
   // The partials of a row's vocab_blocks; at temperature 0, their surveys. `drawn`: see `measure`.
   void measure_row(const Logits<T>& logits, const Sampling& sampling, bool drawn,
@@ -75,14 +71,19 @@ class Sampler {
   // The distribution of a row that is not measured yet.
   Distribution<T> measured_distribution(const Logits<T>& logits, const Sampling& sampling,
                                         bool drawn, Partial* partials) {
-    if constexpr (kTallies && sizeof(T) == 2)
-      if (tally_.parts && sampling.truncates() && sampling.temperature > 0 && logits.stored()) {
-        const Tally found = tally(crew_, vocabulary_, logits, tally_);
-        if (found.size <= TallyMemory::kRoom) {
-          auto p = tallied_distribution<Scan>(logits, found, sampling.scale());
-          if (p.status == kFine) truncate(*this, p, sampling, partials, drawn, &found);
-          return p;
+    if constexpr (kLists)
+      if (lists_.found && sampling.truncates() && sampling.temperature > 0) {
+        Distribution<T> p = unmeasured(logits);
+        p.scale = sampling.scale();
+        Lister<Sampler, T> lister(*this, p, partials);
+        const bool listed = lister.greatest(sampling);
+        if (!listed) {
+          // The search for top-p states the partials anew.
+          measure_row(logits, sampling, drawn && !(sampling.top_p < 1), partials);
+          p = measured(logits, sampling, partials);
         }
+        if (p.status == kFine) truncate(*this, p, sampling, partials, drawn, &lister, listed);
+        return p;
       }
     measure_row(logits, sampling, drawn, partials);
     return distribution(logits, sampling, drawn, partials);
@@ -93,27 +94,10 @@ class Sampler {
   template <bool kCuts = true>
   Distribution<T> distribution(const Logits<T>& logits, const Sampling& sampling, bool drawn,
                                Partial* partials) {
-    Distribution<T> p{
-        logits, 1, 0, -__builtin_inff(), -__builtin_inff(), INT32_MAX, Distribution<T>::kSpread,
-        kEmpty};
-    const Survey row = Scan::fold(
-        vocabulary_.blocks, Survey{p.top, kEmpty},
-        [&](int i) {
-          const Partial own = partials[i];
-          return Survey{own.anchor, own.status};
-        },
-        [](Survey a, Survey b) { return Survey{most(a.top, b.top), worse(a.status, b.status)}; });
-    p.status = row.status;
-    if (p.status != kFine) return p;
-    p.top = row.top;
-    if (sampling.temperature > 0) {
-      p.scale = sampling.scale();
-      p.sum = sum_of([&](int i) { return mass(p, partials[i]); });
-      if constexpr (kCuts)
-        if (sampling.truncates()) truncate(*this, p, sampling, partials, drawn);
-    } else {
-      p.point = lowest(p, partials);
-    }
+    Distribution<T> p = measured(logits, sampling, partials);
+    if constexpr (kCuts)
+      if (p.status == kFine && sampling.temperature > 0 && sampling.truncates())
+        truncate(*this, p, sampling, partials, drawn);
     return p;
   }
 
@@ -131,13 +115,16 @@ class Sampler {
       const Partial partial = survey(scan, logits, span);
       if (scan.leader()) sums_[block] = partial.status;
     });
-    return status_of([&](int i) { return int(sums_[i]); });
+    return Scan::fold(
+        vocabulary_.blocks, int(kEmpty), [this](int i) { return int(sums_[i]); }, worse);
   }
 
   // The greatest logit of a row.
   float greatest(const Logits<T>& logits) {
     weigh([&](const auto& scan, int, Span span) { return survey(scan, logits, span).anchor; });
-    return greatest_of(vocabulary_.blocks);
+    return float(Scan::fold(
+        vocabulary_.blocks, -__builtin_inf(), [this](int i) { return sums_[i]; },
+        [](double a, double b) { return most(a, b); }));
   }
 
   // Calls f(rank, id) for the first n ids of a distribution, by their logits; of equal ones the
@@ -182,27 +169,8 @@ class Sampler {
     return total();
   }
 
-  double total() const { return total(vocabulary_.blocks); }
-
-  // The sum of f(scan, span) over the parts of the shortlist.
-  template <class F>
-  double weigh_list(F f) {
-    const ListParts parts(vocabulary_.blocks, shortlist_.room);
-    crew_.each_block(parts, [&](const auto& scan, int part, Span span) {
-      const double sum = f(scan, span);
-      if (scan.leader()) sums_[part] = sum;
-    });
-    return total(parts.blocks);
-  }
-
-  // The greatest number on the shortlist.
-  float greatest_listed() {
-    const ListParts parts(vocabulary_.blocks, shortlist_.room);
-    crew_.each_block(parts, [&](const auto& scan, int part, Span span) {
-      const float peak = peak_of(scan, Logits<float>{shortlist_.logits, nullptr, 1, nullptr}, span);
-      if (scan.leader()) sums_[part] = peak;
-    });
-    return greatest_of(parts.blocks);
+  double total() const {
+    return sum_of([this](int i) { return sums_[i]; });
   }
 
   // Adds the first `ties` of the ids that `sums_` counts in each vocab_block to the partials, whose
@@ -262,17 +230,6 @@ class Sampler {
   }
 
  private:
-  // The shortlist as a crew shares it: one part on a CPU, where it is too short to be shared.
-  struct ListParts {
-    int blocks, size, block;
-
-    ListParts(int vocab_blocks, int room)
-        : blocks(Crew::kStaged ? least(8, vocab_blocks) : 1),
-          size(vocab_blocks * room),
-          block(ceil_div(size, blocks)) {}
-    Span span(int i) const { return {i * block, least(size, (i + 1) * block), -1}; }
-  };
-
   struct Survey {
     float top;
     int status;
@@ -282,21 +239,32 @@ class Sampler {
     return a == kNotNumbers || b == kNotNumbers ? int(kNotNumbers) : least(a, b);
   }
 
-  float greatest_of(int count) const {
-    return float(Scan::fold(
-        count, -__builtin_inf(), [this](int i) { return sums_[i]; },
-        [](double a, double b) { return most(a, b); }));
+  static Distribution<T> unmeasured(const Logits<T>& logits) {
+    return {logits, 1, 0, -__builtin_inff(), -__builtin_inff(), INT32_MAX, Distribution<T>::kSpread,
+            kEmpty};
   }
 
-  double total(int count) const {
-    return Scan::fold(
-        count, 0.0, [this](int i) { return sums_[i]; }, [](double a, double b) { return a + b; });
-  }
-
-  // Of a row, from status(i) of its vocab_blocks.
-  template <class StatusOf>
-  int status_of(StatusOf status) const {
-    return Scan::fold(vocabulary_.blocks, int(kEmpty), status, worse);
+  // The distribution of a measured row before truncation.
+  Distribution<T> measured(const Logits<T>& logits, const Sampling& sampling,
+                           const Partial* partials) const {
+    Distribution<T> p = unmeasured(logits);
+    const Survey row = Scan::fold(
+        vocabulary_.blocks, Survey{p.top, kEmpty},
+        [&](int i) {
+          const Partial own = partials[i];
+          return Survey{own.anchor, own.status};
+        },
+        [](Survey a, Survey b) { return Survey{most(a.top, b.top), worse(a.status, b.status)}; });
+    p.status = row.status;
+    if (p.status != kFine) return p;
+    p.top = row.top;
+    if (sampling.temperature > 0) {
+      p.scale = sampling.scale();
+      p.sum = sum_of([&](int i) { return mass(p, partials[i]); });
+    } else {
+      p.point = lowest(p, partials);
+    }
+    return p;
   }
 
   template <class Scan>
@@ -304,15 +272,6 @@ class Sampler {
                                bool drawn, const Partial& start, Span span) {
     return sampling.temperature > 0 ? measure(scan, logits, sampling.scale(), start, span, drawn)
                                     : survey(scan, logits, span);
-  }
-
-  template <class Scan>
-  BLOCKDRAFT_SCAN static float peak_of(const Scan& scan, const Logits<float>& list, Span span) {
-    auto raise = [&list](auto at, auto& peak) {
-      peak = at.maximum(peak, list.load(at));
-      return at.all(0.0f);
-    };
-    return scan.sum(span, raise).peak;
   }
 
   // The lowest id with the greatest logit, from the surveys of the vocab_blocks.
@@ -358,8 +317,7 @@ class Sampler {
   // on a GPU.
   Vocabulary vocabulary_;
   double* sums_;
-  Shortlist shortlist_;
-  TallyMemory tally_;
+  ListMemory lists_;
 };
 
 }  // namespace blockdraft

@@ -42,30 +42,33 @@ BLOCKDRAFT_SCAN double sum_of(const Scan& scan, const Logits<T>& logits, Span sp
     return scan.sum(span, [row = logits.row, f](auto at, auto&) { return f(at, at.load(row)); })
         .sum;
   if constexpr (Scan::kSplits)
-    if (logits.masked()) {
-      auto kept = [row = logits.row, words = logits.allowed, f](auto at, auto&) {
-        return at.template keep<T>(f(at, at.load(row)), words);
-      };
-      return scan.sum(span, kept).sum;
-    }
+    if (logits.masked())
+      return scan.template sum_kept<T>(
+          span, logits.allowed, [row = logits.row, f](auto at) { return f(at, at.load(row)); });
   return scan.sum(span, [&logits, f](auto at, auto&) { return f(at, logits.load(at)); }).sum;
 }
 
-// The sum of 2^((x - anchor) * scale); if not `exactly`, with a relative error of 4e-7.
-template <class Scan, class T>
-double mass_from(const Scan& scan, const Logits<T>& logits, double scale, float anchor, Span span,
-                 bool exactly) {
+// The sum of own(at, x, 2^((x - anchor) * scale)); if not `exactly`, with a relative error of 4e-7.
+template <class Scan, class T, class F>
+double mass_of(const Scan& scan, const Logits<T>& logits, double scale, float anchor, Span span,
+               bool exactly, F own) {
   const float factor = float(scale);
   const float constant = anchor * factor;
   // One multiply-add for each exponent. The rounding error of its constant is a common factor,
   // which is corrected afterwards, unless the constant is so large that the error matters.
   if (exactly || !(constant < 0x1p24f && constant > -0x1p24f))
     return sum_of(scan, logits, span,
-                  [anchor, scale](auto at, auto x) { return at.exp2(x - at.all(anchor), scale); });
+                  [=](auto at, auto x) { return own(at, x, at.exp2(x - at.all(anchor), scale)); });
   const double shift = exp2_double(constant - double(anchor) * factor);
-  return shift * sum_of(scan, logits, span, [factor, constant](auto at, auto x) {
-           return at.exp2(at.fma(x, at.all(factor), at.all(-constant)));
+  return shift * sum_of(scan, logits, span, [=](auto at, auto x) {
+           return own(at, x, at.exp2(at.fma(x, at.all(factor), at.all(-constant))));
          });
+}
+template <class Scan, class T>
+double mass_from(const Scan& scan, const Logits<T>& logits, double scale, float anchor, Span span,
+                 bool exactly) {
+  return mass_of(scan, logits, scale, anchor, span, exactly,
+                 [](auto, auto, auto weight) { return weight; });
 }
 
 // The partial of a vocab_block that a scan holds, with the vocab_block's own anchor; false if it is
@@ -117,11 +120,12 @@ BLOCKDRAFT_SCAN Partial measure(const Scan& scan, const Logits<T>& logits, doubl
                                 const Partial& start, Span span, bool drawn) {
   if constexpr (Scan::kSplits)
     if (logits.penalties.touched && start.status == kFine) {
-      const Split<T> split(scan, logits, logits.penalties, span);
+      Split<T> split(scan, logits, logits.penalties, span);
       if (split.fits()) {
         const float anchor = start.anchor;
-        const double sum = mass_from(scan, split.rest(), scale, anchor, span, drawn) +
-                           mass_from(scan, split.list(), scale, anchor, split.listed(), drawn);
+        double sum = mass_from(scan, split.rest(), scale, anchor, span, drawn);
+        const Logits<float> list = split.list(scan);
+        sum += mass_from(scan, list, scale, anchor, split.listed(), drawn);
         if (sum < 0x1p100 && sum > 0x1p-60) return {sum, anchor, kFine};
       }
     }

@@ -20,7 +20,6 @@ struct RowState {
 
 constexpr int kHeaderDoubles = 17;
 constexpr int kVocabBlockDoubles = 4;  // a partial, the sums of two halves
-constexpr int kShortlistRoom = 128;    // floats of a vocab_block, where a crew lists logits
 
 static_assert(sizeof(RowState<float>) == kHeaderDoubles * sizeof(double));
 static_assert(sizeof(Partial) == 2 * sizeof(double));
@@ -31,20 +30,16 @@ struct RowsMemory {
   RowState<T>* states;
   Partial* first_partials;
   double* first_sums;
-  Shortlist first_shortlist;
-  TallyMemory tally;
+  ListMemory lists;       // on a CPU
   int64_t header_stride;  // doubles from a row's state to that of the next
   int64_t block_stride;   // likewise for the rest; 0 on a CPU, where all rows share one memory
 
   static RowsMemory staged(double* memory, int64_t row_stride, int blocks) {
     double* const partials = memory + kHeaderDoubles;
     double* const sums = partials + 2 * blocks;
-    float* const shortlist = reinterpret_cast<float*>(partials + kVocabBlockDoubles * blocks);
-    const int64_t list = row_stride - kHeaderDoubles - kVocabBlockDoubles * blocks;
     return {reinterpret_cast<RowState<T>*>(memory),
             reinterpret_cast<Partial*>(partials),
             sums,
-            {shortlist, 2 * list >= int64_t(kShortlistRoom) * blocks ? kShortlistRoom : 0},
             {},
             row_stride,
             row_stride};
@@ -53,9 +48,6 @@ struct RowsMemory {
   RowState<T>& state(int row) const { return *moved(states, row * header_stride); }
   Partial* partials(int row) const { return moved(first_partials, row * block_stride); }
   double* sums(int row) const { return first_sums + row * block_stride; }
-  Shortlist shortlist(int row) const {
-    return {first_shortlist.logits + 2 * row * block_stride, first_shortlist.room};
-  }
 
  private:
   template <class S>

@@ -7,12 +7,16 @@
 // those rows of V and transposes what it has read, and P never leaves registers. Row r of output d
 // is dimension kParts r + d of the head, so that a lane reads kParts adjacent elements of a row.
 //
+// A cache of fp8 becomes bf16 where a tile is deposited. Its scales multiply scores and weights.
+//
 // Up to the columns of one wave, each wave has all of them and every fourth key tile: it waits for
 // no other one until the chunk ends (kShared is false). Otherwise the waves divide the columns and
 // share each tile.
 #pragma once
 
+#include "base/formats.h"
 #include "tile/attention.h"
+#include "tile/cdna/codes.h"
 #include "tile/cdna/group.h"
 #include "tile/cdna/mfma.h"
 
@@ -25,10 +29,22 @@ inline float from_other_half(float x) {  // of lane l ^ 32
   return __builtin_bit_cast(float, __builtin_amdgcn_ds_bpermute(other, __builtin_bit_cast(int, x)));
 }
 
+// x, in another register from here on.
+inline uint32_t copied(uint32_t x) {
+#ifdef __AMDGCN__
+  uint32_t out;
+  asm volatile("v_mov_b32 %0, %1" : "=&v"(out) : "v"(x));
+  return out;
+#else
+  return x;
+#endif
+}
+
 template <class T>
 constexpr int kWaveColumns = sizeof(T) == 2 ? 2 * kColumns : kColumns;
 
-template <class T, class X, int kDim, bool kShared>
+// C: of the cache, T or the device's fp8.
+template <class T, class C, class X, int kDim, bool kShared>
 class Tile : public Group<kAttentionThreads> {
   typedef typename Mma<T>::Fragment Fragment;
   static constexpr int kPanels = kWaveColumns<T> / kColumns, kParts = kDim / 32;
@@ -40,15 +56,19 @@ class Tile : public Group<kAttentionThreads> {
   static constexpr int kSharers = kShared ? kAttentionWaves : 1, kPages = kShared ? 1 : 2;
   static constexpr int kKeyLoads = 32 / kLoadRows / kSharers, kValueLoads = 16 / kSharers;
   static constexpr int kPiece = 4 * kParts;
+  static constexpr int kStagedCodes = Format<C>::kScaled && !kShared ? kValueLoads : 0;
   static constexpr bool kStreamed = sizeof(T) == 2;  // tiles of fp32 leave no registers for it
   typedef __typeof__(Fragment{}[0]) Element;
   typedef Element Part __attribute__((ext_vector_type(kParts)));  // of a row of V
+  typedef typename Codes<kFragment>::Word KeyCodes;
+  typedef typename Codes<kParts>::Word ValueCodes;
 
  public:
   static constexpr int kKeys = 32, kBuffers = kShared ? 2 : 1;
   static constexpr int kStreams = kShared ? 1 : kAttentionWaves;
   static constexpr int kGroupColumns = kAttentionWaves * kWaveColumns<T>;
-  static constexpr bool kReadsCodes = false;
+  static constexpr bool kReadsCodes = Format<C>::kScaled;
+  typedef C Cached;
 
   // In LDS. Rows of keys are fragments, in an order that keeps lanes apart in the banks. Values are
   // fragments of a lane.
@@ -121,6 +141,7 @@ class Tile : public Group<kAttentionThreads> {
     for (int r = 0; r < kKeyLoads; ++r) key_places_[r] = place(least(key_row(r), n - 1));
 #pragma unroll
     for (int i = 0; i < kValueLoads; ++i) value_places_[i] = place(least(value_row(i), n - 1));
+    if constexpr (kReadsCodes) page_ = place(least(scaled_row(), n - 1));
   }
 
   // Rows beyond n repeat the last row. They are masked, but NaN from elsewhere would reach the
@@ -131,8 +152,38 @@ class Tile : public Group<kAttentionThreads> {
     for (int r = 0; r < kKeyLoads; ++r)
       keys_[r] = read<Fragment>(key(key_places_[r], least(key_row(r), n - 1)) + key_dim());
 #pragma unroll
-    for (int i = 0; i < kValueLoads; ++i)
-      values_[i] = read<Part>(value(value_places_[i], least(value_row(i), n - 1)) + value_dim());
+    for (int i = 0; i < kValueLoads; ++i) {
+      const Part part =
+          read<Part>(value(value_places_[i], least(value_row(i), n - 1)) + value_dim());
+      if constexpr (kReadsCodes)
+        __builtin_memcpy(pairs_[i], &part, sizeof part);
+      else
+        values_[i] = part;
+    }
+  }
+
+  void use(const AttentionScales& scales) {
+    scales_ = half() ? scales.values : scales.keys;
+    scales_page_ = half() ? scales.value_page : scales.key_page;
+  }
+
+  // The codes are the device's own, and the scales those of `use`.
+  template <class Key, class Value>
+  void load_codes(bool, Key key, Value value, int n) {
+    const float scale = read_scale();
+#pragma unroll
+    for (int r = 0; r < kKeyLoads; ++r) {
+      const CodedRow row = key(key_places_[r], least(key_row(r), n - 1));
+      uint32_t pairs[4];
+      decode(pairs, read<KeyCodes>(row.codes + key_dim()), from_lane(scale, key_row(r)));
+      keys_[r] = fragment(pairs);
+    }
+#pragma unroll
+    for (int i = 0; i < kValueLoads; ++i) {
+      const CodedRow row = value(value_places_[i], least(value_row(i), n - 1));
+      decode(pairs_[i], read<ValueCodes>(row.codes + value_dim()),
+             from_lane(scale, 32 + value_row(i)));
+    }
   }
 
   void deposit(int n) {
@@ -151,7 +202,11 @@ class Tile : public Group<kAttentionThreads> {
       const int first = wave() * 4;
 #pragma unroll
       for (int d = 0; d < kParts; ++d) {
-        const Four four = {values_[0][d], values_[1][d], values_[2][d], values_[3][d]};
+        Four four;
+        if constexpr (kReadsCodes)
+          four = __builtin_bit_cast(Four, word2{pair_of(0, d), pair_of(2, d)});
+        else
+          four = Four{values_[0][d], values_[1][d], values_[2][d], values_[3][d]};
         const int fragment = (d * kWeights + first / kFragment) * kWave + lane();
         *reinterpret_cast<Four*>(values + fragment * kFragment + first % kFragment) = four;
       }
@@ -177,7 +232,7 @@ class Tile : public Group<kAttentionThreads> {
     panel.scores = acc16{};
 #pragma unroll
     for (int c = 0; c < kDepth; ++c) add_products(panel, c, key_fragment(c));
-    panel.scores *= scale_;
+    scale_rows<false>(panel.scores, 0);
     if (staged_ < kKeys) {
 #pragma unroll
       for (int i = 0; i < 16; ++i)
@@ -196,11 +251,11 @@ class Tile : public Group<kAttentionThreads> {
   }
 
   void absorb(Panel& panel) const {
-    weigh(panel);
+    weigh<false>(panel);
 #pragma unroll
     for (int c = 0; c < kWeights; ++c)
 #pragma unroll
-      for (int d = 0; d < kParts; ++d) add_values(panel, d, c, value_fragment(d, c));
+      for (int d = 0; d < kParts; ++d) add_values(panel, d, c, value_fragment<false>(d, c));
   }
 
   // Asks for the first tile that the next call of stream_cached absorbs.
@@ -212,6 +267,10 @@ class Tile : public Group<kAttentionThreads> {
     const Pages pages(cached, first);
     fetch_keys(cached, offsets, pages, first);
     fetch_values(cached, offsets, pages, first);
+    if constexpr (kReadsCodes) {
+      find_page(cached, first);
+      row_scale_ = read_scale();
+    }
   }
   // Whether the last call of stream_cached has done so.
   bool fetched() const { return fetched_; }
@@ -222,6 +281,14 @@ class Tile : public Group<kAttentionThreads> {
     for (auto& keys : keys_) keys = __builtin_nondeterministic_value(keys);
 #pragma unroll
     for (auto& values : values_) values = __builtin_nondeterministic_value(values);
+#pragma unroll
+    for (auto& codes : key_codes_) codes = __builtin_nondeterministic_value(codes);
+#pragma unroll
+    for (auto& codes : value_codes_) codes = __builtin_nondeterministic_value(codes);
+#pragma unroll
+    for (auto& pairs : pairs_)
+#pragma unroll
+      for (uint32_t& pair : pairs) pair = __builtin_nondeterministic_value(pair);
   }
 
   // Absorbs `tiles` whole tiles of cached keys that every column sees, each kStreams after the one
@@ -240,21 +307,64 @@ class Tile : public Group<kAttentionThreads> {
       return tile < tiles || next < 0 ? first + least(tile, tiles - 1) * kStreams * kKeys : next;
     };
     Pages pages(cached, start(1));
+    if constexpr (kReadsCodes) find_page(cached, start(1));
+    // Codes of values leave their place in `deposit_cached`.
+    constexpr bool kValuesFirst = kShared || kReadsCodes;
     for (int tile = 1; tile <= tiles; ++tile) {
       if constexpr (kBuffers == 1) barrier();
-      deposit(kKeys);
+      deposit_cached();
       barrier();
       offsets.renew();
       fetch_keys(cached, offsets, pages, start(tile));
-      if constexpr (kShared) fetch_values(cached, offsets, pages, start(tile));
+      if constexpr (kValuesFirst) fetch_values(cached, offsets, pages, start(tile));
+      if constexpr (kReadsCodes) {
+        row_scale_ = read_scale();
+        find_page(cached, start(tile + 1));
+      }
       if (!kShared || active_) absorb_all_panels();
-      if constexpr (!kShared) fetch_values(cached, offsets, pages, start(tile));
+      if constexpr (!kValuesFirst) fetch_values(cached, offsets, pages, start(tile));
       pages = Pages(cached, start(tile + 1));
     }
   }
 
  private:
   static constexpr float kSlack = 8;  // of exponents
+
+  // A lane scales a row: lanes 0 to 31 those of scores, the others those of weights.
+  static int scaled_row() { return lane() % 32; }
+
+  // A whole tile of the cache. A wave's own values are decoded as they are multiplied.
+  void deposit_cached() {
+    if constexpr (kReadsCodes) {
+#pragma unroll
+      for (int r = 0; r < kKeyLoads; ++r) {
+        uint32_t pairs[4];
+        decode(pairs, key_codes_[r]);
+        keys_[r] = fragment(pairs);
+      }
+#pragma unroll
+      for (int i = 0; i < kValueLoads; ++i)
+        if constexpr (kShared)
+          decode(pairs_[i], value_codes_[i]);
+        else
+          staged_codes_[i] = copied(value_codes_[i]);
+      staged_scale_ = row_scale_ * (half() ? 1 : scale_);
+    }
+    deposit(kKeys);
+  }
+
+  // Scores, or weights (from lane 32 on), by the scales of their rows. kCached: of a whole tile of
+  // the cache, whose halves are in a page each; scales of other tiles are in their numbers.
+  template <bool kCached>
+  void scale_rows(acc16& x, int first) const {
+    if constexpr (kReadsCodes && kCached) {
+      const int scale = __builtin_bit_cast(int, staged_scale_);
+      x.lo *= __builtin_bit_cast(float, __builtin_amdgcn_readlane(scale, first));
+      x.hi *= __builtin_bit_cast(float, __builtin_amdgcn_readlane(scale, first + 16));
+    } else if (first == 0) {
+      x *= scale_;
+    }
+  }
 
   // A whole tile, each of whose fragments is read once for all panels.
   void absorb_all_panels() {
@@ -271,14 +381,14 @@ class Tile : public Group<kAttentionThreads> {
     __builtin_amdgcn_sched_barrier(0);  // values may not be there yet
 #pragma unroll
     for (int p = 0; p < kPanels; ++p) {
-      panels_[p].scores *= scale_;
-      weigh(panels_[p]);
+      scale_rows<true>(panels_[p].scores, 0);
+      weigh<true>(panels_[p]);
     }
 #pragma unroll
     for (int c = 0; c < kWeights; ++c)
 #pragma unroll
       for (int d = 0; d < kParts; ++d) {
-        const Fragment values = value_fragment(d, c);
+        const Fragment values = value_fragment<true>(d, c);
 #pragma unroll
         for (int p = 0; p < kPanels; ++p) add_values(panels_[p], d, c, values);
       }
@@ -286,7 +396,8 @@ class Tile : public Group<kAttentionThreads> {
 
   // Turns scores into weights. A column's `top` is its maximum or a little less, so that outputs
   // are seldom rescaled.
-  static void weigh(Panel& panel) {
+  template <bool kCached>
+  void weigh(Panel& panel) const {
     float highest = panel.scores[0];
 #pragma unroll
     for (int i = 1; i < 16; ++i) highest = __builtin_fmaxf(highest, panel.scores[i]);
@@ -307,23 +418,44 @@ class Tile : public Group<kAttentionThreads> {
     const auto four = eight.lo + eight.hi;
     // The sum over this lane's keys; that of the other half is added in the end.
     panel.sum += four.x + four.y + (four.z + four.w);
+    scale_rows<kCached>(p, 32);
 #pragma unroll
     for (int c = 0; c < kWeights; ++c) panel.weights[c] = Mma<T>::pack(p, c * kFragment);
   }
   static void add_values(Panel& panel, int d, int c, Fragment values) {
     panel.output[d] = Mma<T>::multiply(values, panel.weights[c], panel.output[d]);
   }
-  // V^T of output d and the keys of weights c.
+  // V^T of output d and the keys of weights c. kCached: of a whole tile of the cache.
+  template <bool kCached>
   Fragment value_fragment(int d, int c) const {
     if constexpr (kShared) {
       const Element* from = memory_.values[uniform(buffer_)];
       return reinterpret_cast<const Fragment*>(from)[(d * kWeights + c) * kWave + lane()];
+    } else if constexpr (kReadsCodes) {
+      uint32_t pairs[8][kParts / 2], out[4];
+#pragma unroll
+      for (int j = 0; j < 8; ++j)
+        if constexpr (kCached)
+          decode(pairs[j], ValueCodes(staged_codes_[8 * c + j]));
+        else
+          __builtin_memcpy(pairs[j], pairs_[8 * c + j], sizeof pairs[j]);
+#pragma unroll
+      for (int j = 0; j < 4; ++j)
+        out[j] = paired(pairs[2 * j][d / 2], pairs[2 * j + 1][d / 2], d % 2);
+      return fragment(out);
     } else {
       Fragment values;
 #pragma unroll
       for (int j = 0; j < kFragment; ++j) values[j] = values_[c * kFragment + j][d];
       return values;
     }
+  }
+  static Fragment fragment(const uint32_t* pairs) {
+    return __builtin_bit_cast(Fragment, word4{pairs[0], pairs[1], pairs[2], pairs[3]});
+  }
+  // Number d of rows i and i + 1.
+  uint32_t pair_of(int i, int d) const {
+    return paired(pairs_[i][d / 2], pairs_[i + 1][d / 2], d % 2);
   }
 
   Fragment key_fragment(int c) const {
@@ -345,10 +477,10 @@ class Tile : public Group<kAttentionThreads> {
     explicit Offsets(const Cached& cached) {
 #pragma unroll
       for (int r = 0; r < kKeyHalf; ++r)
-        key[r] = (key_row(r) % 16 * uint32_t(cached.key_slot) + key_dim()) * sizeof(T);
+        key[r] = (key_row(r) % 16 * uint32_t(cached.key_slot) + key_dim()) * sizeof(C);
 #pragma unroll
       for (int i = 0; i < kValueHalf; ++i)
-        value[i] = (value_row(i) % 16 * uint32_t(cached.value_slot) + value_dim()) * sizeof(T);
+        value[i] = (value_row(i) % 16 * uint32_t(cached.value_slot) + value_dim()) * sizeof(C);
     }
 
     // They might be others from here on. Otherwise the compiler would widen them to 64 bits before
@@ -389,8 +521,7 @@ class Tile : public Group<kAttentionThreads> {
       const auto* base = cached.keys + place(cached, half_start(start, h), pages.id[h],
                                              cached.key_page, cached.key_slot);
 #pragma unroll
-      for (int r = 0; r < kHalf; ++r)
-        keys_[h * kHalf + r] = read_at<Fragment>(base, offsets.key[r]);
+      for (int r = 0; r < kHalf; ++r) read_at(cached_keys()[h * kHalf + r], base, offsets.key[r]);
     }
   }
   template <class Cached>
@@ -402,15 +533,36 @@ class Tile : public Group<kAttentionThreads> {
                                                cached.value_page, cached.value_slot);
 #pragma unroll
       for (int i = 0; i < kHalf; ++i)
-        values_[h * kHalf + i] = read_at<Part>(base, offsets.value[i]);
+        read_at(cached_values()[h * kHalf + i], base, offsets.value[i]);
     }
   }
 
   template <class V>
-  static V read_at(const T* base, uint32_t byte) {
+  static void read_at(V& out, const C* base, uint32_t byte) {
     typedef const __attribute__((address_space(1))) char Bytes;
-    return *(const __attribute__((address_space(1))) V*)((Bytes*)base + byte);
+    out = *(const __attribute__((address_space(1))) V*)((Bytes*)base + byte);
   }
+
+  // Where they are read into.
+  auto& cached_keys() {
+    if constexpr (kReadsCodes)
+      return key_codes_;
+    else
+      return keys_;
+  }
+  auto& cached_values() {
+    if constexpr (kReadsCodes)
+      return value_codes_;
+    else
+      return values_;
+  }
+
+  // The scale of a lane's row. Its page is found a tile before, so that it need not be waited for.
+  template <class Cached>
+  void find_page(const Cached& cached, int start) {
+    page_ = read<int>(cached.pages + ((start + scaled_row()) >> cached.page_shift));
+  }
+  float read_scale() const { return read<float>(scales_ + page_ * scales_page_); }
 
  public:
   struct Output {
@@ -570,7 +722,7 @@ class Tile : public Group<kAttentionThreads> {
 
   // From global memory.
   template <class V>
-  static V read(const T* p) {
+  static V read(const void* p) {
     return *(const __attribute__((address_space(1))) V*)p;
   }
 
@@ -588,11 +740,20 @@ class Tile : public Group<kAttentionThreads> {
   int staged_ = 0, buffer_ = 0;
   int key_places_[kKeyLoads], value_places_[kValueLoads];
   Fragment keys_[kKeyLoads];
-  Part values_[kValueLoads];
+  Part values_[kReadsCodes ? 0 : kValueLoads];
+  uint32_t pairs_[kReadsCodes ? kValueLoads : 0][kParts / 2];  // values instead
+  // Of tiles of fp8 that are streamed.
+  KeyCodes key_codes_[kReadsCodes ? kKeyLoads : 0];
+  ValueCodes value_codes_[kReadsCodes ? kValueLoads : 0];
+  uint32_t staged_codes_[kStagedCodes];
+  const float* scales_;
+  int64_t scales_page_;
+  int page_;
+  float row_scale_, staged_scale_;
   Piece node_;
 };
 
-static_assert(AttentionTarget<Tile<float, int, 64, false>, float, int>);
-static_assert(AttentionTarget<Tile<float, int, 64, true>, float, int>);
+static_assert(AttentionTarget<Tile<float, float, int, 64, false>, float, int>);
+static_assert(AttentionTarget<Tile<bf16, e4m3fn, int, 64, true>, bf16, int>);
 
 }  // namespace blockdraft::cdna

@@ -398,26 +398,6 @@ class ScanOf {
     return sum;
   }
 
-  // Lane after lane for the first of their 8 ids, then for the second, and so on.
-  template <class F>
-  static int collect(Span span, F f, float low, float high, float* out, int room) {
-    auto* const list = (__attribute__((address_space(1))) float*)out;
-    int found = 0;
-    for (int base = span.first; base < span.stop; base += kStep) {
-      const float8 x = f(At{base + lane() * kIds, span});
-#pragma unroll
-      for (int i = 0; i < kIds; ++i) {
-        const bool in = x[i] > low && x[i] <= high;
-        const uint64_t lanes = __builtin_amdgcn_ballot_w64(in);
-        const int at = found + __builtin_popcountll(lanes & ((uint64_t(1) << lane()) - 1));
-        if (in && at < room) list[at] = x[i];
-        found += __builtin_popcountll(lanes);
-      }
-    }
-    for (int i = found + lane(); i < room; i += kWave) list[i] = -__builtin_inff();
-    return found;
-  }
-
   template <class T>
   static float value(const T* p) {
     return At::one(p);
@@ -467,7 +447,6 @@ class Crew {
   using Memory = CrewMemory<kWaves>;
   static constexpr bool kStaged = true;
   static constexpr bool kLists = false;
-  static constexpr bool kTallies = false;
 
   Crew() = default;
   explicit Crew(Memory& memory) : memory_(&memory) {}

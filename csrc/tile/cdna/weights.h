@@ -4,22 +4,10 @@
 #pragma once
 
 #include "base/formats.h"
+#include "tile/cdna/codes.h"
 #include "tile/cdna/group.h"
-#include "tile/cdna/mfma.h"
 
 namespace blockdraft::cdna {
-
-// Two numbers as bf16, to nearest. On gfx942 ties round away from 0.
-inline uint32_t packed(float low, float high) {
-#if defined(__gfx950__)
-  typedef float float2 __attribute__((ext_vector_type(2)));
-  typedef __bf16 bfloat2 __attribute__((ext_vector_type(2)));
-  return __builtin_bit_cast(uint32_t, __builtin_convertvector((float2{low, high}), bfloat2));
-#else
-  return __builtin_amdgcn_perm(__builtin_bit_cast(uint32_t, high) + 0x8000,
-                               __builtin_bit_cast(uint32_t, low) + 0x8000, 0x07060302);
-#endif
-}
 
 // Of kSteps fragments of a lane; run r is the 16 bytes from element r * 4 * kRun on.
 template <class T, class W, int kSteps>

@@ -25,8 +25,8 @@ struct Columns {
   }
 };
 
-// What rows of a cache hold instead of a tile's own elements.
-enum class Codes { kNone, kFn, kFnuz };
+// What rows of a cache hold instead of a tile's own elements; kNumbers: codes, none of them NaN.
+enum class Codes { kNone, kFn, kFnuz, kNumbers };
 
 // kDots: bf16 operands, as on a GPU; requires has_dots().
 template <class T, class X, bool kDots = false>
@@ -101,8 +101,8 @@ class Tile : public Group {
       const CodedRow k = key(places_[i], i), v = value(places_[i], i);
       key_rows_[i] = reinterpret_cast<const T*>(k.codes);
       value_rows_[i] = reinterpret_cast<const T*>(v.codes);
-      key_scales_[i] = k.scale;
-      value_scales_[i] = v.scale;
+      key_scales_[i] = *k.scale;
+      value_scales_[i] = *v.scale;
     }
   }
 

@@ -85,7 +85,6 @@ class Crew {
   using Scan = cpu::Scan;
   static constexpr bool kStaged = false;
   static constexpr bool kLists = true;
-  static constexpr bool kTallies = true;
 
   // `work`: null for the calling thread alone.
   Crew(SharedWork* work, int threads) : work_(work), threads_(threads) {}

@@ -38,8 +38,8 @@ class Gemm : public Group {
         four here[kGroupColumns], *sums = here;
         if (staged < parts) sums = &sums_[i / kTileRows * columns];
         for (int part = first; part < last; ++part)
-          absorb(i, rows, columns, depth, part, tokens_.data() + (part - first) * columns * kDepth,
-                 weight, [&](int c, four y) { sums[c] = part ? sums[c] + y : y; });
+          absorb(i, rows, columns, depth, part, tokens_ + (part - first) * columns * kDepth, weight,
+                 [&](int c, four y) { sums[c] = part ? sums[c] + y : y; });
         for (int c = 0; last == parts && c < columns; ++c) {
           for (int j = rows - i; j < kEpilogueRows; ++j) sums[c][j] = 0;
           epilogue(i, c, sums[c]);
@@ -63,11 +63,13 @@ class Gemm : public Group {
   // tokens_ := parts of the columns, as [part][tile][unit][column of the tile][kUnit].
   template <class Column>
   void stage(int columns, int depth, int first_part, int last_part, Column column) {
-    tokens_.resize((last_part - first_part) * columns * kDepth);
+    memory_.resize((last_part - first_part) * columns * kDepth + 16);
+    const uintptr_t at = reinterpret_cast<uintptr_t>(memory_.data()) / sizeof(float);
+    tokens_ = memory_.data() + (-at & 15);  // aligned to a cache line
     for (int part = first_part; part < last_part; ++part) {
       const int start = part * kDepth, count = least(depth - start, kDepth);
       each_tile(columns, [&](int first, int width) {
-        float* tile = tokens_.data() + ((part - first_part) * columns + first) * kDepth;
+        float* tile = tokens_ + ((part - first_part) * columns + first) * kDepth;
         for (int c = 0; c < width; ++c)
           stage_column(column(first + c), start, count, tile + c * kUnit, width * kUnit);
       });
@@ -113,7 +115,8 @@ class Gemm : public Group {
   }
 
   // kept between calls
-  std::vector<float> tokens_;
+  std::vector<float> memory_;
+  float* tokens_ = nullptr;
   std::vector<four> sums_;
 };
 

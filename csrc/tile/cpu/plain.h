@@ -4,7 +4,7 @@
 
 #include <algorithm>
 
-#include "tile/cpu/vector.h"
+#include "tile/cpu/order.h"
 
 namespace blockdraft::cpu {
 
@@ -54,20 +54,6 @@ inline void load_unit(const bf16* p, wide& first, wide& second) {
   const uwide pairs = pairs_of(p);
   first = (wide)(pairs << 16);
   second = (wide)(pairs & 0xffff0000u);
-}
-
-// (a, b) := their even elements, their odd elements.
-inline void divide(vec& a, vec& b) {
-#ifdef __AVX2__
-  const __m256d even = _mm256_castps_pd(_mm256_shuffle_ps(a, b, 0x88));
-  const __m256d odd = _mm256_castps_pd(_mm256_shuffle_ps(a, b, 0xdd));
-  a = _mm256_castpd_ps(_mm256_permute4x64_pd(even, 0xd8));
-  b = _mm256_castpd_ps(_mm256_permute4x64_pd(odd, 0xd8));
-#else
-  const vec even = {a[0], a[2], a[4], a[6], b[0], b[2], b[4], b[6]};
-  b = vec{a[1], a[3], a[5], a[7], b[1], b[3], b[5], b[7]};
-  a = even;
-#endif
 }
 
 #ifdef __AVX512F__

@@ -234,6 +234,19 @@ class Scan : public Group, public SerialScan {
     return total;
   }
 
+  template <class T, class F>
+  static double sum_kept(Span span, const uint32_t* words, F f) {
+    double lanes[kWide] = {};
+    each_segment(span, [&](Span part) {
+      const wide sum = kept_segment<T>(part, words, f);
+      for (int j = 0; j < kWide; ++j) lanes[j] += sum[j];
+      return true;
+    });
+    double total = 0;
+    for (double lane : lanes) total += lane;
+    return total;
+  }
+
   template <class F>
   static int crossing(Span span, F f, double r) {
     wide peak{};
@@ -253,31 +266,29 @@ class Scan : public Group, public SerialScan {
 
   template <class F>
   static int collect(Span span, F f, float low, float high, float* out, int room) {
-    int found = 0;
-    for (int first = span.first; first < span.stop; first += kListed) {
+    auto in = [low = Lanes::all(low), high = Lanes::all(high)](wide x) {
+      return ~((x <= low) | (x > high));
+    };
+    int count = 0;
+    int first = span.first;
+    for (; first < span.stop && whole(span, first, kListed); first += kListed) {
       wide values[kListed / kWide];
-      uint64_t bits = 0;
-      auto add = [&](int j, wide x) {
-        values[j] = x;
-        bits |= uint64_t(lane_bits((x > Lanes::all(low)) & (x <= Lanes::all(high)))) << j * kWide;
-      };
-      if (whole(span, first, kListed)) {
+      iwide any{};
 #pragma GCC unroll 8
-        for (int j = 0; j < kListed / kWide; ++j) add(j, f(Half(first + j / 2 * 2 * kWide, j % 2)));
-      } else {
-        for (int j = 0; j < kListed / kWide && first + j * kWide < span.stop; ++j) {
-          const int at = first + j * kWide;
-          add(j, whole(span, at, kWide) ? f(Whole(at)) : f(Ragged(at, span)));
-        }
+      for (int j = 0; j < kListed / kWide; ++j) {
+        values[j] = f(Half(first + j / 2 * 2 * kWide, j % 2));
+        any |= in(values[j]);
       }
-      if (!bits) continue;
-      float listed[kListed];
-      std::memcpy(listed, values, sizeof listed);
-      for (; bits; bits &= bits - 1, ++found)
-        if (found < room) out[found] = listed[__builtin_ctzll(bits)];
+      if (!lane_bits(any)) continue;
+#pragma GCC unroll 8
+      for (int j = 0; j < kListed / kWide; ++j)
+        count += pack(out + least(count, room), values[j], lane_bits(in(values[j])));
     }
-    for (int i = found; i < room; ++i) out[i] = -INFINITY;
-    return found;
+    for (; first < span.stop; first += kWide) {
+      const wide x = whole(span, first, kWide) ? f(Whole(first)) : f(Ragged(first, span));
+      count += pack(out + least(count, room), x, lane_bits(in(x)));
+    }
+    return count;
   }
 
   template <class T>
@@ -329,6 +340,48 @@ class Scan : public Group, public SerialScan {
     } else {
       for (int i = part.first, j = 0; i < part.stop; i += kWide, j = (j + 1) % 4)
         sums[j] += apply(part, i, peak, f);
+    }
+    return (sums[0] + sums[1]) + (sums[2] + sums[3]);
+  }
+
+  // Where words have all bits or none, as runs of them do, none is looked at.
+  template <class T, class F>
+  static wide kept_segment(Span part, const uint32_t* words, F f) {
+    wide sums[4] = {};
+    if (whole(part, part.first, kSegment)) {
+      auto bits_of = [own = words + part.first / 32](int i) {
+        uint64_t bits;
+        std::memcpy(&bits, own + i / (kListed / 2), sizeof bits);
+        return bits;
+      };
+      // Whether it is all, none or some of them.
+      auto kind_of = [](uint64_t bits) { return bits + 1 <= 1 ? bits : 1; };
+      auto each = [&](unsigned i, unsigned stop, auto own) {
+        do {
+#pragma GCC unroll 8
+          for (int j = 0; j < kListed / kWide; ++j)
+            sums[j % 4] += own(Half(part.first + i + j / 2 * 2 * kWide, j % 2));
+        } while ((i += kListed) < stop);
+      };
+      auto kept = [&](auto at) { return at.template keep<T>(f(at), words); };
+      int mixed = 0;
+      for (unsigned i = 0; i < kSegment; i += kListed) mixed += kind_of(bits_of(i)) == 1;
+      // Many short runs cost more than they save.
+      if (mixed > 3) each(0, kSegment, kept);
+      for (unsigned i = mixed > 3 ? kSegment : 0; i < kSegment;) {
+        const uint64_t kind = kind_of(bits_of(i));
+        unsigned stop = i + kListed;
+        while (stop < kSegment && kind_of(bits_of(stop)) == kind) stop += kListed;
+        if (kind == ~uint64_t(0))
+          each(i, stop, f);
+        else if (kind)
+          each(i, stop, kept);
+        i = stop;
+      }
+    } else {
+      auto add = [&](auto at, int j) { sums[j % 4] += at.template keep<T>(f(at), words); };
+      for (int i = part.first, j = 0; i < part.stop; i += kWide, ++j)
+        whole(part, i, kWide) ? add(Whole(i), j) : add(Ragged(i, part), j);
     }
     return (sums[0] + sums[1]) + (sums[2] + sums[3]);
   }

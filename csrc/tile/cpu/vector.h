@@ -60,21 +60,26 @@ inline vec to_float(const fp16* p) {
 #endif
 }
 
-// fp8, in the place of fp32's fields: the numbers times 2^(bias - 127). NaN is all ones.
-inline vec to_float(const uint8_t* codes, int bias, bool fnuz) {
+inline uvec widen(const uint8_t* p) {
 #ifdef __AVX2__
-  const __m128i bytes = _mm_loadl_epi64(reinterpret_cast<const __m128i*>(codes));
-  const uvec x = (uvec)_mm256_cvtepu8_epi32(bytes);
+  return (uvec)_mm256_cvtepu8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(p)));
 #else
   uvec x;
-  for (int j = 0; j < kLanes; ++j) x[j] = codes[j];
+  for (int j = 0; j < kLanes; ++j) x[j] = p[j];
+  return x;
 #endif
-  const uvec moved = (uvec)((ivec)(x << 24) >> 4) & 0x87f00000u;
-  const uvec nan = (uvec)(fnuz ? x == 0x80 : (x | 0x80) == 0xff);
-  return (vec)(moved | nan) * __builtin_bit_cast(float, uint32_t(254 - bias) << 23);
 }
-inline vec to_float(const e4m3fn* p) { return to_float(&p->bits, 7, false); }
-inline vec to_float(const e4m3fnuz* p) { return to_float(&p->bits, 8, true); }
+
+// fp8 in the place of fp32's fields: the numbers times 2^(bias - 127), also if they are subnormal.
+inline vec fields_of(const uint8_t* codes) {
+  return (vec)((uvec)((ivec)(widen(codes) << 24) >> 4) & 0x87f00000u);
+}
+inline vec fields_of(const uint8_t* codes, bool fnuz) {  // all ones for NaN
+  const uvec x = widen(codes), nan = (uvec)(fnuz ? x == 0x80 : (x | 0x80) == 0xff);
+  return (vec)((uvec)fields_of(codes) | nan);
+}
+inline vec to_float(const e4m3fn* p) { return fields_of(&p->bits, false) * 0x1p120f; }
+inline vec to_float(const e4m3fnuz* p) { return fields_of(&p->bits, true) * 0x1p119f; }
 
 inline float value(float x) { return x; }
 inline float value(bf16 x) { return __builtin_bit_cast(float, uint32_t(x.bits) << 16); }
@@ -139,6 +144,18 @@ inline four sums_of(vec a, vec b, vec c, vec d) {
   return (four)_mm_add_ps(_mm256_castps256_ps128(pairs), _mm256_extractf128_ps(pairs, 1));
 #else
   return four{sum_of(a), sum_of(b), sum_of(c), sum_of(d)};
+#endif
+}
+
+// Of eight.
+inline vec sums_of(vec a, vec b, vec c, vec d, vec e, vec f, vec g, vec h) {
+#ifdef __AVX__
+  const __m256 first = _mm256_hadd_ps(_mm256_hadd_ps(a, b), _mm256_hadd_ps(c, d));
+  const __m256 second = _mm256_hadd_ps(_mm256_hadd_ps(e, f), _mm256_hadd_ps(g, h));
+  return _mm256_permute2f128_ps(first, second, 0x20) + _mm256_permute2f128_ps(first, second, 0x31);
+#else
+  const four first = sums_of(a, b, c, d), second = sums_of(e, f, g, h);
+  return vec{first[0], first[1], first[2], first[3], second[0], second[1], second[2], second[3]};
 #endif
 }
 
@@ -208,6 +225,33 @@ inline uint32_t lane_bits(iwide mask) {
   for (int j = 0; j < kWide; ++j) bits |= uint32_t(mask[j] < 0) << j;
   return bits;
 #endif
+}
+
+// For each set of lanes, their numbers in ascending order, a byte each.
+struct Packing {
+  uint64_t lanes[256];
+  constexpr Packing() : lanes{} {
+    for (int bits = 0; bits < 256; ++bits)
+      for (uint64_t lane = 0, n = 0; lane < 8; ++lane)
+        if (bits >> lane & 1) lanes[bits] |= lane << 8 * n++;
+  }
+};
+inline constexpr Packing kPacking;
+
+// Writes the lanes of these bits one after the other, and anything up to kWide floats. Returns how
+// many there are.
+inline int pack(float* out, wide x, uint32_t bits) {
+#if defined(__AVX512F__)
+  _mm512_storeu_ps(out, _mm512_maskz_compress_ps(__mmask16(bits), (__m512)x));
+#elif defined(__AVX2__)
+  const __m256i lanes = _mm256_cvtepu8_epi32(_mm_cvtsi64_si128(int64_t(kPacking.lanes[bits])));
+  _mm256_storeu_ps(out, _mm256_permutevar8x32_ps((__m256)x, lanes));
+#else
+  int count = 0;
+  for (int j = 0; j < kWide; ++j)
+    if (bits >> j & 1) out[count++] = x[j];
+#endif
+  return __builtin_popcount(bits);
 }
 
 inline wide multiply_add(wide a, wide b, wide c) {

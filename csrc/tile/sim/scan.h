@@ -77,19 +77,6 @@ class Scan : public SerialScan {
     return last;
   }
 
-  template <class F>
-  static int collect(Span span, F f, float low, float high, float* out, int room) {
-    int found = 0;
-    for (int id = span.first; id < span.stop; ++id) {
-      const float x = f(At{id, span});
-      if (!(x > low) || !(x <= high)) continue;
-      if (found < room) out[found] = x;
-      ++found;
-    }
-    for (int i = found; i < room; ++i) out[i] = -INFINITY;
-    return found;
-  }
-
   template <class T>
   static float value(const T* p) {
     return sim::value(*p);
@@ -101,8 +88,7 @@ class Alone {
  public:
   using Scan = sim::Scan;
   static constexpr bool kStaged = true;
-  static constexpr bool kLists = true;
-  static constexpr bool kTallies = false;
+  static constexpr bool kLists = false;
 
   template <class Vocabulary, class F>
   void each_block(const Vocabulary& vocabulary, F f) const {
@@ -125,8 +111,7 @@ class Crew {
  public:
   using Scan = sim::Scan;
   static constexpr bool kStaged = true;
-  static constexpr bool kLists = true;
-  static constexpr bool kTallies = false;
+  static constexpr bool kLists = false;
 
   Crew(const Wave& wave, CrewMemory& memory) : group_(wave), wave_(wave.index), memory_(memory) {}
 

@@ -200,8 +200,8 @@ def _cpp_unsupported(args: Args) -> str | None:
         return f"the head dim is a multiple of 8, not {head_dim}"
     if not on_cpu and head_dim not in (64, 128):
         return f"the head dim is 64 or 128 on a GPU, not {head_dim}"
-    if not on_cpu and args.k_scale is not None:
-        return "the C++ kernels of a GPU take caches of q's dtype"
+    if not on_cpu and args.k_scale is not None and q.dtype != torch.bfloat16:
+        return f"q is bfloat16 beside a cache of fp8 on a GPU, not {q.dtype}"
     if not on_cpu and q.shape[1] > 256 * k.shape[1]:
         return f"at most 256 query heads share a KV head, not {q.shape[1] // k.shape[1]}"
     reason = _native.unsupported(q)

@@ -1,0 +1,338 @@
+// Lists of a row's logits, in which a single thread finds a cut (Crew::kLists): the row itself is
+// read once or twice, however the search goes. A sample tells which logits to list.
+#pragma once
+
+#include "ops/sampling/measure.h"
+
+namespace blockdraft {
+
+// Maps floats to integers of the same order; -0 counts as 0.
+inline uint32_t image(float x) {
+  const uint32_t bits = __builtin_bit_cast(uint32_t, x == 0 ? 0.0f : x);
+  return bits >> 31 ? ~bits : bits | 0x80000000u;
+}
+inline float number(uint32_t image) {
+  return __builtin_bit_cast(float, image >> 31 ? image & 0x7fffffffu : ~image);
+}
+
+// Images without low bits that a type never sets.
+struct Grid {
+  int spare;
+
+  template <class T>
+  static constexpr Grid of(const Logits<T>& logits) {
+    if (!logits.stored() || sizeof(T) == 4) return {0};
+    return {__is_same(T, bf16) ? 16 : 13};
+  }
+  uint32_t at(float x) const { return image(x) >> spare; }
+  float number(uint32_t i) const {
+    const uint32_t whole = i << spare;
+    return blockdraft::number(whole >> 31 ? whole : whole | ((1u << spare) - 1));
+  }
+  // The next number below that of x; of 0 it is not -0.
+  float below(float x) const { return number(at(x) - (at(x) == at(0) ? 2 : 1)); }
+};
+
+// The mass of the ids with a logit above x.
+template <class Scan, class T>
+double mass_above(const Scan& scan, const Distribution<T>& p, float x, Span span,
+                  bool exactly = true) {
+  return mass_of(scan, p.logits, p.scale, p.top, span, exactly,
+                 [x](auto at, auto logit, auto weight) {
+                   return at.select(logit > at.all(x), weight, at.all(0.0f));
+                 });
+}
+// Their number.
+template <class Scan, class T>
+double count_above(const Scan& scan, const Distribution<T>& p, float x, Span span) {
+  return sum_of(scan, p.logits, span, [x](auto at, auto logit) {
+    return at.select(logit > at.all(x), at.all(1.0f), at.all(0.0f));
+  });
+}
+
+// Memory for a row's lists.
+struct ListMemory {
+  static constexpr int kOfBlock = 1024 - kListSlack;  // logits of a vocab_block that can be listed
+  static constexpr int kRoom = 24576;                 // of a row
+  static constexpr int kNumbers = 1 << 16;
+  static constexpr int kBlockStride = kOfBlock + kListSlack, kListStride = kRoom + kListSlack;
+
+  float* found;      // [blocks][kBlockStride]; null: no memory
+  int* starts;       // [blocks + 1]
+  float* list;       // [3][kListStride]
+  uint32_t* counts;  // [parts][kNumbers] of logits of 16 bits
+  int parts;         // that threads may fill at the same time
+};
+
+// The logits above `low` up to `high`, each with the number of its ids and their mass.
+struct Listing {
+  float *logits, *counts, *masses;
+  const int* starts;  // of the vocab_blocks; null: they are mixed
+  int size;
+  float low, high;
+  float greatest;
+  double mass_above, count_above;  // of the ids above `high`; their mass by vocab_block in partials
+
+  Span span() const { return {0, size, -1}; }
+};
+
+// The sum of the values whose keys are above `low` and at most `high`.
+template <class Scan>
+BLOCKDRAFT_SCAN double sum_between(const Scan& scan, const float* keys, const float* values,
+                                   float low, float high, Span span) {
+  auto value = [=](auto at, auto&) {
+    const auto key = at.load(keys);
+    const auto in = (key > at.all(low)) & (key <= at.all(high));
+    return at.select(in, at.load(values), at.all(0.0f));
+  };
+  return scan.sum(span, value).sum;
+}
+
+// The logits above `low` up to `high`, or what is no number.
+template <class Scan, class T>
+BLOCKDRAFT_SCAN int collect(const Scan& scan, const Logits<T>& logits, Span span, float low,
+                            float high, float* out) {
+  constexpr int kRoom = ListMemory::kOfBlock;
+  if (logits.plain())
+    return scan.collect(
+        span, [row = logits.row](auto at) { return at.load(row); }, low, high, out, kRoom);
+  return scan.collect(span, [&](auto at) { return logits.load(at); }, low, high, out, kRoom);
+}
+
+// The weights of a distribution's ids that are above `low`.
+template <class Scan, class T>
+BLOCKDRAFT_SCAN int collect_weights(const Scan& scan, const Distribution<T>& p, Span span,
+                                    float low, float* out, int room) {
+  auto weight = [&p](auto at) { return at.exp2(p.logits.load(at) - at.all(p.top), p.scale); };
+  return scan.collect(span, weight, low, __builtin_inff(), out, room);
+}
+
+template <class Sampler, class T>
+class Lister {
+  using Scan = typename Sampler::Scan;
+
+ public:
+  // `partials` are overwritten.
+  Lister(Sampler& sampler, Distribution<T>& p, Partial* partials)
+      : sampler_(sampler),
+        vocabulary_(sampler.vocabulary()),
+        memory_(sampler.lists()),
+        grid_(Grid::of(p.logits)),
+        p_(p),
+        partials_(partials) {
+    float* const list = memory_.list;
+    constexpr int kStride = ListMemory::kListStride;
+    listing_ = {list, list + kStride, list + 2 * kStride, memory_.starts, 0, 0, 0, 0, 0, 0};
+  }
+
+  const Listing& listing() const { return listing_; }
+
+  // Lists the greatest logits, among them all that min-p and top-k may keep, and makes them the
+  // distribution of a row that was not measured. False if that cannot be.
+  bool greatest(const Sampling& sampling) {
+    const bool counts = sampling.top_k > 0 && sampling.top_k < vocabulary_.size;
+    if (!counts && !(sampling.min_p > 0)) return false;
+    float of_rank = -__builtin_inff(), of_share = of_rank;
+    if (vocabulary_.size > ListMemory::kOfBlock) {
+      const double gain = sample(false, of_rank);
+      const double expected = sampling.top_k / gain;
+      const double rank = expected + 4 * __builtin_sqrt(expected) + 4;
+      if (counts && rank < listing_.size) of_rank = ranked(rank);
+      if (sampling.min_p > 0) {
+        const double least = log2_double(sampling.min_p) / sampling.scale();
+        of_share = grid_.below(float(listing_.greatest + least));
+      }
+      const float low = most(of_rank, of_share);
+      if (!(low > -__builtin_inff() && low < __builtin_inff())) return false;
+      if (gain * above(low) > ListMemory::kRoom / 2) return false;
+    }
+    if (!read(most(of_rank, of_share), __builtin_inff(), true)) return false;
+    p_.status = listing_.size ? kFine : kEmpty;
+    for (int i = 0; i < listing_.size; ++i)
+      if (!(listing_.logits[i] < __builtin_inff())) p_.status = kNotNumbers;
+    if (p_.status == kFine) {
+      p_.top = listing_.greatest;
+      p_.sum = weigh();
+    }
+    return p_.status == kNotNumbers || !(of_rank > of_share) || listing_.size >= sampling.top_k;
+  }
+
+  // Lists the logits around the one above which ids have a mass, or number, of `limit` and below
+  // which a mass of `tail` is left, unless the sample deceives: with more `doubt`, more of them.
+  // The root of a sum of n terms has the standard deviation of half the root of one term, whatever
+  // n is. For a mass, the greatest of the terms counts.
+  bool around(double limit, double tail, bool by_mass, double doubt) {
+    float from = p_.cut, upto = __builtin_inff();
+    if (vocabulary_.size > ListMemory::kOfBlock) {
+      const float lowest = by_mass && p_.truncated() ? float(weight_of(p_.cut))
+                           : by_mass                 ? 0
+                                                     : from;
+      const double gain = sample(by_mass, lowest);
+      const double root = __builtin_sqrt(by_mass ? most(tail, 0.0) : limit);
+      const double step = doubt * __builtin_sqrt(by_mass ? gain : 2 * gain);
+      // How far the sum at x is beyond the limit, in the direction in which x has to go up.
+      auto beyond = [&](uint32_t coarse) {
+        const float x = number(coarse << kCoarse);
+        if (!by_mass) return __builtin_sqrt(gain * above(x)) - root;
+        const double rest = between(listing_.logits, 0, x);
+        return (root - __builtin_sqrt(gain * rest)) / __builtin_sqrt(double(x));
+      };
+      const double smallest = tail / vocabulary_.size / 16;
+      const uint32_t first = image(by_mass ? float(smallest) : from) >> kCoarse;
+      const uint32_t last = most(first, image(listing_.greatest) >> kCoarse) + 1;
+      const uint32_t low = turn(first, last, [&](uint32_t x) { return beyond(x) > step; });
+      const uint32_t high = turn(low, last, [&](uint32_t x) { return beyond(x) > -step; }) + 1;
+      auto logit = [&](uint32_t coarse) {
+        const float x = number(coarse << kCoarse);
+        return by_mass ? float(p_.top + log2_double(double(x)) / p_.scale) : x;
+      };
+      // Of weights below `smallest` there are not enough, whatever the sample is.
+      if (by_mass || low > first) from = most(from, grid_.below(logit(low)));
+      if (high < last) upto = grid_.number(grid_.at(logit(high)) + 1);
+    }
+    if (!read(from, upto, by_mass)) return false;
+    weigh();
+    return true;
+  }
+
+  // Lists all logits, if they are of 16 bits, by counting how often each number occurs. False if there are too
+  // many.
+  bool everything() {
+    if constexpr (sizeof(T) == 2)
+      if (p_.logits.stored()) return tally();
+    return false;
+  }
+
+ private:
+  bool tally() {
+    constexpr int kNumbers = ListMemory::kNumbers;
+    const Vocabulary parts(vocabulary_.size, vocabulary_.mask,
+                           ceil_div(vocabulary_.blocks, memory_.parts) * vocabulary_.block);
+    sampler_.crew().each_block(parts, [&](const auto& scan, int part, Span span) {
+      uint32_t* const counts = memory_.counts + part * kNumbers;
+      __builtin_memset(counts, 0, kNumbers * sizeof *counts);
+      scan.count(span, p_.logits.row, p_.logits.allowed, counts);
+    });
+    uint32_t* const counts = memory_.counts;
+    for (int part = 1; part < parts.blocks; ++part)
+      for (int i = 0; i < kNumbers; ++i) counts[i] += counts[part * kNumbers + i];
+    listing_.starts = nullptr;
+    listing_.low = -__builtin_inff();
+    listing_.high = __builtin_inff();
+    listing_.greatest = -__builtin_inff();
+    listing_.mass_above = listing_.count_above = 0;
+    int size = 0;
+    for (int bits = 0; bits < kNumbers; ++bits) {
+      if (!counts[bits]) continue;
+      const float x = Scan::value(reinterpret_cast<const T*>(&bits));
+      if (x == -__builtin_inff()) continue;
+      if (size == ListMemory::kRoom) return false;
+      listing_.greatest = most(listing_.greatest, x);
+      listing_.logits[size] = x;
+      listing_.counts[size++] = float(counts[bits]);
+    }
+    listing_.size = size;
+    weigh();
+    for (int i = 0; i < size; ++i) listing_.masses[i] *= listing_.counts[i];
+    return true;
+  }
+
+  static constexpr int kSampled = 64;  // ids of each vocab_block
+  static constexpr int kCoarse = 17;   // low bits of an image that a guess ignores
+
+  double weight_of(float x) const { return exp2_double((double(x) - p_.top) * p_.scale); }
+  double between(const float* values, float low, float high) const {
+    return sum_between(Scan(), listing_.logits, values, low, high, listing_.span());
+  }
+  double above(float x) const { return between(listing_.counts, x, __builtin_inff()); }
+
+  // The last place at which `holds` is true, if it is at low and is not at high.
+  template <class Holds>
+  static uint32_t turn(uint32_t low, uint32_t high, Holds holds) {
+    while (high - low > 1) {
+      const uint32_t middle = low + (high - low) / 2;
+      (holds(middle) ? low : high) = middle;
+    }
+    return low;
+  }
+
+  // A number above which about `rank` of the listed ones are.
+  float ranked(double rank) const {
+    const uint32_t first = image(-__builtin_inff()) >> kCoarse;
+    const uint32_t last = (image(listing_.greatest) >> kCoarse) + 1;
+    auto holds = [&](uint32_t x) { return above(number(x << kCoarse)) >= rank; };
+    return grid_.below(number(turn(first, last, holds) << kCoarse));
+  }
+
+  // Lists the logits, or the weights, of the first ids of each vocab_block. Returns how many ids
+  // stand behind each of them.
+  double sample(bool by_mass, float low) {
+    const double ids = sampler_.weigh([&](const auto& scan, int block, Span span) {
+      const Span first{span.first, least(span.stop, span.first + kSampled), span.hole};
+      float* const out = memory_.found + block * ListMemory::kBlockStride;
+      memory_.starts[block + 1] =
+          by_mass ? collect_weights(scan, p_, first, low, out, ListMemory::kOfBlock)
+                  : collect(scan, p_.logits, first, low, __builtin_inff(), out);
+      return double(first.stop - first.first);
+    });
+    join();
+    return vocabulary_.size / ids;
+  }
+
+  // Joins what was found of the vocab_blocks. False if it is too much.
+  bool join() {
+    int* const starts = memory_.starts;
+    starts[0] = listing_.size = 0;
+    float greatest = -__builtin_inff();
+    for (int block = 0; block < vocabulary_.blocks; ++block) {
+      const int count = starts[block + 1], start = starts[block];
+      if (count > ListMemory::kOfBlock || start + count > ListMemory::kRoom) return false;
+      const float* const found = memory_.found + block * ListMemory::kBlockStride;
+      for (int i = 0; i < count; ++i) {
+        listing_.logits[start + i] = found[i];
+        listing_.counts[start + i] = 1;
+        greatest = found[i] > greatest ? found[i] : greatest;
+      }
+      starts[block + 1] = start + count;
+    }
+    listing_.size = starts[vocabulary_.blocks];
+    listing_.greatest = greatest;
+    return true;
+  }
+
+  // A reading of the row. False if there are too many between low and high.
+  bool read(float low, float high, bool by_mass) {
+    const bool all = high == __builtin_inff();
+    listing_.count_above = sampler_.weigh([&](const auto& scan, int block, Span span) {
+      float* const out = memory_.found + block * ListMemory::kBlockStride;
+      memory_.starts[block + 1] = collect(scan, p_.logits, span, low, high, out);
+      partials_[block] = {all ? 0 : mass_above(scan, p_, high, span, false), 0, kFine};
+      return all || by_mass ? 0 : count_above(scan, p_, high, span);
+    });
+    listing_.mass_above = 0;
+    for (int i = 0; i < vocabulary_.blocks; ++i) listing_.mass_above += partials_[i].sum;
+    listing_.low = low;
+    listing_.high = high;
+    return join();
+  }
+
+  // The masses of the listed ids, and their sum.
+  double weigh() {
+    const Span span = listing_.span();
+    auto weight = [&](auto at) {
+      return at.exp2(at.load(listing_.logits) - at.all(p_.top), p_.scale);
+    };
+    Scan::collect(span, weight, -1, __builtin_inff(), listing_.masses, listing_.size);
+    return between(listing_.masses, -__builtin_inff(), __builtin_inff());
+  }
+
+  Sampler& sampler_;
+  const Vocabulary& vocabulary_;
+  ListMemory memory_;
+  Grid grid_;
+  Distribution<T>& p_;
+  Partial* partials_;
+  Listing listing_;
+};
+
+}  // namespace blockdraft
