@@ -89,23 +89,24 @@ def test_several_blocks(target, rule):
 
 
 @pytest.mark.parametrize(
-    "temperature, dropped, output",
+    "rule, drafts, temperature, output",
     [
-        (0.0, 1, "target_logprob"),  # between a row's vocab_blocks and the law that is made of them
-        (1.0, 1, "accepted"),  # between the rows' laws and the verdict
-        (1.0, 5, "next_token"),  # between the count of crews and the question whether it is full
+        ("token", 2, 0.0, "target_logprob"),  # between a row's vocab_blocks and its law
+        ("token", 2, 1.0, "accepted"),  # between the rows' laws and the verdict
+        ("block", 6, 1.0, "accepted"),  # between a crew's masses and the count of crews, or that
+        # and the question whether it is full
     ],
 )
-def test_sim_notices_a_missing_barrier(temperature, dropped, output):
+def test_sim_notices_a_missing_barrier(rule, drafts, temperature, output):
     case = dict(
         seed=3,
         B=4,
-        K=2,
+        K=drafts,
         vocab=17000,
         valid=17000,
         mask=-1,
         dtype=torch.float32,
-        rule="token",
+        rule=rule,
         drafter="sampled",
         mix=None,
         truncated=False,
@@ -119,9 +120,7 @@ def test_sim_notices_a_missing_barrier(temperature, dropped, output):
     args, options, u = inputs(case)
     expected = getattr(accept_on("sim")(args, options, u), output)
     assert not all(
-        torch.equal(
-            getattr(accept_on("sim", seed, dropped=dropped)(args, options, u), output), expected
-        )
+        torch.equal(getattr(accept_on("sim", seed, dropped=1)(args, options, u), output), expected)
         for seed in range(10)
     )
 
