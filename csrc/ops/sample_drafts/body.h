@@ -61,8 +61,9 @@ class DraftRow {
       }
     }
     if (!crew_.leader()) return;
-    params_.draft_tokens.at(request_)[i_] = token;
-    double* const out = params_.draft_lse.at(request_, i_);
+    const auto& params = Crew::Scan::reload(&params_);  // lest it takes registers until here
+    params.draft_tokens.at(request_)[i_] = token;
+    double* const out = params.draft_lse.at(request_, i_);
     for (int j = 0; j < 4; ++j) out[j] = lse[j];
   }
 
@@ -72,9 +73,10 @@ class DraftRow {
   }
 
   int draw(const Distribution<T>& q) {
-    const double u = params_.uniforms
-                         ? params_.uniforms.at(request_)[i_]
-                         : uniform(params_.seed[request_], params_.position[request_], i_, kDraft);
+    const auto& params = Crew::Scan::reload(&params_);
+    const double u = params.uniforms
+                         ? params.uniforms.at(request_)[i_]
+                         : uniform(params.seed[request_], params.position[request_], i_, kDraft);
     auto mass = [&](int i) { return sampler_.mass(q, partials_[i]); };
     return sampler_.find(u * (Crew::kStaged ? q.sum : sampler_.sum_of(mass)), mass,
                          [&](const auto& scan, Span span, double r) {
