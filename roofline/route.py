@@ -117,8 +117,8 @@ class Router:
         if cost.missed:
             missed = ", ".join(repr(trip.text) for trip in trips)
             raise ValueError(
-                f"route: expected loops with {missed} in their source lines, in this order; "
-                "found\n" + "\n".join(self.texts())
+                f"route: expected loops with {missed} in their source lines, in this order; found "
+                f"{len(self.loops)} loops, of which `texts` has these lines"
             )
         return Stretch(1, route)
 

@@ -59,6 +59,37 @@ def test_attention(window, layout, heads, scales, stored, dtype):
     assert_close(lse, expected_lse, name="lse")
 
 
+@pytest.mark.parametrize("layout", [BlockLayout(0, 1, 0), BlockLayout(4, 5, 3)], ids=str)
+def test_a_caller_that_flushes_subnormals(layout):
+    """Codes of small numbers become subnormal ones on the way; they are not lost."""
+    case, given = attention(layout, [301, 41], (8, 2), 64, torch.float32, FN, "one")
+    case[4].view(torch.uint8).bitwise_and_(0x87)  # values: all are subnormal codes
+    expected = ops.block_attention(*case, **given, backend="cpp")
+    try:
+        torch.set_flush_denormal(True)
+        found = ops.block_attention(*case, **given, backend="cpp")
+    finally:
+        torch.set_flush_denormal(False)
+    assert torch.equal(found, expected)
+
+
+@pytest.mark.parametrize("dim", [24, 128])
+@pytest.mark.parametrize("stored", [FN, FNUZ], ids=str)
+def test_nan_in_one_of_the_heads_that_are_read_together(stored, dim):
+    """With many requests of plain decoding a CPU reads all KV heads of a token at once."""
+    prefixes = [300 + 7 * i for i in range(8)]
+    case, given = attention(
+        BlockLayout(0, 1, 0), prefixes, (8, 2), dim, torch.float32, stored, "page"
+    )
+    page = case[5][3, 2]
+    case[4].view(torch.uint8)[page, 1, 1, 5] = 0x7F if stored == FN else 0x80
+    expected = ops.block_attention(*case, **given, backend="reference")
+    found = ops.block_attention(*case, **given, backend="cpp")
+    nan = expected.isnan()
+    assert nan.any() and torch.equal(found.isnan(), nan)
+    assert_close(found[~nan], expected[~nan])
+
+
 @pytest.mark.parametrize("columns", ["narrow", "wide"])
 @pytest.mark.parametrize("stored", [FN, FNUZ], ids=str)
 def test_every_code_of_a_cached_value(stored, columns):

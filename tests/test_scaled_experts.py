@@ -148,6 +148,19 @@ def test_every_code_and_scale_of_mxfp4(backend):
         assert torch.allclose(found, expected, rtol=1e-6, atol=0, equal_nan=True), first
 
 
+@pytest.mark.parametrize("format", FORMATS)
+def test_a_caller_that_flushes_subnormals(format):
+    """Codes become subnormal numbers on a CPU's way to products; they are not lost."""
+    tensors, scales = case(3, format, 256, 128, torch.float32)
+    expected = ops.fused_moe(*tensors, **scales)
+    try:
+        torch.set_flush_denormal(True)
+        found = ops.fused_moe(*tensors, **scales)
+    finally:
+        torch.set_flush_denormal(False)
+    assert torch.equal(found, expected)
+
+
 def test_quantisation_of_fp8():
     """The largest weight of a block becomes the largest number; zeros have a scale; nothing is
     NaN."""

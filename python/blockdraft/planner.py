@@ -47,14 +47,18 @@ class Planner:
     def measure(self) -> None:
         """Count the drafts of the pass that were judged; to be called between acceptance and
         `State.emit`."""
-        accepted = self.state.verdict.accepted[:, None]
-        # the first draft that is not kept was judged, the ones after it were not
-        tried = (self._draft <= accepted) & (self._draft < self.state.draft_len[:, None])
-        kept = self._draft < accepted
+        tried, kept = self.judged()
         # both accounts count each draft
         counted = torch.stack([tried, kept]).double()[:, None].expand(2, 2, *tried.shape)
         self.counts *= 0.5 ** (1 / HALF_LIFE)
         self.counts.index_add_(1, self._place.flatten(), counted.flatten(1))
+
+    def judged(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """bool [B,K], of the drafts of the pass: those that were judged, and that were kept. The
+        first draft that is not kept was judged, the ones after it were not."""
+        accepted = self.state.verdict.accepted[:, None]
+        tried = (self._draft <= accepted) & (self._draft < self.state.draft_len[:, None])
+        return tried, self._draft < accepted
 
     def look(self, draft_logits: torch.Tensor, temperature: torch.Tensor | None) -> None:
         """Class the drafts of the next pass. `temperature` [B]: of the distribution that

@@ -47,7 +47,7 @@ class OnlineLogistic:
 
 class Forecasts(Planner):
     """A planner that keeps the score of its forecasts and of its peers': `loss`, the sum of
-    -log of the probability that each gave to what happened, over `judged` drafts."""
+    -log of the probability that each gave to what happened, over `count` drafts."""
 
     scores: "list[Forecasts]" = []  # the planners that decoders have made
 
@@ -55,7 +55,7 @@ class Forecasts(Planner):
         super().__init__(state, counts)
         self.peer = OnlineLogistic(state.layout.K)
         self.loss = dict(planner=0.0, vllm=0.0, bastion=0.0)
-        self.judged = 0
+        self.count = 0
         self._forecast: dict[str, torch.Tensor] = {}
         self.scores.append(self)
 
@@ -73,13 +73,11 @@ class Forecasts(Planner):
         )
 
     def measure(self) -> None:
-        accepted = self.state.verdict.accepted[:, None]
-        tried = (self._draft <= accepted) & (self._draft < self.state.draft_len[:, None])
-        kept = self._draft < accepted
+        tried, kept = self.judged()
         for name, p in self._forecast.items():
             right = torch.where(kept, p, 1 - p).clamp(1e-4, 1 - 1e-4)
             self.loss[name] -= right.log()[tried].sum().item()
         if self._forecast:
-            self.judged += int(tried.sum())
+            self.count += int(tried.sum())
             self.peer.learn(tried, kept)
         super().measure()

@@ -300,23 +300,24 @@ class Acceptance {
       listed = list_top(i, p);
     }
     if (!crew_.leader()) return;
-    params_.target_logprob.at(request_)[i] = value;
-    for (; listed < params_.top; ++listed) {
-      params_.top_tokens.at(request_, i)[listed] = -1;
-      params_.top_logprobs.at(request_, i)[listed] = -__builtin_inff();
+    const auto& params = Scan::reload(&params_);  // lest it takes registers until here
+    params.target_logprob.at(request_)[i] = value;
+    for (; listed < params.top; ++listed) {
+      params.top_tokens.at(request_, i)[listed] = -1;
+      params.top_logprobs.at(request_, i)[listed] = -__builtin_inff();
     }
   }
 
   // Returns how many of the wanted ids have a probability.
   int list_top(int i, const Distribution<T>& p) {
-    return params_.top ? sampler_.each_greatest(p, params_.top,
-                                                [&](int rank, int id) {
-                                                  if (!crew_.leader()) return;
-                                                  params_.top_tokens.at(request_, i)[rank] = id;
-                                                  params_.top_logprobs.at(request_, i)[rank] =
-                                                      p.template log_probability<Scan>(id);
-                                                })
-                       : 0;
+    auto put = [&](int rank, int id) {
+      if (!crew_.leader()) return;
+      const auto& params = Scan::reload(&params_);
+      params.top_tokens.at(request_, i)[rank] = id;
+      params.top_logprobs.at(request_, i)[rank] = p.template log_probability<Scan>(id);
+    };
+    const int top = Scan::reload(&params_).top;
+    return top ? sampler_.each_greatest(p, top, put) : 0;
   }
 
   // Chooses the proposal of the largest live branch <= accepted + 1 (ties: the lowest index), and

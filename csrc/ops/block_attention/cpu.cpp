@@ -1,5 +1,6 @@
 // CPU launcher of block_attention: each thread repeatedly takes the next item; then the splits are
 // merged.
+#include <optional>
 #include <vector>
 
 #include "base/parallel.h"
@@ -12,9 +13,7 @@ namespace {
 
 float* aligned_memory(int64_t floats) {
   thread_local std::vector<float> memory;  // kept between calls, since allocation is a system call
-  if (int64_t(memory.size()) < floats + 16) memory.resize(floats + 16);
-  const uintptr_t at = reinterpret_cast<uintptr_t>(memory.data()) / sizeof(float);
-  return memory.data() + (-at & 15);  // aligned to a cache line
+  return cpu::aligned(memory, floats);
 }
 
 template <class Tile, class T, class... Heads>
@@ -46,15 +45,17 @@ void attend(const AttentionParams<T>& p, const AttentionGrid& grid, const Parall
   const int joined = joins_heads<Narrow>(p, grid.items, parallel.threads) ? p.kv_heads : 1;
   const typename Narrow::Apart apart = {p.k.stride[1], p.v.stride[1], p.k_scale.stride[1],
                                         p.v_scale.stride[1]};
+  const bool coded = p.cache_format != CacheFormat::kPlain;
   const int64_t of_head = int64_t(grid.splits) * grid.tiles;
   parallel.each(grid.items / joined, 2 * scores * p.query_heads * p.head_dim, [&](int64_t i) {
     const int64_t id = i / of_head * joined * of_head + i % of_head;
     AttentionItem item;
     if (!grid.item(p, id, item)) return;
+    std::optional<cpu::Subnormals> kept;
+    if (coded) kept.emplace();
     const int columns = item.rows * p.group();
     if (columns <= Narrow::kHeadColumns)
-      attend_item<Narrow>(p, item, columns * joined, joined, apart,
-                          p.cache_format != CacheFormat::kPlain);
+      attend_item<Narrow>(p, item, columns * joined, joined, apart, coded);
     else
       attend_item<Tile>(p, item, columns);
   });

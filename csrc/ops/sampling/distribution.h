@@ -119,10 +119,12 @@ struct Distribution {
   bool simple() const { return (logits.plain() || logits.masked()) && !truncated(); }
 
   // Of a logit x, if it is kept.
+  double weight_of(float x) const { return exp2_double((double(x) - top) * scale); }
   template <class At>
   typename At::Float weight_of(At at, typename At::Float x) const {
     return at.exp2(x - at.all(top), scale);
   }
+
   template <Kind kKind, class At>
   typename At::Float weight(At at) const {
     if constexpr (kKind != Kind::kAny) {
@@ -143,7 +145,7 @@ struct Distribution {
     if (point != kSpread) return id == point;
     const float x = logits.template at<Scan>(id);
     if (!(x > cut) && !(x == cut && id <= tie)) return x == x ? 0 : x;
-    return exp2_double((double(x) - top) * scale) / sum;
+    return weight_of(x) / sum;
   }
   template <class Scan>
   float log_probability(int id) const {  // if point is kSpread

@@ -212,8 +212,7 @@ class Sampler {
 
   // The mass of a measured vocab_block in its row's distribution.
   static double mass(const Distribution<T>& p, Partial partial) {
-    const double sum = partial.sum > 0 ? partial.sum : 0;
-    return sum * exp2_double((double(partial.anchor) - p.top) * p.scale);
+    return (partial.sum > 0 ? partial.sum : 0) * p.weight_of(partial.anchor);
   }
   template <class Scan>
   BLOCKDRAFT_SCAN static double mass_in(const Scan& scan, const Distribution<T>& p, Span span) {

@@ -164,7 +164,7 @@ class Lister {
   bool around(double limit, double tail, bool by_mass, double doubt) {
     float from = p_.cut, upto = __builtin_inff();
     if (vocabulary_.size > ListMemory::kOfBlock) {
-      const float lowest = by_mass && p_.truncated() ? float(weight_of(p_.cut))
+      const float lowest = by_mass && p_.truncated() ? float(p_.weight_of(p_.cut))
                            : by_mass                 ? 0
                                                      : from;
       const double gain = sample(by_mass, lowest);
@@ -195,8 +195,8 @@ class Lister {
     return true;
   }
 
-  // Lists all logits, if they are of 16 bits, by counting how often each number occurs. False if there are too
-  // many.
+  // Lists all logits, if they are of 16 bits, by counting how often each number occurs. False if
+  // there are too many.
   bool everything() {
     if constexpr (sizeof(T) == 2)
       if (p_.logits.stored()) return tally();
@@ -240,7 +240,6 @@ class Lister {
   static constexpr int kSampled = 64;  // ids of each vocab_block
   static constexpr int kCoarse = 17;   // low bits of an image that a guess ignores
 
-  double weight_of(float x) const { return exp2_double((double(x) - p_.top) * p_.scale); }
   double between(const float* values, float low, float high) const {
     return sum_between(Scan(), listing_.logits, values, low, high, listing_.span());
   }

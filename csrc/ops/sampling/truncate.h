@@ -43,10 +43,10 @@ class Truncation {
 
   // Keeps an id if the mass (or the number) of the ids that rank before it is below `limit`.
   void keep(double limit, bool by_mass) {
-    Place place{p_.cut, p_.sum - ties_ * weight_of(p_.cut)};
+    Place place{p_.cut, p_.sum - ties_ * p_.weight_of(p_.cut)};
     if (!p_.truncated() || !by_mass || !(place.before < limit)) place = find(limit, by_mass);
     if (place.cut == -__builtin_inff()) return;
-    const double each = weight_of(place.cut);
+    const double each = p_.weight_of(place.cut);
     const double fit =
         by_mass ? (each > 0 ? (limit - place.before) / each : kManyTies) : limit - place.before;
     if (place.cut != p_.cut) {
@@ -79,7 +79,7 @@ class Truncation {
       return equal;
     });
     if (drawn) {
-      const double sum = sampler_.add_ties(partials_, ties_, weight_of(p_.cut));
+      const double sum = sampler_.add_ties(partials_, ties_, p_.weight_of(p_.cut));
       if (p_.truncated()) p_.sum = sum;
     }
     if (ties_ < same_)
@@ -96,13 +96,11 @@ class Truncation {
     double before;  // the mass, or the number, of the ids above the cut
   };
 
-  double weight_of(float x) const { return exp2_double((double(x) - p_.top) * p_.scale); }
-
   Place find(double limit, bool by_mass) {
     if constexpr (Sampler::kLists) {
       Place place;
       if (list_ && search_list(limit, by_mass, place)) return place;
-      const double tail = p_.sum - ties_ * weight_of(p_.cut) - limit;
+      const double tail = p_.sum - ties_ * p_.weight_of(p_.cut) - limit;
       double doubt = 1;
       for (int tries = 0; tries < 2 && lister_; ++tries) {
         touched_ = true;

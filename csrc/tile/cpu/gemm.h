@@ -28,6 +28,8 @@ class Gemm : public Group {
 
   template <class Weight, class Column, class Epilogue>
   void multiply(int rows, int columns, int depth, Weight weight, Column column, Epilogue epilogue) {
+    // of weights that are moved to the place of a float's fields
+    [[maybe_unused]] const std::conditional_t<Format<W>::kScaled, Subnormals, int> kept{};
     const int parts = ceil_div(depth, kDepth);
     const int staged = most(1, least(kStaged / (columns * kDepth), parts));  // at a time
     if (staged < parts) sums_.resize(kRows / kTileRows * columns);
@@ -63,9 +65,7 @@ class Gemm : public Group {
   // tokens_ := parts of the columns, as [part][tile][unit][column of the tile][kUnit].
   template <class Column>
   void stage(int columns, int depth, int first_part, int last_part, Column column) {
-    memory_.resize((last_part - first_part) * columns * kDepth + 16);
-    const uintptr_t at = reinterpret_cast<uintptr_t>(memory_.data()) / sizeof(float);
-    tokens_ = memory_.data() + (-at & 15);  // aligned to a cache line
+    tokens_ = aligned(memory_, int64_t(last_part - first_part) * columns * kDepth);
     for (int part = first_part; part < last_part; ++part) {
       const int start = part * kDepth, count = least(depth - start, kDepth);
       each_tile(columns, [&](int first, int width) {

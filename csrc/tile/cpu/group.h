@@ -2,11 +2,19 @@
 #pragma once
 
 #include <algorithm>
+#include <vector>
 
 #include "tile/cpu/vector.h"
 #include "tile/group.h"
 
 namespace blockdraft::cpu {
+
+// So many floats of `memory`, which is made longer if need be, from a cache line on.
+inline float* aligned(std::vector<float>& memory, int64_t floats) {
+  if (int64_t(memory.size()) < floats + 16) memory.resize(floats + 16);
+  const uintptr_t at = reinterpret_cast<uintptr_t>(memory.data()) / sizeof(float);
+  return memory.data() + (-at & 15);
+}
 
 class Group {
   static constexpr int kBlock = 128;  // elements whose sums stay in the L1

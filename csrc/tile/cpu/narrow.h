@@ -97,7 +97,8 @@ class NarrowTile : public Group {
     Rows& rows = rows_[1 - staged_];
     rows.count = n;
     rows.codes = fnuz ? Codes::kFnuz : Codes::kFn;
-    const float factor = (fnuz ? 0x1p119f : 0x1p120f) / kLift;
+    const float factor =
+        field_factor(fnuz) / kLift;  // what codes and queries are not multiplied by
     const int64_t apart_keys = apart_.key_scales, apart_values = apart_.value_scales;
     for (int i = 0; i < n; ++i) {
       const CodedRow k = key(places_[i], i), v = value(places_[i], i);
@@ -210,10 +211,6 @@ class NarrowTile : public Group {
     Factors key_factors, value_factors;  // if the tile reads codes
     int count = 0;
   };
-  // Codes are not multiplied by 2^(127 - bias); queries are by this and outputs by its inverse, so
-  // that products are normal numbers.
-  static constexpr float kLift = 0x1p60f;
-
   // f with the order of the rows.
   template <class F>
   void in_order(F f) const {

@@ -49,9 +49,9 @@ struct Decoder<e2m1x2> {
 };
 
 // 8 bits, of which NaN is found by its code.
-template <class W, int kBias>
+template <class W>
 struct ByteDecoder {
-  static constexpr float kFactor = __builtin_bit_cast(float, (254 - kBias) << 23);
+  static constexpr float kFactor = field_factor(std::is_same_v<W, e4m3fnuz>);
   static void arrange(vec* x) {
     unshuffle<4>(x);
     unshuffle<4>(x + 4);
@@ -72,11 +72,11 @@ struct ByteDecoder {
   const uint8_t* codes_;
 };
 template <>
-struct Decoder<e4m3fn> : ByteDecoder<e4m3fn, 7> {
+struct Decoder<e4m3fn> : ByteDecoder<e4m3fn> {
   using ByteDecoder::ByteDecoder;
 };
 template <>
-struct Decoder<e4m3fnuz> : ByteDecoder<e4m3fnuz, 8> {
+struct Decoder<e4m3fnuz> : ByteDecoder<e4m3fnuz> {
   using ByteDecoder::ByteDecoder;
 };
 
@@ -117,7 +117,7 @@ struct ScaledWeights {
   }
 
  private:
-  static constexpr float kLift = 0x1p60f, kLowered = Decoder<W>::kFactor / kLift;
+  static constexpr float kLowered = Decoder<W>::kFactor / kLift;
 
   // The bits of eight scales times kLowered; of those that are too large, at least infinity's.
   static uvec lowered(const float* p) { return (uvec)(load(p) * kLowered); }

@@ -5,7 +5,7 @@
 #include <cstring>
 #include <type_traits>
 
-#ifdef __AVX2__
+#ifdef __SSE2__
 #include <immintrin.h>
 #endif
 
@@ -70,7 +70,24 @@ inline uvec widen(const uint8_t* p) {
 #endif
 }
 
-// fp8 in the place of fp32's fields: the numbers times 2^(bias - 127), also if they are subnormal.
+// Keeps subnormal numbers on this thread, whose caller may have them flushed to 0.
+class Subnormals {
+ public:
+#ifdef __SSE2__
+  Subnormals() : before_(_mm_getcsr()) { _mm_setcsr(before_ & ~(kFlushed | kReadAsZero)); }
+  ~Subnormals() { _mm_setcsr(before_); }
+
+ private:
+  static constexpr uint32_t kFlushed = 0x8000, kReadAsZero = 0x40;
+  const uint32_t before_;
+#else
+  Subnormals() {}
+#endif
+  Subnormals(const Subnormals&) = delete;
+};
+
+// fp8 in the place of fp32's fields: the numbers times 2^(bias - 127), also if they are subnormal
+// (see Subnormals).
 inline vec fields_of(const uint8_t* codes) {
   return (vec)((uvec)((ivec)(widen(codes) << 24) >> 4) & 0x87f00000u);
 }
@@ -78,8 +95,11 @@ inline vec fields_of(const uint8_t* codes, bool fnuz) {  // all ones for NaN
   const uvec x = widen(codes), nan = (uvec)(fnuz ? x == 0x80 : (x | 0x80) == 0xff);
   return (vec)((uvec)fields_of(codes) | nan);
 }
-inline vec to_float(const e4m3fn* p) { return fields_of(&p->bits, false) * 0x1p120f; }
-inline vec to_float(const e4m3fnuz* p) { return fields_of(&p->bits, true) * 0x1p119f; }
+constexpr float field_factor(bool fnuz) { return fnuz ? 0x1p119f : 0x1p120f; }
+inline vec to_float(const e4m3fn* p) { return fields_of(&p->bits, false) * field_factor(false); }
+inline vec to_float(const e4m3fnuz* p) { return fields_of(&p->bits, true) * field_factor(true); }
+// What fields are multiplied by is lifted so far, so that products are normal numbers.
+constexpr float kLift = 0x1p60f;
 
 inline float value(float x) { return x; }
 inline float value(bf16 x) { return __builtin_bit_cast(float, uint32_t(x.bits) << 16); }
