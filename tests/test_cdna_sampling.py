@@ -20,7 +20,7 @@ ARCHES = ("gfx942", "gfx950")
 @pytest.mark.parametrize("arch", ARCHES)
 @pytest.mark.parametrize("op", ["accept_drafts", "sample_drafts"])
 def test_compiles_without_scratch(op, arch):
-    """Nothing goes to memory; kernels that conclude may park scalars in lanes of a vector
+    """Nothing goes to memory; kernels that conclude may park scalars in the lanes of a vector
     register."""
     for r in isa.compile_hip(harness.ROOT / f"csrc/ops/{op}/hip.hip", arch):
         print(

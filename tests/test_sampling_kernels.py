@@ -89,19 +89,19 @@ def test_several_blocks(target, rule):
 
 
 @pytest.mark.parametrize(
-    "rule, drafts, temperature, output",
+    "rule, temperature, dropped, output",
     [
-        ("token", 2, 0.0, "target_logprob"),  # between a row's vocab_blocks and its law
-        ("token", 2, 1.0, "accepted"),  # between the rows' laws and the verdict
-        ("block", 6, 1.0, "accepted"),  # between a crew's masses and the count of crews, or that
-        # and the question whether it is full
+        ("token", 0.0, 1, "target_logprob"),  # between a row's vocab_blocks and its law
+        ("token", 1.0, 1, "accepted"),  # between the rows' laws and the verdict
+        ("block", 1.0, 1, "next_token"),  # between a crew's masses and the count of crews
+        ("block", 1.0, 2, "accepted"),  # between that and the question whether it is full
     ],
 )
-def test_sim_notices_a_missing_barrier(rule, drafts, temperature, output):
+def test_sim_notices_a_missing_barrier(rule, temperature, dropped, output):
     case = dict(
         seed=3,
-        B=4,
-        K=drafts,
+        B=16,
+        K=3,
         vocab=17000,
         valid=17000,
         mask=-1,
@@ -120,7 +120,10 @@ def test_sim_notices_a_missing_barrier(rule, drafts, temperature, output):
     args, options, u = inputs(case)
     expected = getattr(accept_on("sim")(args, options, u), output)
     assert not all(
-        torch.equal(getattr(accept_on("sim", seed, dropped=1)(args, options, u), output), expected)
+        torch.equal(
+            getattr(accept_on("sim", seed, dropped)(args, options, u), output),
+            expected,
+        )
         for seed in range(10)
     )
 

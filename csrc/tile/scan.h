@@ -75,7 +75,8 @@
 //   crew.alone()                     a crew of the calling scan by itself
 //   crew.publish(p, x)               *p = x, by the leader of a scan
 //   crew.last(arrived, n)            whether the other n - 1 crews have called it before; then what
-//                                    they published can be read. *arrived is 0 at first
+//                                    they published before a barrier can be read. *arrived is 0 at
+//                                    first
 //   Crew::kLists                     whether it lists logits, as a single thread can
 #pragma once
 

@@ -25,12 +25,9 @@ class Acceptance {
         vocabulary_(params.vocabulary()),
         sampler_(crew, vocabulary_, memory.sums(row), memory.lists),
         live_(constant(params.draft_len + request)),
-        target_(params.target_sampling.of(request)),
-        drafter_(params.drafter_sampling.of(request)),
         mix_(params.draft_logits && params.mix ? constant(params.mix + request) : 1.0f) {
-    if (params.rule == kGreedy) target_.temperature = 0;
-    sampled_ =
-        params.draft_logits && !params.dirac && params.rule != kGreedy && drafter_.temperature > 0;
+    sampled_ = params.draft_logits && !params.dirac && params.rule != kGreedy &&
+               params.drafter_sampling.of(request).temperature > 0;
   }
 
   void run() {
@@ -191,7 +188,7 @@ class Acceptance {
       return {{}, 1, 1, 0, 0, 0, point, kFine};
     }
     Distribution<T> known =
-        sampler_.known_distribution(logits(row), drafter_, params_.draft_lse.at(request_, i));
+        sampler_.known_distribution(logits(row), sampling(row), params_.draft_lse.at(request_, i));
     if (!(Scan::value(draft_row(i) + token(i)) < __builtin_inff())) known.status = kNotNumbers;
     return known;
   }
@@ -290,8 +287,8 @@ class Acceptance {
     int listed = 0;
     if (i <= accepted) {
       Distribution<T> p = target(i);
-      if (mixes(i) || !(target_.temperature > 0)) {
-        Sampling unmixed = target_;
+      Sampling unmixed = sampling(i);
+      if (mixes(i) || !(unmixed.temperature > 0)) {
         if (!(unmixed.temperature > 0)) unmixed.temperature = 1;
         const Logits<T> row = as_target(i, target_row(i));
         p = sampler_.measured_distribution(row, unmixed, false, memory_.partials(i));
@@ -324,25 +321,26 @@ class Acceptance {
   // how many drafts it supplies.
   void next_pass(const Verdict& verdict, int token) const {
     if (!crew_.leader()) return;
+    const auto& params = Scan::reload(&params_);
     int proposal = -1;
     int best = 0;
-    for (int j = 0; j < params_.proposals; ++j) {
-      const int branch = params_.branch.at(request_)[j];
+    for (int j = 0; j < params.proposals; ++j) {
+      const int branch = params.branch.at(request_)[j];
       if (branch > best && branch <= verdict.accepted + 1) {
         best = branch;
         proposal = j;
       }
     }
     const int shift = proposal < 0 ? 0 : verdict.accepted + 1 - best;
-    int length = proposal < 0 ? 0 : least(most(params_.mask_rows - 1 - shift, 0), params_.drafts);
-    if (params_.remaining)
-      length = least(length, most(params_.remaining[request_] - verdict.accepted - 2, 0));
-    params_.accepted[request_] = verdict.accepted;
-    params_.next_token[request_] = token;
-    params_.status[request_] = verdict.status;
-    params_.proposal[request_] = proposal;
-    params_.shift[request_] = shift;
-    params_.next_draft_len[request_] = verdict.accepted < 0 ? -1 : length;
+    int length = proposal < 0 ? 0 : least(most(params.mask_rows - 1 - shift, 0), params.drafts);
+    if (params.remaining)
+      length = least(length, most(params.remaining[request_] - verdict.accepted - 2, 0));
+    params.accepted[request_] = verdict.accepted;
+    params.next_token[request_] = token;
+    params.status[request_] = verdict.status;
+    params.proposal[request_] = proposal;
+    params.shift[request_] = shift;
+    params.next_draft_len[request_] = verdict.accepted < 0 ? -1 : length;
   }
 
   bool by_block() const { return params_.rule == kBlock; }
@@ -353,7 +351,14 @@ class Acceptance {
   int row_of_draft(int i) const { return params_.drafts + 1 + i; }
   const Distribution<T>& target(int i) const { return memory_.state(i).distribution; }
   const Distribution<T>& draft(int i) const { return target(row_of_draft(i)); }
-  Sampling sampling(int row) const { return row <= params_.drafts ? target_ : drafter_; }
+  // Read again for each row, lest all take registers.
+  Sampling sampling(int row) const {
+    const auto& params = Scan::reload(&params_);
+    if (row > params.drafts) return params.drafter_sampling.of(request_);
+    Sampling target = params.target_sampling.of(request_);
+    if (params.rule == kGreedy) target.temperature = 0;
+    return target;
+  }
 
   Logits<T> logits(int row) const {
     const int i = row - params_.drafts - 1;
@@ -385,17 +390,17 @@ class Acceptance {
   Vocabulary vocabulary_;
   Sampler<Crew, T> sampler_;
   int live_;  // drafts under test
-  Sampling target_, drafter_;
   float mix_;
   bool sampled_;      // q is a distribution of the draft's logits, not a point
   int weighed_ = -1;  // the row whose residual masses the sums already hold; -1: none
 };
 
-// A group of a step. What the later parts of a draw need of the parameters is read anew, lest it
-// takes registers from the first one.
+// A group of a step. What later parts, or the end of a long one, need of the parameters is read anew,
+// lest it takes registers until then.
 template <AcceptStep kStep, class Crew, class T>
 void accept_step(Crew& crew, const AcceptParams<T>& params, int64_t group) {
   auto part = [&](const AcceptParams<T>& p, auto work) {
+    if (kStep == AcceptStep::kDrawAlone && p.mix) __builtin_unreachable();  // see the schedule
     const AcceptGrid grid = accept_grid(p, kStep);
     const int request = grid.request(group), row = grid.row(group);
     const auto memory = RowsMemory<T>::staged(p.workspace.at(request), p.workspace.stride[1],
@@ -408,7 +413,7 @@ void accept_step(Crew& crew, const AcceptParams<T>& params, int64_t group) {
   if constexpr (kStep == AcceptStep::kNormalise)
     part(params, [](auto& a, int row, int, int) { a.normalise_live(row); });
   if constexpr (kStep == AcceptStep::kLogprob)
-    part(params, [](auto& a, int row, int, int) { a.log_probability(row); });
+    part(Crew::Scan::reload(&params), [](auto& a, int row, int, int) { a.log_probability(row); });
   if constexpr (kStep == AcceptStep::kDrawAlone)
     part(params, [](auto& a, int, int, int) { a.normalise_all(); });
   if constexpr (kStep == AcceptStep::kDraw || kStep == AcceptStep::kDrawAlone) {

@@ -122,9 +122,7 @@ class Sampler {
   // The greatest logit of a row.
   float greatest(const Logits<T>& logits) {
     weigh([&](const auto& scan, int, Span span) { return survey(scan, logits, span).anchor; });
-    return float(Scan::fold(
-        vocabulary_.blocks, -__builtin_inf(), [this](int i) { return sums_[i]; },
-        [](double a, double b) { return most(a, b); }));
+    return greatest_sum();
   }
 
   // Calls f(rank, id) for the first n ids of a distribution, by their logits; of equal ones the
@@ -134,11 +132,9 @@ class Sampler {
     greatest(p.logits);  // sums_: the greatest logit of each vocab_block that is not listed yet
     int after = -1;      // the last id that is listed
     for (int rank = 0; rank < n;) {
-      int block = 0;
-      for (int i = 1; i < vocabulary_.blocks; ++i)
-        if (sums_[i] > sums_[block]) block = i;
-      const float x = float(sums_[block]);
+      const float x = greatest_sum();
       if (!(x >= p.cut) || x == -__builtin_inff()) return rank;
+      const int block = Scan::first(vocabulary_.blocks, [&](int i) { return sums_[i] == x; });
       const int id = crew_.within(vocabulary_, block, [&](const auto& scan, Span span) {
         return next_equal(scan, p.logits, x, after, span);
       });
@@ -229,6 +225,12 @@ class Sampler {
   }
 
  private:
+  float greatest_sum() const {
+    return float(Scan::fold(
+        vocabulary_.blocks, -__builtin_inf(), [this](int i) { return sums_[i]; },
+        [](double a, double b) { return most(a, b); }));
+  }
+
   struct Survey {
     float top;
     int status;

@@ -33,21 +33,40 @@ struct Grid {
   float below(float x) const { return number(at(x) - (at(x) == at(0) ? 2 : 1)); }
 };
 
+// The sum of own(at, logit, weight) over a distribution's ids. Where registers are scarce, by one
+// loop for logits of any kind.
+template <class Scan, class T, class F>
+double sum_of_all(const Scan& scan, const Distribution<T>& p, Span span, bool exactly, F own) {
+  if constexpr (Scan::kSplits)
+    return mass_of(scan, p.logits, p.scale, p.top, span, exactly, own);
+  else
+    return scan
+        .sum(span,
+             [&logits = p.logits, top = p.top, scale = p.scale, own](auto at, auto&) {
+               const auto x = logits.load(at);
+               return own(at, x, at.exp2(x - at.all(top), scale));
+             })
+        .sum;
+}
+
 // The mass of the ids with a logit above x.
 template <class Scan, class T>
-double mass_above(const Scan& scan, const Distribution<T>& p, float x, Span span,
-                  bool exactly = true) {
-  return mass_of(scan, p.logits, p.scale, p.top, span, exactly,
-                 [x](auto at, auto logit, auto weight) {
-                   return at.select(logit > at.all(x), weight, at.all(0.0f));
-                 });
+BLOCKDRAFT_SCAN double mass_above(const Scan& scan, const Distribution<T>& p, float x, Span span,
+                                  bool exactly = true) {
+  return sum_of_all(scan, p, span, exactly, [x](auto at, auto logit, auto weight) {
+    return at.select(logit > at.all(x), weight, at.all(0.0f));
+  });
 }
 // Their number.
 template <class Scan, class T>
-double count_above(const Scan& scan, const Distribution<T>& p, float x, Span span) {
-  return sum_of(scan, p.logits, span, [x](auto at, auto logit) {
+BLOCKDRAFT_SCAN double count_above(const Scan& scan, const Distribution<T>& p, float x, Span span) {
+  auto one = [x](auto at, auto logit) {
     return at.select(logit > at.all(x), at.all(1.0f), at.all(0.0f));
-  });
+  };
+  if constexpr (Scan::kSplits) return sum_of(scan, p.logits, span, one);
+  return scan
+      .sum(span, [&logits = p.logits, one](auto at, auto&) { return one(at, logits.load(at)); })
+      .sum;
 }
 
 // Memory for a row's lists.

@@ -21,7 +21,6 @@ class Truncation {
       : sampler_(sampler),
         p_(p),
         partials_(partials),
-        grid_(Grid::of(p.logits)),
         lister_(lister),
         list_(listed ? &lister->listing() : nullptr),
         touched_(listed) {}
@@ -96,6 +95,8 @@ class Truncation {
     double before;  // the mass, or the number, of the ids above the cut
   };
 
+  Grid grid() const { return Grid::of(p_.logits); }
+
   Place find(double limit, bool by_mass) {
     if constexpr (Sampler::kLists) {
       Place place;
@@ -132,11 +133,11 @@ class Truncation {
 
   // Bisects, with above(low) >= limit > above(high).
   Place search(float lowest, Place high, double limit, bool by_mass) {
-    uint32_t low = grid_.at(lowest) - 1;  // on the grid, and not above `lowest`
-    uint32_t place = grid_.at(high.cut);
+    uint32_t low = grid().at(lowest) - 1;  // on the grid, and not above `lowest`
+    uint32_t place = grid().at(high.cut);
     while (place - low > 1) {
       const uint32_t middle = low + (place - low) / 2;
-      const double mass = above(grid_.number(middle), by_mass);
+      const double mass = above(grid().number(middle), by_mass);
       if (mass < limit) {
         place = middle;
         high.before = mass;
@@ -144,7 +145,7 @@ class Truncation {
         low = middle;
       }
     }
-    return {grid_.number(place), high.before};
+    return {grid().number(place), high.before};
   }
 
   // The mass, or the number, of the ids with a logit above x >= p_.cut.
@@ -182,7 +183,6 @@ class Truncation {
   Sampler& sampler_;
   Distribution<T>& p_;
   Partial* partials_;
-  Grid grid_;
   Lister<Sampler, T>* lister_;
   const Listing* list_;         // null: the row itself is searched
   bool touched_;                // whether the partials have to be stated anew

@@ -478,19 +478,19 @@ class Crew {
       __builtin_amdgcn_fence(__ATOMIC_ACQ_REL, "workgroup");
   }
 
-  // Written through to where all compute units read, so that `last` has no cache to write back.
+  // Written through to where all XCDs read, so that `last` has no cache to write back.
   static void publish(double* p, double x) {
     __hip_atomic_store(p, x, __ATOMIC_RELAXED, __HIP_MEMORY_SCOPE_AGENT);
+    __builtin_amdgcn_s_waitcnt(0x0f70);  // vmcnt(0): it has arrived
   }
   bool last(int32_t* arrived, int n) const {
-    __builtin_amdgcn_s_waitcnt(0x0f70);  // vmcnt(0): each wave's stores have arrived
-    barrier();
     if (leader())
       memory_->before =
           __hip_atomic_fetch_add(arrived, 1, __ATOMIC_RELAXED, __HIP_MEMORY_SCOPE_AGENT);
     barrier();
+    if (__builtin_amdgcn_readfirstlane(memory_->before) != n - 1) return false;
     __builtin_amdgcn_fence(__ATOMIC_ACQUIRE, "agent");
-    return __builtin_amdgcn_readfirstlane(memory_->before) == n - 1;
+    return true;
   }
 
  private:
