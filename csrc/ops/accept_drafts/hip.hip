@@ -13,15 +13,10 @@ namespace blockdraft {
 constexpr int threads_of(AcceptStep step) {
   return step == AcceptStep::kMeasure ? cdna::kWave : 512;
 }
-// Waves of a SIMD that registers are left for.
-template <class T>
-constexpr int waves_of(AcceptStep step) {
-  const bool many = step == AcceptStep::kDraw || (step == AcceptStep::kMeasure && sizeof(T) == 4);
-  return many ? 3 : 4;
-}
+constexpr int kWavesOfSimd = 4;  // that registers are left for
 
 template <class T, AcceptStep kStep>
-BLOCKDRAFT_KERNEL(threads_of(kStep), waves_of<T>(kStep))
+BLOCKDRAFT_KERNEL(threads_of(kStep), kWavesOfSimd)
 accept_drafts_kernel(AcceptParams<T> p) {
   using Crew = cdna::Crew<threads_of(kStep)>;
   __attribute__((shared)) static typename Crew::Memory shared;
@@ -30,8 +25,8 @@ accept_drafts_kernel(AcceptParams<T> p) {
   accept_step<kStep>(crew, p, cdna::group_index());
 }
 
-#define BLOCKDRAFT_STEP(T, step)                                                          \
-  template BLOCKDRAFT_KERNEL(threads_of(AcceptStep::step), waves_of<T>(AcceptStep::step)) \
+#define BLOCKDRAFT_STEP(T, step)                                         \
+  template BLOCKDRAFT_KERNEL(threads_of(AcceptStep::step), kWavesOfSimd) \
   accept_drafts_kernel<T, AcceptStep::step>(AcceptParams<T>);
 #define BLOCKDRAFT_INSTANTIATE(T) \
   BLOCKDRAFT_STEP(T, kMeasure)    \

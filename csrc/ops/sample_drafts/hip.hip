@@ -13,11 +13,10 @@ namespace blockdraft {
 constexpr int threads_of(SampleStep step) {
   return step == SampleStep::kMeasure ? cdna::kWave : 512;
 }
-// Waves of a SIMD that registers are left for.
-constexpr int waves_of(SampleStep step) { return step == SampleStep::kMeasure ? 3 : 1; }
+constexpr int kWavesOfSimd = 4;  // that registers are left for
 
 template <class T, SampleStep kStep>
-BLOCKDRAFT_KERNEL(threads_of(kStep), waves_of(kStep))
+BLOCKDRAFT_KERNEL(threads_of(kStep), kWavesOfSimd)
 sample_drafts_kernel(SampleParams<T> p) {
   using Crew = cdna::Crew<threads_of(kStep)>;
   cdna::use_global_pointers(p);
@@ -31,8 +30,8 @@ sample_drafts_kernel(SampleParams<T> p) {
   DraftRow<Crew, T>(crew, p, row, memory).template step<kStep>(cdna::group_index() % blocks_of_row);
 }
 
-#define BLOCKDRAFT_STEP(T, step)                                                       \
-  template BLOCKDRAFT_KERNEL(threads_of(SampleStep::step), waves_of(SampleStep::step)) \
+#define BLOCKDRAFT_STEP(T, step)                                         \
+  template BLOCKDRAFT_KERNEL(threads_of(SampleStep::step), kWavesOfSimd) \
   sample_drafts_kernel<T, SampleStep::step>(SampleParams<T>);
 #define BLOCKDRAFT_INSTANTIATE(T) BLOCKDRAFT_STEP(T, kMeasure) BLOCKDRAFT_STEP(T, kFinish)
 BLOCKDRAFT_INSTANTIATE(float)

@@ -64,9 +64,11 @@ struct At {
 
   static float8 exp2(float8 x, double scale) {
     const float factor = float(scale);
-    x = maximum(all(-1e4f / factor), x);
     const float8 product = x * factor, power = exp2(product);
-    const float8 rest = fma(x, all(float(scale - factor)), fma(x, all(factor), -product));
+    float8 rest = fma(x, all(float(scale - factor)), fma(x, all(factor), -product));
+#pragma unroll
+    for (int i = 0; i < kIds; ++i)
+      rest[i] = __builtin_amdgcn_fmed3f(rest[i], -1, 1);  // or NaN, inf
     return fma(power, rest * 0.693147181f, power);
   }
 
@@ -126,6 +128,18 @@ struct At {
     }
     return out;
   }
+  // The inverse of `floats`.
+  static float8 stored(float8 x, float8) { return x; }
+  static half8 stored(float8 x, half8) { return __builtin_convertvector(x, half8); }
+  static words stored(float8 x, words pairs) {
+#pragma unroll
+    for (int i = 0; i < 4; ++i) {
+      const float low = x[2 * i], high = x[2 * i + 1];  // a bit_cast of x[i] would take x[0]
+      pairs[i] = __builtin_bit_cast(uint32_t, low) >> 16 |
+                 (__builtin_bit_cast(uint32_t, high) & 0xffff0000u);
+    }
+    return pairs;
+  }
 
  private:
   // The bits of the lane's ids; any for ids beyond the span, whose words may not exist.
@@ -182,30 +196,35 @@ struct Held {
 
   int whole() const { return (at.span.stop - at.span.first) / kIds * kIds + at.span.first; }
   bool ragged() const { return whole() < at.span.stop; }
-  // Whether all ids of the steps are in the span.
-  bool full() const {
+  // Makes those -inf that are not in the span: once all has arrived, before anything is asked.
+  void mask() {
     const Span& span = at.span;
-    return span.stop - span.first == kSteps * kStep &&
-           !(span.hole >= span.first && span.hole < span.stop);
+    if (span.stop - span.first == kSteps * kStep &&
+        !(span.hole >= span.first && span.hole < span.stop))
+      return;
+#pragma unroll
+    for (int step = 0; step < kSteps; ++step) {
+      float8 own = x(step);
+      const int id = at.first + step * kStep;
+#pragma unroll
+      for (int i = 0; i < kIds; ++i)
+        own[i] = id + i < whole() && id + i != span.hole ? own[i] : -__builtin_inff();
+      raw[step] = At::stored(own, raw[step]);
+    }
   }
 
   float8 x(int step) const {
-    float8 x = At::floats(raw[step]);
-    const int id = at.first + step * kStep;
-    if (!full())
-#pragma unroll
-      for (int i = 0; i < kIds; ++i)
-        x[i] = id + i < whole() && id + i != at.span.hole ? x[i] : -__builtin_inff();
-    return x;
+    auto own = raw[step];
+#ifdef __HIP_DEVICE_COMPILE__
+    asm volatile("" : "+v"(own));  // lest floats, which are more, are made earlier or kept
+#endif
+    return At::floats(own);
   }
   float peak() {
+    mask();
     float8 peak = x(0);
 #pragma unroll
-    for (int i = 1; i < kSteps; ++i) peak = At::maximum(peak, x(i));
-#ifdef __HIP_DEVICE_COMPILE__
-#pragma unroll
-    for (int i = 0; i < kSteps; ++i) asm("" : "+v"(raw[i]));  // not kept as floats, which are more
-#endif
+    for (int i = 1; i < kSteps; ++i) peak = __builtin_elementwise_max(peak, x(i));
     float top = rest;
 #pragma unroll
     for (int i = 0; i < kIds; ++i) top = top > peak[i] ? top : peak[i];
@@ -393,7 +412,7 @@ class ScanOf {
 #pragma clang loop unroll(disable)
     for (int first = span.first; first < span.stop; first += kSteps * kStep) {
       const Span piece{first, least(span.stop, first + kSteps * kStep), span.hole};
-      sum += held_sum(f, hold<kSteps>(piece, row), hold<kSteps>(piece, others)...);
+      sum += masked_sum(f, hold<kSteps>(piece, row), hold<kSteps>(piece, others)...);
     }
     return sum;
   }
@@ -412,6 +431,11 @@ class ScanOf {
     return kWaves == 1 ? 0 : __builtin_amdgcn_readfirstlane(thread_index() / kWave);
   }
   static void barrier() { Group<kWaves * kWave>().barrier(); }
+  template <class F, class... Held>
+  static double masked_sum(F f, Held... held) {
+    (held.mask(), ...);
+    return held_sum(f, held...);
+  }
   static double plus(double a, double b) { return a + b; }
   static double total(float8 x) {
     double total = 0;
