@@ -21,13 +21,15 @@ GPU_GROUPS = 512
 VOCABULARY, VOCAB_BLOCK = 262272, 4096
 DRAFTS = 15
 ACCEPTED = 5
+HALVES_OF_CREW = 8  # kHalvesOfCrew of accept_drafts
 XCDS = 8
 
 
 class Work(NamedTuple):
     """A launch. code: a part of the C++ kernel's symbol, or the name of a Triton compilation. busy:
     the waves of a workgroup that multiply matrices, if not all. bytes: the least from HBM. streams:
-    whether loads come from there. trips: None where every loop runs once."""
+    whether loads come from there, or a part of the source lines of those that do. trips: None where
+    every loop runs once."""
 
     kernel: str
     code: str
@@ -35,7 +37,7 @@ class Work(NamedTuple):
     trips: tuple[Trip, ...] | None = ()
     bytes: float = 0
     busy: int | None = None
-    streams: bool = True
+    streams: bool | str = True
 
 
 class Shape(NamedTuple):
@@ -122,23 +124,17 @@ def attention(
     return Shape("block_attention", label, launches, 4 * scores * HEAD_DIM, scores)
 
 
-# The samplers' loops: rounds of a uniform's generator; the survey of a row's first ids, which are
-# fewer than the lanes of a wave take
+# The samplers' ways: rounds of a uniform's generator; a whole vocab_block of logits, all loaded
+# before one is used; what a wave makes of the partials of 65 vocab_blocks, 64 at a time
 PHILOX = Trip("round", 10)
-START = Trip("survey(scan, logits", 1, whole=True)
-# the sum over a row without masks and penalties
-PLAIN_ROW = "[row = logits.row, f](auto at, auto&)"
+HELD = Trip("out.raw[i] = At::raw(own + i * kStep)")
+FOLDED = (Trip("const Survey row = Scan::fold", 2), Trip("p.sum = sum_of", 2))
 
 
-def scan_of(text: str, share: float = 1) -> Trip:
-    """A wave's scan of a share of a vocab_block, 8 ids a lane at a time."""
-    return Trip(text, int(share * VOCAB_BLOCK) // 512, whole=True)
-
-
-def accept(batch: int, vocabulary: int = VOCABULARY) -> Shape:
+def accept(batch: int, vocabulary: int = VOCABULARY, drafts: int = DRAFTS) -> Shape:
     """Token rule at temperature 1, no truncation, drafts of sample_drafts with their normalisers,
     of which ACCEPTED are kept; log-probabilities not asked."""
-    rows = DRAFTS + 1  # that are measured; those of the drafter end at once
+    rows = drafts + 1  # that are measured; those of the drafter end at once
     of_row = vocabulary * BYTES
     blocks = ceil(vocabulary, VOCAB_BLOCK)
 
@@ -146,24 +142,20 @@ def accept(batch: int, vocabulary: int = VOCABULARY) -> Shape:
         def code(step: int) -> str:
             return f"accept_drafts_kernelINS_4bf16ELNS_10AcceptStepE{step}E"
 
-        measure = (START, scan_of(PLAIN_ROW))
+        measure = (HELD, Trip("at.exp2((x - at.all(top)) * at.all(factor))"))
         yield Work("measure", code(0), batch * rows * blocks, measure, batch * rows * of_row)
-        partials = (
-            Trip("i < vocabulary_.blocks; ++i) {", blocks),
-            Trip("p.sum += mass", blocks),
-        )
-        yield Work("normalise", code(1), batch * rows, partials, streams=False)
-        tests = (Trip("for (int i = 0;; ++i)", ACCEPTED + 1, (PHILOX,), whole=True),)
-        yield Work("decide", code(3), batch, tests, streams=False)
-        weigh = (scan_of("residual<Kind::kPlain>(p, q, scale)).sum"),)
-        yield Work("weigh", code(4), batch * blocks, weigh, 2 * batch * of_row)
+        groups = batch * ceil(2 * blocks, HALVES_OF_CREW)
         draw = (
+            Trip("crew_.share(2 * live_ + 1", ceil(rows, 8), FOLDED, whole=True),
+            Trip("decide_token(*this)", 1, (PHILOX,), whole=True),
+            Trip("first += kSteps * kStep", 1, (HELD,), whole=True),
             PHILOX,
-            Trip("total += sums_", blocks),
-            Trip("sums_[block]", blocks // 2),
-            Trip("base < span.stop", VOCAB_BLOCK // 1024),
+            Trip("masses.total()", 3),
+            Trip("masses.find", 2),
+            Trip("kWaves * kStep", 1, whole=True),
         )
-        yield Work("finish", code(5), batch, draw, streams=False)
+        moved = 2 * batch * of_row
+        yield Work("draw", code(4), groups, draw, moved, streams=HELD.text)
 
     def triton(arch: str) -> Iterator[Work]:
         def code(step: int) -> str:
@@ -188,7 +180,7 @@ def accept(batch: int, vocabulary: int = VOCABULARY) -> Shape:
         yield Work("finish", code(5), batch, draw, streams=False)
 
     exps = batch * rows * vocabulary
-    label = f"B={batch} K={DRAFTS}"
+    label = f"B={batch} K={drafts}"
     return Shape("accept_drafts", label, {"cpp": cpp, "triton": triton}, exps=exps)
 
 
@@ -201,16 +193,13 @@ def sample(batch: int, vocabulary: int = VOCABULARY) -> Shape:
         def code(step: int) -> str:
             return f"sample_drafts_kernelINS_4bf16ELNS_10SampleStepE{step}E"
 
-        measure = (START, scan_of(PLAIN_ROW))
+        measure = (HELD, Trip("auto exact = [top, scale]"))
         yield Work("measure", code(0), rows * blocks, measure, rows * of_row)
         draw = (
-            Trip("i < vocabulary_.blocks; ++i) {", blocks),
-            Trip("p.sum += mass", blocks),
+            *FOLDED,
             PHILOX,
-            Trip("i < vocabulary.blocks; i +=", ceil(blocks, 8)),
-            Trip("total += sums_", blocks),
-            Trip("sums_[block]", blocks // 2),
-            scan_of("base < span.stop", 0.5),
+            Trip("sampler_.find", 1),
+            Trip("kWaves * kStep", 1, whole=True),
         )
         yield Work("finish", code(1), rows, draw, streams=False)
 

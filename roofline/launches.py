@@ -33,7 +33,7 @@ def launches(
     pairs: float = 0,
     choices: int = 1,
     rule: str = "token",
-    drafts: int = 0,
+    cut: bool = False,
     logprob: bool = False,
 ) -> int:
     """Kernels that one call starts, by the schedule of the op:
@@ -46,9 +46,9 @@ def launches(
                       where a row has several `choices`
     moe_dispatch      dispatch
     residual_norm     norm
-    accept_drafts     measure, normalise; surplus, where `rule` is "block" and `drafts` (K) is more
-                      than one; decide, weigh, finish; logprob, where log-probabilities are asked
-                      for. 5 to 7 in all
+    accept_drafts     measure; normalise, where `rule` is "block" or rows are `cut` (top-k, top-p,
+                      min-p) or mixed; draw; logprob, where log-probabilities are asked for. 2 to 4
+                      in all; the Triton kernels start 5 to 7
     sample_drafts     measure, finish
     zaya_router       project, route
     the others        as ASSUMED
@@ -62,8 +62,7 @@ def launches(
     if op == "fused_moe":
         return 2 + (pairs > FEW_PAIRS) + (choices > 1)
     if op == "accept_drafts":
-        surplus = rule == "block" and drafts > 1
-        return 5 + surplus + logprob
+        return 2 + (rule == "block" or cut) + logprob
     if op in ("sample_drafts", "zaya_router"):
         return 2
     if op in ASSUMED:

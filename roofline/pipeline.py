@@ -3,8 +3,8 @@ while the other three SIMDs of the compute unit do the same."""
 
 import re
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
 from heapq import heappop, heappush, heapreplace
 
 from .assumptions import Machine
@@ -57,6 +57,7 @@ class Decoded:
     held: float = 0
     sums: tuple = ()
     bytes: int = 0
+    far: bool = False
     vmcnt: int | None = None
     lgkmcnt: int | None = None
 
@@ -118,26 +119,27 @@ def simulate(
     arch: str,
     machine: Machine,
     memory: Memory,
-    streams: bool = True,
+    far: Callable[[str], bool] = lambda _: True,
 ) -> Run:
     """waves: the instructions of each wave of a SIMD, as executed, and its workgroup. Loads of at
-    least 8 bytes a lane come from HBM if the kernel `streams`, others from a cache."""
-    known: dict[str, Decoded] = {}
+    least 8 bytes a lane come from HBM if they are `far`, others from a cache."""
+    known: dict[tuple[str, bool], Decoded] = {}
     run = Run()
     state = []
     for i, (code, group) in enumerate(waves):
-        texts = [str(text) for text in code if not text.endswith(":")]
-        for text in set(texts) - known.keys():
-            known[text] = decoded(text, arch, machine)
-        state.append(_Wave([known[text] for text in texts], group, 13.0 * i))
-    model = _Simd(arch, machine, memory, streams, run, state)
+        keys = [(str(text), bool(far(text))) for text in code if not text.endswith(":")]
+        for text, is_far in set(keys) - known.keys():
+            op = decoded(text, arch, machine)
+            known[text, is_far] = replace(op, far=is_far and op.bytes >= 8 * LANES)
+        state.append(_Wave([known[key] for key in keys], group, 13.0 * i))
+    model = _Simd(arch, machine, memory, run, state)
     model.run()
     return run
 
 
 class _Simd:
-    def __init__(self, arch, machine, memory, streams, run, waves):
-        self.arch, self.machine, self.memory, self.streams = arch, machine, memory, streams
+    def __init__(self, arch, machine, memory, run, waves):
+        self.arch, self.machine, self.memory = arch, machine, memory
         self.result, self.waves = run, waves
         self.port = dict.fromkeys(("valu", "packed", "mfma", "salu", "lds", "vmem"), 0.0)
         self.hbm = self.cache = 0.0
@@ -240,9 +242,8 @@ class _Simd:
         self.port["vmem"] = at + m.vmem_issue
         moved = SIMDS * op.bytes  # by the four SIMDs
         self.cache = max(self.cache, at) + moved / m.cache_bytes
-        far = self.streams and op.bytes >= 8 * LANES
-        done = max(self.cache, at) + (m.hbm_latency if far else m.cache_latency)
-        if far:
+        done = max(self.cache, at) + (m.hbm_latency if op.far else m.cache_latency)
+        if op.far:
             self.hbm = max(self.hbm, at) + moved * memory.share / memory.hbm_bytes
             done = max(done, self.hbm + m.hbm_latency)
             self.area += moved * (done - at)

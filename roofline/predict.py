@@ -1,7 +1,7 @@
 """What the timing model says of the project's kernels: never a measurement."""
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
 from math import ceil
@@ -11,7 +11,7 @@ from .assumptions import Machine, machine
 from .devices import Device, ceilings
 from .kernel_work import Shape, Work
 from .pipeline import LANES, SIMDS, Memory, Run, simulate
-from .route import Router, Stretch, loaded_bytes
+from .route import Router, Stretch, loaded_bytes, source_lines
 from .verdicts import Verdicts, fingerprint
 
 # Turns of a loop that are simulated; of the others each takes as long as the last of these
@@ -99,13 +99,20 @@ def launch(code: Code, work: Work, arch: str, device: Device, m: Machine) -> Lau
     routes = {idle: code.router.route(work.trips, idle) for idle in (False, True)}
     busy = waves if work.busy is None else work.busy
     of_simd = _waves(waves, together, busy)
-    loaded = busy * _loaded(routes[False]) + (waves - busy) * _loaded(routes[True])
+
+    @cache
+    def far(op: str) -> bool:
+        if not isinstance(work.streams, str):
+            return work.streams
+        return any(work.streams in line for line in source_lines(op.position))
+
+    loaded = busy * _loaded(routes[False], far) + (waves - busy) * _loaded(routes[True], far)
     share = min(1.0, work.bytes / (work.groups * loaded)) if loaded else 0.0
     memory = Memory(SUSTAINED[arch] * part / clock, share)
 
     def run(turns: int, copies: int = 1) -> Run:
         code = {idle: copies * list(route.instructions(turns)) for idle, route in routes.items()}
-        return simulate([(code[idle], g) for idle, g in of_simd], arch, m, memory, work.streams)
+        return simulate([(code[idle], g) for idle, g in of_simd], arch, m, memory, far)
 
     result = once = run(TURNS)
     clocks = once.clocks
@@ -135,11 +142,15 @@ def _waves(waves: int, groups: int, busy: int) -> list[tuple[bool, int]]:
     return max(simds, key=lambda s: (sum(not idle for idle, _ in s), len(s)))
 
 
-def _loaded(route: Stretch) -> int:
-    """Bytes that a wave loads in wide pieces."""
-    own = (p if isinstance(p, Stretch) else loaded_bytes(p) for p in route.parts)
-    bytes_ = (_loaded(p) if isinstance(p, Stretch) else LANES * p * (p >= 8) for p in own)
-    return route.times * sum(bytes_)
+def _loaded(route: Stretch, far: Callable[[str], bool]) -> int:
+    """Bytes that a wave loads from HBM."""
+    bytes_ = 0
+    for part in route.parts:
+        if isinstance(part, Stretch):
+            bytes_ += _loaded(part, far)
+        elif (own := loaded_bytes(part)) >= 8 and far(part):
+            bytes_ += LANES * own
+    return route.times * bytes_
 
 
 def _loops(route: Stretch) -> Iterator[Stretch]:

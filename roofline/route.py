@@ -92,7 +92,7 @@ def _source(name: str) -> list[str]:
     return path.read_text().splitlines() if path else []
 
 
-def _texts(position: str) -> Iterator[str]:
+def source_lines(position: str) -> Iterator[str]:
     """The source lines of an instruction's position: its own, and where that was inlined."""
     for name, line in re.findall(r"([\w./-]+):(\d+):\d+", position):
         lines = _source(name)
@@ -133,7 +133,7 @@ class Router:
     def _lines(self, block: int) -> set[str]:
         """The source lines of a basic block."""
         positions = {op.position for op in self.blocks[block]}
-        return {text.strip() for position in positions for text in _texts(position)}
+        return {text.strip() for position in positions for text in source_lines(position)}
 
     def _through(
         self, region, entry, trips, matrix, working, products, once=False

@@ -189,7 +189,7 @@ def _vocabulary_ops(w: Workload) -> list[OpCost]:
     accept = OpCost(
         "accept_drafts",
         w.batch * costs.accept_drafts(w.accepted, drafts, vocabulary, size),
-        launches("accept_drafts", rule="token", drafts=drafts, logprob=True),
+        launches("accept_drafts", rule="token", logprob=True),
     )
     sample = OpCost(
         "sample_drafts",

@@ -37,8 +37,8 @@ MUTANTS = {
         "token",
         ("(uniforms[:, :K] * qx < px)", "(uniforms[:, :K] * qx > px)"),
         (
-            "if (!(evidence.uniform_of(i) * evidence.q(i) < evidence.p(i)))",
-            "if (evidence.uniform_of(i) * evidence.q(i) < evidence.p(i))",
+            "!(evidence.uniform_of(i) * evidence.q(i) < evidence.p(i))",
+            "evidence.uniform_of(i) * evidence.q(i) < evidence.p(i)",
         ),
     ),
     "no clamp of the residual": (
@@ -53,8 +53,8 @@ MUTANTS = {
         "block",
         ("[:, i].clamp(max=1.0)", "[:, i]"),
         (
-            "least(carry * p / evidence.q(j), 1.0)",
-            "carry * p / evidence.q(j)",
+            "least(carry * ratio, 1.0)",
+            "carry * ratio",
         ),
     ),
     "one uniform for two purposes": (
@@ -69,15 +69,14 @@ MUTANTS = {
             "taken = drafted[:, i] & (u[:, i] < h) & (a == i)",
         ),
         (
-            "if (u < h) return {i + 1, verdict.status, carry};",
-            "if (u < h && (verdict.accepted == 0 || verdict.accepted == i + 2)) "
-            "verdict = {i + 1, verdict.status, carry}; else verdict.accepted = 0;",
+            "end - evidence.first(end, [&](int test) { return passes(end - 1 - test); })",
+            "evidence.first(end, [&](int i) { return !passes(i); })",
         ),
     ),
     "residual without the block's scale": (
         "block",
         ("residual = (scale[:, None] * base -", "residual = (base -"),
-        ("return {i + 1, verdict.status, carry};", "return {i + 1, verdict.status, 1};"),
+        ("kept > 0 ? evidence.carry(kept - 1) : 1", "1"),
     ),
     "every row's mask is the first one's": (
         "token",
@@ -103,7 +102,7 @@ MUTANTS = {
     "min-p only in p": (
         "token",
         ("draft_banned, *drafter_sampling)", "draft_banned, *drafter_sampling[:3])"),
-        ("drafter_(params.drafter_sampling.of(request)),", "drafter_{1, 0, 1, 0},"),
+        ("return params.drafter_sampling.of(request_);", "return {1, 0, 1, 0};"),
     ),
 }
 

@@ -88,22 +88,29 @@ def test_several_blocks(target, rule):
         compare_samples(case, sample_on(target))
 
 
-def test_sim_notices_a_missing_barrier():
-    """Between a row's blocks and the law that is made of them; for the log-probabilities of a
-    greedy request."""
+@pytest.mark.parametrize(
+    "rule, temperature, dropped, output",
+    [
+        ("token", 0.0, 1, "target_logprob"),  # between a row's vocab_blocks and its law
+        ("token", 1.0, 1, "accepted"),  # between the rows' laws and the verdict
+        ("block", 1.0, 1, "next_token"),  # between a crew's masses and the count of crews
+        ("block", 1.0, 2, "accepted"),  # between that and the question whether it is full
+    ],
+)
+def test_sim_notices_a_missing_barrier(rule, temperature, dropped, output):
     case = dict(
         seed=3,
-        B=4,
-        K=2,
+        B=16,
+        K=3,
         vocab=17000,
         valid=17000,
         mask=-1,
         dtype=torch.float32,
-        rule="token",
+        rule=rule,
         drafter="sampled",
         mix=None,
         truncated=False,
-        temperature=0.0,
+        temperature=temperature,
         given_lse=False,
         spoiled=None,
         coarse=False,
@@ -111,9 +118,12 @@ def test_sim_notices_a_missing_barrier():
         pads=False,
     )
     args, options, u = inputs(case)
-    expected = accept_on("sim")(args, options, u).target_logprob
+    expected = getattr(accept_on("sim")(args, options, u), output)
     assert not all(
-        torch.equal(accept_on("sim", seed, dropped=1)(args, options, u).target_logprob, expected)
+        torch.equal(
+            getattr(accept_on("sim", seed, dropped)(args, options, u), output),
+            expected,
+        )
         for seed in range(10)
     )
 

@@ -10,6 +10,13 @@
 //   scan.sums(span, f)          where Crew::kLists: f(at, second) summed, and what f adds to `second`
 //   scan.crossing(span, f, r)   the first id at which the running sum of f exceeds r. If rounding
 //                               keeps it below r, the last id where f is positive (-1: none)
+//   scan.fold(n, none, term, join)
+//                               term(i) for i < n, joined in an order that depends on n alone
+//   scan.first(n, holds)        the least i < n for which it holds, or n; it may be asked of others
+//   scan.find(n, term, r)       as `crossing`, of term(i) for i < n; and what of r is left there
+//   scan.chain(n, none, term, join, f)
+//                               f(i, x) for i < n, x being term(0) to term(i) joined in order;
+//                               returns the last x
 //   scan.collect(span, f, low, high, out, room)
 //                               where Crew::kLists: writes the values of f(at) that are neither at
 //                               most `low` nor above `high` to `out`, which has room for so many
@@ -24,6 +31,14 @@
 //   Scan::reload(p)             *p, the start of the kernel's parameters, read again; where
 //                               Scan::kReloads, p may be null
 //   scan.leader()               true for one thread of the scan
+//   Scan::kHeld                 so many ids of a row fit into a scan's registers: all loads are under
+//                               way before one is used. Where that is not 0:
+//   scan.hold(span, row)        the logits of a span of at most so many ids; held.peak() is the
+//                               greatest
+//   scan.held_sum(f, held)      f(at, x) summed over what is held; of -inf it must be 0
+//   scan.rows_sum(span, f, p, q...)
+//                               f(at, x, y...) summed over a span of rows p, q..., likewise; the
+//                               span may be longer
 //   Scan::kSplits               whether rows with a mask or penalties are scanned by code of their own
 //
 // f handles several ids at a time: `at`, of a type of the target, stands for them. Its Float and
@@ -55,7 +70,14 @@
 //                                    by one of its scans, between two barriers
 //   crew.within(vocabulary, i, f)    f(scan, vocabulary.span(i)) -> int, the same for all threads
 //   crew.leader(), crew.barrier()    as a group's
-//   Crew::kStaged                    whether each step of the body is a launch
+//   Crew::kStaged                    whether each step of the body is a launch. Where it is:
+//   crew.share(n, f)                 f(scan, i) for i < n, as each_block
+//   crew.each(n, f)                  f(i) for i < n, each by one of its threads
+//   crew.alone()                     a crew of the calling scan by itself
+//   crew.publish(p, x)               *p = x, by the leader of a scan
+//   crew.last(arrived, n)            whether the other n - 1 crews have called it before; then what
+//                                    they published before a barrier can be read. *arrived is 0 at
+//                                    first
 //   Crew::kLists                     whether it lists logits, as a single thread can
 #pragma once
 
@@ -89,6 +111,44 @@ struct Pair {
 
 constexpr int kListSlack = 16;
 
+struct Place {
+  int index;  // -1: none
+  double left;
+};
+
+// What scans of one thread have in common.
+struct SerialScan {
+  static constexpr int kHeld = 0;
+
+  template <class N, class Term, class Join>
+  static N fold(int n, N none, Term term, Join join) {
+    for (int i = 0; i < n; ++i) none = join(none, term(i));
+    return none;
+  }
+  template <class Term, class Join, class F>
+  static double chain(int n, double none, Term term, Join join, F f) {
+    for (int i = 0; i < n; ++i) f(i, none = join(none, term(i)));
+    return none;
+  }
+  template <class Holds>
+  static int first(int n, Holds holds) {
+    int i = 0;
+    while (i < n && !holds(i)) ++i;
+    return i;
+  }
+  template <class Term>
+  static Place find(int n, Term term, double r) {
+    int last = -1;
+    for (int i = 0; i < n; ++i) {
+      const double own = term(i);
+      if (own > 0) last = i;
+      if (own > r) return {i, r};
+      r -= own;
+    }
+    return {last, __builtin_inf()};  // rounding: the last one that has any
+  }
+};
+
 struct ScanExample {
   struct Term {
     template <class At, class Peak>
@@ -102,6 +162,15 @@ struct ScanExample {
           at.template revise<float>(x, words, ids, 0, [](float v, int) { return v; });
       return at.select((at.template id<float>() == at.all(0)) & bits, other, at.all(0.0f));
     }
+  };
+  struct Number {
+    double operator()(int) const { return 0; }
+  };
+  struct Join {
+    double operator()(double a, double b) const { return a + b; }
+  };
+  struct Holds {
+    bool operator()(int) const { return true; }
   };
   struct Vocabulary {
     int blocks;
@@ -123,6 +192,9 @@ template <class Scan>
 concept ScanTarget = requires(const Scan scan, Span span, const float* p) {
   scan.sum(span, ScanExample::Term()).sum;
   scan.crossing(span, ScanExample::Term(), 0.0);
+  scan.fold(1, 0.0, ScanExample::Number(), ScanExample::Join()) +
+      scan.first(1, ScanExample::Holds());
+  scan.find(1, ScanExample::Number(), 0.0).left + Scan::kHeld;
   Scan::value(p);
   scan.leader() || Scan::kProducts;
 };

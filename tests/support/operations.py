@@ -39,6 +39,10 @@ def of(inst):
         return encode_pair
     if "_SWAP_B32" in name and "PERMLANE" in name:
         return swap_rows
+    if name == "GLOBAL_ATOMIC_ADD":
+        return add_to_memory
+    if name in ("BUFFER_INV", "BUFFER_WBL2"):
+        return lambda *_: None  # there is one memory
     if type(inst).__name__ == "MUBUF" and not inst.lds:
         return buffer
     return (lambda *_: None) if "LOAD_LDS" in name else None  # it arrives later: to_lds
@@ -171,17 +175,32 @@ def to_lds(inst, bufs):
     """A load whose data goes to LDS: addresses are read now, memory and LDS when it arrives."""
     sgpr, vgpr, _vmem, lds, *_ = bufs
     count = {"X4": 4, "X3": 3}.get(inst.op.name[-2:], 1)
-    offset = (inst.offset ^ 0x1000) - 0x1000
-    low, high = vectors(vgpr)[inst.addr.offset - 256 : inst.addr.offset - 254].astype(np.uint64)
-    based = inst.saddr.offset < OFF
-    sources = low + pair(sgpr, inst.saddr.offset) if based else low | high << np.uint64(32)
+    sources, offset = addresses(inst, sgpr, vgpr)
     place = lds.value + (int(scalars(sgpr)[M0]) & 0xFFFF) + offset
     lanes = active(sgpr)
 
     def finish():
         for lane in lanes:
-            words(place + 4 * count * int(lane), count)[:] = words(
-                int(sources[lane]) + offset, count
-            )
+            words(place + 4 * count * int(lane), count)[:] = words(sources[lane], count)
 
     return finish
+
+
+def addresses(inst, sgpr, vgpr) -> tuple[list[int], int]:
+    """Of each lane, and the offset that they include."""
+    offset = (inst.offset ^ 0x1000) - 0x1000
+    low, high = vectors(vgpr)[inst.addr.offset - 256 : inst.addr.offset - 254].astype(np.uint64)
+    based = inst.saddr.offset < OFF
+    found = low + pair(sgpr, inst.saddr.offset) if based else low | high << np.uint64(32)
+    return [int(address) + offset for address in found], offset
+
+
+def add_to_memory(inst, sgpr, vgpr, *_) -> None:
+    """Returns what was there, which the emulator does on RDNA only."""
+    places, _ = addresses(inst, sgpr, vgpr)
+    for lane in active(sgpr):
+        word = words(places[lane], 1)
+        before = int(word[0])
+        word[0] = (before + int(vectors(vgpr)[inst.data.offset - 256, lane])) & 0xFFFFFFFF
+        if inst.sc0:
+            vectors(vgpr)[inst.vdst.offset - 256, lane] = before

@@ -12,7 +12,8 @@ def _workspace(logits: torch.Tensor, rows: int) -> torch.Tensor:
     batch, _, vocab = logits.shape
     blocks = -(-vocab // _sampling.vocab_block(vocab))
     doubles = _sampling.HEADER_DOUBLES + _sampling.VOCAB_BLOCK_DOUBLES * blocks
-    return torch.full((batch, rows, doubles), torch.nan, dtype=torch.float64)
+    # NaN without a bit that is 0, so that counts start wrong too.
+    return torch.full((batch, rows, doubles), -1, dtype=torch.int64).view(torch.float64)
 
 
 def accept_params(*args, with_logprob: bool = False, top_n: int = 0, **options):

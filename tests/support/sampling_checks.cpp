@@ -15,26 +15,18 @@ template <class Body>
 void with_crews(int64_t groups, uint64_t seed, int dropped, Body body) {
   sim::Scheduler scheduler(seed, dropped);
   scheduler.run(
-      groups, [] { return sim::NoMemory(); },
-      [&](const sim::Wave& wave, sim::NoMemory&, int64_t group) {
-        sim::Crew crew(wave);
+      groups, [] { return sim::CrewMemory(); },
+      [&](const sim::Wave& wave, sim::CrewMemory& memory, int64_t group) {
+        sim::Crew crew(wave, memory);
         body(crew, group);
       });
 }
 
 template <class T>
 void accept_on_sim(const AcceptParams<T>& p, uint64_t seed, int dropped) {
-  const int blocks = p.vocabulary().blocks;
   schedule(p, [&]<AcceptStep kStep>(int64_t groups) {
-    const AcceptGrid grid = accept_grid(p, kStep);
-    with_crews(groups, seed, dropped, [&](sim::Crew& crew, int64_t group) {
-      const int request = grid.request(group);
-      const int row = grid.row(group);
-      const auto memory =
-          RowsMemory<T>::staged(p.workspace.at(request), p.workspace.stride[1], blocks);
-      Acceptance<sim::Crew, T>(crew, p, request, memory, row)
-          .template step<kStep>(row, grid.block(group));
-    });
+    with_crews(groups, seed, dropped,
+               [&](sim::Crew& crew, int64_t group) { accept_step<kStep>(crew, p, group); });
   });
 }
 

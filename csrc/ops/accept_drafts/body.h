@@ -24,57 +24,116 @@ class Acceptance {
         memory_(memory),
         vocabulary_(params.vocabulary()),
         sampler_(crew, vocabulary_, memory.sums(row), memory.lists),
-        live_(params.draft_len[request]),
-        mix_(params.draft_logits && params.mix ? params.mix[request] : 1.0f) {
+        live_(constant(params.draft_len + request)),
+        mix_(params.draft_logits && params.mix ? constant(params.mix + request) : 1.0f) {
     sampled_ = params.draft_logits && !params.dirac && params.rule != kGreedy &&
                params.drafter_sampling.of(request).temperature > 0;
   }
 
   void run() {
     if (live_ < 0) return finish({-1, kFine, 1});
-    const Verdict verdict = decide(*this, params_.rule);
-    if (verdict.status == kFine) weigh(verdict);
-    finish(verdict);
+    finish(decide(*this, params_.rule));
   }
 
-  template <AcceptStep kStep>
-  void step(int row, int block) {
-    if constexpr (kStep == AcceptStep::kMeasure) measure(row, block);
-    if constexpr (kStep == AcceptStep::kNormalise)
-      if (row <= params_.drafts ? row <= live_ : row - params_.drafts - 1 < live_) normalise(row);
-    if constexpr (kStep == AcceptStep::kSurplus) weigh_surplus(row, block);
-    if constexpr (kStep == AcceptStep::kDecide) {
-      const Verdict none{-1, kFine, 1};
-      const Verdict verdict = live_ < 0 ? none : decide(*this, params_.rule);
-      if (crew_.leader()) *memory_.verdict = verdict;
-    }
-    if constexpr (kStep == AcceptStep::kWeigh) weigh_block(*memory_.verdict, block);
-    if constexpr (kStep == AcceptStep::kFinish) finish(*memory_.verdict);
-    if constexpr (kStep == AcceptStep::kLogprob)
-      log_probability(row, params_.accepted[request_], params_.next_token[request_]);
+  // The steps of a GPU.
+  void measure(int row, int block) {
+    if (row == 0 && block == 0 && crew_.leader()) memory_.state(0).arrived = 0;
+    if (!measured(row)) return;
+    const Scan scan;
+    const Partial partial =
+        sampler_.measure_block(scan, logits(row), sampling(row), row == live_, block);
+    if (scan.leader()) memory_.partials(row)[block] = partial;
+  }
+
+  void normalise_live(int row) {
+    if (row <= params_.drafts ? row <= live_ : row - params_.drafts - 1 < live_) normalise(row);
+  }
+
+  // Each row that was measured by a scan, the others by a thread.
+  void normalise_all() {
+    crew_.each(live_, [this](int i) {
+      const int row = row_of_draft(i);
+      if (!measured(row)) keep(row, given(row), true);
+    });
+    crew_.share(2 * live_ + 1, [this](const Scan& scan, int i) {
+      const int row = i <= live_ ? i : row_of_draft(i - live_ - 1);
+      if (!measured(row)) return;
+      auto alone = crew_.alone();
+      Sampler<decltype(alone), T> own(alone, vocabulary_, memory_.sums(row), {});
+      const Distribution<T> made = own.template distribution<false>(
+          logits(row), sampling(row), row == live_, memory_.partials(row));
+      keep(row, made, scan.leader());
+    });
+  }
+
+  // The verdict as far as it is known before the residual's masses are: that of the block rule is to
+  // reject `row`, if it may come to that.
+  template <bool kByBlock>
+  Verdict verdict(int row) {
+    if (live_ < 0) return {-1, kFine, 1};
+    return kByBlock && by_block() ? tested(row) : decide_token(*this);
+  }
+
+  // What a draw from this row may need: the residual's masses of some vocab_blocks.
+  void weigh_some(const Verdict& verdict, int row, int block) {
+    const int at = verdict.accepted;
+    if (verdict.status != kFine || at < 0 || at >= live_ || target(at).point != kSpread) return;
+    const Vocabulary all = halves(params_);
+    const int first = block * kHalvesOfCrew;
+    const Distribution<T>& p = target(at);
+    const Distribution<T>& q = draft(at);
+    crew_.share(least(kHalvesOfCrew, all.blocks - first), [&](const Scan& scan, int i) {
+      const double sum = residual_mass(scan, p, q, verdict.scale, all.span(first + i));
+      if (scan.leader()) crew_.publish(memory_.sums(row) + first + i, sum);
+    });
+  }
+
+  int32_t* arrived() const { return &memory_.state(0).arrived; }
+
+  template <bool kByBlock>
+  void conclude(const Verdict& verdict) {
+    if (!kByBlock || !by_block() || live_ < 0) return finish(verdict);
+    crew_.share(live_, [this](const Scan& scan, int i) {
+      const double sum = parts(i).total();
+      if (scan.leader()) memory_.state(i).residual = sum;
+    });
+    finish(decide_block(*this));
+  }
+
+  void log_probability(int row) {
+    log_probability(row, params_.accepted[request_], params_.next_token[request_]);
   }
 
   // The Evidence of rules.h.
   int live() const { return live_; }
-  double p(int i) const { return probability(target(i), i); }
-  double q(int i) const { return probability(draft(i), i); }
+  template <class Holds>
+  static int first(int n, Holds holds) {
+    return Scan::first(n, holds);
+  }
+  double p(int i) const { return memory_.state(i).chance; }
+  double q(int i) const { return memory_.state(row_of_draft(i)).chance; }
+  double carry(int i) const { return memory_.state(i).carry; }
+  void make_carries(int n) {
+    chain_carries(n, [this](int i, double carry) { memory_.state(i).carry = carry; });
+    crew_.barrier();
+  }
 
   double uniform_of(int i) const {  // of draft i; at i == drafts, of the draw
-    if (params_.uniforms) return params_.uniforms.at(request_)[i];
+    if (params_.uniforms) return constant(params_.uniforms.at(request_) + i);
     const bool drafted = i < params_.drafts;
-    return uniform(params_.seed[request_], params_.position[request_], drafted ? i : 0,
-                   drafted ? kAccept : kDraw);
+    return uniform(constant(params_.seed + request_), constant(params_.position + request_),
+                   drafted ? i : 0, drafted ? kAccept : kDraw);
   }
 
   // Makes the distributions of row i, unless earlier launches did. The target's comes last, because
   // its partials are read again for the draw.
-  int prepare(int i) {
+  void prepare(int i) {
     if constexpr (!Crew::kStaged) {
-      const int rows[] = {params_.drafts + 1 + i, i};
-      for (int row : rows) {
-        if (row <= params_.drafts || i < live_) normalise(row);
-      }
+      if (i < live_) normalise(row_of_draft(i));
+      normalise(i);
     }
+  }
+  int status(int i) const {
     return i < live_ ? most(target(i).status, draft(i).status) : target(i).status;
   }
 
@@ -84,16 +143,8 @@ class Acceptance {
     if (scale == 0) return 0;
     if (p.point != kSpread)
       return most(scale - q.template probability<Scan>(vocabulary_, p.point), 0.0);
-    if (q.point != kSpread) return scale * (1 - probability(p, i));
-    double sum = 0;
-    if constexpr (Crew::kStaged) {
-      for (int block = 0; block < vocabulary_.blocks; ++block) sum += memory_.surplus(i)[block];
-    } else {
-      sum = sampler_.weigh(
-          [&](const auto& scan, int, Span span) { return residual_mass(scan, p, q, scale, span); });
-      weighed_ = i;
-    }
-    return sum * (scale / p.sum);
+    if (q.point != kSpread) return scale * (1 - this->p(i));
+    return (Crew::kStaged ? memory_.state(i).residual : weigh(i, scale)) * (scale / p.sum);
   }
 
  private:
@@ -104,33 +155,42 @@ class Acceptance {
     return sampled_ && i < live_ && !normaliser_given(i);
   }
 
-  void measure(int row, int block) {
-    if (!measured(row)) return;
-    const Scan scan;
-    const Partial partial =
-        sampler_.measure_block(scan, logits(row), sampling(row), row == live_, block);
-    if (scan.leader()) memory_.partials(row)[block] = partial;
+  void normalise(int row) {
+    keep(row, made(row), crew_.leader());
+    crew_.barrier();
   }
 
-  void normalise(int row) {
-    const int i = row - params_.drafts - 1;
+  void keep(int row, const Distribution<T>& made, bool leader) const {
+    const int i = row <= params_.drafts ? row : row - params_.drafts - 1;
+    double chance = __builtin_nan("");
+    if (i < live_ && made.status == kFine)
+      chance = made.template probability<Scan>(vocabulary_, token(i));
+    if (!leader) return;
+    memory_.state(row).distribution = made;
+    memory_.state(row).chance = chance;
+  }
+
+  Distribution<T> made(int row) {
+    if (!measured(row)) return given(row);
     const Logits<T> own = logits(row);
-    Distribution<T> made;
-    if (measured(row)) {
-      made = measured_row(row, own);
-      // The status of a blend does not show which of its two rows is invalid.
-      if (i < 0 && mixes(row) && (made.status != kFine || mix_ == 0))
-        made.status = most(blend_status(row, own), made.status);
-    } else if (sampled_) {
-      const double* lse = params_.draft_lse.at(request_, i);
-      made = sampler_.known_distribution(own, sampling(row), lse);
-      if (!(Scan::value(draft_row(i) + token(i)) < __builtin_inff())) made.status = kNotNumbers;
-    } else {
+    Distribution<T> made = measured_row(row, own);
+    // The status of a blend does not show which of its two rows is invalid.
+    if (row <= params_.drafts && mixes(row) && (made.status != kFine || mix_ == 0))
+      made.status = most(blend_status(row, own), made.status);
+    return made;
+  }
+
+  // The distribution of a draft's row that is not measured.
+  Distribution<T> given(int row) const {
+    const int i = row - params_.drafts - 1;
+    if (!sampled_) {
       const int point = vocabulary_.has(token(i)) ? token(i) : Distribution<T>::kNowhere;
-      made = Distribution<T>{{}, 1, 1, 0, 0, 0, point, kFine};
+      return {{}, 1, 1, 0, 0, 0, point, kFine};
     }
-    if (crew_.leader()) memory_.distribution(row) = made;
-    crew_.barrier();
+    Distribution<T> known =
+        sampler_.known_distribution(logits(row), sampling(row), params_.draft_lse.at(request_, i));
+    if (!(Scan::value(draft_row(i) + token(i)) < __builtin_inff())) known.status = kNotNumbers;
+    return known;
   }
 
   // The distribution of a row; on a GPU, its vocab_blocks were measured by an earlier launch.
@@ -153,62 +213,61 @@ class Acceptance {
     return status;
   }
 
-  void weigh_surplus(int row, int block) {
-    if (row == 0 || row >= live_ || !spread(row)) return;
-    const Scan scan;
-    const double carry = block_carry(*this, row - 1);
-    const Span span = vocabulary_.span(block);
-    const double sum =
-        uniform_of(row - 1) < carry ? residual_mass(scan, target(row), draft(row), carry, span) : 0;
-    if (scan.leader()) memory_.surplus(row)[block] = sum;
+  template <class F>
+  double chain_carries(int n, F f) const {
+    return Scan::chain(
+        n, 1.0, [this](int i) { return p(i) > 0 ? p(i) / q(i) : 0.0; }, next_carry, f);
   }
 
-  // Mass of a vocab_block in the distribution that the token is drawn from.
-  template <class AnyScan>
-  double mass_of_draw(const AnyScan& scan, const Verdict& verdict, int block, Span span) const {
-    const int row = verdict.accepted;
-    const Distribution<T>& p = target(row);
-    if (row < live_) return residual_mass(scan, p, draft(row), verdict.scale, span);
-    return sampler_.mass(p, memory_.partials(row)[block]);
+  // The verdict by which the block rule may come to reject a row; else one that rejects none.
+  Verdict tested(int row) const {
+    if (row >= live_) return {live_, kFine, 1};
+    const double carry = chain_carries(row, [](int, double) {});
+    if (row > 0 && !(uniform_of(row - 1) < carry)) return {live_, kFine, 1};
+    return {row, status(row), carry};
   }
 
-  void weigh_block(const Verdict& verdict, int block) {
-    if (verdict.accepted < 0 || verdict.status != kFine) return;
-    if (target(verdict.accepted).point != kSpread) return;
-    const Scan scan;
-    const double sum = mass_of_draw(scan, verdict, block, vocabulary_.span(block));
-    if (scan.leader()) memory_.sums(0)[block] = sum;
+  // The residual's masses of a row.
+  Sampler<Crew, T> parts(int row) const {
+    const Vocabulary all = Crew::kStaged ? halves(params_) : vocabulary_;
+    return {crew_, all, memory_.sums(row), memory_.lists};
   }
-
-  void weigh(const Verdict& verdict) {
-    if (target(verdict.accepted).point != kSpread || weighed_ == verdict.accepted) return;
-    sampler_.weigh([&](const auto& scan, int block, Span span) {
-      return mass_of_draw(scan, verdict, block, span);
+  double weigh(int row, double scale) {
+    weighed_ = row;
+    return parts(row).weigh([&](const auto& scan, int, Span span) {
+      return residual_mass(scan, target(row), draft(row), scale, span);
     });
   }
 
   int draw(Verdict& verdict) {
-    const Distribution<T>& p = target(verdict.accepted);
+    const int row = verdict.accepted;
+    const Distribution<T>& p = target(row);
     if (p.point != kSpread) return p.point;
-    const bool rejected = verdict.accepted < live_;
     const double u = uniform_of(params_.drafts);
-    double total = sampler_.total();
-    if (total != total) {
-      verdict.status = kNotNumbers;
-      return -1;
-    }
-    if (rejected && total > 0) {
-      const Distribution<T>& q = draft(verdict.accepted);
-      return sampler_.find(u * total, [&](const auto& scan, Span span, double r) {
-        return residual_crossing(scan, p, q, verdict.scale, span, r);
+    Partial* const partials = memory_.partials(row);
+    if (row < live_) {
+      if (!Crew::kStaged && weighed_ != row) weigh(row, verdict.scale);
+      auto masses = parts(by_block() ? row : 0);
+      const double total = masses.total();
+      if (total != total) {
+        verdict.status = kNotNumbers;
+        return -1;
+      }
+      if (total > 0)
+        return masses.find(u * total, [&](const auto& scan, Span span, double r) {
+          return residual_crossing(scan, p, draft(row), verdict.scale, span, r);
+        });
+      // The residual has no mass.
+      crew_.each_block(vocabulary_, [&](const auto& scan, int block, Span span) {
+        const double mass = sampler_.mass_in(scan, p, span);
+        if (scan.leader()) partials[block] = {mass, p.top, kFine};
       });
     }
-    if (rejected)  // the residual has no mass
-      total = sampler_.weigh(
-          [&](const auto& scan, int, Span span) { return sampler_.mass_in(scan, p, span); });
-    return sampler_.find(u * total, [&](const auto& scan, Span span, double r) {
-      return sampler_.crossing_in(scan, p, span, r);
-    });
+    auto mass = [&](int i) { return sampler_.mass(p, partials[i]); };
+    return sampler_.find(u * sampler_.sum_of(mass), mass,
+                         [&](const auto& scan, Span span, double r) {
+                           return sampler_.crossing_in(scan, p, span, r);
+                         });
   }
 
   void finish(Verdict verdict) {
@@ -262,34 +321,36 @@ class Acceptance {
   // how many drafts it supplies.
   void next_pass(const Verdict& verdict, int token) const {
     if (!crew_.leader()) return;
+    const auto& params = Scan::reload(&params_);
     int proposal = -1;
     int best = 0;
-    for (int j = 0; j < params_.proposals; ++j) {
-      const int branch = params_.branch.at(request_)[j];
+    for (int j = 0; j < params.proposals; ++j) {
+      const int branch = params.branch.at(request_)[j];
       if (branch > best && branch <= verdict.accepted + 1) {
         best = branch;
         proposal = j;
       }
     }
     const int shift = proposal < 0 ? 0 : verdict.accepted + 1 - best;
-    int length = proposal < 0 ? 0 : least(most(params_.mask_rows - 1 - shift, 0), params_.drafts);
-    if (params_.remaining)
-      length = least(length, most(params_.remaining[request_] - verdict.accepted - 2, 0));
-    params_.accepted[request_] = verdict.accepted;
-    params_.next_token[request_] = token;
-    params_.status[request_] = verdict.status;
-    params_.proposal[request_] = proposal;
-    params_.shift[request_] = shift;
-    params_.next_draft_len[request_] = verdict.accepted < 0 ? -1 : length;
+    int length = proposal < 0 ? 0 : least(most(params.mask_rows - 1 - shift, 0), params.drafts);
+    if (params.remaining)
+      length = least(length, most(params.remaining[request_] - verdict.accepted - 2, 0));
+    params.accepted[request_] = verdict.accepted;
+    params.next_token[request_] = token;
+    params.status[request_] = verdict.status;
+    params.proposal[request_] = proposal;
+    params.shift[request_] = shift;
+    params.next_draft_len[request_] = verdict.accepted < 0 ? -1 : length;
   }
 
+  bool by_block() const { return params_.rule == kBlock; }
   bool mixes(int i) const { return mix_ != 1 && i < live_; }
-  int token(int i) const { return params_.draft_tokens.at(request_)[i]; }
+  int token(int i) const { return constant(params_.draft_tokens.at(request_) + i); }
   const T* target_row(int i) const { return params_.target_logits.at(request_, i); }
   const T* draft_row(int i) const { return params_.draft_logits.at(request_, i); }
-  const Distribution<T>& target(int i) const { return memory_.distribution(i); }
-  const Distribution<T>& draft(int i) const { return memory_.distribution(params_.drafts + 1 + i); }
-  bool spread(int i) const { return target(i).point == kSpread && draft(i).point == kSpread; }
+  int row_of_draft(int i) const { return params_.drafts + 1 + i; }
+  const Distribution<T>& target(int i) const { return memory_.state(i).distribution; }
+  const Distribution<T>& draft(int i) const { return target(row_of_draft(i)); }
   // Read again for each row, lest all take registers.
   Sampling sampling(int row) const {
     const auto& params = Scan::reload(&params_);
@@ -297,9 +358,6 @@ class Acceptance {
     Sampling target = params.target_sampling.of(request_);
     if (params.rule == kGreedy) target.temperature = 0;
     return target;
-  }
-  double probability(const Distribution<T>& of, int i) const {
-    return of.template probability<Scan>(vocabulary_, token(i));
   }
 
   Logits<T> logits(int row) const {
@@ -336,5 +394,41 @@ class Acceptance {
   bool sampled_;      // q is a distribution of the draft's logits, not a point
   int weighed_ = -1;  // the row whose residual masses the sums already hold; -1: none
 };
+
+// A group of a step. What later parts, or the end of a long one, need of the parameters is read anew,
+// lest it takes registers until then.
+template <AcceptStep kStep, class Crew, class T>
+void accept_step(Crew& crew, const AcceptParams<T>& params, int64_t group) {
+  auto part = [&](const AcceptParams<T>& p, auto work) {
+    if (kStep == AcceptStep::kDrawAlone && p.mix) __builtin_unreachable();  // see the schedule
+    const AcceptGrid grid = accept_grid(p, kStep);
+    const int request = grid.request(group), row = grid.row(group);
+    const auto memory = RowsMemory<T>::staged(p.workspace.at(request), p.workspace.stride[1],
+                                              p.vocabulary().blocks);
+    Acceptance<Crew, T> acceptance(crew, p, request, memory, row);
+    return work(acceptance, row, grid.block(group), grid.rows * grid.blocks);
+  };
+  if constexpr (kStep == AcceptStep::kMeasure)
+    part(params, [](auto& a, int row, int block, int) { a.measure(row, block); });
+  if constexpr (kStep == AcceptStep::kNormalise)
+    part(params, [](auto& a, int row, int, int) { a.normalise_live(row); });
+  if constexpr (kStep == AcceptStep::kLogprob)
+    part(Crew::Scan::reload(&params), [](auto& a, int row, int, int) { a.log_probability(row); });
+  if constexpr (kStep == AcceptStep::kDrawAlone)
+    part(params, [](auto& a, int, int, int) { a.normalise_all(); });
+  if constexpr (kStep == AcceptStep::kDraw || kStep == AcceptStep::kDrawAlone) {
+    constexpr bool kByBlock = kStep == AcceptStep::kDraw;
+    Verdict verdict;
+    const bool last =
+        part(Crew::Scan::reload(&params), [&](auto& a, int row, int block, int groups) {
+          verdict = a.template verdict<kByBlock>(row);
+          a.weigh_some(verdict, row, block);
+          return crew.last(a.arrived(), groups);
+        });
+    if (last)
+      part(Crew::Scan::reload(&params),
+           [&](auto& a, int, int, int) { a.template conclude<kByBlock>(verdict); });
+  }
+}
 
 }  // namespace blockdraft

@@ -1,5 +1,4 @@
-// GPU launcher of accept_drafts: one wave scans a vocab_block or decides on a request; a workgroup
-// normalises a row or finishes a request.
+// GPU launcher of accept_drafts: one wave measures a vocab_block; a workgroup does the rest.
 #include "tile/cdna/launch.h"
 
 #pragma clang force_cuda_host_device begin
@@ -11,35 +10,30 @@
 
 namespace blockdraft {
 
-constexpr int kCrewThreads = 512;
-constexpr int threads_of(AcceptStep step) { return by_scans(step) ? cdna::kWave : kCrewThreads; }
+constexpr int threads_of(AcceptStep step) {
+  return step == AcceptStep::kMeasure ? cdna::kWave : 512;
+}
+constexpr int kWavesOfSimd = 4;  // that registers are left for
 
 template <class T, AcceptStep kStep>
-BLOCKDRAFT_KERNEL(threads_of(kStep), 1)
+BLOCKDRAFT_KERNEL(threads_of(kStep), kWavesOfSimd)
 accept_drafts_kernel(AcceptParams<T> p) {
   using Crew = cdna::Crew<threads_of(kStep)>;
+  __attribute__((shared)) static typename Crew::Memory shared;
+  Crew crew(shared);
   cdna::use_global_pointers(p);
-  const AcceptGrid grid = accept_grid(p, kStep);
-  const int group = cdna::group_index();
-  const int request = grid.request(group);
-  const int row = grid.row(group);
-  const auto memory =
-      RowsMemory<T>::staged(p.workspace.at(request), p.workspace.stride[1], p.vocabulary().blocks);
-  Crew crew;
-  Acceptance<Crew, T>(crew, p, request, memory, row).template step<kStep>(row, grid.block(group));
+  accept_step<kStep>(crew, p, cdna::group_index());
 }
 
-#define BLOCKDRAFT_STEP(T, step)                              \
-  template BLOCKDRAFT_KERNEL(threads_of(AcceptStep::step), 1) \
+#define BLOCKDRAFT_STEP(T, step)                                         \
+  template BLOCKDRAFT_KERNEL(threads_of(AcceptStep::step), kWavesOfSimd) \
   accept_drafts_kernel<T, AcceptStep::step>(AcceptParams<T>);
 #define BLOCKDRAFT_INSTANTIATE(T) \
   BLOCKDRAFT_STEP(T, kMeasure)    \
   BLOCKDRAFT_STEP(T, kNormalise)  \
-  BLOCKDRAFT_STEP(T, kSurplus)    \
-  BLOCKDRAFT_STEP(T, kDecide)     \
-  BLOCKDRAFT_STEP(T, kWeigh)      \
-  BLOCKDRAFT_STEP(T, kFinish)     \
-  BLOCKDRAFT_STEP(T, kLogprob)
+  BLOCKDRAFT_STEP(T, kDraw)       \
+  BLOCKDRAFT_STEP(T, kLogprob)    \
+  BLOCKDRAFT_STEP(T, kDrawAlone)
 BLOCKDRAFT_INSTANTIATE(float)
 BLOCKDRAFT_INSTANTIATE(bf16)
 BLOCKDRAFT_INSTANTIATE(fp16)

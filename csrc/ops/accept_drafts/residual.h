@@ -8,17 +8,27 @@ namespace blockdraft {
 
 // Weights (p - ratio * q)+; if q is a point, the weights of p without that id. Where p equals q the
 // weight must be exactly 0, whether or not the compiler fuses the product with the difference.
+template <class At, class Float>
+Float residual_weight(At at, Float of_p, Float of_q, float ratio, bool infinite) {
+  const Float rest = at.maximum(at.all(0.0f), of_p - of_q * at.all(ratio));
+  return infinite ? at.select(of_q == at.all(0.0f), of_p, rest) : rest;  // 0 * infinity is NaN
+}
+
+template <class T>
+float residual_ratio(const Distribution<T>& p, const Distribution<T>& q, double scale) {
+  return float(p.sum / q.sum / scale);
+}
+
 template <Kind kKind, class T>
 auto residual(const Distribution<T>& p, const Distribution<T>& q, double scale) {
-  const float ratio = float(p.sum / q.sum / scale);
+  const float ratio = residual_ratio(p, q, scale);
   return [&p, &q, ratio, infinite = !(ratio < __builtin_inff())](auto at, auto&) {
     const auto of_p = p.template weight<kKind>(at);
     if constexpr (kKind == Kind::kAny)
       if (q.point != Distribution<T>::kSpread)
         return at.select(at.template id<T>() == at.all(q.point), at.all(0.0f), of_p);
     const auto of_q = q.template weight<kKind>(at);
-    const auto rest = at.maximum(at.all(0.0f), of_p - of_q * at.all(ratio));
-    return infinite ? at.select(of_q == at.all(0.0f), of_p, rest) : rest;  // 0 * infinity is NaN
+    return residual_weight(at, of_p, of_q, ratio, infinite);
   };
 }
 
@@ -66,7 +76,17 @@ template <class Scan, class T>
 BLOCKDRAFT_SCAN double residual_mass(const Scan& scan, const Distribution<T>& p,
                                      const Distribution<T>& q, double scale, Span span) {
   if (q.point == Distribution<T>::kSpread) {
-    if (p.plain() && q.plain()) return scan.sum(span, residual<Kind::kPlain>(p, q, scale)).sum;
+    if (p.plain() && q.plain()) {
+      if constexpr (Scan::kHeld > 0) {
+        const float ratio = residual_ratio(p, q, scale);
+        auto rest = [&p, &q, ratio, infinite = !(ratio < __builtin_inff())](auto at, auto x,
+                                                                            auto y) {
+          return residual_weight(at, p.weight_of(at, x), q.weight_of(at, y), ratio, infinite);
+        };
+        return scan.rows_sum(span, rest, p.logits.row, q.logits.row);
+      }
+      return scan.sum(span, residual<Kind::kPlain>(p, q, scale)).sum;
+    }
     if constexpr (Scan::kSplits)
       return split_residual_mass(scan, p.within(span), q.within(span), scale, span);
   }

@@ -2,10 +2,13 @@
 // body.h):
 //
 //   live()            how many there are
-//   prepare(i)        makes the distributions of row i if they are missing; returns its status
+//   first(n, holds)   the least i < n for which it holds, or n: a CPU asks in order, a GPU at once
+//   prepare(i)        makes the distributions of row i if they are missing
+//   status(i)         of row i, once it is prepared
 //   uniform_of(i)     the uniform random number that decides draft i
 //   p(i), q(i)        probability of draft i in the target's and in the drafter's distribution of
-//                     row i
+//                     row i; NaN where that has a status
+//   make_carries(n)   computes carry(i) for i < n, in ascending order
 //   surplus(i, s)     the sum over ids of (s * p - q)+ in row i
 #pragma once
 
@@ -15,57 +18,58 @@ namespace blockdraft {
 
 enum Rule { kToken = 0, kBlock = 1, kGreedy = 2 };  // blockdraft.ops.accept_drafts.RULES
 
+// What is decided before the draw: the number of accepted drafts, and the factor of p in the
+// residual.
+struct Verdict {
+  int accepted, status;
+  double scale;
+};
+
 // Each draft is kept with probability min(1, p / q), up to the first that is not.
 template <class Evidence>
 Verdict decide_token(Evidence& evidence) {
-  for (int i = 0;; ++i) {
-    const int status = evidence.prepare(i);
-    if (status != kFine || i == evidence.live()) return {i, status, 1};
-    if (!(evidence.uniform_of(i) * evidence.q(i) < evidence.p(i))) return {i, kFine, 1};
-  }
+  const int i = evidence.first(evidence.live() + 1, [&](int i) {
+    evidence.prepare(i);
+    return i == evidence.live() || !(evidence.uniform_of(i) * evidence.q(i) < evidence.p(i));
+  });
+  return {i, evidence.status(i), 1};
 }
 
-// The block rule's p_i (arXiv 2403.10444), of drafts 0..i.
-template <class Evidence>
-double block_carry(const Evidence& evidence, int i) {
-  double carry = 1;
-  for (int j = 0; j <= i && carry > 0; ++j) {
-    const double p = evidence.p(j);
-    carry = p > 0 ? least(carry * p / evidence.q(j), 1.0) : 0;
-  }
-  return carry;
+// The block rule's p_i (arXiv 2403.10444) from that of the draft before.
+inline double next_carry(double carry, double ratio) {
+  return carry > 0 ? least(carry * ratio, 1.0) : 0;
 }
 
 // The block rule keeps all drafts up to the last one of 0..end - 1 whose test succeeds, even if
-// earlier tests fail. So the tests run from the last draft backwards and stop at the first success.
+// earlier tests fail. So the tests run from the last draft backwards up to the first success. A
+// surplus that is no number counts as one: the draw meets it again.
 template <class Evidence>
 Verdict last_kept(Evidence& evidence, int end) {
-  Verdict verdict{0, kFine, 1};
-  for (int i = end - 1; i >= 0 && verdict.status == kFine; --i) {
-    const double carry = block_carry(evidence, i);
-    const double u = evidence.uniform_of(i);
-    if (!(u < carry)) continue;  // h is at most as large
-    double h = carry;
-    if (i + 1 < evidence.live()) {
-      const double surplus = evidence.surplus(i + 1, carry);
-      if (surplus != surplus) verdict.status = kNotNumbers;  // the caller gave q's normaliser
-      h = surplus > 0 ? surplus / (surplus + 1 - carry) : 0;
-    }
-    if (u < h) return {i + 1, verdict.status, carry};
-  }
-  return verdict;
+  auto passes = [&](int i) {
+    const double carry = evidence.carry(i), u = evidence.uniform_of(i);
+    if (!(u < carry)) return false;  // h is at most as large
+    if (i + 1 == evidence.live()) return true;
+    const double surplus = evidence.surplus(i + 1, carry);
+    return surplus != surplus || (surplus > 0 && u < surplus / (surplus + 1 - carry));
+  };
+  const int kept = end - evidence.first(end, [&](int test) { return passes(end - 1 - test); });
+  return {kept, kFine, kept > 0 ? evidence.carry(kept - 1) : 1};
 }
 
 // Reads no row after a draft with p = 0, and the bonus row only if all drafts are kept.
 template <class Evidence>
 Verdict decide_block(Evidence& evidence) {
-  int end = 0;
-  int status = kFine;
-  while (end < evidence.live() && (status = evidence.prepare(end)) == kFine && evidence.p(end) > 0)
-    ++end;
-  if (status != kFine) return {0, status, 1};
+  const int end = evidence.first(evidence.live(), [&](int i) {
+    evidence.prepare(i);
+    return !(evidence.p(i) > 0) || evidence.q(i) != evidence.q(i);
+  });
+  if (end < evidence.live() && evidence.status(end) != kFine) return {0, evidence.status(end), 1};
+  evidence.make_carries(end);
   Verdict verdict = last_kept(evidence, end);
-  if (verdict.accepted == evidence.live()) verdict.status = evidence.prepare(evidence.live());
+  if (verdict.accepted == evidence.live()) {
+    evidence.prepare(evidence.live());
+    verdict.status = evidence.status(evidence.live());
+  }
   return verdict;
 }
 

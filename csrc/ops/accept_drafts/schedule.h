@@ -9,17 +9,26 @@ namespace blockdraft {
 enum class AcceptStep {
   kMeasure,    // a vocab_block of a row: what it adds to the row's normaliser
   kNormalise,  // a row: its distribution
-  kSurplus,    // a vocab_block of a row: what it adds to the sum of (scale * p - q)+
-  kDecide,     // a request: how many drafts are kept
-  kWeigh,      // a vocab_block: its mass in the distribution that the token is drawn from
-  kFinish,     // a request: the draw, and all outputs except
+  kDraw,       // some vocab_blocks of a row: their mass in the distribution that the token is drawn
+               // from; then, by the last crew of a request: all outputs except
   kLogprob,    // a row: the log-probability of its committed token
+  kDrawAlone,  // kDraw without kNormalise: each crew normalises all rows
 };
 
-// Whether one wave does a group of the step; otherwise the waves of a crew share it.
-constexpr bool by_scans(AcceptStep step) {
-  return step == AcceptStep::kMeasure || step == AcceptStep::kSurplus ||
-         step == AcceptStep::kDecide || step == AcceptStep::kWeigh;
+// Whether rows are normalised by a launch of their own: for cuts and blends, which take readings of
+// whole rows; and where so many crews draw that each should not do it.
+template <class T>
+bool normalises_apart(const AcceptParams<T>& p) {
+  return p.target_sampling.may_truncate() || p.drafter_sampling.may_truncate() || p.mix ||
+         p.rule == kBlock;
+}
+
+// The masses of a draw are those of halves of vocab_blocks, of which a crew weighs some.
+constexpr int kHalvesOfCrew = 8;
+
+template <class T>
+Vocabulary halves(const AcceptParams<T>& p) {
+  return {p.num_valid_vocab, p.mask_token, p.vocab_block / 2};
 }
 
 // The groups of a step are numbered by request, row and vocab_block, the last one fastest.
@@ -33,21 +42,16 @@ struct AcceptGrid {
 
 template <class T>
 constexpr AcceptGrid accept_grid(const AcceptParams<T>& p, AcceptStep step) {
-  const int blocks = p.vocabulary().blocks;
   switch (step) {
     case AcceptStep::kMeasure:
-      return {2 * p.drafts + 1, blocks};
+      return {2 * p.drafts + 1, p.vocabulary().blocks};
     case AcceptStep::kNormalise:
       return {2 * p.drafts + 1, 1};
-    case AcceptStep::kSurplus:
-      return {p.drafts, blocks};
-    case AcceptStep::kWeigh:
-      return {1, blocks};
+    case AcceptStep::kDraw:
+    case AcceptStep::kDrawAlone:  // the block rule needs the masses before it decides on a row
+      return {p.rule == kBlock ? most(p.drafts, 1) : 1, ceil_div(halves(p).blocks, kHalvesOfCrew)};
     case AcceptStep::kLogprob:
       return {p.drafts + 1, 1};
-    case AcceptStep::kDecide:
-    case AcceptStep::kFinish:
-      return {1, 1};
   }
   __builtin_unreachable();
 }
@@ -60,11 +64,12 @@ void schedule(const AcceptParams<T>& p, Run run) {
     run.template operator()<kStep>(int64_t(p.batch) * grid.rows * grid.blocks);
   };
   launch.template operator()<AcceptStep::kMeasure>();
-  launch.template operator()<AcceptStep::kNormalise>();
-  if (p.rule == kBlock && p.drafts > 1) launch.template operator()<AcceptStep::kSurplus>();
-  launch.template operator()<AcceptStep::kDecide>();
-  launch.template operator()<AcceptStep::kWeigh>();
-  launch.template operator()<AcceptStep::kFinish>();
+  if (normalises_apart(p)) {
+    launch.template operator()<AcceptStep::kNormalise>();
+    launch.template operator()<AcceptStep::kDraw>();
+  } else {
+    launch.template operator()<AcceptStep::kDrawAlone>();
+  }
   if (p.target_logprob) launch.template operator()<AcceptStep::kLogprob>();
 }
 

@@ -77,11 +77,11 @@ class DraftRow {
     const double u = params.uniforms
                          ? params.uniforms.at(request_)[i_]
                          : uniform(params.seed[request_], params.position[request_], i_, kDraft);
-    const double total = sampler_.weigh(
-        [&](const auto&, int block, Span) { return sampler_.mass(q, partials_[block]); });
-    return sampler_.find(u * total, [&](const auto& scan, Span span, double r) {
-      return sampler_.crossing_in(scan, q, span, r);
-    });
+    auto mass = [&](int i) { return sampler_.mass(q, partials_[i]); };
+    return sampler_.find(u * (Crew::kStaged ? q.sum : sampler_.sum_of(mass)), mass,
+                         [&](const auto& scan, Span span, double r) {
+                           return sampler_.crossing_in(scan, q, span, r);
+                         });
   }
 
   Crew& crew_;

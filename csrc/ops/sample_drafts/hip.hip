@@ -13,9 +13,10 @@ namespace blockdraft {
 constexpr int threads_of(SampleStep step) {
   return step == SampleStep::kMeasure ? cdna::kWave : 512;
 }
+constexpr int kWavesOfSimd = 4;  // that registers are left for
 
 template <class T, SampleStep kStep>
-BLOCKDRAFT_KERNEL(threads_of(kStep), 1)
+BLOCKDRAFT_KERNEL(threads_of(kStep), kWavesOfSimd)
 sample_drafts_kernel(SampleParams<T> p) {
   using Crew = cdna::Crew<threads_of(kStep)>;
   cdna::use_global_pointers(p);
@@ -24,12 +25,13 @@ sample_drafts_kernel(SampleParams<T> p) {
   const int row = cdna::group_index() / blocks_of_row;
   double* const own = p.workspace.at(row / p.drafts, row % p.drafts);
   const auto memory = RowsMemory<T>::staged(own, p.workspace.stride[1], blocks);
-  Crew crew;
+  __attribute__((shared)) static typename Crew::Memory shared;
+  Crew crew(shared);
   DraftRow<Crew, T>(crew, p, row, memory).template step<kStep>(cdna::group_index() % blocks_of_row);
 }
 
-#define BLOCKDRAFT_STEP(T, step)                              \
-  template BLOCKDRAFT_KERNEL(threads_of(SampleStep::step), 1) \
+#define BLOCKDRAFT_STEP(T, step)                                         \
+  template BLOCKDRAFT_KERNEL(threads_of(SampleStep::step), kWavesOfSimd) \
   sample_drafts_kernel<T, SampleStep::step>(SampleParams<T>);
 #define BLOCKDRAFT_INSTANTIATE(T) BLOCKDRAFT_STEP(T, kMeasure) BLOCKDRAFT_STEP(T, kFinish)
 BLOCKDRAFT_INSTANTIATE(float)

@@ -15,17 +15,15 @@ class SamplingMemory {
   // For one request's `rows` distributions. `items`: of this call, among `threads` threads; where
   // these are more, several of them work on an item.
   RowsMemory<T> of(int rows, int blocks, bool truncates, int64_t items, int threads) {
-    distributions_.resize(rows);
+    states_.resize(rows);
     partials_.resize(blocks);
     sums_.resize(blocks);
-    return {distributions_.data(),
+    return {states_.data(),
             partials_.data(),
             sums_.data(),
-            nullptr,
             truncates ? lists(blocks, int(most<int64_t>(1, least(kParts, threads / items))))
                       : ListMemory{},
-            nullptr,
-            kDistributionDoubles,
+            kHeaderDoubles,
             0};
   }
 
@@ -53,7 +51,7 @@ class SamplingMemory {
             parts};
   }
 
-  std::vector<Distribution<T>> distributions_;
+  std::vector<RowState<T>> states_;
   std::vector<Partial> partials_;
   std::vector<double> sums_;
   Buffer<float> found_, list_;

@@ -137,14 +137,19 @@ struct Distribution {
   }
   float least_kept() const { return tie < 0 ? number(image(cut) + 1) : cut; }
 
+  // Of a logit x, if it is kept.
   double weight_of(float x) const { return exp2_double((double(x) - top) * scale); }
+  template <class At>
+  [[gnu::always_inline]] typename At::Float weight_of(At at, typename At::Float x) const {
+    return at.exp2(x - at.all(top), scale);
+  }
 
   // Inlined wherever it stands, as At::exp2 is.
   template <Kind kKind, class At>
   [[gnu::always_inline]] typename At::Float weight(At at) const {
     if constexpr (kKind != Kind::kAny) {
       const auto x = at.load(logits.row);
-      auto own = at.exp2(x - at.all(top), scale);
+      auto own = weight_of(at, x);
       if constexpr (kKind == Kind::kCut)
         own = at.select(x >= at.all(least_kept()), own, at.all(0.0f));
       if constexpr (kKind != Kind::kPlain)
@@ -154,7 +159,7 @@ struct Distribution {
     const auto x = logits.load(at);
     const auto kept =
         (x > at.all(cut)) | ((x == at.all(cut)) & (at.template id<T>() <= at.all(tie)));
-    return at.select(kept, at.exp2(x - at.all(top), scale), at.all(0.0f));
+    return at.select(kept, weight_of(at, x), at.all(0.0f));
   }
 
   template <class Scan>

@@ -58,6 +58,12 @@ class Sampler {
 
   Partial measure_block(const typename Crew::Scan& scan, const Logits<T>& logits,
                         const Sampling& sampling, bool drawn, int block) const {
+    if constexpr (Scan::kHeld > 0) {
+      Partial out;
+      if (sampling.temperature > 0 &&
+          measure_held(scan, logits, sampling.scale(), vocabulary_.span(block), drawn, out))
+        return out;
+    }
     const Partial start = survey_start(scan, logits, vocabulary_);
     return measure_block(scan, logits, sampling, drawn, start, vocabulary_.span(block));
   }
@@ -85,12 +91,14 @@ class Sampler {
   }
 
   // If truncated, the distribution's partials are stated anew where a token is `drawn` by them, and
-  // otherwise lost.
+  // otherwise lost. Without kCuts it must not be.
+  template <bool kCuts = true>
   Distribution<T> distribution(const Logits<T>& logits, const Sampling& sampling, bool drawn,
                                Partial* partials) {
     Distribution<T> p = measured(logits, sampling, partials);
-    if (p.status == kFine && sampling.temperature > 0 && sampling.truncates())
-      truncate(*this, p, sampling, partials, drawn);
+    if constexpr (kCuts)
+      if (p.status == kFine && sampling.temperature > 0 && sampling.truncates())
+        truncate(*this, p, sampling, partials, drawn);
     return p;
   }
 
@@ -108,20 +116,14 @@ class Sampler {
       const Partial partial = survey(scan, logits, span);
       if (scan.leader()) sums_[block] = partial.status;
     });
-    int status = kEmpty;
-    for (int i = 0; i < vocabulary_.blocks; ++i) {
-      if (int(sums_[i]) == kNotNumbers) return kNotNumbers;
-      if (int(sums_[i]) == kFine) status = kFine;
-    }
-    return status;
+    return Scan::fold(
+        vocabulary_.blocks, int(kEmpty), [this](int i) { return int(sums_[i]); }, worse);
   }
 
   // The greatest logit of a row.
   float greatest(const Logits<T>& logits) {
     weigh([&](const auto& scan, int, Span span) { return survey(scan, logits, span).anchor; });
-    double greatest = sums_[0];
-    for (int i = 1; i < vocabulary_.blocks; ++i) greatest = most(greatest, sums_[i]);
-    return float(greatest);
+    return greatest_sum();
   }
 
   // Calls f(rank, id) for the first n ids of a distribution, by their logits; of equal ones the
@@ -131,11 +133,9 @@ class Sampler {
     greatest(p.logits);  // sums_: the greatest logit of each vocab_block that is not listed yet
     int after = -1;      // the last id that is listed
     for (int rank = 0; rank < n;) {
-      int block = 0;
-      for (int i = 1; i < vocabulary_.blocks; ++i)
-        if (sums_[i] > sums_[block]) block = i;
-      const float x = float(sums_[block]);
+      const float x = greatest_sum();
       if (!(x >= p.cut) || x == -__builtin_inff()) return rank;
+      const int block = Scan::first(vocabulary_.blocks, [&](int i) { return sums_[i] == x; });
       const int id = crew_.within(vocabulary_, block, [&](const auto& scan, Span span) {
         return next_equal(scan, p.logits, x, after, span);
       });
@@ -167,9 +167,7 @@ class Sampler {
   }
 
   double total() const {
-    double total = 0;
-    for (int i = 0; i < vocabulary_.blocks; ++i) total += sums_[i];
-    return total;
+    return sum_of([this](int i) { return sums_[i]; });
   }
 
   // Adds the first `ties` of the ids that `sums_` counts in each vocab_block to the partials, whose
@@ -191,22 +189,27 @@ class Sampler {
   // crossing(scan, span, r) searches within it.
   template <class F>
   int find(double r, F crossing) const {
-    int block = 0, last = -1;
-    for (; block < vocabulary_.blocks; ++block) {
-      if (sums_[block] > 0) last = block;
-      if (sums_[block] > r) break;
-      r -= sums_[block];
-    }
-    if (block == vocabulary_.blocks) r = __builtin_inf();  // rounding: take the last id with mass
-    if (last < 0) return -1;
-    return crew_.within(vocabulary_, last,
-                        [&](const auto& scan, Span span) { return crossing(scan, span, r); });
+    return find(r, [this](int i) { return sums_[i]; }, crossing);
+  }
+  // Likewise, where mass(i) is that of a vocab_block.
+  template <class Mass, class F>
+  int find(double r, Mass mass, F crossing) const {
+    const Place place = Scan::find(vocabulary_.blocks, mass, r);
+    if (place.index < 0) return -1;
+    return crew_.within(vocabulary_, place.index, [&](const auto& scan, Span span) {
+      return crossing(scan, span, place.left);
+    });
+  }
+
+  // The sum of mass(i) over the vocab_blocks.
+  template <class Mass>
+  double sum_of(Mass mass) const {
+    return Scan::fold(vocabulary_.blocks, 0.0, mass, [](double a, double b) { return a + b; });
   }
 
   // The mass of a measured vocab_block in its row's distribution.
-  static double mass(const Distribution<T>& p, const Partial& partial) {
-    if (!(partial.sum > 0)) return 0;
-    return partial.anchor == p.top ? partial.sum : partial.sum * p.weight_of(partial.anchor);
+  static double mass(const Distribution<T>& p, Partial partial) {
+    return (partial.sum > 0 ? partial.sum : 0) * p.weight_of(partial.anchor);
   }
   template <class Scan>
   BLOCKDRAFT_SCAN static double mass_in(const Scan& scan, const Distribution<T>& p, Span span) {
@@ -223,6 +226,21 @@ class Sampler {
   }
 
  private:
+  float greatest_sum() const {
+    return float(Scan::fold(
+        vocabulary_.blocks, -__builtin_inf(), [this](int i) { return sums_[i]; },
+        [](double a, double b) { return most(a, b); }));
+  }
+
+  struct Survey {
+    float top;
+    int status;
+  };
+  // Of vocab_blocks with these two: numbers that are none spoil all.
+  static int worse(int a, int b) {
+    return a == kNotNumbers || b == kNotNumbers ? int(kNotNumbers) : least(a, b);
+  }
+
   static Distribution<T> unmeasured(const Logits<T>& logits) {
     return {logits, 1, 0, -__builtin_inff(), -__builtin_inff(), INT32_MAX, Distribution<T>::kSpread,
             kEmpty};
@@ -232,15 +250,19 @@ class Sampler {
   Distribution<T> measured(const Logits<T>& logits, const Sampling& sampling,
                            const Partial* partials) const {
     Distribution<T> p = unmeasured(logits);
-    for (int i = 0; i < vocabulary_.blocks; ++i) {
-      if (partials[i].status == kNotNumbers) p.status = kNotNumbers;
-      if (partials[i].status == kFine && p.status == kEmpty) p.status = kFine;
-      p.top = most(p.top, partials[i].anchor);
-    }
+    const Survey row = Scan::fold(
+        vocabulary_.blocks, Survey{p.top, kEmpty},
+        [&](int i) {
+          const Partial own = partials[i];
+          return Survey{own.anchor, own.status};
+        },
+        [](Survey a, Survey b) { return Survey{most(a.top, b.top), worse(a.status, b.status)}; });
+    p.status = row.status;
     if (p.status != kFine) return p;
+    p.top = row.top;
     if (sampling.temperature > 0) {
       p.scale = sampling.scale();
-      for (int i = 0; i < vocabulary_.blocks; ++i) p.sum += mass(p, partials[i]);
+      p.sum = sum_of([&](int i) { return mass(p, partials[i]); });
     } else {
       p.point = lowest(p, partials);
     }
@@ -256,8 +278,8 @@ class Sampler {
 
   // The lowest id with the greatest logit, from the surveys of the vocab_blocks.
   int lowest(const Distribution<T>& p, const Partial* partials) const {
-    int block = 0;
-    while (partials[block].anchor != p.top) ++block;
+    const int block =
+        Scan::first(vocabulary_.blocks, [&](int i) { return partials[i].anchor == p.top; });
     return crew_.within(vocabulary_, block,
                         [&](const auto& scan, Span span) { return first_equal(scan, p, span); });
   }

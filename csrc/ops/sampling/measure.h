@@ -92,6 +92,23 @@ BLOCKDRAFT_SCAN Pair masses_above(const Scan& scan, const T* row, double scale, 
   });
 }
 
+// The partial of a vocab_block that a scan holds, with the vocab_block's own anchor; false if it is
+// none of numbers.
+template <class Scan, class T>
+bool measure_held(const Scan& scan, const Logits<T>& logits, double scale, Span span, bool drawn,
+                  Partial& out) {
+  if (!logits.plain() || span.stop - span.first > Scan::kHeld) return false;
+  auto held = scan.hold(span, logits.row);
+  const float top = held.peak();
+  const float factor = float(scale);
+  auto exact = [top, scale](auto at, auto x) { return at.exp2(x - at.all(top), scale); };
+  auto quick = [top, factor](auto at, auto x) {
+    return at.exp2((x - at.all(top)) * at.all(factor));
+  };
+  out = {drawn ? scan.held_sum(exact, held) : scan.held_sum(quick, held), top, kFine};
+  return out.sum < 0x1p100;  // not NaN, which even infinite logits give
+}
+
 // The partial of a vocab_block, in one pass unless a logit is too far above the anchor of `start`,
 // the survey of the row's first ids. `drawn`: a token is drawn by these sums, so their terms must
 // be as exact as those of the search within the vocab_block.

@@ -8,52 +8,46 @@
 
 namespace blockdraft {
 
-// What is decided before the draw: the number of accepted drafts, and the factor of p in the
-// residual.
-struct Verdict {
-  int accepted, status;
-  double scale;
+// What is known of a row before the draw.
+template <class T>
+struct RowState {
+  Distribution<T> distribution;
+  double chance;    // the probability of the row's draft
+  double carry;     // the block rule's p_i, of the drafts up to this row's
+  double residual;  // the sum of the row's residual weights, on a GPU
+  int32_t arrived;  // of the request's first row: crews of the last launch
 };
 
-constexpr int kDistributionDoubles = 13, kVerdictDoubles = 2;
-constexpr int kHeaderDoubles = kDistributionDoubles + kVerdictDoubles;
-constexpr int kVocabBlockDoubles = 4;  // a partial, a sum, a surplus
+constexpr int kHeaderDoubles = 17;
+constexpr int kVocabBlockDoubles = 4;  // a partial, the sums of two halves
 
-static_assert(sizeof(Distribution<float>) == kDistributionDoubles * sizeof(double));
-static_assert(sizeof(Verdict) == kVerdictDoubles * sizeof(double));
+static_assert(sizeof(RowState<float>) == kHeaderDoubles * sizeof(double));
 static_assert(sizeof(Partial) == 2 * sizeof(double));
 
 // The memory of a request's rows.
 template <class T>
 struct RowsMemory {
-  Distribution<T>* distributions;
+  RowState<T>* states;
   Partial* first_partials;
   double* first_sums;
-  double* first_surplus;
-  ListMemory lists;  // on a CPU
-  Verdict* verdict;
-  int64_t header_stride;  // doubles from a row's distribution to that of the next
+  ListMemory lists;       // on a CPU
+  int64_t header_stride;  // doubles from a row's state to that of the next
   int64_t block_stride;   // likewise for the rest; 0 on a CPU, where all rows share one memory
 
   static RowsMemory staged(double* memory, int64_t row_stride, int blocks) {
     double* const partials = memory + kHeaderDoubles;
     double* const sums = partials + 2 * blocks;
-    return {reinterpret_cast<Distribution<T>*>(memory),
+    return {reinterpret_cast<RowState<T>*>(memory),
             reinterpret_cast<Partial*>(partials),
             sums,
-            sums + blocks,
             {},
-            reinterpret_cast<Verdict*>(memory + kDistributionDoubles),
             row_stride,
             row_stride};
   }
 
-  Distribution<T>& distribution(int row) const {
-    return *moved(distributions, row * header_stride);
-  }
+  RowState<T>& state(int row) const { return *moved(states, row * header_stride); }
   Partial* partials(int row) const { return moved(first_partials, row * block_stride); }
   double* sums(int row) const { return first_sums + row * block_stride; }
-  double* surplus(int row) const { return first_surplus + row * block_stride; }
 
  private:
   template <class S>

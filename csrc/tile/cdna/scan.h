@@ -64,9 +64,11 @@ struct At {
 
   static float8 exp2(float8 x, double scale) {
     const float factor = float(scale);
-    x = maximum(all(-1e4f / factor), x);
     const float8 product = x * factor, power = exp2(product);
-    const float8 rest = fma(x, all(float(scale - factor)), fma(x, all(factor), -product));
+    float8 rest = fma(x, all(float(scale - factor)), fma(x, all(factor), -product));
+#pragma unroll
+    for (int i = 0; i < kIds; ++i)
+      rest[i] = __builtin_amdgcn_fmed3f(rest[i], -1, 1);  // or NaN, inf
     return fma(power, rest * 0.693147181f, power);
   }
 
@@ -74,7 +76,7 @@ struct At {
   float8 load(const T* p) const {
     float8 out;
     if (span.stop - first >= kIds && (span.hole < first || span.hole >= first + kIds)) {
-      eight(p + first, out);
+      out = floats(raw(p + first));
     } else {
 #pragma unroll
       for (int i = 0; i < kIds; ++i) {
@@ -99,102 +101,320 @@ struct At {
     return float(*(const __attribute__((address_space(1))) _Float16*)p);
   }
 
- private:
-  // The bits of the lane's ids; any for ids beyond the span, whose words may not exist.
-  uint32_t byte(const uint32_t* words) const {  // first is a multiple of 8
-    return word(words, least(first, span.stop - 1) / 32) >> (first % 32) & 0xff;
-  }
-
   typedef uint32_t words __attribute__((ext_vector_type(4), aligned(2)));
-  typedef float floats __attribute__((ext_vector_type(4), aligned(4)));
+  typedef float floats4 __attribute__((ext_vector_type(4), aligned(4)));
   typedef _Float16 half8 __attribute__((ext_vector_type(8)));
 
-  static void eight(const float* p, float8& out) {
-    const auto* four = (const __attribute__((address_space(1))) floats*)p;
+  // Eight logits at once, and what they are.
+  static float8 raw(const float* p) {
+    const auto* four = (const __attribute__((address_space(1))) floats4*)p;
+    float8 out;
     out.lo = four[0];
     out.hi = four[1];
+    return out;
   }
-  static void eight(const bf16* p, float8& out) {
-    const words pairs = *(const __attribute__((address_space(1))) words*)p;
+  static words raw(const bf16* p) { return *(const __attribute__((address_space(1))) words*)p; }
+  static half8 raw(const fp16* p) {
+    return __builtin_bit_cast(half8, *(const __attribute__((address_space(1))) words*)p);
+  }
+  static float8 floats(float8 x) { return x; }
+  static float8 floats(half8 x) { return __builtin_convertvector(x, float8); }
+  static float8 floats(words pairs) {
+    float8 out;
 #pragma unroll
     for (int i = 0; i < 4; ++i) {
       out[2 * i] = __builtin_bit_cast(float, pairs[i] << 16);
       out[2 * i + 1] = __builtin_bit_cast(float, pairs[i] & 0xffff0000u);
     }
+    return out;
   }
-  static void eight(const fp16* p, float8& out) {
-    const words pairs = *(const __attribute__((address_space(1))) words*)p;
-    out = __builtin_convertvector(__builtin_bit_cast(half8, pairs), float8);
+  // The inverse of `floats`.
+  static float8 stored(float8 x, float8) { return x; }
+  static half8 stored(float8 x, half8) { return __builtin_convertvector(x, half8); }
+  static words stored(float8 x, words pairs) {
+#pragma unroll
+    for (int i = 0; i < 4; ++i) {
+      const float low = x[2 * i], high = x[2 * i + 1];  // a bit_cast of x[i] would take x[0]
+      pairs[i] = __builtin_bit_cast(uint32_t, low) >> 16 |
+                 (__builtin_bit_cast(uint32_t, high) & 0xffff0000u);
+    }
+    return pairs;
+  }
+
+ private:
+  // The bits of the lane's ids; any for ids beyond the span, whose words may not exist.
+  uint32_t byte(const uint32_t* words) const {  // first is a multiple of 8
+    return word(words, least(first, span.stop - 1) / 32) >> (first % 32) & 0xff;
   }
 };
 
-class Scan {
+// x of a lane that a data-parallel move names; 0 where there is none, or in rows beyond the mask.
+template <int kMove, int kRows = 15, class N>
+N moved(N x) {
+  typedef int words __attribute__((ext_vector_type(sizeof(N) / 4)));
+  words bits = __builtin_bit_cast(words, x);
+#pragma unroll
+  for (unsigned i = 0; i < sizeof(N) / 4; ++i)
+    bits[i] = __builtin_amdgcn_update_dpp(0, bits[i], kMove, kRows, 15, true);
+  return __builtin_bit_cast(N, bits);
+}
+// x of a lane that is the same for all.
+template <class N>
+N of_lane(N x, int lane) {
+  typedef int words __attribute__((ext_vector_type(sizeof(N) / 4)));
+  words bits = __builtin_bit_cast(words, x);
+#pragma unroll
+  for (unsigned i = 0; i < sizeof(N) / 4; ++i) bits[i] = __builtin_amdgcn_readlane(bits[i], lane);
+  return __builtin_bit_cast(N, bits);
+}
+// x of all lanes, joined: within quads, eights and rows of 16, then the four rows.
+template <class N, class Join>
+N joined(N x, Join join) {
+  x = join(x, moved<0xb1>(x));   // the other one of two
+  x = join(x, moved<0x4e>(x));   // the other two of four
+  x = join(x, moved<0x141>(x));  // from the other end of eight
+  x = join(x, moved<0x140>(x));  // from the other end of a row
+  return join(join(of_lane(x, 0), of_lane(x, 16)), join(of_lane(x, 32), of_lane(x, 48)));
+}
+// The sum over this lane and those before.
+inline double running(double x) {
+  x += moved<0x111>(x);
+  x += moved<0x112>(x);
+  x += moved<0x114>(x);
+  x += moved<0x118>(x);
+  x += moved<0x142, 10>(x);  // the end of a row to the next one
+  x += moved<0x143, 12>(x);  // the end of the second row to the third and fourth
+  return x;
+}
+
+// Some logits of a row in the registers of a wave, as they were loaded.
+template <class T, int kSteps>
+struct Held {
+  decltype(At::raw((const T*)nullptr)) raw[kSteps];
+  float rest;  // of a lane: a logit of the span's ragged end
+  At at;       // the lane's first ids
+
+  int whole() const { return (at.span.stop - at.span.first) / kIds * kIds + at.span.first; }
+  bool ragged() const { return whole() < at.span.stop; }
+  // Makes those -inf that are not in the span: once all has arrived, before anything is asked.
+  void mask() {
+    const Span& span = at.span;
+    if (span.stop - span.first == kSteps * kStep &&
+        !(span.hole >= span.first && span.hole < span.stop))
+      return;
+#pragma unroll
+    for (int step = 0; step < kSteps; ++step) {
+      float8 own = x(step);
+      const int id = at.first + step * kStep;
+#pragma unroll
+      for (int i = 0; i < kIds; ++i)
+        own[i] = id + i < whole() && id + i != span.hole ? own[i] : -__builtin_inff();
+      raw[step] = At::stored(own, raw[step]);
+    }
+  }
+
+  float8 x(int step) const {
+    auto own = raw[step];
+#ifdef __HIP_DEVICE_COMPILE__
+    asm volatile("" : "+v"(own));  // lest floats, which are more, are made earlier or kept
+#endif
+    return At::floats(own);
+  }
+  float peak() {
+    mask();
+    float8 peak = x(0);
+#pragma unroll
+    for (int i = 1; i < kSteps; ++i) peak = __builtin_elementwise_max(peak, x(i));
+    float top = rest;
+#pragma unroll
+    for (int i = 0; i < kIds; ++i) top = top > peak[i] ? top : peak[i];
+    return joined(top, [](float a, float b) { return a > b ? a : b; });
+  }
+};
+
+// What the waves of a crew share.
+template <int kWaves>
+struct CrewMemory {
+  double totals[kWaves];
+  float peaks[kWaves];
+  int found[kWaves], ends[kWaves];
+  int before;
+};
+
+// By kWaves waves of a workgroup, of which each takes the same share of every kWaves * kStep ids.
+template <int kWaves>
+class ScanOf {
  public:
   static constexpr bool kProducts = false, kReloads = true, kSplits = false;
+  static constexpr int kHeldSteps = 8, kHeld = kHeldSteps * kStep;
+
+  ScanOf() = default;
+  explicit ScanOf(CrewMemory<kWaves>* memory) : memory_(memory) {}
 
   template <class Params>
   static Params reload(const Params*) {
     return cdna::reload<Params>();
   }
 
-  static bool leader() { return lane() == 0; }
+  static bool leader() { return thread_index() % (kWaves * kWave) == 0; }
 
   template <class F>
-  static Total sum(Span span, F f) {
+  Total sum(Span span, F f) const {
     float8 sum = float8(0.0f), peak = float8(-__builtin_inff());
-    for (int base = span.first; base < span.stop; base += kStep)
+    for (int base = span.first + wave() * kStep; base < span.stop; base += kWaves * kStep)
       sum += f(At{base + lane() * kIds, span}, peak);
-    double total = 0;
     float top = -__builtin_inff();
 #pragma unroll
-    for (int i = 0; i < kIds; ++i) total += sum[i], top = __builtin_fmaxf(top, peak[i]);
-#pragma unroll
-    for (int distance = 1; distance < kWave; distance *= 2) {
-      total += from_lane(total, lane() ^ distance);
-      top = __builtin_fmaxf(top, from_lane(top, lane() ^ distance));
-    }
-    return {total, top};
+    for (int i = 0; i < kIds; ++i) top = __builtin_fmaxf(top, peak[i]);
+    return exchanged(
+        {joined(total(sum), plus), joined(top, [](float a, float b) { return a > b ? a : b; })});
   }
 
   template <class F>
-  static int crossing(Span span, F f, double r) {
+  int crossing(Span span, F f, double r) const {
     float8 peak;
     int last = -1;
-    for (int base = span.first; base < span.stop; base += kStep) {
-      const float8 mass = f(At{base + lane() * kIds, span}, peak);
-      double own = 0;
+    for (int base = span.first; base < span.stop; base += kWaves * kStep) {
+      const int first = base + wave() * kStep;
+      const float8 mass = f(At{first + lane() * kIds, span}, peak);
+      const double own = total(mass);
       int own_last = -1;
 #pragma unroll
-      for (int i = 0; i < kIds; ++i) own += mass[i], own_last = mass[i] > 0 ? i : own_last;
-      double upto = own;  // the sum over this lane and those before
+      for (int i = 0; i < kIds; ++i) own_last = mass[i] > 0 ? i : own_last;
+      double upto = running(own);
+      double all = of_lane(upto, kWave - 1);
+      const uint64_t positive = __builtin_amdgcn_ballot_w64(own > 0);
+      const int highest = positive ? 63 - __builtin_clzll(positive) : 0;
+      const int end = first + highest * kIds + of_lane(own_last, highest);
+      if constexpr (kWaves == 1) {
+        last = positive ? end : last;
+      } else {
+        CrewMemory<kWaves>& m = *memory_;
+        if (lane() == 0) m.totals[wave()] = all, m.ends[wave()] = positive ? end : -1;
+        barrier();
+        all = 0;
 #pragma unroll
-      for (int distance = 1; distance < kWave; distance *= 2) {
-        const double before = from_lane(upto, (lane() - distance) & (kWave - 1));
-        upto += lane() >= distance ? before : 0.0;
+        for (int i = 0; i < kWaves; ++i) {
+          upto += i < wave() ? m.totals[i] : 0.0;
+          all += m.totals[i];
+          last = m.ends[i] >= 0 ? m.ends[i] : last;
+        }
       }
+      int found = -1;
       const uint64_t crossed = __builtin_amdgcn_ballot_w64(upto > r && own > 0);
       if (crossed) {
-        double left = r - (upto - own);
-        int found = own_last;
+        const double left = r - (upto - own);
+        int place = own_last;
         // The first id of this lane at which the lane's running sum exceeds what is left.
 #pragma unroll
         for (int i = kIds - 1; i >= 0; --i) {
           double running = 0;
 #pragma unroll
           for (int j = 0; j <= i; ++j) running += mass[j];
-          found = mass[i] > 0 && running > left ? i : found;
+          place = mass[i] > 0 && running > left ? i : place;
         }
         const int winner = __builtin_ctzll(crossed);
-        return base + winner * kIds + from_lane(found, winner);
+        found = first + winner * kIds + of_lane(place, winner);
       }
-      const uint64_t positive = __builtin_amdgcn_ballot_w64(own > 0);
-      if (positive) {
-        const int highest = 63 - __builtin_clzll(positive);
-        last = base + highest * kIds + from_lane(own_last, highest);
+      if constexpr (kWaves > 1) {
+        if (lane() == 0) memory_->found[wave()] = found;
+        barrier();
+#pragma unroll
+        for (int i = kWaves - 1; i >= 0; --i)
+          found = memory_->found[i] >= 0 ? memory_->found[i] : found;
+        found = __builtin_amdgcn_readfirstlane(found);
       }
-      r -= from_lane(upto, kWave - 1);
+      if (found >= 0) return found;
+      r -= all;
     }
     return last;
+  }
+
+  template <class N, class Term, class Join>
+  static N fold(int n, N none, Term term, Join join) {
+    N out = none;
+    for (int i = lane(); i < n; i += kWave) out = join(out, term(i));
+    return joined(out, join);
+  }
+  template <class Term, class Join, class F>
+  static double chain(int n, double none, Term term, Join join, F f) {
+    for (int base = 0; base < n; base += kWave) {
+      const int i = base + lane();
+      const double own = i < n ? term(i) : 0.0;
+      double upto = 0;
+      for (int j = 0; j < least(n - base, kWave); ++j) {
+        none = join(none, of_lane(own, j));
+        upto = j == lane() ? none : upto;
+      }
+      if (i < n) f(i, upto);
+    }
+    return none;
+  }
+  template <class Holds>
+  static int first(int n, Holds holds) {
+    for (int base = 0; base < n; base += kWave) {
+      const int i = base + lane();
+      const uint64_t found = __builtin_amdgcn_ballot_w64(i < n && holds(i));
+      if (found) return base + __builtin_ctzll(found);
+    }
+    return n;
+  }
+  template <class Term>
+  static Place find(int n, Term term, double r) {
+    int last = -1;
+    for (int base = 0; base < n; base += kWave) {
+      const int i = base + lane();
+      const double own = i < n ? term(i) : 0.0;
+      const double upto = running(own);
+      const uint64_t crossed = __builtin_amdgcn_ballot_w64(upto > r && own > 0);
+      if (crossed) {
+        const int winner = __builtin_ctzll(crossed);
+        return {base + winner, r - of_lane(upto - own, winner)};
+      }
+      const uint64_t positive = __builtin_amdgcn_ballot_w64(own > 0);
+      if (positive) last = base + 63 - __builtin_clzll(positive);
+      r -= of_lane(upto, kWave - 1);
+    }
+    return {last, __builtin_inf()};  // rounding: the last one that has any
+  }
+
+  template <int kSteps = kHeldSteps, class T>
+  static Held<T, kSteps> hold(Span span, const T* row) {
+    Held<T, kSteps> out{{}, -__builtin_inff(), {span.first + lane() * kIds, span}};
+    const T* const own = row + out.at.first;
+    if (span.stop - span.first == kSteps * kStep) {
+#pragma unroll
+      for (int i = 0; i < kSteps; ++i) out.raw[i] = At::raw(own + i * kStep);
+    } else {
+#pragma unroll
+      for (int i = 0; i < kSteps; ++i)
+        if (out.at.first + i * kStep < out.whole()) out.raw[i] = At::raw(own + i * kStep);
+      const int end = out.whole() + lane();
+      if (end < span.stop && end != span.hole) out.rest = At::one(row + end);
+    }
+    return out;
+  }
+
+  // f(at, x, y...) summed over what is held of several rows.
+  template <class F, class T, int kSteps, class... Others>
+  static double held_sum(F f, const Held<T, kSteps>& held, const Others&... others) {
+    float8 sum = float8(0.0f);
+#pragma unroll
+    for (int i = 0; i < kSteps; ++i) sum += f(held.at, held.x(i), others.x(i)...);
+    double out = total(sum);
+    if (held.ragged()) out += f(held.at, At::all(held.rest), At::all(others.rest)...)[0];
+    return joined(out, plus);
+  }
+  template <class F, class T, class... Others>
+  static double rows_sum(Span span, F f, const T* row, const Others*... others) {
+    constexpr int kSteps = kHeldSteps * 2 / sizeof(T) / (1 + sizeof...(others));
+    double sum = 0;
+#pragma clang loop unroll(disable)
+    for (int first = span.first; first < span.stop; first += kSteps * kStep) {
+      const Span piece{first, least(span.stop, first + kSteps * kStep), span.hole};
+      sum += masked_sum(f, hold<kSteps>(piece, row), hold<kSteps>(piece, others)...);
+    }
+    return sum;
   }
 
   template <class T>
@@ -207,34 +427,104 @@ class Scan {
 
  private:
   static int lane() { return thread_index() & (kWave - 1); }
+  static int wave() {
+    return kWaves == 1 ? 0 : __builtin_amdgcn_readfirstlane(thread_index() / kWave);
+  }
+  static void barrier() { Group<kWaves * kWave>().barrier(); }
+  template <class F, class... Held>
+  static double masked_sum(F f, Held... held) {
+    (held.mask(), ...);
+    return held_sum(f, held...);
+  }
+  static double plus(double a, double b) { return a + b; }
+  static double total(float8 x) {
+    double total = 0;
+#pragma unroll
+    for (int i = 0; i < kIds; ++i) total += x[i];
+    return total;
+  }
+
+  Total exchanged(Total own) const {
+    if constexpr (kWaves > 1) {
+      CrewMemory<kWaves>& m = *memory_;
+      barrier();  // what is there has been read
+      if (lane() == 0) m.totals[wave()] = own.sum, m.peaks[wave()] = own.peak;
+      barrier();
+      own = {0, -__builtin_inff()};
+#pragma unroll
+      for (int i = 0; i < kWaves; ++i)
+        own.sum += m.totals[i], own.peak = __builtin_fmaxf(own.peak, m.peaks[i]);
+    }
+    return own;
+  }
+
+  CrewMemory<kWaves>* memory_ = nullptr;
 };
 
-// A workgroup; its waves take vocab_blocks in turn.
+// A workgroup, or a wave of one; its waves take vocab_blocks in turn, and share one that concludes.
 template <int kThreadsOfCrew>
 class Crew {
+  static constexpr int kWaves = kThreadsOfCrew / kWave;
+
  public:
-  using Scan = cdna::Scan;
+  using Scan = ScanOf<1>;
+  using Memory = CrewMemory<kWaves>;
   static constexpr bool kStaged = true;
   static constexpr bool kLists = false;
 
+  Crew() = default;
+  explicit Crew(Memory& memory) : memory_(&memory) {}
+
+  template <class F>
+  void share(int n, F f) const {
+    barrier();
+    for (int i = wave(); i < n; i += kWaves) f(Scan(), i);
+    barrier();
+  }
   template <class Vocabulary, class F>
   void each_block(const Vocabulary& vocabulary, F f) const {
-    barrier();
-    for (int i = wave(); i < vocabulary.blocks; i += kThreadsOfCrew / kWave)
-      f(Scan(), i, vocabulary.span(i));
-    barrier();
+    share(vocabulary.blocks, [&](const Scan& scan, int i) { f(scan, i, vocabulary.span(i)); });
   }
   template <class Vocabulary, class F>
-  static int within(const Vocabulary& vocabulary, int block, F f) {
-    return f(Scan(), vocabulary.span(block));
+  int within(const Vocabulary& vocabulary, int block, F f) const {
+    return f(ScanOf<kWaves>(memory_), vocabulary.span(block));
   }
-  static bool leader() { return thread_index() == 0; }
-  static void barrier() { Group<kThreadsOfCrew>().barrier(); }
+  template <class F>
+  static void each(int n, F f) {
+    Group<kThreadsOfCrew>().each(n, f);
+  }
+  static Crew<kWave> alone() { return {}; }
+  static bool leader() { return thread_index() % kThreadsOfCrew == 0; }
+  static void barrier() {
+    if constexpr (kWaves > 1)
+      Group<kThreadsOfCrew>().barrier();
+    else
+      __builtin_amdgcn_fence(__ATOMIC_ACQ_REL, "workgroup");
+  }
+
+  // Written through to where all XCDs read, so that `last` has no cache to write back.
+  static void publish(double* p, double x) {
+    __hip_atomic_store(p, x, __ATOMIC_RELAXED, __HIP_MEMORY_SCOPE_AGENT);
+    __builtin_amdgcn_s_waitcnt(0x0f70);  // vmcnt(0): it has arrived
+  }
+  bool last(int32_t* arrived, int n) const {
+    if (leader())
+      memory_->before =
+          __hip_atomic_fetch_add(arrived, 1, __ATOMIC_RELAXED, __HIP_MEMORY_SCOPE_AGENT);
+    barrier();
+    if (__builtin_amdgcn_readfirstlane(memory_->before) != n - 1) return false;
+    __builtin_amdgcn_fence(__ATOMIC_ACQUIRE, "agent");
+    return true;
+  }
 
  private:
-  static int wave() { return __builtin_amdgcn_readfirstlane(thread_index() / kWave); }
+  static int wave() {
+    return kWaves == 1 ? 0 : __builtin_amdgcn_readfirstlane(thread_index() / kWave);
+  }
+
+  Memory* memory_ = nullptr;
 };
 
-static_assert(CrewTarget<Crew<kThreads>>);
+static_assert(CrewTarget<Crew<kThreads>> && CrewTarget<Crew<kWave>>);
 
 }  // namespace blockdraft::cdna

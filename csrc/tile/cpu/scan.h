@@ -196,7 +196,7 @@ struct Ragged : Lanes {
   bool in(int j) const { return first + j < span.stop && first + j != span.hole; }
 };
 
-class Scan : public Group {
+class Scan : public Group, public SerialScan {
   static constexpr int kSegment = 1024;
   static constexpr int kListed = 64;  // ids whose bits fill a word
 

@@ -47,7 +47,7 @@ struct At {
   }
 };
 
-class Scan {
+class Scan : public SerialScan {
  public:
   static constexpr bool kProducts = false, kReloads = false, kSplits = false;
   static bool bit(const uint32_t* words, int id) { return words[id / 32] >> (id % 32) & 1; }
@@ -83,19 +83,58 @@ class Scan {
   }
 };
 
+// A wave by itself.
+class Alone {
+ public:
+  using Scan = sim::Scan;
+  static constexpr bool kStaged = true;
+  static constexpr bool kLists = false;
+
+  template <class Vocabulary, class F>
+  void each_block(const Vocabulary& vocabulary, F f) const {
+    for (int i = 0; i < vocabulary.blocks; ++i) f(Scan(), i, vocabulary.span(i));
+  }
+  template <class Vocabulary, class F>
+  static int within(const Vocabulary& vocabulary, int block, F f) {
+    return f(Scan(), vocabulary.span(block));
+  }
+  static bool leader() { return true; }
+  static void barrier() {}
+};
+
+// What the waves of a crew share.
+struct CrewMemory {
+  bool last;
+};
+
 class Crew {
  public:
   using Scan = sim::Scan;
   static constexpr bool kStaged = true;
   static constexpr bool kLists = false;
 
-  explicit Crew(const Wave& wave) : group_(wave), wave_(wave.index) {}
+  Crew(const Wave& wave, CrewMemory& memory) : group_(wave), wave_(wave.index), memory_(memory) {}
 
+  template <class F>
+  void share(int n, F f) const {
+    barrier();
+    for (int i = wave_; i < n; i += kWaves) f(Scan(), i);
+    barrier();
+  }
   template <class Vocabulary, class F>
   void each_block(const Vocabulary& vocabulary, F f) const {
+    share(vocabulary.blocks, [&](const Scan& scan, int i) { f(scan, i, vocabulary.span(i)); });
+  }
+  template <class F>
+  void each(int n, F f) const {
+    group_.each(n, f);
+  }
+  static Alone alone() { return {}; }
+  static void publish(double* p, double x) { *p = x; }
+  bool last(int32_t* arrived, int n) const {
+    if (leader()) memory_.last = ++*arrived == n;
     barrier();
-    for (int i = wave_; i < vocabulary.blocks; i += kWaves) f(Scan(), i, vocabulary.span(i));
-    barrier();
+    return memory_.last;
   }
   template <class Vocabulary, class F>
   static int within(const Vocabulary& vocabulary, int block, F f) {
@@ -107,8 +146,9 @@ class Crew {
  private:
   Group group_;
   int wave_;
+  CrewMemory& memory_;
 };
 
-static_assert(CrewTarget<Crew>);
+static_assert(CrewTarget<Crew> && CrewTarget<Alone>);
 
 }  // namespace blockdraft::sim

@@ -87,11 +87,12 @@ class Scheduler {
       ended += waves_[slot].state == State::kEnded;
     }
     if (waiting + ended < kWaves || waiting == 0) return;
-    if (ended) {
+    if (ended && dropped_ < 0) {  // for want of a barrier waves may go different ways
       std::fprintf(stderr, "sim: a wave passes a barrier that others do not\n");
       std::abort();
     }
-    for (int slot = first; slot < first + kWaves; ++slot) waves_[slot].state = State::kReady;
+    for (int slot = first; slot < first + kWaves; ++slot)
+      if (waves_[slot].state == State::kWaits) waves_[slot].state = State::kReady;
   }
 
   void start_next() {

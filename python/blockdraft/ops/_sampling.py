@@ -8,9 +8,8 @@ from . import _native, _triton
 # ones, of a multiple of the unit. They are small because sums within one are fp32.
 VOCAB_BLOCK, MAX_VOCAB_BLOCKS, VOCAB_BLOCK_UNIT = 4096, 256, 512
 
-# Doubles of a row's workspace: its distribution and its request's verdict, then a partial, a sum
-# and a surplus for each vocab_block.
-HEADER_DOUBLES, VOCAB_BLOCK_DOUBLES = 15, 4
+# Doubles of a row's workspace: its state, then a partial and two sums for each vocab_block.
+HEADER_DOUBLES, VOCAB_BLOCK_DOUBLES = 17, 4
 
 if _native.EXTENSION is not None:
     _native.agree("a row's header", _native.EXTENSION.header_doubles, HEADER_DOUBLES)
