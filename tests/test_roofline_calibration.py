@@ -287,7 +287,7 @@ def test_zyphra_s_two_rates_are_explained():
     assert block["ideal_tokens_per_s"] == pytest.approx(8245, abs=1)
     assert one["launch_us"] == 0 and one["efficiency"] == pytest.approx(0.111, abs=1e-3)
     text = run(*command)
-    assert "With 1.50 tokens a pass 52 us a launch" in text
+    assert "With 1.50 tokens a pass 53 us a launch" in text
     assert "with 2.57 an efficiency of 12.2%" in text
     slow = [*command, "--mean", 2]
     assert "explain" in run(*slow) and json.loads(run(*slow, "--json"))[0]["launch_us"] > 0

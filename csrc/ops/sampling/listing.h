@@ -303,6 +303,8 @@ class Lister {
 
   static constexpr int kSampled = 64;  // ids of each vocab_block
   static constexpr int kCoarse = 17;   // low bits of an image that a guess ignores
+  // How far above the cut a guess is, as a share of the mass above or below the cut: about twice the
+  // error of a sampled sum. The guess is as fine as 2^-9 of the range of logits that matter.
   static constexpr double kMargin = 0.2;
   static constexpr int kGuesses = 9;
 

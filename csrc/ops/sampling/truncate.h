@@ -143,7 +143,8 @@ class Truncation {
     return true;
   }
 
-  // Brings both closer to where a straight line between them is at the limit.
+  // Brings both closer to where a straight line between them is at the limit: the mass is nearly one
+  // of the few logits that are listed.
   void approach(Place& low, Place& high, double limit, bool by_mass) {
     const uint32_t first = grid().at(low.cut), last = grid().at(high.cut);
     const double middle = (low.before - limit) / (low.before - high.before);
