@@ -67,6 +67,14 @@ def mixed(**tensors: torch.Tensor | None) -> str | None:
     return None
 
 
+def beside_fp8(scale: torch.Tensor | None, **rows: torch.Tensor) -> str | None:
+    """Why a GPU's kernels cannot take rows beside a cache of fp8, which has a scale, or None."""
+    for name, t in rows.items():
+        if scale is not None and not t.is_cpu and t.dtype != torch.bfloat16:
+            return f"{name} is bfloat16 beside a cache of fp8 on a GPU, not {t.dtype}"
+    return None
+
+
 def unaligned(**tensors: torch.Tensor | None) -> str | None:
     """Why rows cannot be read 16 bytes at a time, or None. Tensors that are None are skipped."""
     for name, t in tensors.items():

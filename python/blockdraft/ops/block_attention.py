@@ -200,7 +200,7 @@ def _cpp_unsupported(args: Args) -> str | None:
         return f"the head dim is a multiple of 8, not {head_dim}"
     if not on_cpu and head_dim not in (64, 128):
         return f"the head dim is 64 or 128 on a GPU, not {head_dim}"
-    reason = _beside_fp8(args)
+    reason = _native.beside_fp8(args.k_scale, q=q)
     if reason:
         return reason
     if not on_cpu and q.shape[1] > 256 * k.shape[1]:
@@ -212,12 +212,6 @@ def _cpp_unsupported(args: Args) -> str | None:
     return _native.unaligned(q=q, k=k, v=args.v, **caches, out=args.out)
 
 
-def _beside_fp8(args: Args) -> str | None:
-    if args.q.is_cpu or args.k_scale is None or args.q.dtype == torch.bfloat16:
-        return None
-    return f"q is bfloat16 beside a cache of fp8 on a GPU, not {args.q.dtype}"
-
-
 def _triton_unsupported(args: Args) -> str | None:
     head_dim, group = args.q.shape[2], args.q.shape[1] // args.k.shape[1]
     if head_dim % 8 or head_dim > 128:
@@ -226,7 +220,8 @@ def _triton_unsupported(args: Args) -> str | None:
         return f"at most 64 query heads share a KV head, not {group}"
     if not args.scale > 0:
         return f"the scale is positive, not {args.scale}"
-    return _beside_fp8(args) or _triton.cannot_compute(args.q) or _triton.unsupported(args.q)
+    reason = _native.beside_fp8(args.k_scale, q=args.q)
+    return reason or _triton.cannot_compute(args.q) or _triton.unsupported(args.q)
 
 
 OP = Op("block_attention", Args)

@@ -196,8 +196,9 @@ def _cpp_unsupported(args: Args) -> str | None:
     if reason or args.qk.is_cpu:
         return reason
     head_dim, taps = args.conv1_weight.shape[1:]
-    if args.k_scale is not None and args.qk.dtype != torch.bfloat16:
-        return f"qk is bfloat16 beside a cache of fp8 on a GPU, not {args.qk.dtype}"
+    reason = _native.beside_fp8(args.k_scale, qk=args.qk)
+    if reason:
+        return reason
     if head_dim > 128 or (head_dim * taps + 8) * args.qk.element_size() > GPU_BYTES // 8:
         return f"the head dim is at most 128, with few taps, not {head_dim} with {taps}"
     return _native.unaligned(
