@@ -7,7 +7,7 @@
 //   scan.sum_kept<T>(span, words, f)
 //                               where Scan::kSplits: f(at) summed over the ids whose bits are set;
 //                               fast where whole words have all bits or none
-//   scan.sums(span, f)          where Crew::kLists: f(at, second) summed, and what f adds to `second`
+//   scan.sums(span, f)          where Crew::kLists: f(at, other) summed, and what f adds to `other`
 //   scan.crossing(span, f, r)   the first id at which the running sum of f exceeds r. If rounding
 //                               keeps it below r, the last id where f is positive (-1: none)
 //   scan.fold(n, none, term, join)
@@ -105,8 +105,8 @@ struct Total {
   float peak;
 };
 
-struct Pair {
-  double first, second;
+struct Sums {
+  double sum, other;
 };
 
 constexpr int kListSlack = 16;

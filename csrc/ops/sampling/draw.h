@@ -79,8 +79,9 @@ class Sampler {
         const bool listed = lister.greatest(sampling);
         if (!listed) {
           // The search for top-p states the partials anew.
-          if (!(sampling.top_p < 1 && lister.measure(sampling)))
-            measure_row(logits, sampling, drawn && !(sampling.top_p < 1), partials);
+          const bool searches = sampling.top_p < 1;
+          if (!searches || !lister.measure(sampling))
+            measure_row(logits, sampling, drawn && !searches, partials);
           p = measured(logits, sampling, partials);
         }
         if (p.status == kFine) truncate(*this, p, sampling, partials, drawn, &lister, listed);
@@ -122,7 +123,13 @@ class Sampler {
 
   // The greatest logit of a row.
   float greatest(const Logits<T>& logits) {
-    weigh([&](const auto& scan, int, Span span) { return survey(scan, logits, span).anchor; });
+    return greatest_of(
+        [&](const auto& scan, int, Span span) { return survey(scan, logits, span).anchor; });
+  }
+  // The greatest of f(scan, block, span), each of which is left in sums_[block].
+  template <class F>
+  float greatest_of(F f) {
+    weigh(f);
     return greatest_sum();
   }
 

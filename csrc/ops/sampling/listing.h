@@ -24,40 +24,28 @@ struct Grid {
   float below(float x) const { return number(at(x) - (at(x) == at(0) ? 2 : 1)); }
 };
 
-// The sum of own(at, logit, weight) over a distribution's ids. Where registers are scarce, by one
-// loop for logits of any kind.
+// The sum of f(at, x) over the logits x above a number. Where registers are scarce, by one loop.
 template <class Scan, class T, class F>
-double sum_of_all(const Scan& scan, const Distribution<T>& p, Span span, bool exactly, F own) {
-  if constexpr (Scan::kSplits)
-    return mass_of(scan, p.logits, p.scale, p.top, span, exactly, own);
-  else
-    return scan
-        .sum(span,
-             [&logits = p.logits, top = p.top, scale = p.scale, own](auto at, auto&) {
-               const auto x = logits.load(at);
-               return own(at, x, at.exp2(x - at.all(top), scale));
-             })
-        .sum;
+double sum_above(const Scan& scan, const Logits<T>& logits, float number, Span span, F f) {
+  auto above = [number, f](auto at, auto x) {
+    return at.select(x > at.all(number), f(at, x), at.all(0.0f));
+  };
+  if constexpr (Scan::kSplits) return sum_of(scan, logits, span, above);
+  return sum_of_any(scan, logits, span, above);
 }
 
 // The mass of the ids with a logit above x.
 template <class Scan, class T>
 BLOCKDRAFT_SCAN double mass_above(const Scan& scan, const Distribution<T>& p, float x, Span span,
                                   bool exactly = true) {
-  return sum_of_all(scan, p, span, exactly, [x](auto at, auto logit, auto weight) {
-    return at.select(logit > at.all(x), weight, at.all(0.0f));
+  return mass_by(p.scale, p.top, exactly || !Scan::kSplits, [&](auto weight, double shift) {
+    return shift * sum_above(scan, p.logits, x, span, weight);
   });
 }
 // Their number.
 template <class Scan, class T>
 BLOCKDRAFT_SCAN double count_above(const Scan& scan, const Distribution<T>& p, float x, Span span) {
-  auto one = [x](auto at, auto logit) {
-    return at.select(logit > at.all(x), at.all(1.0f), at.all(0.0f));
-  };
-  if constexpr (Scan::kSplits) return sum_of(scan, p.logits, span, one);
-  return scan
-      .sum(span, [&logits = p.logits, one](auto at, auto&) { return one(at, logits.load(at)); })
-      .sum;
+  return sum_above(scan, p.logits, x, span, [](auto at, auto) { return at.all(1.0f); });
 }
 
 // Memory for a row's lists.
@@ -69,7 +57,7 @@ struct ListMemory {
 
   float* found;      // [blocks][kBlockStride]; null: no memory
   int* starts;       // [blocks + 1]
-  double* above;     // [blocks]
+  double* above;     // [blocks] the mass of the ids above the guess
   float* list;       // [3][kListStride]
   uint32_t* counts;  // [parts][kNumbers] of logits of 16 bits
   int parts;         // that threads may fill at the same time
@@ -169,7 +157,7 @@ class Lister {
   }
 
   // Measures the row and, by the same reading, the mass of the ids above a logit that is probably
-  // above the cut of top-p and not far from it. False if there is none.
+  // above the cut of top-p and not far from it, and the greatest logits. False if there is none.
   bool measure(const Sampling& sampling) {
     if (!p_.logits.plain() || vocabulary_.size <= ListMemory::kOfBlock) return false;
     const Partial start = survey_start(Scan(), p_.logits, vocabulary_);
@@ -185,15 +173,15 @@ class Lister {
     }
     guess_ = grid_.number(grid_.at(above));
     if (!(guess_ < listing_.greatest)) return false;
-    sampler_.crew().each_block(vocabulary_, [&](const auto& scan, int block, Span span) {
-      const Pair masses = masses_above(scan, p_.logits.row, p_.scale, start.anchor, span, guess_);
-      const bool fine = masses.first < 0x1p100;
-      partials_[block] = fine ? Partial{masses.first, start.anchor, kFine}
-                              : measure_whole(scan, p_.logits, p_.scale, start, span, false);
-      memory_.above[block] = fine ? masses.second : __builtin_inf();
+    above_guess_ = sampler_.weigh([&](const auto& scan, int block, Span span) {
+      const Sums masses = masses_above(scan, p_.logits.row, p_.scale, start.anchor, span, guess_);
+      if (masses.sum < 0x1p100) {
+        partials_[block] = {masses.sum, start.anchor, kFine};
+        return memory_.above[block] = masses.other;
+      }
+      partials_[block] = measure_whole(scan, p_.logits, p_.scale, start, span, false);
+      return __builtin_inf();
     });
-    above_guess_ = 0;
-    for (int i = 0; i < vocabulary_.blocks; ++i) above_guess_ += memory_.above[i];
     return true;
   }
 
@@ -203,7 +191,12 @@ class Lister {
   // n is. For a mass, the greatest of the terms counts.
   bool around(double limit, double tail, bool by_mass, double doubt) {
     float from = p_.cut, upto = __builtin_inff();
-    if (vocabulary_.size > ListMemory::kOfBlock) {
+    const double share = limit * (1 - 1e-5);  // sums are rounded
+    const float peak = by_mass ? peak_of(share) : -__builtin_inff();
+    peaked_ = p_.weight_of(peak) >= limit ? share : 0;
+    if (peaked_ > 0) {
+      from = grid_.below(peak);
+    } else if (vocabulary_.size > ListMemory::kOfBlock) {
       const float lowest = by_mass && p_.truncated() ? float(p_.weight_of(p_.cut))
                            : by_mass                 ? 0
                                                      : from;
@@ -235,9 +228,9 @@ class Lister {
               7 * ListMemory::kRoom / 8) {
         upto = guess_;
       } else {
-        const uint32_t most = last(listing_.greatest);
-        const uint32_t high = turn(low, most, [&](uint32_t x) { return beyond(x) > -step; }) + 1;
-        if (high < most) upto = grid_.number(grid_.at(logit(high)) + 1);
+        const uint32_t end = last(listing_.greatest);
+        const uint32_t high = turn(low, end, [&](uint32_t x) { return beyond(x) > -step; }) + 1;
+        if (high < end) upto = grid_.number(grid_.at(logit(high)) + 1);
       }
     }
     if (!read(from, upto, by_mass)) return false;
@@ -308,6 +301,16 @@ class Lister {
   static constexpr double kMargin = 0.2;
   static constexpr int kGuesses = 9;
 
+  // The greatest logit, if its weight can be `mass`; otherwise -inf. Few vocab_blocks have as much
+  // above the guess as to hold it.
+  float peak_of(double mass) {
+    if (!(above_guess_ >= mass && above_guess_ < __builtin_inf())) return -__builtin_inff();
+    return sampler_.greatest_of([&](const auto& scan, int block, Span span) {
+      if (memory_.above[block] < mass) return -__builtin_inff();
+      return survey(scan, p_.logits, span).anchor;
+    });
+  }
+
   double between(const float* values, float low, float high) const {
     return sum_between(Scan(), listing_.logits, values, low, high, listing_.span());
   }
@@ -369,13 +372,18 @@ class Lister {
     const bool known = by_mass && high == guess_ && above_guess_ < __builtin_inf();
     const bool all = high == __builtin_inff();
     listing_.count_above = sampler_.weigh([&](const auto& scan, int block, Span span) {
+      if (peaked_ > 0 && memory_.above[block] < peaked_) {
+        memory_.starts[block + 1] = 0;
+        partials_[block] = {0, 0, kFine};
+        return 0.0;
+      }
       float* const out = memory_.found + block * ListMemory::kBlockStride;
       memory_.starts[block + 1] = collect(scan, p_.logits, span, low, high, out);
       const double above = all     ? 0
                            : known ? memory_.above[block]
                                    : mass_above(scan, p_, high, span, false);
       partials_[block] = {above, 0, kFine};
-      return all || by_mass ? 0 : count_above(scan, p_, high, span);
+      return all || by_mass ? 0.0 : count_above(scan, p_, high, span);
     });
     listing_.mass_above = 0;
     for (int i = 0; i < vocabulary_.blocks; ++i) listing_.mass_above += partials_[i].sum;
@@ -405,6 +413,7 @@ class Lister {
   Listing listing_;
   float guess_ = 0;                       // a logit
   double above_guess_ = __builtin_inf();  // the mass above it
+  double peaked_ = 0;  // vocab_blocks with less mass above the guess are not read
 };
 
 }  // namespace blockdraft

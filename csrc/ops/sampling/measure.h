@@ -34,8 +34,13 @@ Partial survey_start(const Scan& scan, const Logits<T>& logits, const Vocabulary
   return survey(scan, Logits<T>{logits.row, logits.other, logits.weight, nullptr}, first);
 }
 
-// The sum of f(at, x) over the logits x, of which f(at, -inf) is 0. A row with a mask is read as one
-// without; then what is not allowed does not count.
+// The sum of f(at, x) over the logits x, by one loop for logits of any kind.
+template <class Scan, class T, class F>
+double sum_of_any(const Scan& scan, const Logits<T>& logits, Span span, F f) {
+  return scan.sum(span, [&logits, f](auto at, auto&) { return f(at, logits.load(at)); }).sum;
+}
+// Likewise, if f(at, -inf) is 0. A row with a mask is read as one without; then what is not allowed
+// does not count.
 template <class Scan, class T, class F>
 BLOCKDRAFT_SCAN double sum_of(const Scan& scan, const Logits<T>& logits, Span span, F f) {
   if (logits.plain())
@@ -45,11 +50,11 @@ BLOCKDRAFT_SCAN double sum_of(const Scan& scan, const Logits<T>& logits, Span sp
     if (logits.masked())
       return scan.template sum_kept<T>(
           span, logits.allowed, [row = logits.row, f](auto at) { return f(at, at.load(row)); });
-  return scan.sum(span, [&logits, f](auto at, auto&) { return f(at, logits.load(at)); }).sum;
+  return sum_of_any(scan, logits, span, f);
 }
 
-// sum(weight, shift) for a weight(at, x) of 2^((x - anchor) * scale) / shift; if not
-// `exactly`, with a relative error of 4e-7.
+// sum(weight, shift) for a weight(at, x) of 2^((x - anchor) * scale) / shift; if not `exactly`, with
+// a relative error of 4e-7.
 template <class Sum>
 auto mass_by(double scale, float anchor, bool exactly, Sum sum) {
   const float factor = float(scale);
@@ -77,18 +82,18 @@ double mass_from(const Scan& scan, const Logits<T>& logits, double scale, float 
                  [](auto, auto, auto weight) { return weight; });
 }
 
-// The mass of all ids and of those with a logit above x, of a row as it is stored.
+// The mass of all ids, and of those with a logit above x, of a row as it is stored.
 template <class Scan, class T>
-BLOCKDRAFT_SCAN Pair masses_above(const Scan& scan, const T* row, double scale, float anchor,
+BLOCKDRAFT_SCAN Sums masses_above(const Scan& scan, const T* row, double scale, float anchor,
                                   Span span, float x) {
   return mass_by(scale, anchor, false, [&](auto weight, double shift) {
-    const Pair raw = scan.sums(span, [=](auto at, auto& above) {
+    const Sums raw = scan.sums(span, [=](auto at, auto& above) {
       const auto logit = at.load(row);
       const auto own = weight(at, logit);
       above += at.select(logit > at.all(x), own, at.all(0.0f));
       return own;
     });
-    return Pair{shift * raw.first, shift * raw.second};
+    return Sums{shift * raw.sum, shift * raw.other};
   });
 }
 

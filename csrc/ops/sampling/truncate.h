@@ -64,18 +64,9 @@ class Truncation {
   void settle(bool drawn) {
     if (!(ties_ < same_) && !(drawn && (touched_ || p_.truncated()))) return;
     sampler_.weigh([&](const auto& scan, int block, Span span) {
-      double mass = 0, equal = 0;
-      if (list_ && list_->starts) {
-        const Span own{list_->starts[block], list_->starts[block + 1], -1};
-        const Pair listed = above_and_equal(*list_, p_.cut, own);
-        mass = partials_[block].sum + listed.first;
-        equal = listed.second;
-      } else {
-        if (drawn) mass = mass_above(scan, p_, p_.cut, span);
-        equal = count_equal(scan, p_.logits, p_.cut, span);
-      }
-      if (drawn && scan.leader()) partials_[block] = {mass, p_.top, kFine};
-      return equal;
+      const CutInBlock found = around_cut(scan, block, span, drawn);
+      if (drawn && scan.leader()) partials_[block] = {found.above, p_.top, kFine};
+      return found.equal;
     });
     if (drawn) {
       const double sum = sampler_.add_ties(partials_, ties_, p_.weight_of(p_.cut));
@@ -191,15 +182,24 @@ class Truncation {
     return sampler_.weigh(
         [&](const auto& scan, int, Span span) { return count_equal(scan, p_.logits, x, span); });
   }
-  // The mass above x, and the number of those equal to it.
-  static Pair above_and_equal(const Listing& list, float x, Span span) {
-    auto masses = [&list, x](auto at, auto& equal) {
-      const auto logit = at.load(list.logits);
-      equal += at.select(logit == at.all(x), at.load(list.counts), at.all(0.0f));
-      return at.select(logit > at.all(x), at.load(list.masses), at.all(0.0f));
-    };
-    if constexpr (Sampler::kLists) return Scan::sums(span, masses);
-    __builtin_unreachable();
+  struct CutInBlock {
+    double above, equal;  // the mass of the ids above the cut, the number of those at it
+  };
+  // The mass is that only if `drawn`.
+  template <class OfBlock>
+  CutInBlock around_cut(const OfBlock& scan, int block, Span span, bool drawn) const {
+    if constexpr (Sampler::kLists)
+      if (list_ && list_->starts) {
+        const Span own{list_->starts[block], list_->starts[block + 1], -1};
+        const Sums found = Scan::sums(own, [&list = *list_, x = p_.cut](auto at, auto& equal) {
+          const auto logit = at.load(list.logits);
+          equal += at.select(logit == at.all(x), at.load(list.counts), at.all(0.0f));
+          return at.select(logit > at.all(x), at.load(list.masses), at.all(0.0f));
+        });
+        return {partials_[block].sum + found.sum, found.other};
+      }
+    return {drawn ? mass_above(scan, p_, p_.cut, span) : 0.0,
+            count_equal(scan, p_.logits, p_.cut, span)};
   }
   double listed(const float* values, float low, float high, Span span) const {
     return sum_between(Scan(), list_->logits, values, low, high, span);

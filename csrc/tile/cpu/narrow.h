@@ -97,8 +97,8 @@ class NarrowTile : public Group {
     Rows& rows = rows_[1 - staged_];
     rows.count = n;
     rows.codes = fnuz ? Codes::kFnuz : Codes::kFn;
-    const float factor =
-        field_factor(fnuz) / kLift;  // what codes and queries are not multiplied by
+    // what codes and queries are not multiplied by
+    const float factor = field_factor(fnuz) / kLift;
     const int64_t apart_keys = apart_.key_scales, apart_values = apart_.value_scales;
     for (int i = 0; i < n; ++i) {
       const CodedRow k = key(places_[i], i), v = value(places_[i], i);

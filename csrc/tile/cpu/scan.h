@@ -197,7 +197,7 @@ struct Ragged : Lanes {
 };
 
 class Scan : public Group, public SerialScan {
-  static constexpr int kSegment = 1024;
+  static constexpr int kSegment = 1024, kShort = kSegment / 4;
   static constexpr int kListed = 64;  // ids whose bits fill a word
 
  public:
@@ -235,18 +235,24 @@ class Scan : public Group, public SerialScan {
   }
 
   template <class F>
-  static Pair sums(Span span, F f) {
-    Pair total{0, 0};
+  static Sums sums(Span span, F f) {
     wide peak{};
-    each_segment(span, [&](Span part) {
-      wide second{};
-      const wide first = segment(part, peak, [&](auto at, wide&) { return f(at, second); });
-      for (int j = 0; j < kWide; ++j) {
-        total.first += first[j];
-        total.second += second[j];
-      }
+    double lanes[2][kWide] = {};
+    each_segment<kShort>(span, [&](Span part) {
+      wide other{};  // one sum of as many terms as each of the four has in a segment of `sum`
+      const wide sum = segment<kShort>(part, peak, [&](auto at, wide&) { return f(at, other); });
+      float sums[2][kWide];
+      std::memcpy(sums[0], &sum, sizeof sum);
+      std::memcpy(sums[1], &other, sizeof other);
+      for (int i = 0; i < 2; ++i)
+        for (int j = 0; j < kWide; ++j) lanes[i][j] += sums[i][j];
       return true;
     });
+    Sums total{0, 0};
+    for (int j = 0; j < kWide; ++j) {
+      total.sum += lanes[0][j];
+      total.other += lanes[1][j];
+    }
     return total;
   }
 
@@ -329,10 +335,10 @@ class Scan : public Group, public SerialScan {
   }
 
  private:
-  template <class F>
+  template <int kLength = kSegment, class F>
   static void each_segment(Span span, F f) {
-    for (int first = span.first; first < span.stop; first += kSegment)
-      if (!f(Span{first, least(first + kSegment, span.stop), span.hole})) return;
+    for (int first = span.first; first < span.stop; first += kLength)
+      if (!f(Span{first, least(first + kLength, span.stop), span.hole})) return;
   }
 
   static bool whole(Span part, int first, int count) {
@@ -344,12 +350,12 @@ class Scan : public Group, public SerialScan {
     return whole(part, first, kWide) ? f(Whole(first), peak) : f(Ragged(first, part), peak);
   }
 
-  template <class F>
+  template <int kLength = kSegment, class F>
   static wide segment(Span part, wide& peak, F f) {
     wide sums[4] = {};  // of fewer terms each, which round less
-    if (whole(part, part.first, kSegment)) {
+    if (whole(part, part.first, kLength)) {
       wide top = peak;
-      for (int i = part.first; i < part.first + kSegment; i += 4 * kWide)
+      for (int i = part.first; i < part.first + kLength; i += 4 * kWide)
 #pragma GCC unroll 4
         for (int j = 0; j < 4; ++j) sums[j] += f(Half(i + j / 2 * 2 * kWide, j % 2), top);
       peak = top;
