@@ -52,6 +52,14 @@ BLOCKDRAFT_SCAN double sum_of(const Scan& scan, const Logits<T>& logits, Span sp
           span, logits.allowed, [row = logits.row, f](auto at) { return f(at, at.load(row)); });
   return sum_of_any(scan, logits, span, f);
 }
+// The sum of f(at, x, other) over the logits x, and what f adds to `other`.
+template <class Scan, class T, class F>
+Sums sums_of(const Scan& scan, const Logits<T>& logits, Span span, F f) {
+  if constexpr (Scan::kHeld > 0)
+    if (logits.plain()) return scan.rows_sums(span, f, logits.row);
+  return scan.sums(span,
+                   [&logits, f](auto at, auto& other) { return f(at, logits.load(at), other); });
+}
 
 // sum(weight, shift) for a weight(at, x) of 2^((x - anchor) * scale) / shift; if not `exactly`, with
 // a relative error of 4e-7.
