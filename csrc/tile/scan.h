@@ -7,6 +7,11 @@
 //   scan.sum_kept<T>(span, words, f)
 //                               where Scan::kSplits: f(at) summed over the ids whose bits are set;
 //                               fast where whole words have all bits or none
+//   scan.sum_weights<T>(span, words, f)
+//                               likewise, of f(at) that are factors of at.exp2: faster still; infinity
+//                               or NaN of NaN
+//   scan.map(n, f, out)         likewise: out[i] = f(at) for i < n of lists of floats; n is a multiple
+//                               of 16
 //   scan.sums(span, f)          f(at, other) summed, and what f adds to `other`
 //   scan.crossing(span, f, r)   the first id at which the running sum of f exceeds r. If rounding
 //                               keeps it below r, the last id where f is positive (-1: none)
