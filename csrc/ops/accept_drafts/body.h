@@ -374,7 +374,7 @@ class Acceptance {
     return {row, other, weight, words(params_.allowed, request_, i), penalties(i)};
   }
   Penalties penalties(int drafted) const {
-    return Penalties::of<Scan>(params_.penalties, request_, drafted);
+    return Penalties::of<Scan>(params_.penalties, request_, drafted, memory_.touched);
   }
 
   // sample_drafts writes neither a normaliser nor a token for a row without a distribution.

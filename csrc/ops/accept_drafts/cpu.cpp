@@ -11,11 +11,9 @@ void launch(const AcceptParams<T>& p, const Parallel& parallel) {
   const bool truncates = p.target_sampling.may_truncate() || p.drafter_sampling.may_truncate();
   cpu::with_crews(p.batch, blocks, parallel, [&](cpu::Crew& crew, int64_t request) {
     thread_local cpu::SamplingMemory<T> own;
-    const RowsMemory<T> memory =
-        own.of(2 * p.drafts + 1, blocks, truncates, p.batch, parallel.threads);
-    AcceptParams<T> of_request = p;
-    of_request.penalties.ids = own.touched(p.penalties, request, p.vocabulary());
-    Acceptance<cpu::Crew, T>(crew, of_request, int(request), memory).run();
+    RowsMemory<T> memory = own.of(2 * p.drafts + 1, blocks, truncates, p.batch, parallel.threads);
+    memory.touched = own.touched(p.penalties, request, p.vocabulary());
+    Acceptance<cpu::Crew, T>(crew, p, int(request), memory).run();
   });
 }
 

@@ -35,7 +35,7 @@ class DraftRow {
  private:
   Logits<T> logits() const {
     return {params_.logits.at(request_, i_), nullptr, 1, words(params_.allowed, request_, i_),
-            Penalties::of<typename Crew::Scan>(params_.penalties, request_, 0)};
+            Penalties::of<typename Crew::Scan>(params_.penalties, request_, 0, memory_.touched)};
   }
   bool live() const { return i_ < params_.draft_len[request_]; }
 

@@ -23,6 +23,7 @@ class SamplingMemory {
             sums_.data(),
             truncates ? lists(blocks, int(most<int64_t>(1, least(kParts, threads / items))))
                       : ListMemory{},
+            nullptr,
             kHeaderDoubles,
             0};
   }

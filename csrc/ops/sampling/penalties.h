@@ -25,8 +25,7 @@ struct PenaltiesParams {
   View<const int32_t, 1> bias_ids;  // [batch][biases], or none
   View<const float, 1> bias;
   int biases;
-  View<const int32_t, 1> drafts;    // [batch][drafts], or none: ids that count as emitted
-  const TouchedIds* ids = nullptr;  // on a CPU, of the one request that has these parameters
+  View<const int32_t, 1> drafts;  // [batch][drafts], or none: ids that count as emitted
 
   bool has(int request, int id) const { return touched.at(request)[id / 32] >> (id % 32) & 1; }
   float bias_of(int request, int id) const {
@@ -82,6 +81,7 @@ struct Penalties {
   const uint32_t* touched;        // bits of ids; null: no penalties at all
   uint32_t near;                  // bit (id / kNear) % 32 of each draft
   int request, drafted;
+  const TouchedIds* ids;  // of the request, on a CPU
 
   static constexpr int kNear = 8192;
 
@@ -90,7 +90,7 @@ struct Penalties {
   int drafted_near(int id) const { return near >> (id / kNear % 32) & 1 ? drafted : 0; }
 
   template <class Scan>
-  static Penalties of(const PenaltiesParams& p, int request, int drafted) {
+  static Penalties of(const PenaltiesParams& p, int request, int drafted, const TouchedIds* ids) {
     if (!p.touched) return {};
     // On a CPU, which scans rows without penalties in other ways: the bits of a request's row do
     // not depend on the other requests.
@@ -100,7 +100,7 @@ struct Penalties {
       const int id = p.drafts.at(request)[i];
       if (id >= 0) near |= 1u << (id / kNear % 32);
     }
-    return {Scan::kReloads ? nullptr : &p, p.touched.at(request), near, request, drafted};
+    return {Scan::kReloads ? nullptr : &p, p.touched.at(request), near, request, drafted, ids};
   }
 
   template <class T, class At>

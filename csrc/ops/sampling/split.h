@@ -18,7 +18,7 @@ class Split {
 
   // `listed_for`: whose touched ids and drafts are listed.
   Split(const Penalties& listed_for, Span span) : span_(span) {
-    const TouchedIds* const all = listed_for.params->ids;
+    const TouchedIds* const all = listed_for.ids;
     const int block = all ? span.first / all->block : 0;
     fits_ = all && span.first == block * all->block && span.first % kWord == 0 &&
             span.stop - span.first <= kWords * kWord;

@@ -18,7 +18,7 @@ struct RowState {
   int32_t arrived;  // of the request's first row: crews of the last launch
 };
 
-constexpr int kHeaderDoubles = 17;
+constexpr int kHeaderDoubles = 18;
 constexpr int kVocabBlockDoubles = 4;  // a partial, the sums of two halves
 
 static_assert(sizeof(RowState<float>) == kHeaderDoubles * sizeof(double));
@@ -30,9 +30,10 @@ struct RowsMemory {
   RowState<T>* states;
   Partial* first_partials;
   double* first_sums;
-  ListMemory lists;       // on a CPU
-  int64_t header_stride;  // doubles from a row's state to that of the next
-  int64_t block_stride;   // likewise for the rest; 0 on a CPU, where all rows share one memory
+  ListMemory lists;           // on a CPU
+  const TouchedIds* touched;  // likewise, of the request's penalties; null: none
+  int64_t header_stride;      // doubles from a row's state to that of the next
+  int64_t block_stride;       // likewise for the rest; 0 on a CPU, where all rows share one memory
 
   static RowsMemory staged(double* memory, int64_t row_stride, int blocks) {
     double* const partials = memory + kHeaderDoubles;
@@ -41,6 +42,7 @@ struct RowsMemory {
             reinterpret_cast<Partial*>(partials),
             sums,
             {},
+            nullptr,
             row_stride,
             row_stride};
   }

@@ -9,7 +9,7 @@ from . import _native, _triton
 VOCAB_BLOCK, MAX_VOCAB_BLOCKS, VOCAB_BLOCK_UNIT = 4096, 256, 512
 
 # Doubles of a row's workspace: its state, then a partial and two sums for each vocab_block.
-HEADER_DOUBLES, VOCAB_BLOCK_DOUBLES = 17, 4
+HEADER_DOUBLES, VOCAB_BLOCK_DOUBLES = 18, 4
 
 if _native.EXTENSION is not None:
     _native.agree("a row's header", _native.EXTENSION.header_doubles, HEADER_DOUBLES)
