@@ -167,17 +167,17 @@ def accept(batch: int, vocabulary: int = VOCABULARY, drafts: int = DRAFTS) -> Sh
         yield Work("normalise", code(1), batch * rows, normalise, streams=False)
         yield Work(
             "decide",
-            code(3),
+            code(5),
             batch,
             (Trip("own, memory, seed, position, uniforms, uniforms_row"),),
             streams=False,
         )
-        yield Work("weigh", code(4), batch * blocks, (scan,), 2 * batch * of_row)
+        yield Work("weigh", code(6), batch * blocks, (scan,), 2 * batch * of_row)
         draw = (
             Trip("own, memory, kept, u, vocab_block"),
             Trip("while (start < stop) & (found < 0)", 1),
         )
-        yield Work("finish", code(5), batch, draw, streams=False)
+        yield Work("finish", code(7), batch, draw, streams=False)
 
     exps = batch * rows * vocabulary
     label = f"B={batch} K={drafts}"

@@ -37,9 +37,13 @@ QUICK = (
     "route bf16",
     "keep bf16",
     "accept block step=0 bf16",
-    "accept block step=3 bf16",
+    "accept block step=5 bf16",
+    "accept truncated step=1 bf16",
+    "accept truncated step=2 bf16",
+    "accept truncated step=3 bf16",
     "sample plain measure bf16",
     "sample plain finish bf16",
+    "sample truncated finish bf16",
 )
 CASES = [
     pytest.param(
