@@ -164,6 +164,20 @@ def test_a_row_whose_sample_deceives_is_searched():
         assert readings.max() > 4 and readings.max() < 45
 
 
+def test_bits_do_not_depend_on_the_order_of_programs(monkeypatch):
+    """Which decides the order of a list."""
+    logits = torch.stack(list(rows_of(torch.float32).values()))[:, None].contiguous()
+    found = [draw("triton", logits, how) for how in (HOW["all three"], HOW["top-p 0.9"])]
+    place = interpreter.InterpreterBuilder.set_grid_idx
+
+    def last_first(self, x, y, z):
+        place(self, self.grid_dim[0] - 1 - x, y, z)
+
+    monkeypatch.setattr(interpreter.InterpreterBuilder, "set_grid_idx", last_first)
+    again = [draw("triton", logits, how) for how in (HOW["all three"], HOW["top-p 0.9"])]
+    assert all(torch.equal(a, b) for one, two in zip(found, again) for a, b in zip(one, two))
+
+
 @pytest.mark.parametrize("rule", ["token", "block"])
 def test_a_verdict_reads_a_row_at_most_three_times(rule):
     """The third one weighs the row that the token is drawn from, beside the drafter's. Drafts of
