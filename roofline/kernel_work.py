@@ -218,11 +218,11 @@ def sample(batch: int, vocabulary: int = VOCABULARY) -> Shape:
     return Shape("sample_drafts", label, {"cpp": cpp, "triton": triton}, exps=exps)
 
 
-# What the Triton kernels do beside the others for top-p: a sample's bracket, too wide at first; a
-# list searched for the cut, as bf16 has few numbers in a bracket, then for the vocab_block of the
-# last of equal ids, which a walk by eighths finds
-SURVEYED = (Trip("while tries < TRIES", 2, (Trip("beyond_b = _root", 16),)),)
-ENLISTED = (Trip("mass_above += _sum", 1),)
+# What the Triton kernels do beside the others for top-p: a sample's bracket; a list that is
+# searched for the cut, as bf16 has few numbers in a bracket, then for the vocab_block of the last
+# of equal ids, which a walk by eighths finds
+SURVEYED = (Trip("while tries < TRIES", 1, (Trip("beyond_b = _root", 16),)),)
+ENLISTED = (Trip("mass_above += sum_eights", 1),)
 CUT = (
     Trip("for step in range(3)", 1, (Trip("while tries_lowest", 4),)),
     Trip("tie_block, before = _block_of", 7),
@@ -264,7 +264,7 @@ def truncated_sample(batch: int, vocabulary: int = VOCABULARY) -> Shape:
         yield Work("enlist", code.format("enlist"), rows * blocks, ENLISTED, rows * of_row)
         draw = (
             Trip("chosen, before = _block_of", 7),
-            Trip("kept, row, None, None, total, vocabulary, first, stop", 8),
+            Trip("kept, row, None, None, total, vocabulary, first, stop", 2),
         )
         yield Work("finish", code.format("finish"), rows, (*CUT, *draw), streams=False)
 

@@ -27,8 +27,8 @@ from .acceptance import (
     chances,
     decide,
     draw,
+    enlist_row,
     given,
-    listing_of,
     load_distribution,
     log_probability,
     measure_row,
@@ -46,13 +46,12 @@ from .distribution import (
     SPREAD,
     Penalties,
     Vocabulary,
-    exponent,
     masses_of,
     tile_ids,
     uniform,
 )
 from .target import arch, scan_options
-from .truncation import LIST_THREADS, PLAN, SURVEY_THREADS, enlist, spare
+from .truncation import PLAN, THREADS
 
 MEASURE, NORMALISE, ENLIST, TRUNCATE, SURPLUS, DECIDE, WEIGH, FINISH, LOGPROB = map(
     tl.constexpr, range(9)
@@ -271,64 +270,66 @@ def accept(
                 BLOCKS,
                 TILE,
             )
-    elif STEP == ENLIST or STEP == TRUNCATE:
+    elif STEP == ENLIST:
         if row <= K:
             if row <= live:
-                if STEP == ENLIST:
-                    enlist(
-                        exponent(sampling.temperature),
-                        row_of_target(own, row),
-                        vocabulary,
-                        listing_of(memory, row, blocks),
-                        first,
-                        stop,
-                        index,
-                        blocks,
-                        spare(target.dtype.element_ty, len(row_of_target(own, row))),
-                        TILE,
-                    )
-                else:
-                    truncate(
-                        memory,
-                        row,
-                        request,
-                        row_of_target(own, row),
-                        sampling,
-                        vocabulary,
-                        vocab_block,
-                        blocks,
-                        BLOCKS,
-                        TILE,
-                    )
+                enlist_row(
+                    memory,
+                    row,
+                    row_of_target(own, row),
+                    sampling.temperature,
+                    vocabulary,
+                    first,
+                    stop,
+                    index,
+                    blocks,
+                    TILE,
+                )
         elif draft is not None and not DIRAC:
             i = row - K - 1
             if i < live:
-                if STEP == ENLIST:
-                    enlist(
-                        exponent(drafter.temperature),
-                        row_of_draft(own, i),
-                        vocabulary,
-                        listing_of(memory, row, blocks),
-                        first,
-                        stop,
-                        index,
-                        blocks,
-                        spare(draft.dtype.element_ty, len(row_of_draft(own, i))),
-                        TILE,
-                    )
-                else:
-                    truncate(
-                        memory,
-                        row,
-                        request,
-                        row_of_draft(own, i),
-                        drafter,
-                        vocabulary,
-                        vocab_block,
-                        blocks,
-                        BLOCKS,
-                        TILE,
-                    )
+                enlist_row(
+                    memory,
+                    row,
+                    row_of_draft(own, i),
+                    drafter.temperature,
+                    vocabulary,
+                    first,
+                    stop,
+                    index,
+                    blocks,
+                    TILE,
+                )
+    elif STEP == TRUNCATE:
+        if row <= K:
+            if row <= live:
+                truncate(
+                    memory,
+                    row,
+                    request,
+                    row_of_target(own, row),
+                    sampling,
+                    vocabulary,
+                    vocab_block,
+                    blocks,
+                    BLOCKS,
+                    TILE,
+                )
+        elif draft is not None and not DIRAC:
+            i = row - K - 1
+            if i < live:
+                truncate(
+                    memory,
+                    row,
+                    request,
+                    row_of_draft(own, i),
+                    drafter,
+                    vocabulary,
+                    vocab_block,
+                    blocks,
+                    BLOCKS,
+                    TILE,
+                )
     elif STEP == SURPLUS:
         if (row > 0) & (row < live):
             p = load_distribution(memory, row, True)
@@ -445,10 +446,9 @@ def _steps(K: int, blocks: int, truncated: bool, surplus: bool, with_logprob: bo
 
 
 def _threads(step: int, truncated: bool) -> int:
-    if step == NORMALISE.value and truncated:
-        return SURVEY_THREADS
-    lists = step in (ENLIST.value, TRUNCATE.value, LOGPROB.value)
-    return LIST_THREADS if truncated and lists else 256
+    if not truncated or step not in (t.value for t in (NORMALISE, ENLIST, TRUNCATE, LOGPROB)):
+        return 256
+    return 2 * THREADS if step == NORMALISE.value else THREADS  # it surveys two kinds of rows
 
 
 def _constants(

@@ -36,6 +36,7 @@ from .distribution import (
 from .truncation import (
     PLAN,
     ROOM,
+    enlist,
     has_list,
     limits,
     listing_at,
@@ -275,6 +276,25 @@ def conclude_row(memory, row, index, distribution, logits_row, sampling, vocabul
 
 
 @triton.jit
+def enlist_row(
+    memory,
+    row,
+    logits_row,
+    temperature,
+    vocabulary,
+    first,
+    stop,
+    index,
+    blocks,
+    TILE: tl.constexpr,
+):
+    SPARE: tl.constexpr = spare(logits_row.at.dtype.element_ty, len(logits_row))
+    listing = listing_of(memory, row, blocks)
+    scale = exponent(temperature)
+    enlist(scale, logits_row, vocabulary, listing, first, stop, index, blocks, SPARE, TILE)
+
+
+@triton.jit
 def truncate(
     memory,
     row,
@@ -318,7 +338,7 @@ def measure_row(
         total, greatest = measure(logits_row, vocabulary, scale, first, stop, None, False, TILE)
     else:
         sampled = needs_sample(vocabulary, sampling.top_k, sampling.top_p, sampling.min_p, index)
-        sample = listing_of(memory, row, blocks).logits
+        sample = listing_of(memory, row, blocks).sample
         total, greatest = measure(logits_row, vocabulary, scale, first, stop, sample, sampled, TILE)
     return total, greatest
 

@@ -202,13 +202,13 @@ def exponent(temperature):
 
 
 @triton.jit
-def _ids(start, TILE: tl.constexpr):
+def eights(start, TILE: tl.constexpr):
     """The ids of a tile, eight consecutive ones for each lane, which sums them without shuffles."""
     return start + tl.arange(0, TILE // 8)[:, None] * 8 + tl.arange(0, 8)[None, :]
 
 
 @triton.jit
-def _sum(x):
+def sum_eights(x):
     return tl.sum(tl.sum(x, 1).to(tl.float64), 0)
 
 
@@ -219,7 +219,7 @@ def measure(row, vocabulary, scale, first, stop, sample, sampled, TILE: tl.const
     greatest = tl.full([], float("-inf"), tl.float32)
     total = tl.full([], 0, tl.float64)
     for start in range(first, stop, TILE):
-        ids = _ids(start, TILE)
+        ids = eights(start, TILE)
         x = logits(row, vocabulary, start, ids, TILE)
         if sample is not None:
             if sampled:
@@ -228,7 +228,7 @@ def measure(row, vocabulary, scale, first, stop, sample, sampled, TILE: tl.const
                 tl.store(sample + place, x, mask=used[:, None] & (ids < vocabulary.valid))
         after = tl.maximum(greatest, tl.max(tl.max(x, 1), 0))
         anchor = tl.where(after == float("-inf"), 0.0, after)
-        total = total * tl.exp2((greatest.to(tl.float64) - anchor) * scale) + _sum(
+        total = total * tl.exp2((greatest.to(tl.float64) - anchor) * scale) + sum_eights(
             tl.exp2((x - anchor) * scale.to(tl.float32))
         )
         greatest = after
@@ -284,8 +284,14 @@ def lowest(sums, greatest, top, row, vocabulary, vocab_block, TILE: tl.constexpr
 
 @triton.jit
 def weights(distribution, x, ids):
-    """Weights in fp32, from exponents of higher precision; NaN for NaN."""
+    """The weights of what is kept, in fp32; NaN for NaN."""
     kept = (x > distribution.cut) | ((x == distribution.cut) & (ids <= distribution.tie)) | (x != x)
+    return tl.where(kept, plain_weights(distribution, x), 0.0)
+
+
+@triton.jit
+def plain_weights(distribution, x):
+    """Weights in fp32, from exponents of higher precision, of kept ids or not."""
     factor = distribution.scale.to(tl.float32)
     below = x - distribution.top
     floor = (-1e4 / distribution.scale).to(tl.float32)  # far below what 2^x can hold
@@ -295,7 +301,7 @@ def weights(distribution, x, ids):
     rest = tl.fma(
         below, (distribution.scale - factor).to(tl.float32), tl.fma(below, factor, -product)
     )
-    return tl.where(kept, tl.fma(power, rest * 0.6931471805599453, power), 0.0)
+    return tl.fma(power, rest * 0.6931471805599453, power)
 
 
 @triton.jit
@@ -337,10 +343,10 @@ def masses_of(distribution, row, q, q_row, ratio, vocabulary, first, stop, TILE:
     own = tl.full([], 0, tl.float64)
     rest = own
     for start in range(first, stop, TILE):
-        ids = _ids(start, TILE)
+        ids = eights(start, TILE)
         mass = weights(distribution, logits(row, vocabulary, start, ids, TILE), ids)
-        own += _sum(mass)
-        rest += _sum(residual(mass, q, q_row, ratio, vocabulary, start, ids, TILE))
+        own += sum_eights(mass)
+        rest += sum_eights(residual(mass, q, q_row, ratio, vocabulary, start, ids, TILE))
     return own, rest
 
 

@@ -22,9 +22,8 @@ from .distribution import (
 )
 from .target import arch, scan_options
 from .truncation import (
-    LIST_THREADS,
     PLAN,
-    SURVEY_THREADS,
+    THREADS,
     enlist,
     limits,
     listing_at,
@@ -149,7 +148,7 @@ def sample(
         if live:
             scale = exponent(request_temperature)
             sampled = needs_sample(vocabulary, top_k, top_p, min_p, request)
-            sample_at = listing.logits if TRUNCATED else None
+            sample_at = listing.sample if TRUNCATED else None
             total, greatest = measure(row, vocabulary, scale, first, stop, sample_at, sampled, TILE)
             tl.store(partials + index, total)
             tl.store(partials + blocks + index, greatest.to(tl.float64))
@@ -222,8 +221,9 @@ def sample(
                         first = chosen * vocab_block
                         stop = tl.minimum(first + vocab_block, valid)
                     kept = with_cut(distribution, cut.to(tl.float32), tie.to(tl.int32), total)
+                    HALF: tl.constexpr = TILE // 2 if TRUNCATED else TILE
                     token = walk(
-                        kept, row, None, None, total, vocabulary, first, stop, r, False, LOGITS
+                        kept, row, None, None, total, vocabulary, first, stop, r, False, HALF
                     )
                 top = distribution.top.to(tl.float64)
                 log_sum = tl.log2(total) / LOG2_E
@@ -245,9 +245,7 @@ def _steps(rows: int, blocks: int, truncated: bool):
 
 
 def _threads(step: int, truncated: bool) -> int:
-    if step == SURVEY.value:
-        return SURVEY_THREADS
-    return LIST_THREADS if step == ENLIST.value or (step == FINISH.value and truncated) else 256
+    return THREADS if truncated and step != MEASURE.value else 256
 
 
 def _constants(valid: int, vocab_block: int) -> dict:

@@ -19,19 +19,21 @@ from .distribution import (
     SAMPLE,
     SPREAD,
     Distribution,
+    eights,
     logits,
+    plain_weights,
     sample_stride,
+    sum_eights,
     walk,
-    weights,
 )
 
 MANY = tl.constexpr(1e9)
 ROOM = tl.constexpr(8192)  # entries of a list; a sample, which comes before, has as many bytes
 FULL = tl.constexpr(6144.0)  # how many are planned at most
-# A bracket extends so many times the greatest standard deviation of a sampled sum on either side,
-# as groups may differ; less, if too many would be listed.
-DOUBT, TRIES = tl.constexpr(16.0), tl.constexpr(4)
-SURVEY_THREADS, LIST_THREADS = 1024, 512  # of programs that hold a sample, or a list
+# A bracket extends so many times the greatest standard deviation of a sampled mass on either side;
+# of a number so many times more, as groups may differ and few are listed; less, if too many are.
+DOUBT, OF_NUMBERS, TRIES = tl.constexpr(4.0), tl.constexpr(4.0), tl.constexpr(4)
+THREADS = 512  # of programs that hold a sample or a list
 PLAN = tl.constexpr(8)  # doubles of a list's header
 BLOCK_BITS = tl.constexpr(8)  # low bits of an entry's code
 
@@ -42,8 +44,8 @@ class Listing(NamedTuple):
     plan: tl.tensor  # low, high, low2, high2; the counts; the greatest logit. low NaN: no list
     counts: tl.tensor  # int32: entries; ids above high2; ids between high and low2
     masses: tl.tensor  # [2][blocks] of ids above high2, of ids between high and low2
-    logits: tl.tensor  # [ROOM], fp32
-    codes: tl.tensor  # [ROOM], int32: how many ids of which vocab_block have the logit
+    sample: tl.tensor  # [SAMPLE], fp32, before there is a list
+    entries: tl.tensor  # [ROOM], int64: a logit, and how many ids of which vocab_block have it
 
 
 class Limits(NamedTuple):
@@ -76,9 +78,9 @@ class List(NamedTuple):
 @triton.jit
 def listing_at(plan, masses, entries):
     """`plan`, `masses` and `entries` point to PLAN, 2 * blocks and ROOM doubles."""
-    at = entries.to(tl.pointer_type(tl.float32))
-    codes = entries.to(tl.pointer_type(tl.int32)) + ROOM
-    return Listing(plan, (plan + 4).to(tl.pointer_type(tl.int32)), masses, at, codes)
+    counts = (plan + 4).to(tl.pointer_type(tl.int32))
+    sample = entries.to(tl.pointer_type(tl.float32))
+    return Listing(plan, counts, masses, sample, entries.to(tl.pointer_type(tl.int64)))
 
 
 @triton.jit
@@ -219,8 +221,8 @@ def _brackets(distribution, limits, vocabulary, listing, SPARE: tl.constexpr):
     stride = sample_stride(vocabulary)
     groups = vocabulary.valid // stride
     size = groups * GROUP + tl.minimum(vocabulary.valid - groups * stride, GROUP)
-    x = tl.where(index < size, tl.load(listing.logits + index), float("-inf"))
-    weight = weights(distribution, x, index)
+    x = tl.where(index < size, tl.load(listing.sample + index), float("-inf"))
+    weight = plain_weights(distribution, x)
     gain = vocabulary.valid / size.to(tl.float64)
     doubt = tl.full([], DOUBT, tl.float64)
     low = limits.floor
@@ -314,7 +316,7 @@ def _bracket(
             a_is_low = beyond_a >= _step(distribution, gain, doubt, at_a)
             b_is_high = beyond_b >= _step(distribution, gain, doubt, at_b)
         else:
-            step = doubt / 2 * tl.sqrt(gain)
+            step = OF_NUMBERS * doubt / 2 * tl.sqrt(gain)
             a_is_low = _root(gain, x > at_a, 1.0) - least >= step
             b_is_high = most - _root(gain, x > at_b, 1.0) >= step
         open_a = above_low - low > 1
@@ -362,27 +364,34 @@ def enlist(
         at_low2 = above
         at_high2 = above
         for start in range(first, stop, TILE):
-            ids = start + tl.arange(0, TILE)
+            ids = eights(start, TILE)
             x = logits(row, vocabulary, start, ids, TILE)
-            weight = weights(plain, x, ids)
-            mass_above += _sum(x > high2, weight)
-            mass_between += _sum(x > high, weight) - _sum(x > low2, weight)
-            of_high2, of_low2, of_high, _ = _count(x > high2, x > low2, x > high, x > high)
-            above += of_high2
-            between += of_high - of_low2
-            of_low, of_high, of_low2, of_high2 = _count(
-                x == next_low, x == high, x == next_low2, x == high2
-            )
-            at_low += of_low
-            at_high += of_high
-            at_low2 += of_low2
-            at_high2 += of_high2
+            weight = plain_weights(plain, x)
+            mass_above += sum_eights(tl.where(x > high2, weight, 0.0))
+            mass_between += sum_eights(tl.where((x > high) & (x <= low2), weight, 0.0))
             inside = ((x > next_low) & (x < high)) | ((x > next_low2) & (x < high2))
-            place = tl.cumsum(inside.to(tl.int32), 0)
-            place += tl.atomic_add(listing.counts, tl.max(place, 0), sem="relaxed") - 1
-            inside &= place < ROOM
-            tl.store(listing.logits + place, x, mask=inside)
-            tl.store(listing.codes + place, _code(ids * 0 + 1, block), mask=inside)
+            # of eight ids, counts are four bits wide each
+            packed = inside.to(tl.uint32) + _field(x > high2, 1) + _field(x > low2, 2)
+            packed += _field(x > high, 3) + _field(x == next_low, 4) + _field(x == high, 5)
+            packed += _field(x == next_low2, 6) + _field(x == high2, 7)
+            of_eight = tl.sum(packed, 1)
+            counts = _sum_fields(of_eight)
+            ends = _sum_fields(of_eight >> 16)
+            of_high2 = counts >> 16 & 0xFFFF
+            of_low2 = counts >> 32 & 0xFFFF
+            above += of_high2
+            between += (counts >> 48) - of_low2
+            at_low += ends & 0xFFFF
+            at_high += ends >> 16 & 0xFFFF
+            at_low2 += ends >> 32 & 0xFFFF
+            at_high2 += ends >> 48
+            listed = (counts & 0xFFFF).to(tl.int32)
+            found = (of_eight & 15).to(tl.int32)
+            place = tl.where(inside, tl.cumsum(inside.to(tl.int32), 1), ROOM * 2)
+            place += (tl.cumsum(found, 0) - found)[:, None] - 1
+            place += tl.minimum(tl.atomic_add(listing.counts, listed, sem="relaxed"), ROOM)
+            entry = _entry(x, (listed * 0 + 1).to(tl.int64), block)
+            tl.store(listing.entries + place, entry, mask=place < ROOM)
         _add_run(listing, next_low, tl.where(next_low < high, at_low, 0), block)
         _add_run(listing, high, tl.where(low < high, at_high, 0), block)
         _add_run(listing, next_low2, tl.where(next_low2 < high2, at_low2, 0), block)
@@ -394,12 +403,18 @@ def enlist(
 
 
 @triton.jit
-def _count(a, b, c, d):
-    """How many of a tile are true, of each, in one reduction."""
-    low = a.to(tl.int64) + (b.to(tl.int64) << 16)
-    high = c.to(tl.int64) + (d.to(tl.int64) << 16)
-    packed = tl.sum(low + (high << 32), 0)
-    return packed & 0xFFFF, (packed >> 16) & 0xFFFF, (packed >> 32) & 0xFFFF, packed >> 48
+def _field(chosen, PLACE: tl.constexpr):
+    return chosen.to(tl.uint32) << (4 * PLACE)
+
+
+@triton.jit
+def _sum_fields(packed):
+    """The sums of the four lowest fields of four bits, as fields of sixteen."""
+    wide = (packed & 15).to(tl.int64)
+    wide += (packed >> 4 & 15).to(tl.int64) << 16
+    wide += (packed >> 8 & 15).to(tl.int64) << 32
+    wide += (packed >> 12 & 15).to(tl.int64) << 48
+    return tl.sum(wide, 0)
 
 
 @triton.jit
@@ -426,8 +441,9 @@ def _untruncated(scale, top):
 
 
 @triton.jit
-def _code(count, block):
-    return (count << BLOCK_BITS) + block
+def _entry(logit, count, block):
+    code = (count << BLOCK_BITS) + block
+    return logit.to(tl.uint32, bitcast=True).to(tl.int64) | (code << 32)
 
 
 @triton.jit
@@ -435,8 +451,7 @@ def _add_run(listing, logit, count, block):
     if count > 0:
         place = tl.atomic_add(listing.counts, 1, sem="relaxed")
         if place < ROOM:
-            tl.store(listing.logits + place, logit)
-            tl.store(listing.codes + place, _code(count.to(tl.int32), block))
+            tl.store(listing.entries + place, _entry(logit, count, block))
 
 
 @triton.jit
@@ -544,9 +559,10 @@ def _list(distribution, listing, blocks, BLOCKS: tl.constexpr):
     low, high, low2, high2 = _plan(listing)
     size = tl.load(listing.counts, volatile=True)  # changed by atomics, maybe of this program
     index = tl.arange(0, ROOM)
-    x = tl.load(listing.logits + index, mask=index < size, other=float("-inf"))
-    code = tl.load(listing.codes + index, mask=index < size, other=0)
-    weight = weights(distribution, x, index).to(tl.float64)
+    entry = tl.load(listing.entries + index, mask=index < size, other=0xFF800000)  # of -inf
+    x = entry.to(tl.uint32).to(tl.float32, bitcast=True)
+    code = (entry >> 32).to(tl.int32)
+    weight = plain_weights(distribution, x).to(tl.float64)
     anchor = tl.max(weight, 0) * 4194304  # rounds to multiples of its unit in the last place
     block = tl.arange(0, BLOCKS)
     above = tl.load(listing.masses + block, mask=block < blocks, other=0)
@@ -579,7 +595,7 @@ def _masses(found):
 
 @triton.jit
 def _blocks(found):
-    return found.codes - _code(found.codes >> BLOCK_BITS, 0)
+    return found.codes - ((found.codes >> BLOCK_BITS) << BLOCK_BITS)
 
 
 @triton.jit
@@ -709,7 +725,7 @@ def _above(distribution, row, vocabulary, x, y, z, TILE: tl.constexpr):
     for start in range(0, vocabulary.valid, TILE):
         ids = start + tl.arange(0, TILE)
         logit = logits(row, vocabulary, start, ids, TILE)
-        weight = weights(distribution, logit, ids)
+        weight = plain_weights(distribution, logit)
         mass_x += _sum(logit > x, weight)
         mass_y += _sum(logit > y, weight)
         mass_z += _sum(logit > z, weight)
