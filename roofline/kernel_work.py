@@ -127,7 +127,7 @@ def attention(
 # The samplers' ways: rounds of a uniform's generator; a whole vocab_block of logits, all loaded
 # before one is used; what a wave makes of the partials of 65 vocab_blocks, 64 at a time
 PHILOX = Trip("round", 10)
-HELD = Trip("out.raw[i] = At::raw(own + i * kStep)")
+HELD = Trip("out.raw[i] = At::raw(own + i * kApart)")
 FOLDED = (Trip("const Survey row = Scan::fold", 2), Trip("p.sum = sum_of", 2))
 
 
@@ -148,7 +148,7 @@ def accept(batch: int, vocabulary: int = VOCABULARY, drafts: int = DRAFTS) -> Sh
         draw = (
             Trip("crew_.share(2 * live_ + 1", ceil(rows, 8), FOLDED, whole=True),
             Trip("decide_token(*this)", 1, (PHILOX,), whole=True),
-            Trip("first += kSteps * kStep", 1, (HELD,), whole=True),
+            Trip("first += kPiece", 1, (HELD,), whole=True),
             PHILOX,
             Trip("masses.total()", 3),
             Trip("masses.find", 2),
@@ -201,7 +201,7 @@ def sample(batch: int, vocabulary: int = VOCABULARY) -> Shape:
             Trip("sampler_.find", 1),
             Trip("kWaves * kStep", 1, whole=True),
         )
-        yield Work("finish", code(1), rows, draw, streams=False)
+        yield Work("finish", code(2), rows, draw, streams=False)
 
     def triton(arch: str) -> Iterator[Work]:
         scan = Trip("for start in range(first, stop, TILE)", 1)

@@ -49,7 +49,7 @@ def launches(
     accept_drafts     measure; normalise, where `rule` is "block" or rows are `cut` (top-k, top-p,
                       min-p) or mixed; draw; logprob, where log-probabilities are asked for. 2 to 4
                       in all; the Triton kernels start 5 to 9
-    sample_drafts     measure, finish; the Triton kernels start 2 more where rows are cut
+    sample_drafts     measure; cut, where rows are `cut` (two in Triton); finish
     zaya_router       project, route
     the others        as ASSUMED
 
@@ -63,7 +63,9 @@ def launches(
         return 2 + (pairs > FEW_PAIRS) + (choices > 1)
     if op == "accept_drafts":
         return 2 + (rule == "block" or cut) + logprob
-    if op in ("sample_drafts", "zaya_router"):
+    if op == "sample_drafts":
+        return 2 + cut
+    if op == "zaya_router":
         return 2
     if op in ASSUMED:
         return ASSUMED[op]

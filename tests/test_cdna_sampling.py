@@ -28,17 +28,21 @@ def listing(op: str, arch: str) -> str:
 @pytest.mark.parametrize("op", ["accept_drafts", "sample_drafts"])
 def test_compiles_without_scratch(op, arch):
     """Nothing goes to memory; kernels that conclude may park scalars in the lanes of a vector
-    register."""
+    register, those that cut rows in four. The latter hold a list of logits, and pass it through
+    LDS."""
     for r in assembly.parse(listing(op, arch), arch):
         print(
             f"{arch} {r.kernel}: {r.vgpr} VGPR, {r.sgpr_spill} SGPR in lanes, "
             f"{r.waves_per_simd} waves a SIMD; loop: {r.loop_instructions} instructions, "
             f"{r.loop_loads_16_bytes} 16-byte loads"
         )
-        assert r.vgpr_spill == r.scratch == r.misexecuted == 0 and r.waves_per_simd >= 4
         measures = "Step)0" in r.kernel
-        assert r.lds <= (0 if measures else 256)
-        assert r.sgpr_spill <= (0 if measures else 64)
+        cuts = r.lds > 256
+        assert r.vgpr_spill == r.scratch == r.misexecuted == 0
+        assert r.waves_per_simd >= (2 if cuts else 4)
+        assert cuts == ("Step)1" in r.kernel or "AcceptStep)3" in r.kernel) and r.lds <= 2**15
+        assert r.lds == 0 or not measures
+        assert r.sgpr_spill <= (0 if measures else 256 if cuts else 64)
         assert not measures or r.loop_loads_16_bytes > 0
 
 

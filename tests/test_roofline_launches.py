@@ -33,6 +33,7 @@ WORK = Workload(models.find("ZAYA1-8B"), batch=2, context_tokens=8192)
         ("accept_drafts", dict(rule="block"), 3),
         ("accept_drafts", dict(rule="block", logprob=True), 4),
         ("sample_drafts", {}, 2),
+        ("sample_drafts", dict(cut=True), 3),
     ],
 )
 def test_launches_of_an_op(op, options, count):

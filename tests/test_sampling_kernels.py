@@ -10,9 +10,10 @@ import torch
 from harness import TYPES
 from hypothesis import given, settings
 from sampling import accept_params, sample_params
-from sampling_cases import cases, compare, compare_samples, inputs
+from sampling_cases import cases, compare, compare_samples, inputs, kept_ids
 
-from blockdraft import rng
+from blockdraft import ops, rng
+from blockdraft.types import Sampling
 
 pytestmark = pytest.mark.skipif(shutil.which("c++") is None, reason="needs a C++ compiler")
 TARGETS = {"cpu": 0, "sim": 1}
@@ -179,3 +180,53 @@ def test_published_vectors_of_philox():
     )
     checks().check_philox(*map(harness.pointer, (counter, key, out)))
     assert out.tolist() == [0xD16CFE09, 0x94FDCCEB, 0x5001E420, 0x24126EA1]
+
+
+ROWS = {
+    "flat": lambda x: x / 100,
+    "normal": lambda x: 2 * x,
+    "wide": lambda x: 4 * x,
+    "peaked": lambda x: torch.where(x == x.amax(-1, keepdim=True), 20.0, x),
+    "far from 0": lambda x: x + 300,
+    "few numbers": lambda x: (2 * x).round(),
+    "one number": lambda x: 0 * x,
+}
+CUTS = {
+    "top-k 50": Sampling(torch.ones(1), top_k=torch.tensor([50], dtype=torch.int32)),
+    "top-k 10000": Sampling(torch.ones(1), top_k=torch.tensor([10000], dtype=torch.int32)),
+    "top-p 0.5": Sampling(torch.ones(1), top_p=torch.tensor([0.5])),
+    "top-p 0.9": Sampling(torch.ones(1), top_p=torch.tensor([0.9])),
+    "top-p 0.999": Sampling(torch.ones(1), top_p=torch.tensor([0.999])),
+    "min-p 0.05": Sampling(torch.ones(1), min_p=torch.tensor([0.05])),
+    "all": Sampling(
+        torch.ones(1),
+        torch.tensor([500], dtype=torch.int32),
+        torch.tensor([0.9]),
+        torch.tensor([0.001]),
+    ),
+}
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("row", ROWS)
+def test_readings_of_a_cut(row, dtype):
+    """A crew's, after the one that measures the row: one lists the logits around the cut, one
+    states the partials anew, of which the token is drawn. Sometimes a cut is not in the list. Sim
+    reads the row once more for the greatest logit, which min-p needs. A list of many equal logits
+    is too long."""
+    vocab = 2**15
+    generator = torch.Generator().manual_seed(0)
+    logits = ROWS[row](torch.randn(1, 1, vocab, generator=generator)).to(dtype)
+    many = len(logits.unique()) < vocab // 256
+    length = torch.ones(1, dtype=torch.int32)
+    place = torch.zeros(1, dtype=torch.int32)
+    u = torch.full((1, 1), 0.5, dtype=torch.float64)
+    for name, cut in CUTS.items():
+        how = dict(seed=place.long(), position=place, drafter_sampling=cut)
+        params, (_, lse), _kept = sample_params(logits, length, uniforms=u, **how)
+        readings = checks().check_readings(TYPES[dtype], params)
+        _, want = ops.sample_drafts(logits, length, uniforms=u, backend="reference", **how)
+        print(f"{row}, {name}, {dtype}: {readings} readings")
+        assert torch.equal(kept_ids(logits, lse), kept_ids(logits, want))
+        assert torch.allclose(lse[..., :2].sum(-1), want[..., :2].sum(-1), rtol=0, atol=1e-5)
+        assert readings <= (16 if many else 4 if cut.min_p is not None else 3)

@@ -7,7 +7,12 @@
 //   scan.sum_kept<T>(span, words, f)
 //                               where Scan::kSplits: f(at) summed over the ids whose bits are set;
 //                               fast where whole words have all bits or none
-//   scan.sums(span, f)          where Crew::kLists: f(at, other) summed, and what f adds to `other`
+//   scan.sum_weights<T>(span, words, f)
+//                               likewise, of f(at) that are factors of at.exp2: faster still; infinity
+//                               or NaN of NaN
+//   scan.map(n, f, out)         likewise: out[i] = f(at) for i < n of lists of floats; n is a multiple
+//                               of 16
+//   scan.sums(span, f)          f(at, other) summed, and what f adds to `other`
 //   scan.crossing(span, f, r)   the first id at which the running sum of f exceeds r. If rounding
 //                               keeps it below r, the last id where f is positive (-1: none)
 //   scan.fold(n, none, term, join)
@@ -39,6 +44,7 @@
 //   scan.rows_sum(span, f, p, q...)
 //                               f(at, x, y...) summed over a span of rows p, q..., likewise; the
 //                               span may be longer
+//   scan.rows_sums(span, f, p)  likewise as `sums`, of f(at, x, other)
 //   Scan::kSplits               whether rows with a mask or penalties are scanned by code of their own
 //
 // f handles several ids at a time: `at`, of a type of the target, stands for them. Its Float and
@@ -50,6 +56,7 @@
 //   at.revise<T>(x, words, ids, n, f)
 //                               x, but f(value, id) for ids of the span whose bit is set, and
 //                               for n of ids()
+//   at.append(list, x, mask)    adds those x whose mask is set to a crew's list, in a scan of `together`
 //   at.keep<T>(x, words)        x, but 0 for ids whose bit is not set; in that order; where
 //                               Scan::kSplits
 //   at.reload(p)                as the scan's
@@ -79,6 +86,15 @@
 //                                    they published before a barrier can be read. *arrived is 0 at
 //                                    first
 //   Crew::kLists                     whether it lists logits, as a single thread can
+//   Crew::kHolds                     whether its threads hold up to Crew::kNumbers numbers of a row.
+//                                    Where they do:
+//   crew.together()                  a scan by all of its threads
+//   crew.sample(span, f, out)        numbers f(at) of ids spread evenly over a span from 0 on. Returns
+//                                    how many ids stand behind each
+//   crew.list(), crew.fits(list)     an empty list; whether it had room for all that was added
+//   crew.held(list)                  its numbers, if it had
+//   crew.map(f, x)                   f(at, x) of each number
+//   crew.sum(f, x, y...)             f(at, x, y...) summed over numbers; of x = -inf it must be 0
 #pragma once
 
 #include "tile/group.h"

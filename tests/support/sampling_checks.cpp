@@ -11,13 +11,13 @@ namespace blockdraft {
 namespace {
 
 // Every wave of `groups` groups of sim calls body(crew, group).
-template <class Body>
+template <class Crew = sim::Crew, class Body>
 void with_crews(int64_t groups, uint64_t seed, int dropped, Body body) {
   sim::Scheduler scheduler(seed, dropped);
   scheduler.run(
       groups, [] { return sim::CrewMemory(); },
       [&](const sim::Wave& wave, sim::CrewMemory& memory, int64_t group) {
-        sim::Crew crew(wave, memory);
+        Crew crew(wave, memory);
         body(crew, group);
       });
 }
@@ -30,16 +30,16 @@ void accept_on_sim(const AcceptParams<T>& p, uint64_t seed, int dropped) {
   });
 }
 
-template <class T>
+template <class Crew, class T>
 void sample_on_sim(const SampleParams<T>& p, uint64_t seed, int dropped) {
   const int blocks = p.vocabulary().blocks;
   schedule(p, [&]<SampleStep kStep>(int64_t groups) {
     const int blocks_of_row = kStep == SampleStep::kMeasure ? blocks : 1;
-    with_crews(groups, seed, dropped, [&](sim::Crew& crew, int64_t group) {
+    with_crews<Crew>(groups, seed, dropped, [&](Crew& crew, int64_t group) {
       const int row = int(group / blocks_of_row);
       double* const own = p.workspace.at(row / p.drafts, row % p.drafts);
       const auto memory = RowsMemory<T>::staged(own, p.workspace.stride[1], blocks);
-      DraftRow<sim::Crew, T>(crew, p, row, memory).template step<kStep>(int(group % blocks_of_row));
+      DraftRow<Crew, T>(crew, p, row, memory).template step<kStep>(int(group % blocks_of_row));
     });
   });
 }
@@ -63,8 +63,17 @@ void check_sample_drafts(int target, int type, const void* params, uint64_t seed
   with_type(type, [&]<class T>(T) {
     const auto& p = *static_cast<const SampleParams<T>*>(params);
     if (target == 0) return launch(p, two_threads());
-    sample_on_sim(p, seed, dropped);
+    sample_on_sim<sim::Crew>(p, seed, dropped);
   });
+}
+
+// By crews that hold 2048 logits. Returns how often they scanned rows.
+int check_readings(int type, const void* params) {
+  sim::scans = 0;
+  with_type(type, [&]<class T>(T) {
+    sample_on_sim<sim::CrewOf<2048>>(*static_cast<const SampleParams<T>*>(params), 1, -1);
+  });
+  return sim::scans;
 }
 
 int schedule_accept_drafts(const void* params, int, int64_t* out) {

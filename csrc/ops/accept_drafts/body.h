@@ -275,8 +275,9 @@ class Acceptance {
     if (live_ >= 0 && verdict.status == kFine) token = draw(verdict);
     if (token < 0) verdict.accepted = -1;
     next_pass(verdict, token);
-    if (params_.target_logprob && !Crew::kStaged)
-      for (int i = 0; i <= params_.drafts; ++i) log_probability(i, verdict.accepted, token);
+    if constexpr (!Crew::kStaged)
+      if (params_.target_logprob)
+        for (int i = 0; i <= params_.drafts; ++i) log_probability(i, verdict.accepted, token);
   }
 
   // Log-probability of the token committed at row i, in the target's unmixed distribution, and the

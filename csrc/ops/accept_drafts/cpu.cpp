@@ -13,7 +13,9 @@ void launch(const AcceptParams<T>& p, const Parallel& parallel) {
     thread_local cpu::SamplingMemory<T> own;
     const RowsMemory<T> memory =
         own.of(2 * p.drafts + 1, blocks, truncates, p.batch, parallel.threads);
-    Acceptance<cpu::Crew, T>(crew, p, int(request), memory).run();
+    AcceptParams<T> of_request = p;
+    of_request.penalties.ids = own.touched(p.penalties, request, p.vocabulary());
+    Acceptance<cpu::Crew, T>(crew, of_request, int(request), memory).run();
   });
 }
 

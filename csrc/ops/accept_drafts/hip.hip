@@ -13,20 +13,25 @@ namespace blockdraft {
 constexpr int threads_of(AcceptStep step) {
   return step == AcceptStep::kMeasure ? cdna::kWave : 512;
 }
-constexpr int kWavesOfSimd = 4;  // that registers are left for
+constexpr bool cuts(AcceptStep step) {
+  return step == AcceptStep::kNormalise || step == AcceptStep::kLogprob;
+}
+
+// That registers are left for. A cut needs many, and one crew reads as fast as memory allows.
+constexpr int waves_of_simd(AcceptStep step) { return cuts(step) ? 2 : 4; }
 
 template <class T, AcceptStep kStep>
-BLOCKDRAFT_KERNEL(threads_of(kStep), kWavesOfSimd)
+BLOCKDRAFT_KERNEL(threads_of(kStep), waves_of_simd(kStep))
 accept_drafts_kernel(AcceptParams<T> p) {
-  using Crew = cdna::Crew<threads_of(kStep)>;
+  using Crew = cdna::Crew<threads_of(kStep), cuts(kStep)>;
   __attribute__((shared)) static typename Crew::Memory shared;
   Crew crew(shared);
   cdna::use_global_pointers(p);
   accept_step<kStep>(crew, p, cdna::group_index());
 }
 
-#define BLOCKDRAFT_STEP(T, step)                                         \
-  template BLOCKDRAFT_KERNEL(threads_of(AcceptStep::step), kWavesOfSimd) \
+#define BLOCKDRAFT_STEP(T, step)                                                            \
+  template BLOCKDRAFT_KERNEL(threads_of(AcceptStep::step), waves_of_simd(AcceptStep::step)) \
   accept_drafts_kernel<T, AcceptStep::step>(AcceptParams<T>);
 #define BLOCKDRAFT_INSTANTIATE(T) \
   BLOCKDRAFT_STEP(T, kMeasure)    \

@@ -40,7 +40,9 @@ double residual_mass(const Scan& scan, const Distribution<T>& p, const Distribut
 template <Kind kKind, class Scan, class T>
 double simple_residual_mass(const Scan& scan, const Distribution<T>& p, const Distribution<T>& q,
                             double scale, Span span) {
-  const auto weight = residual<kKind>(p, q, scale);
+  Distribution<T> open = p;
+  open.logits.allowed = nullptr;
+  const auto weight = residual<kKind>(open, q, scale);
   if (!p.logits.allowed) return scan.sum(span, weight).sum;
   return scan.template sum_kept<T>(span, p.logits.allowed, [&](auto at) {
     auto peak = at.all(0.0f);
@@ -58,15 +60,18 @@ double split_residual_mass(const Scan& scan, const Distribution<T>& p, const Dis
     return q.logits.allowed ? simple_residual_mass<Kind::kSimple>(scan, p, q, scale, span)
                             : simple_residual_mass<Kind::kPlain>(scan, p, q, scale, span);
   }
-  const Penalties& changes = p.logits.penalties;
-  if (changes.touched && p.kept_by_logit() && q.kept_by_logit()) {
-    Split<T> of_p(scan, p.logits, changes, span), of_q(scan, q.logits, changes, span);
-    if (of_p.fits() && of_q.fits()) {
+  if (p.logits.penalties.touched && !p.logits.other && !q.logits.other && p.kept_by_logit() &&
+      q.kept_by_logit()) {
+    Split split(p.logits.penalties, span);
+    if (split.fits()) {
+      float values[2][Split::kRoom];
+      // What is not in p's part counts in neither.
+      const Logits<T> of_q{q.logits.row, nullptr, 1, q.logits.allowed};
       const double rest =
-          residual_mass(scan, p.over(of_p.rest()),
-                        q.over(q.logits.allowed ? of_q.rest() : of_q.row()), scale, span);
-      const Logits<float> list_p = of_p.list(scan), list_q = of_q.list(scan);
-      return rest + residual_mass(scan, p.over(list_p), q.over(list_q), scale, of_p.listed());
+          residual_mass(scan, p.over(split.rest(p.logits)), q.over(of_q), scale, span);
+      return rest + residual_mass(scan, p.over(split.list(scan, p.logits, values[0])),
+                                  q.over(split.list(scan, q.logits, values[1])), scale,
+                                  split.listed());
     }
   }
   return scan.sum(span, residual<Kind::kAny>(p, q, scale)).sum;

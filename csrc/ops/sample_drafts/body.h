@@ -15,6 +15,7 @@ class DraftRow {
         params_(params),
         request_(int(row / params.drafts)),
         i_(int(row % params.drafts)),
+        memory_(memory),
         partials_(memory.partials(0)),
         sampler_(crew, params.vocabulary(), memory.sums(0), memory.lists),
         sampling_(params.drafter_sampling.of(request_)) {
@@ -27,6 +28,7 @@ class DraftRow {
   template <SampleStep kStep>
   void step(int block) {
     if constexpr (kStep == SampleStep::kMeasure) measure(block);
+    if constexpr (kStep == SampleStep::kCut) cut();
     if constexpr (kStep == SampleStep::kFinish) finish();
   }
 
@@ -44,14 +46,25 @@ class DraftRow {
     if (scan.leader()) partials_[block] = partial;
   }
 
+  void cut() {
+    if (!live()) return;
+    const Distribution<T> q = sampler_.distribution(logits(), sampling_, !peak_, partials_);
+    if (crew_.leader()) memory_.state(0).distribution = q;
+  }
+
+  Distribution<T> distribution(const Logits<T>& own) {
+    if constexpr (!Crew::kStaged)
+      return sampler_.measured_distribution(own, sampling_, !peak_, partials_);
+    if (params_.drafter_sampling.may_truncate()) return memory_.state(0).distribution;
+    return sampler_.template distribution<false>(own, sampling_, !peak_, partials_);
+  }
+
   void finish() {
     int token = -1;
     double lse[4] = {};
     if (live()) {
       const Logits<T> own = logits();
-      const Distribution<T> q =
-          Crew::kStaged ? sampler_.distribution(own, sampling_, !peak_, partials_)
-                        : sampler_.measured_distribution(own, sampling_, !peak_, partials_);
+      const Distribution<T> q = distribution(own);
       if (q.status == kFine) {
         lse[0] = q.top;
         lse[1] = log2_double(q.sum) / kLog2e;
@@ -87,6 +100,7 @@ class DraftRow {
   Crew& crew_;
   const SampleParams<T>& params_;
   int request_, i_;
+  RowsMemory<T> memory_;
   Partial* partials_;
   Sampler<Crew, T> sampler_;
   Sampling sampling_;

@@ -13,7 +13,9 @@ void launch(const SampleParams<T>& p, const Parallel& parallel) {
   cpu::with_crews(rows, blocks, parallel, [&](cpu::Crew& crew, int64_t row) {
     thread_local cpu::SamplingMemory<T> own;
     const RowsMemory<T> memory = own.of(0, blocks, truncates, rows, parallel.threads);
-    DraftRow<cpu::Crew, T>(crew, p, row, memory).run();
+    SampleParams<T> of_request = p;
+    of_request.penalties.ids = own.touched(p.penalties, row / p.drafts, p.vocabulary());
+    DraftRow<cpu::Crew, T>(crew, of_request, row, memory).run();
   });
 }
 

@@ -1,4 +1,4 @@
-// GPU launcher of sample_drafts: a wave measures a vocab_block, a workgroup finishes a row.
+// GPU launcher of sample_drafts: a wave measures a vocab_block, a workgroup cuts or finishes a row.
 #include "tile/cdna/launch.h"
 
 #pragma clang force_cuda_host_device begin
@@ -10,15 +10,18 @@
 
 namespace blockdraft {
 
+constexpr bool cuts(SampleStep step) { return step == SampleStep::kCut; }
 constexpr int threads_of(SampleStep step) {
   return step == SampleStep::kMeasure ? cdna::kWave : 512;
 }
-constexpr int kWavesOfSimd = 4;  // that registers are left for
+
+// That registers are left for. A cut needs many, and one crew reads as fast as memory allows.
+constexpr int waves_of_simd(SampleStep step) { return cuts(step) ? 2 : 4; }
 
 template <class T, SampleStep kStep>
-BLOCKDRAFT_KERNEL(threads_of(kStep), kWavesOfSimd)
+BLOCKDRAFT_KERNEL(threads_of(kStep), waves_of_simd(kStep))
 sample_drafts_kernel(SampleParams<T> p) {
-  using Crew = cdna::Crew<threads_of(kStep)>;
+  using Crew = cdna::Crew<threads_of(kStep), cuts(kStep)>;
   cdna::use_global_pointers(p);
   const int blocks = p.vocabulary().blocks;
   const int blocks_of_row = kStep == SampleStep::kMeasure ? blocks : 1;
@@ -30,10 +33,11 @@ sample_drafts_kernel(SampleParams<T> p) {
   DraftRow<Crew, T>(crew, p, row, memory).template step<kStep>(cdna::group_index() % blocks_of_row);
 }
 
-#define BLOCKDRAFT_STEP(T, step)                                         \
-  template BLOCKDRAFT_KERNEL(threads_of(SampleStep::step), kWavesOfSimd) \
+#define BLOCKDRAFT_STEP(T, step)                                                            \
+  template BLOCKDRAFT_KERNEL(threads_of(SampleStep::step), waves_of_simd(SampleStep::step)) \
   sample_drafts_kernel<T, SampleStep::step>(SampleParams<T>);
-#define BLOCKDRAFT_INSTANTIATE(T) BLOCKDRAFT_STEP(T, kMeasure) BLOCKDRAFT_STEP(T, kFinish)
+#define BLOCKDRAFT_INSTANTIATE(T) \
+  BLOCKDRAFT_STEP(T, kMeasure) BLOCKDRAFT_STEP(T, kCut) BLOCKDRAFT_STEP(T, kFinish)
 BLOCKDRAFT_INSTANTIATE(float)
 BLOCKDRAFT_INSTANTIATE(bf16)
 BLOCKDRAFT_INSTANTIATE(fp16)

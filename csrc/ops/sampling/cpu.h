@@ -27,6 +27,35 @@ class SamplingMemory {
             0};
   }
 
+  // The ids that this request's penalties touch, or null if it has none.
+  const TouchedIds* touched(const PenaltiesParams& p, int64_t request, const Vocabulary& all) {
+    if (!p.touched || p.none(int(request))) return nullptr;
+    const uint32_t* const words = p.touched.at(request);
+    const int32_t* const emitted = p.counts.at(request);
+    const int count = ceil_div(all.size, 32);
+    uint32_t* const others = others_.of(count);
+    int* const starts = starts_of_ids_.of(all.blocks + 1);
+    int* const ids = ids_.of(all.size);
+    float* const counts = emitted_.of(all.size);
+    for (int i = 0; i < count; ++i) others[i] = ~words[i];
+    int size = 0;
+    for (int block = 0; block < all.blocks; ++block) {
+      const Span span = all.span(block);
+      starts[block] = size;
+      for (int i = span.first / 32; i < ceil_div(span.stop, 32); i += 2)
+        for (uint64_t bits = words[i] | (i + 1 < count ? uint64_t(words[i + 1]) << 32 : 0); bits;
+             bits &= bits - 1) {
+          const int id = i * 32 + __builtin_ctzll(bits);
+          if (id < span.first || id >= span.stop || id == span.hole) continue;
+          ids[size] = id;
+          counts[size++] = float(emitted[id]);
+        }
+    }
+    starts[all.blocks] = size;
+    touched_ = {all.block, starts, ids, counts, others};
+    return &touched_;
+  }
+
  private:
   static constexpr int64_t kParts = 4;
 
@@ -54,8 +83,10 @@ class SamplingMemory {
   std::vector<RowState<T>> states_;
   std::vector<Partial> partials_;
   std::vector<double> sums_;
-  Buffer<float> found_, list_;
-  Buffer<int> starts_;
+  Buffer<float> found_, list_, emitted_;
+  Buffer<int> starts_, starts_of_ids_, ids_;
+  Buffer<uint32_t> others_;
+  TouchedIds touched_;
   Buffer<double> above_;
   Buffer<uint32_t> counts_;
 };

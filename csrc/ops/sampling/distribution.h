@@ -36,6 +36,7 @@ struct Vocabulary {
 
   bool has(int id) const { return id >= 0 && id < size && id != mask; }
   Span span(int i) const { return {i * block, least(size, (i + 1) * block), mask}; }
+  Span all() const { return {0, size, mask}; }
 };
 
 // A row of logits, or the blend weight * row + (1 - weight) * other of two rows, after penalties;
@@ -77,6 +78,9 @@ struct Logits {
   }
 };
 
+// By the share of the greatest weight (min-p), the number (top-k) or the mass (top-p) of the ids.
+enum class Cut { kShare, kCount, kMass };
+
 // How a request's logits become a distribution.
 struct Sampling {
   double temperature;  // 0: all mass on the greatest logit
@@ -85,6 +89,11 @@ struct Sampling {
   double min_p;        // 0: off
 
   bool truncates() const { return top_k > 0 || top_p < 1 || min_p > 0; }
+  bool cuts(Cut kind, int vocab) const {
+    return kind == Cut::kShare   ? min_p > 0
+           : kind == Cut::kCount ? top_k > 0 && top_k < vocab
+                                 : top_p < 1;
+  }
   // The factor from logits to exponents of 2. It is bounded so that it fits into a float: lower
   // temperatures than 1.5e-37 act as 1.5e-37.
   double scale() const { return most(least(kLog2e / temperature, 1e37), 1e-30); }

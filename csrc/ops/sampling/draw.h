@@ -35,7 +35,8 @@ template <class Crew, class T>
 class Sampler {
  public:
   using Scan = typename Crew::Scan;
-  static constexpr bool kLists = Crew::kLists;
+  using CrewType = Crew;
+  static constexpr bool kLists = Crew::kLists, kHolds = Crew::kHolds;
 
   // `sums`: memory for one double per vocab_block, which no other row uses at the same time;
   // `lists`: likewise, for truncation where Crew::kLists.
@@ -49,13 +50,19 @@ class Sampler {
   // The partials of a row's vocab_blocks; at temperature 0, their surveys. `drawn`: see `measure`.
   void measure_row(const Logits<T>& logits, const Sampling& sampling, bool drawn,
                    Partial* partials) {
-    const Partial start = survey_start(Scan(), logits, vocabulary_);
+    Partial start{};
+    if constexpr (Scan::kHeld == 0) start = survey_start(Scan(), logits, vocabulary_);
     crew_.each_block(vocabulary_, [&](const auto& scan, int block, Span span) {
-      const Partial partial = measure_block(scan, logits, sampling, drawn, start, span);
+      Partial partial;
+      if constexpr (Scan::kHeld == 0)
+        partial = measure_block(scan, logits, sampling, drawn, start, span);
+      else
+        partial = measure_block(scan, logits, sampling, drawn, block);
       if (scan.leader()) partials[block] = partial;
     });
   }
 
+  // Where Scan::kHeld, a row's greatest logit is then the greatest anchor, if the row is plain.
   Partial measure_block(const typename Crew::Scan& scan, const Logits<T>& logits,
                         const Sampling& sampling, bool drawn, int block) const {
     if constexpr (Scan::kHeld > 0) {
@@ -92,14 +99,20 @@ class Sampler {
   }
 
   // If truncated, the distribution's partials are stated anew where a token is `drawn` by them, and
-  // otherwise lost. Without kCuts it must not be.
+  // otherwise lost. Without kCuts, or by a crew that neither lists nor holds logits, it
+  // must not be.
   template <bool kCuts = true>
   Distribution<T> distribution(const Logits<T>& logits, const Sampling& sampling, bool drawn,
                                Partial* partials) {
     Distribution<T> p = measured(logits, sampling, partials);
-    if constexpr (kCuts)
-      if (p.status == kFine && sampling.temperature > 0 && sampling.truncates())
-        truncate(*this, p, sampling, partials, drawn);
+    if (p.status == kFine && sampling.temperature > 0 && sampling.truncates()) {
+      if constexpr (kCuts && kHolds) {
+        Bracket<Sampler, T> bracket(*this, p);
+        truncate(*this, p, sampling, partials, drawn, &bracket);
+      }
+      if constexpr (kCuts && kLists)
+        truncate(*this, p, sampling, partials, drawn, static_cast<Lister<Sampler, T>*>(nullptr));
+    }
     return p;
   }
 

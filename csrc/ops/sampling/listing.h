@@ -48,6 +48,11 @@ BLOCKDRAFT_SCAN double count_above(const Scan& scan, const Distribution<T>& p, f
   return sum_above(scan, p.logits, x, span, [](auto at, auto) { return at.all(1.0f); });
 }
 
+// Between which a cut is: above `low`, at most `high`.
+struct Limits {
+  float low, high;
+};
+
 // Memory for a row's lists.
 struct ListMemory {
   static constexpr int kOfBlock = 1024 - kListSlack;  // logits of a vocab_block that can be listed
@@ -124,7 +129,20 @@ class Lister {
     listing_ = {list, list + kStride, list + 2 * kStride, memory_.starts, 0, 0, 0, 0, 0, 0};
   }
 
-  const Listing& listing() const { return listing_; }
+  static constexpr double kDoubt = 1;
+  static constexpr bool kTouches = true;  // it overwrites the partials
+
+  float low() const { return listing_.low; }
+  float high() const { return least(listing_.high, listing_.greatest); }
+  float guess() const { return __builtin_inff(); }
+  // The mass, or the number, of the ids with a logit above x, which is not outside of the list.
+  double above(float x, bool by_mass) const {
+    return (by_mass ? listing_.mass_above : listing_.count_above) +
+           between(by_mass ? listing_.masses : listing_.counts, x, __builtin_inff());
+  }
+  double equal(float x) const { return between(listing_.counts, Grid{0}.below(x), x); }
+  // The list, if it is sorted by vocab_blocks.
+  const Listing* by_blocks() const { return listing_.starts ? &listing_ : nullptr; }
 
   // Lists the greatest logits, among them all that min-p and top-k may keep, and makes them the
   // distribution of a row that was not measured. False if that cannot be.
@@ -143,7 +161,7 @@ class Lister {
       }
       const float low = most(of_rank, of_share);
       if (!(low > -__builtin_inff() && low < __builtin_inff())) return false;
-      if (gain * above(low) > ListMemory::kRoom / 2) return false;
+      if (gain * number_above(low) > ListMemory::kRoom / 2) return false;
     }
     if (!read(most(of_rank, of_share), __builtin_inff(), true)) return false;
     p_.status = listing_.size ? kFine : kEmpty;
@@ -189,7 +207,8 @@ class Lister {
   // which a mass of `tail` is left, unless the sample deceives: with more `doubt`, more of them.
   // The root of a sum of n terms has the standard deviation of half the root of one term, whatever
   // n is. For a mass, the greatest of the terms counts.
-  bool around(double limit, double tail, bool by_mass, double doubt) {
+  bool around(Cut kind, double limit, double tail, double doubt, Limits) {
+    const bool by_mass = kind == Cut::kMass;
     float from = p_.cut, upto = __builtin_inff();
     const double share = limit * (1 - 1e-5);  // sums are rounded
     const float peak = by_mass ? peak_of(share) : -__builtin_inff();
@@ -206,7 +225,7 @@ class Lister {
       // How far the sum at x is beyond the limit, in the direction in which x has to go up.
       auto beyond = [&](uint32_t coarse) {
         const float x = number(coarse << kCoarse);
-        if (!by_mass) return __builtin_sqrt(gain * above(x)) - root;
+        if (!by_mass) return __builtin_sqrt(gain * number_above(x)) - root;
         const double rest = between(listing_.logits, 0, x);
         return (root - __builtin_sqrt(gain * rest)) / __builtin_sqrt(double(x));
       };
@@ -241,6 +260,7 @@ class Lister {
   // The listed logits above `low` up to `high` and their masses, in a list of their own. Of size 0 if
   // there are too many.
   Listing part(float low, float high) const {
+    if (!listing_.starts) return {};
     const int room = vocabulary_.blocks * ListMemory::kBlockStride / 2 - kListSlack;
     Listing part = listing_;
     part.logits = memory_.found;
@@ -314,7 +334,7 @@ class Lister {
   double between(const float* values, float low, float high) const {
     return sum_between(Scan(), listing_.logits, values, low, high, listing_.span());
   }
-  double above(float x) const { return between(listing_.counts, x, __builtin_inff()); }
+  double number_above(float x) const { return between(listing_.counts, x, __builtin_inff()); }
 
   // The last place at which `holds` is true, if it is at low and is not at high.
   template <class Holds>
@@ -330,7 +350,7 @@ class Lister {
   float ranked(double rank) const {
     const uint32_t first = image(-__builtin_inff()) >> kCoarse;
     const uint32_t last = (image(listing_.greatest) >> kCoarse) + 1;
-    auto holds = [&](uint32_t x) { return above(number(x << kCoarse)) >= rank; };
+    auto holds = [&](uint32_t x) { return number_above(number(x << kCoarse)) >= rank; };
     return grid_.below(number(turn(first, last, holds) << kCoarse));
   }
 

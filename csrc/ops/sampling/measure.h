@@ -52,6 +52,25 @@ BLOCKDRAFT_SCAN double sum_of(const Scan& scan, const Logits<T>& logits, Span sp
           span, logits.allowed, [row = logits.row, f](auto at) { return f(at, at.load(row)); });
   return sum_of_any(scan, logits, span, f);
 }
+// The sum of f(at, x, other) over the logits x, and what f adds to `other`.
+template <class Scan, class T, class F>
+Sums sums_of(const Scan& scan, const Logits<T>& logits, Span span, F f) {
+  if constexpr (Scan::kHeld > 0)
+    if (logits.plain()) return scan.rows_sums(span, f, logits.row);
+  return scan.sums(span,
+                   [&logits, f](auto at, auto& other) { return f(at, logits.load(at), other); });
+}
+
+// Likewise of weights, which at.exp2 makes.
+template <class Scan, class T, class F>
+BLOCKDRAFT_SCAN double weight_of(const Scan& scan, const Logits<T>& logits, Span span, F weight) {
+  if constexpr (Scan::kSplits)
+    if (logits.masked())
+      return scan.template sum_weights<T>(
+          span, logits.allowed,
+          [row = logits.row, weight](auto at) { return weight(at, at.load(row)); });
+  return sum_of(scan, logits, span, weight);
+}
 
 // sum(weight, shift) for a weight(at, x) of 2^((x - anchor) * scale) / shift; if not `exactly`, with
 // a relative error of 4e-7.
@@ -78,8 +97,9 @@ double mass_of(const Scan& scan, const Logits<T>& logits, double scale, float an
 template <class Scan, class T>
 double mass_from(const Scan& scan, const Logits<T>& logits, double scale, float anchor, Span span,
                  bool exactly) {
-  return mass_of(scan, logits, scale, anchor, span, exactly,
-                 [](auto, auto, auto weight) { return weight; });
+  return mass_by(scale, anchor, exactly, [&](auto weight, double shift) {
+    return shift * weight_of(scan, logits, span, weight);
+  });
 }
 
 // The mass of all ids, and of those with a logit above x, of a row as it is stored.
@@ -125,7 +145,7 @@ Partial measure_whole(const Scan& scan, const Logits<T>& logits, double scale, c
       auto product = [factor = float(scale)](auto at, auto x) {
         return at.exp2_product(x, factor);
       };
-      const double sum = sum_of(scan, logits, span, product);
+      const double sum = weight_of(scan, logits, span, product);
       if (sum > 0x1p-60 && sum < 0x1p100) return {sum, 0, kFine};
     }
   }
@@ -145,14 +165,16 @@ template <class Scan, class T>
 BLOCKDRAFT_SCAN Partial measure(const Scan& scan, const Logits<T>& logits, double scale,
                                 const Partial& start, Span span, bool drawn) {
   if constexpr (Scan::kSplits)
-    if (logits.penalties.touched && start.status == kFine) {
-      Split<T> split(scan, logits, logits.penalties, span);
+    if (logits.penalties.touched && !logits.other && start.status == kFine) {
+      Split split(logits.penalties, span);
       if (split.fits()) {
-        const float anchor = start.anchor;
-        double sum = mass_from(scan, split.rest(), scale, anchor, span, drawn);
-        const Logits<float> list = split.list(scan);
-        sum += mass_from(scan, list, scale, anchor, split.listed(), drawn);
-        if (sum < 0x1p100 && sum > 0x1p-60) return {sum, anchor, kFine};
+        const double sum = mass_by(scale, start.anchor, drawn, [&](auto weight, double shift) {
+          float values[Split::kRoom];
+          const double rest = weight_of(scan, split.rest(logits), span, weight);
+          const Logits<float> list = split.list(scan, logits, values);
+          return shift * (rest + weight_of(scan, list, split.listed(), weight));
+        });
+        if (sum < 0x1p100 && sum > 0x1p-60) return {sum, start.anchor, kFine};
       }
     }
   return measure_whole(scan, logits, scale, start, span, drawn);

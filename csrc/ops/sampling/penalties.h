@@ -7,6 +7,16 @@
 
 namespace blockdraft {
 
+// The touched ids of a request, vocab_block by vocab_block, so that a CPU does not look for them in
+// each row.
+struct TouchedIds {
+  int block;               // ids of a vocab_block
+  const int* starts;       // of the vocab_blocks' ids
+  const int* ids;          // ascending, no ids but the vocabulary's
+  const float* counts;     // of these
+  const uint32_t* others;  // bits of the others
+};
+
 // Of all requests; no memory where there are no penalties.
 struct PenaltiesParams {
   View<const uint32_t, 1> touched;  // [batch][words]
@@ -15,7 +25,8 @@ struct PenaltiesParams {
   View<const int32_t, 1> bias_ids;  // [batch][biases], or none
   View<const float, 1> bias;
   int biases;
-  View<const int32_t, 1> drafts;  // [batch][drafts], or none: ids that count as emitted
+  View<const int32_t, 1> drafts;    // [batch][drafts], or none: ids that count as emitted
+  const TouchedIds* ids = nullptr;  // on a CPU, of the one request that has these parameters
 
   bool has(int request, int id) const { return touched.at(request)[id / 32] >> (id % 32) & 1; }
   float bias_of(int request, int id) const {
@@ -41,14 +52,24 @@ struct PenaltiesParams {
     return !biased && repetition[request] == 1 && presence[request] == 0 && frequency[request] == 0;
   }
   float penalised(float x, int request, int count) const {
-    return penalised(x, count, repetition[request], presence[request], frequency[request]);
+    struct One {
+      static float all(float x) { return x; }
+      static float select(bool mask, float a, float b) { return mask ? a : b; }
+      static float fma(float a, float b, float c) { return __builtin_fmaf(a, b, c); }
+    };
+    return penalised(One(), x, float(count), repetition[request], presence[request],
+                     frequency[request]);
   }
   // Both branches of each choice are cheaper than a jump.
-  static float penalised(float x, int count, float repetition, float presence, float frequency) {
-    const float divided = x / repetition, multiplied = x * repetition;
-    const float emitted = __builtin_fmaf(-frequency, float(count), x > 0 ? divided : multiplied);
-    const float less = emitted - presence;
-    return count < 0 ? x : count > 0 ? less : emitted;
+  template <class At, class Float>
+  static Float penalised(At at, Float x, Float count, float repetition, float presence,
+                         float frequency) {
+    const Float none = at.all(0.0f);
+    const Float divided = x / at.all(repetition), multiplied = x * at.all(repetition);
+    const Float emitted =
+        at.fma(at.all(-frequency), count, at.select(x > none, divided, multiplied));
+    const Float less = emitted - at.all(presence);
+    return at.select(count < none, x, at.select(count > none, less, emitted));
   }
 
   BLOCKDRAFT_POINTERS(touched, counts, repetition, presence, frequency, bias_ids, bias, drafts)
@@ -89,22 +110,17 @@ struct Penalties {
     auto revised = [this](float value, int id) { return one<At>(value, id); };
     return at.template revise<T>(x, touched, drafts, n, revised);
   }
-  // Of n ids, on a CPU. `touched_all`: whether all are touched; `counts`: memory for n numbers.
-  void apply(int n, const int* ids, bool touched_all, int* counts, float* values) const {
+  // Of n numbers in a list, a multiple of 16, on a CPU; the first `touched` are of these ids.
+  template <class Scan>
+  void apply(int n, int touched, const int* ids, const float* counts, float* values) const {
     const PenaltiesParams& p = *params;
-    const int32_t* const emitted = p.counts.at(request);
-    for (int i = 0; i < n; ++i) counts[i] = emitted[ids[i]];
-    if (!touched_all)
-      for (int i = 0; i < n; ++i) {
-        if (!p.has(request, ids[i])) counts[i] = -1;
-        const int more = p.drafted_before(request, drafted_near(ids[i]), ids[i]);
-        if (more > 0) counts[i] = most(counts[i], 0) + more;
-      }
     if (p.biases > 0)
-      for (int i = 0; i < n; ++i)
-        if (p.has(request, ids[i])) values[i] += p.bias_of(request, ids[i]);
+      for (int i = 0; i < touched; ++i) values[i] += p.bias_of(request, ids[i]);
     const float r = p.repetition[request], s = p.presence[request], f = p.frequency[request];
-    for (int i = 0; i < n; ++i) values[i] = p.penalised(values[i], counts[i], r, s, f);
+    auto revised = [=, &p](auto at) {
+      return p.penalised(at, at.load(values), at.load(counts), r, s, f);
+    };
+    Scan::map(n, revised, values);
   }
   template <class At>
   float one(float x, int id) const {

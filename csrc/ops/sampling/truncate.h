@@ -1,62 +1,55 @@
 // Min-p, then top-k, then top-p of what these kept. Ids rank by logit; of equal logits the lower id
 // ranks first.
 //
-// The cut, the logit of the last kept id, is found by bisection: on a CPU in a list of the logits
-// that may be it (listing.h). A GPU reads the row at each step, because all this code in one kernel
-// takes too many registers, and so does a CPU if the list cannot hold that many logits, which takes
-// many equal ones.
+// The cut, the logit of the last kept id, is found by bisection in a list of the logits that may be
+// it: a single thread's (listing.h) or a crew's (bracket.h). If the list cannot hold that many
+// logits, which takes many equal ones, the row is read at each step.
 #pragma once
 
-#include "ops/sampling/listing.h"
+#include "ops/sampling/bracket.h"
 
 namespace blockdraft {
 
 // Truncates the distribution p in place. Its partials are overwritten.
-template <class Sampler, class T>
+template <class Sampler, class T, class List>
 class Truncation {
  public:
-  // `lister`: of p, or null; `listed`: whether it lists the greatest logits, and nothing is measured.
-  Truncation(Sampler& sampler, Distribution<T>& p, Partial* partials, Lister<Sampler, T>* lister,
-             bool listed)
+  // `list`: of p, or null; `listed`: whether it has the greatest logits, and nothing is measured.
+  Truncation(Sampler& sampler, Distribution<T>& p, Partial* partials, List* list, bool listed)
       : sampler_(sampler),
         p_(p),
         partials_(partials),
-        lister_(lister),
-        list_(listed ? &lister->listing() : nullptr),
+        list_(list),
+        listed_(listed),
         touched_(listed) {}
 
-  // Keeps ids of at least `share` of the greatest weight.
-  void keep_from(double share) {
-    const double least = log2_double(share);
-    const float greatest = list_ ? list_->greatest : sampler_.greatest(p_.logits);
-    uint32_t left_out = image(-__builtin_inff());
-    uint32_t kept = image(greatest);
-    while (kept - left_out > 1) {
-      const uint32_t middle = left_out + (kept - left_out) / 2;
-      ((double(number(middle)) - greatest) * p_.scale >= least ? kept : left_out) = middle;
+  // kShare: keeps an id if it has at least `limit` times the greatest weight; otherwise if the mass,
+  // or the number, of the ids that rank before it is below `limit`.
+  void keep(Cut kind, double limit) {
+    if (kind == Cut::kShare) {
+      p_.cut = number(image_of_share(limit) - 1);
+      p_.tie = -1;  // an id at the cut is left out, too
     }
-    p_.cut = number(left_out);
-    p_.tie = -1;  // an id at the cut is left out, too
-    p_.sum = above(p_.cut, true);
-  }
-
-  // Keeps an id if the mass (or the number) of the ids that rank before it is below `limit`.
-  void keep(double limit, bool by_mass) {
     Place place{p_.cut, p_.sum - ties_ * p_.weight_of(p_.cut)};
-    if (!p_.truncated() || !by_mass || !(place.before < limit)) place = find(limit, by_mass);
+    if (kind != Cut::kMass || !p_.truncated() || !(place.before < limit)) place = find(kind, limit);
     if (place.cut == -__builtin_inff()) return;
+    if (kind == Cut::kShare) {
+      p_.sum = place.mass;
+      return;
+    }
+    const bool by_mass = kind == Cut::kMass;
     const double each = p_.weight_of(place.cut);
     const double fit =
         by_mass ? (each > 0 ? (limit - place.before) / each : kManyTies) : limit - place.before;
     if (place.cut != p_.cut) {
-      ties_ = same_ = equal(place.cut);
+      ties_ = same_ = place.equal;
       p_.tie = INT32_MAX;
     }
     // At least one of those at a new cut: the sums that led to it may have been rounded otherwise.
     ties_ =
         least(ties_, most(__builtin_ceil(least(fit, kManyTies)), place.cut != p_.cut ? 1.0 : 0.0));
     p_.cut = place.cut;
-    p_.sum = (by_mass ? place.before : above(p_.cut, true)) + ties_ * each;
+    p_.sum = (by_mass ? place.before : place.mass) + ties_ * each;
   }
 
   // With the cut known: decides which ids at the cut are kept and, if a token is drawn, states the
@@ -64,9 +57,9 @@ class Truncation {
   void settle(bool drawn) {
     if (!(ties_ < same_) && !(drawn && (touched_ || p_.truncated()))) return;
     sampler_.weigh([&](const auto& scan, int block, Span span) {
-      const CutInBlock found = around_cut(scan, block, span, drawn);
-      if (drawn && scan.leader()) partials_[block] = {found.above, p_.top, kFine};
-      return found.equal;
+      const Sums found = around_cut(scan, block, span, drawn);
+      if (drawn && scan.leader()) partials_[block] = {found.sum, p_.top, kFine};
+      return found.other;
     });
     if (drawn) {
       const double sum = sampler_.add_ties(partials_, ties_, p_.weight_of(p_.cut));
@@ -85,52 +78,117 @@ class Truncation {
 
   struct Place {
     float cut;
-    double before;  // the mass, or the number, of the ids above the cut
+    double before = 0;           // the mass, or the number, of the ids above the cut
+    double mass = 0, equal = 0;  // the mass of those; the number of the ids at the cut
   };
 
   Grid grid() const { return Grid::of(p_.logits); }
 
-  Place find(double limit, bool by_mass) {
-    if constexpr (Sampler::kLists) {
-      Place place;
-      if (list_ && search_list(limit, by_mass, place)) return place;
-      const double tail = p_.sum - ties_ * p_.weight_of(p_.cut) - limit;
-      double doubt = 1;
-      for (int tries = 0; tries < 2 && lister_; ++tries) {
-        touched_ = true;
-        list_ = lister_->around(limit, tail, by_mass, doubt) ? &lister_->listing() : nullptr;
-        if (list_ && search_list(limit, by_mass, place)) return place;
-        doubt *= list_ ? 2 : 0.5;
-      }
-      list_ = lister_ && lister_->everything() ? &lister_->listing() : nullptr;
+  // Of the least logit with that share of the greatest weight.
+  uint32_t image_of_share(double share) {
+    const double exponent = log2_double(share);
+    const float greatest = listed_ ? list_->high() : greatest_logit();
+    uint32_t left_out = image(-__builtin_inff());
+    uint32_t kept = image(greatest);
+    while (kept - left_out > 1) {
+      const uint32_t middle = left_out + (kept - left_out) / 2;
+      ((double(number(middle)) - greatest) * p_.scale >= exponent ? kept : left_out) = middle;
     }
-    const double mass = above(p_.cut, by_mass);
-    if (mass < limit) return {p_.cut, mass};
-    return search(p_.cut, {__builtin_inff(), 0}, limit, [&](float x) { return above(x, by_mass); });
+    return kept;
+  }
+  float greatest_logit() {
+    // Each vocab_block of such a row is measured from its own greatest logit.
+    if (Scan::kHeld > 0 && p_.logits.plain()) return p_.top;
+    return sampler_.greatest(p_.logits);
   }
 
-  // False if the cut is not in the list.
-  bool search_list(double limit, bool by_mass, Place& place) {
-    Place high{least(list_->high, list_->greatest),
-               by_mass ? list_->mass_above : list_->count_above};
-    Place low{most(list_->low, p_.cut), 0};
-    if (!(high.before < limit)) return false;
+  // The cut; of a share it is known, and its place is that of p_.
+  Place find(Cut kind, double limit) {
+    const bool by_mass = kind != Cut::kCount;
+    if (!Sampler::kHolds && kind == Cut::kShare) return {p_.cut, 0, above(p_.cut, true), 0};
+    Place place{p_.cut};
+    float guess = __builtin_inff();
+    Limits within{p_.cut, guess};
+    if (Sampler::kHolds || list_) {  // a GPU's compiler cannot tell that it is not null
+      const double tail = p_.sum - ties_ * p_.weight_of(p_.cut) - limit;
+      double doubt = List::kDoubt;
+      BLOCKDRAFT_ROLLED
+      for (int tries = listed_ ? 0 : 1; tries <= 2; ++tries) {
+        if (tries > 0) {
+          touched_ = List::kTouches;
+          listed_ = list_->around(kind, limit, tail, doubt, within);
+          doubt *= listed_ ? 2 : 0.5;
+        }
+        if constexpr (Sampler::kHolds)
+          if (kind == Cut::kShare) return {p_.cut, 0, list_->mass(), 0};
+        if (listed_ && search_list(limit, by_mass, place, within)) {
+          place.mass = by_mass ? place.before : above(place.cut, true);
+          place.equal = list_->equal(place.cut);
+          return place;
+        }
+      }
+      listed_ = list_->everything();
+      guess = list_->guess();
+    }
+    return search_row(limit, by_mass, guess);
+  }
+
+  // Likewise, by readings of the row, or of all its logits' list. First p_'s own cut is tried, then
+  // the guess, and whether it is the cut.
+  Place search_row(double limit, bool by_mass, float guess) {
+    uint32_t low = grid().at(p_.cut) - 1, high = grid().at(__builtin_inff());
+    uint32_t next = grid().at(guess);
+    Place place{__builtin_inff()};
+    bool known = false;
+    for (bool first = true;; first = false) {
+      const uint32_t middle = low < next && next < high ? next : low + (high - low) / 2;
+      const float x = known ? place.cut : first ? p_.cut : grid().number(middle);
+      const Sums found = around(x, by_mass || known, known);
+      if (known) {
+        place.mass = found.sum;
+        place.equal = found.other;
+        return place;
+      }
+      const bool beyond = found.sum < limit;
+      if (beyond) place = {x, found.sum};
+      if (first) {
+        known = beyond;
+        continue;
+      }
+      (beyond ? high : low) = middle;
+      next = beyond && middle == next ? middle - 1 : 0;
+      known = high - low <= 1;
+    }
+  }
+
+  // False if the cut is not in the list; then it is between those limits.
+  bool search_list(double limit, bool by_mass, Place& place, Limits& within) {
+    Place high{list_->high(), 0};
+    Place low{most(list_->low(), p_.cut), 0};
+    high.before = above(high.cut, by_mass);
+    if (!(high.before < limit)) {
+      within.low = high.cut;
+      return false;
+    }
     low.before = above(low.cut, by_mass);
     if (low.before < limit) {
+      within.high = low.cut;
       place = low;
       return low.cut == p_.cut;
     }
-    Listing part{};
-    if (list_->starts) {
+    if constexpr (Sampler::kLists) {
       approach(low, high, limit, by_mass);
-      part = lister_->part(low.cut, high.cut);
+      const Listing part = list_->part(low.cut, high.cut);
+      if (part.size) {
+        const float* const values = by_mass ? part.masses : part.counts;
+        place = search(low.cut, high, limit, [&](float x) {
+          return high.before +
+                 sum_between(Scan(), part.logits, values, x, __builtin_inff(), part.span());
+        });
+        return true;
+      }
     }
-    place = search(low.cut, high, limit, [&](float x) {
-      if (!part.size) return above(x, by_mass);
-      const float* const values = by_mass ? part.masses : part.counts;
-      return high.before +
-             sum_between(Scan(), part.logits, values, x, __builtin_inff(), part.span());
-    });
+    place = search(low.cut, high, limit, [&](float x) { return above(x, by_mass); });
     return true;
   }
 
@@ -167,42 +225,44 @@ class Truncation {
   }
 
   // The mass, or the number, of the ids with a logit above x >= p_.cut.
-  double above(float x, bool by_mass) {
-    if constexpr (Sampler::kLists)
-      if (list_)
-        return (by_mass ? list_->mass_above : list_->count_above) +
-               listed(by_mass ? list_->masses : list_->counts, x, __builtin_inff(), list_->span());
-    return sampler_.weigh([&](const auto& scan, int, Span span) {
+  double above(float x, bool by_mass) { return around(x, by_mass, false).sum; }
+  // Likewise, and if `equal` the number of the ids whose logit it is.
+  Sums around(float x, bool by_mass, bool equal) {
+    if (listed_) return {list_->above(x, by_mass), equal ? list_->equal(x) : 0.0};
+    if constexpr (Sampler::kHolds)
+      return sums_of(sampler_.crew().together(), p_.logits, sampler_.vocabulary().all(),
+                     around_in(x, by_mass));
+    const double sum = sampler_.weigh([&](const auto& scan, int, Span span) {
       return by_mass ? mass_above(scan, p_, x, span) : count_above(scan, p_, x, span);
     });
+    if (!equal) return {sum, 0};
+    return {sum, sampler_.weigh([&](const auto& scan, int, Span span) {
+              return count_equal(scan, p_.logits, x, span);
+            })};
   }
-  double equal(float x) {
-    if constexpr (Sampler::kLists)
-      if (list_) return listed(list_->counts, Grid{0}.below(x), x, list_->span());
-    return sampler_.weigh(
-        [&](const auto& scan, int, Span span) { return count_equal(scan, p_.logits, x, span); });
+  auto around_in(float x, bool by_mass) const {
+    return [&p = p_, x, by_mass](auto at, auto y, auto& equal) {
+      equal += at.select(y == at.all(x), at.all(1.0f), at.all(0.0f));
+      const auto own = by_mass ? p.weight_of(at, y) : at.all(1.0f);
+      return at.select(y > at.all(x), own, at.all(0.0f));
+    };
   }
-  struct CutInBlock {
-    double above, equal;  // the mass of the ids above the cut, the number of those at it
-  };
-  // The mass is that only if `drawn`.
+  // In a vocab_block; the mass only if `drawn`.
   template <class OfBlock>
-  CutInBlock around_cut(const OfBlock& scan, int block, Span span, bool drawn) const {
+  Sums around_cut(const OfBlock& scan, int block, Span span, bool drawn) const {
     if constexpr (Sampler::kLists)
-      if (list_ && list_->starts) {
-        const Span own{list_->starts[block], list_->starts[block + 1], -1};
-        const Sums found = Scan::sums(own, [&list = *list_, x = p_.cut](auto at, auto& equal) {
+      if (const Listing* const listing = listed_ ? list_->by_blocks() : nullptr) {
+        const Span own{listing->starts[block], listing->starts[block + 1], -1};
+        const Sums found = Scan::sums(own, [&list = *listing, x = p_.cut](auto at, auto& equal) {
           const auto logit = at.load(list.logits);
           equal += at.select(logit == at.all(x), at.load(list.counts), at.all(0.0f));
           return at.select(logit > at.all(x), at.load(list.masses), at.all(0.0f));
         });
         return {partials_[block].sum + found.sum, found.other};
       }
+    if constexpr (Sampler::kHolds) return sums_of(scan, p_.logits, span, around_in(p_.cut, drawn));
     return {drawn ? mass_above(scan, p_, p_.cut, span) : 0.0,
             count_equal(scan, p_.logits, p_.cut, span)};
-  }
-  double listed(const float* values, float low, float high, Span span) const {
-    return sum_between(Scan(), list_->logits, values, low, high, span);
   }
 
   template <class Scan>
@@ -219,20 +279,25 @@ class Truncation {
   Sampler& sampler_;
   Distribution<T>& p_;
   Partial* partials_;
-  Lister<Sampler, T>* lister_;
-  const Listing* list_;         // null: the row itself is searched
+  List* list_;
+  bool listed_;                 // whether it has the logits around the cut
   bool touched_;                // whether the partials have to be stated anew
   double same_ = 0, ties_ = 0;  // ids at the cut, and how many of them are kept
 };
 
-template <class Sampler, class T>
+template <class Sampler, class T, class List>
 void truncate(Sampler& sampler, Distribution<T>& p, const Sampling& sampling, Partial* partials,
-              bool drawn, Lister<Sampler, T>* lister = nullptr, bool listed = false) {
-  Truncation<Sampler, T> truncation(sampler, p, partials, lister, listed);
-  if (sampling.min_p > 0) truncation.keep_from(sampling.min_p);
-  if (sampling.top_k > 0 && sampling.top_k < sampler.vocabulary().size)
-    truncation.keep(sampling.top_k, false);
-  if (sampling.top_p < 1) truncation.keep(sampling.top_p * p.sum, true);
+              bool drawn, List* list, bool listed = false) {
+  Truncation<Sampler, T, List> truncation(sampler, p, partials, list, listed);
+  BLOCKDRAFT_ROLLED
+  for (int i = 0; i < 3; ++i) {
+    const Cut kind = Cut(i);
+    if (!sampling.cuts(kind, sampler.vocabulary().size)) continue;
+    const double limit = kind == Cut::kShare   ? sampling.min_p
+                         : kind == Cut::kCount ? double(sampling.top_k)
+                                               : sampling.top_p * p.sum;
+    truncation.keep(kind, limit);
+  }
   truncation.settle(drawn);
 }
 

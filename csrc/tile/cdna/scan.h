@@ -88,6 +88,29 @@ struct At {
     return out;
   }
 
+  // Adds those x to a wave's list whose mask is set: in turn one of each lane.
+  template <class List>
+  static void append(List& list, float8 x, int8v mask) {
+    uint32_t bits = 0;
+#pragma unroll
+    for (int i = 0; i < kIds; ++i) bits |= mask[i] & 1 << i;
+    while (const uint64_t some = __builtin_amdgcn_ballot_w64(bits != 0)) {
+      const int place = __builtin_amdgcn_mbcnt_hi(
+          uint32_t(some >> 32), __builtin_amdgcn_mbcnt_lo(uint32_t(some), list.size));
+      if (bits && place < List::kRoom) list.out[place] = element(x, __builtin_ctz(bits));
+      list.size += __builtin_popcountll(some);
+      bits &= bits - 1;
+    }
+  }
+  static float element(float8 x, int i) {
+    const bool second = i & 1;
+    float out[4];
+#pragma unroll
+    for (int j = 0; j < 4; ++j) out[j] = second ? x[2 * j + 1] : x[2 * j];
+    const float low = i & 2 ? out[1] : out[0], high = i & 2 ? out[3] : out[2];
+    return i & 4 ? high : low;
+  }
+
   // Loads from global memory, by scalar types, since copying a struct would use a flat pointer.
   static float one(const float* p) { return *(const __attribute__((address_space(1))) float*)p; }
   static float one(const bf16* p) {
@@ -148,6 +171,15 @@ struct At {
   }
 };
 
+// x, of which the compiler knows nothing: what depends on it is not kept in registers, computed
+// before the loops around.
+inline int opaque(int x) {
+#ifdef __HIP_DEVICE_COMPILE__
+  asm volatile("" : "+v"(x));
+#endif
+  return x;
+}
+
 // x of a lane that a data-parallel move names; 0 where there is none, or in rows beyond the mask.
 template <int kMove, int kRows = 15, class N>
 N moved(N x) {
@@ -187,8 +219,8 @@ inline double running(double x) {
   return x;
 }
 
-// Some logits of a row in the registers of a wave, as they were loaded.
-template <class T, int kSteps>
+// Some logits of a row in the registers of a wave, as they were loaded: every kApart ids, a step.
+template <class T, int kSteps, int kApart>
 struct Held {
   decltype(At::raw((const T*)nullptr)) raw[kSteps];
   float rest;  // of a lane: a logit of the span's ragged end
@@ -199,13 +231,13 @@ struct Held {
   // Makes those -inf that are not in the span: once all has arrived, before anything is asked.
   void mask() {
     const Span& span = at.span;
-    if (span.stop - span.first == kSteps * kStep &&
+    if (span.stop - span.first == kSteps * kApart &&
         !(span.hole >= span.first && span.hole < span.stop))
       return;
 #pragma unroll
     for (int step = 0; step < kSteps; ++step) {
       float8 own = x(step);
-      const int id = at.first + step * kStep;
+      const int id = at.first + step * kApart;
 #pragma unroll
       for (int i = 0; i < kIds; ++i)
         own[i] = id + i < whole() && id + i != span.hole ? own[i] : -__builtin_inff();
@@ -241,6 +273,19 @@ struct CrewMemory {
   int before;
 };
 
+// Numbers of a wave, on their way from those of its threads that found them.
+struct WaveList {
+  static constexpr int kOfLane = 2 * kIds;
+  static constexpr int kRoom = kOfLane * kWave - 32;  // two crews fit into a compute unit's LDS
+
+  float* out;
+  int size;
+};
+template <int kWaves>
+struct HoldingMemory : CrewMemory<kWaves> {
+  float listed[kWaves][WaveList::kRoom];
+};
+
 // By kWaves waves of a workgroup, of which each takes the same share of every kWaves * kStep ids.
 template <int kWaves>
 class ScanOf {
@@ -261,8 +306,9 @@ class ScanOf {
   template <class F>
   Total sum(Span span, F f) const {
     float8 sum = float8(0.0f), peak = float8(-__builtin_inff());
+    const int own = opaque(lane() * kIds);
     for (int base = span.first + wave() * kStep; base < span.stop; base += kWaves * kStep)
-      sum += f(At{base + lane() * kIds, span}, peak);
+      sum += f(At{base + own, span}, peak);
     float top = -__builtin_inff();
 #pragma unroll
     for (int i = 0; i < kIds; ++i) top = __builtin_fmaxf(top, peak[i]);
@@ -271,12 +317,19 @@ class ScanOf {
   }
 
   template <class F>
+  Sums sums(Span span, F f) const {
+    float8 other = float8(0.0f);
+    const double own = sum(span, [&](At at, float8&) { return f(at, other); }).sum;
+    return {own, exchanged_sum(other)};
+  }
+
+  template <class F>
   int crossing(Span span, F f, double r) const {
     float8 peak;
     int last = -1;
     for (int base = span.first; base < span.stop; base += kWaves * kStep) {
       const int first = base + wave() * kStep;
-      const float8 mass = f(At{first + lane() * kIds, span}, peak);
+      const float8 mass = f(At{first + opaque(lane() * kIds), span}, peak);
       const double own = total(mass);
       int own_last = -1;
 #pragma unroll
@@ -379,42 +432,69 @@ class ScanOf {
   }
 
   template <int kSteps = kHeldSteps, class T>
-  static Held<T, kSteps> hold(Span span, const T* row) {
-    Held<T, kSteps> out{{}, -__builtin_inff(), {span.first + lane() * kIds, span}};
+  static Held<T, kSteps, kWaves * kStep> hold(Span span, const T* row) {
+    constexpr int kApart = kWaves * kStep;
+    Held<T, kSteps, kApart> out{
+        {}, -__builtin_inff(), {span.first + wave() * kStep + opaque(lane() * kIds), span}};
     const T* const own = row + out.at.first;
-    if (span.stop - span.first == kSteps * kStep) {
+    if (span.stop - span.first == kSteps * kApart) {
 #pragma unroll
-      for (int i = 0; i < kSteps; ++i) out.raw[i] = At::raw(own + i * kStep);
+      for (int i = 0; i < kSteps; ++i) out.raw[i] = At::raw(own + i * kApart);
     } else {
 #pragma unroll
       for (int i = 0; i < kSteps; ++i)
-        if (out.at.first + i * kStep < out.whole()) out.raw[i] = At::raw(own + i * kStep);
+        if (out.at.first + i * kApart < out.whole()) out.raw[i] = At::raw(own + i * kApart);
       const int end = out.whole() + lane();
-      if (end < span.stop && end != span.hole) out.rest = At::one(row + end);
+      if (wave() == 0 && end < span.stop && end != span.hole) out.rest = At::one(row + end);
     }
     return out;
   }
 
   // f(at, x, y...) summed over what is held of several rows.
-  template <class F, class T, int kSteps, class... Others>
-  static double held_sum(F f, const Held<T, kSteps>& held, const Others&... others) {
+  template <class F, class T, int kSteps, int kApart, class... Others>
+  static double held_sum(F f, const Held<T, kSteps, kApart>& held, const Others&... others) {
     float8 sum = float8(0.0f);
 #pragma unroll
     for (int i = 0; i < kSteps; ++i) sum += f(held.at, held.x(i), others.x(i)...);
     double out = total(sum);
-    if (held.ragged()) out += f(held.at, At::all(held.rest), At::all(others.rest)...)[0];
+    if (held.ragged()) out += total(f(held.at, lone(held.rest), lone(others.rest)...));
     return joined(out, plus);
   }
   template <class F, class T, class... Others>
-  static double rows_sum(Span span, F f, const T* row, const Others*... others) {
-    constexpr int kSteps = kHeldSteps * 2 / sizeof(T) / (1 + sizeof...(others));
+  double rows_sum(Span span, F f, const T* row, const Others*... others) const {
+    // Of all waves of a crew, half as many are enough: more are under way.
+    constexpr int kSteps =
+        kHeldSteps * 2 / sizeof(T) / (1 + sizeof...(others)) / (kWaves > 1 ? 2 : 1);
+    constexpr int kPiece = kSteps * kWaves * kStep;
     double sum = 0;
 #pragma clang loop unroll(disable)
-    for (int first = span.first; first < span.stop; first += kSteps * kStep) {
-      const Span piece{first, least(span.stop, first + kSteps * kStep), span.hole};
+    for (int first = span.first; first < span.stop; first += kPiece) {
+      const Span piece{first, least(span.stop, first + kPiece), span.hole};
       sum += masked_sum(f, hold<kSteps>(piece, row), hold<kSteps>(piece, others)...);
     }
-    return sum;
+    return exchanged({sum, 0}).sum;
+  }
+  template <class F, class T>
+  Sums rows_sums(Span span, F f, const T* row) const {
+    float8 other = float8(0.0f);
+    const double own = rows_sum(span, [&](At at, float8 x) { return f(at, x, other); }, row);
+    return {own, exchanged_sum(other)};
+  }
+  // What all threads have, joined.
+  double exchanged_sum(float8 x) const { return exchanged({joined(total(x), plus), 0}).sum; }
+  Total exchanged(Total own) const {
+    if constexpr (kWaves > 1) {
+      CrewMemory<kWaves>& m = *memory_;
+      barrier();  // what is there has been read
+      if (lane() == 0) m.totals[wave()] = own.sum, m.peaks[wave()] = own.peak;
+      barrier();
+      own = {0, -__builtin_inff()};
+#pragma unroll
+      for (int i = 0; i < kWaves; ++i)
+        own.sum += m.totals[i], own.peak = __builtin_fmaxf(own.peak, m.peaks[i]);
+      own = {of_lane(own.sum, 0), of_lane(own.peak, 0)};  // in scalar registers
+    }
+    return own;
   }
 
   template <class T>
@@ -436,6 +516,11 @@ class ScanOf {
     (held.mask(), ...);
     return held_sum(f, held...);
   }
+  static float8 lone(float x) {
+    float8 out = float8(-__builtin_inff());
+    out[0] = x;
+    return out;
+  }
   static double plus(double a, double b) { return a + b; }
   static double total(float8 x) {
     double total = 0;
@@ -444,33 +529,28 @@ class ScanOf {
     return total;
   }
 
-  Total exchanged(Total own) const {
-    if constexpr (kWaves > 1) {
-      CrewMemory<kWaves>& m = *memory_;
-      barrier();  // what is there has been read
-      if (lane() == 0) m.totals[wave()] = own.sum, m.peaks[wave()] = own.peak;
-      barrier();
-      own = {0, -__builtin_inff()};
-#pragma unroll
-      for (int i = 0; i < kWaves; ++i)
-        own.sum += m.totals[i], own.peak = __builtin_fmaxf(own.peak, m.peaks[i]);
-    }
-    return own;
-  }
-
   CrewMemory<kWaves>* memory_ = nullptr;
 };
 
+template <bool kHold, int kWaves>
+struct MemoryOf {
+  using Type = CrewMemory<kWaves>;
+};
+template <int kWaves>
+struct MemoryOf<true, kWaves> {
+  using Type = HoldingMemory<kWaves>;
+};
+
 // A workgroup, or a wave of one; its waves take vocab_blocks in turn, and share one that concludes.
-template <int kThreadsOfCrew>
+template <int kThreadsOfCrew, bool kHold = false>
 class Crew {
   static constexpr int kWaves = kThreadsOfCrew / kWave;
 
  public:
   using Scan = ScanOf<1>;
-  using Memory = CrewMemory<kWaves>;
+  using Memory = typename MemoryOf<kHold, kWaves>::Type;
   static constexpr bool kStaged = true;
-  static constexpr bool kLists = false;
+  static constexpr bool kLists = false, kHolds = kHold;
 
   Crew() = default;
   explicit Crew(Memory& memory) : memory_(&memory) {}
@@ -487,8 +567,56 @@ class Crew {
   }
   template <class Vocabulary, class F>
   int within(const Vocabulary& vocabulary, int block, F f) const {
-    return f(ScanOf<kWaves>(memory_), vocabulary.span(block));
+    return f(together(), vocabulary.span(block));
   }
+  ScanOf<kWaves> together() const { return ScanOf<kWaves>(memory_); }
+  static constexpr int kNumbers = kThreadsOfCrew * WaveList::kOfLane;
+
+  struct Numbers {
+    float8 x, y;
+  };
+  static_assert(WaveList::kOfLane == sizeof(Numbers) / sizeof(float));
+  // By groups of 8 threads, each of which loads a cache line of 16-bit logits.
+  template <class F>
+  static double sample(Span span, F f, Numbers& out) {
+    constexpr int kLanes = 8, kGroup = kLanes * kIds, kGroups = kThreadsOfCrew / kLanes;
+    const int all = ceil_div(span.stop, kGroup), taken = least(all, 2 * kGroups);
+    const int own = opaque(thread_index());
+    auto some = [&](int group) {
+      const At at{group * all / taken * kGroup + own % kLanes * kIds, span};
+      return group < taken && at.first < span.stop ? f(at) : At::all(-__builtin_inff());
+    };
+    out = {some(own / kLanes), some(kGroups + own / kLanes)};
+    return double(all) / taken;
+  }
+  WaveList list() const { return {memory_->listed[wave()], 0}; }
+  bool fits(const WaveList& list) const {
+    return together().exchanged({double(list.size > WaveList::kRoom), 0}).sum == 0;
+  }
+  static Numbers held(const WaveList& list) {
+    __builtin_amdgcn_fence(__ATOMIC_ACQ_REL, "wavefront");
+    const int lane = opaque(thread_index() & (kWave - 1));
+    auto some = [&list, lane](int first) {
+      float8 out;
+#pragma unroll
+      for (int i = 0; i < kIds; ++i) {
+        const int place = (first + i) * kWave + lane;
+        const float x = list.out[least(place, WaveList::kRoom - 1)];
+        out[i] = place < list.size ? x : -__builtin_inff();
+      }
+      return out;
+    };
+    return {some(0), some(kIds)};
+  }
+  template <class F>
+  static Numbers map(F f, const Numbers& a) {
+    return {f(At(), a.x), f(At(), a.y)};
+  }
+  template <class F, class... Others>
+  double sum(F f, const Numbers& a, const Others&... others) const {
+    return together().exchanged_sum(f(At(), a.x, others.x...) + f(At(), a.y, others.y...));
+  }
+
   template <class F>
   static void each(int n, F f) {
     Group<kThreadsOfCrew>().each(n, f);

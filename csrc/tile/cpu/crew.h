@@ -84,7 +84,7 @@ class Crew {
  public:
   using Scan = cpu::Scan;
   static constexpr bool kStaged = false;
-  static constexpr bool kLists = true;
+  static constexpr bool kLists = true, kHolds = false;
 
   // `work`: null for the calling thread alone.
   Crew(SharedWork* work, int threads) : work_(work), threads_(threads) {}

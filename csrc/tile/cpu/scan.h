@@ -44,30 +44,45 @@ inline iwide lanes_of(uint32_t bits, int first = 0, int step = 1) {
   return (iwide)(((uwide{} + bits) & lane) != 0);
 }
 // The bits of the ids from `first` on, which is a multiple of kWide.
-inline uint32_t bits_from(const uint32_t* words, int first) {
+inline uint32_t bits_from(const uint32_t* words, int64_t first) {
   return words[first / 32] >> (first % 32);
 }
-// x in the lanes of these bits, else 0.
-[[gnu::always_inline]] inline wide kept(wide x, const uint32_t* words, int first, int lane = 0,
-                                        int step = 1) {
 #if defined(__AVX2__) && !defined(__AVX512F__)
-  // Each lane has the bits in its lowest byte or two; a shift moves its own to the sign.
-  const auto* const bytes = reinterpret_cast<const char*>(words) + first / 8;
-  int16_t both;
-  if (step == 2) std::memcpy(&both, bytes, sizeof both);
-  const __m256i bits = step == 2 ? _mm256_set1_epi16(both) : _mm256_set1_epi8(*bytes);
-  iwide left;
-  for (int j = 0; j < kWide; ++j) left[j] = 31 - (lane + j * step);
-  const __m256i signs = _mm256_sllv_epi32(bits, (__m256i)left);
-  return (wide)_mm256_blendv_ps(_mm256_setzero_ps(), (__m256)x, (__m256)signs);
+// What a byte of bits selects, as one operand of an instruction.
+struct OfByte {
+  alignas(sizeof(wide)) uint32_t lanes[256][kWide] = {};   // all bits, or none
+  alignas(sizeof(wide)) uint32_t shifts[256][kWide] = {};  // to a float's exponent, or out
+  constexpr OfByte() {
+    for (int byte = 0; byte < 256; ++byte)
+      for (int j = 0; j < kWide; ++j) {
+        lanes[byte][j] = -(byte >> j & 1);
+        shifts[byte][j] = byte >> j & 1 ? 23 : 32;
+      }
+  }
+};
+inline constexpr OfByte kOfByte;
+
+inline uwide of_byte(const uint32_t (&table)[256][kWide], const uint32_t* words, int64_t place) {
+  uwide out;
+  std::memcpy(&out, table[reinterpret_cast<const uint8_t*>(words)[place]], sizeof out);
+  return out;
+}
+#endif
+
+// x in the lanes of the bits from kWide * `place` on, else 0.
+[[gnu::always_inline]] inline wide kept(wide x, const uint32_t* words, int64_t place) {
+#if defined(__AVX512F__)
+  return (wide)_mm512_maskz_mov_ps(reinterpret_cast<const __mmask16*>(words)[place], (__m512)x);
+#elif defined(__AVX2__)
+  return (wide)((uwide)x & of_byte(kOfByte.lanes, words, place));
 #else
-  return lanes_of(bits_from(words, first), lane, step) ? x : wide{};
+  return lanes_of(bits_from(words, place * kWide)) ? x : wide{};
 #endif
 }
 
-inline iwide ids_from(int first) {
+inline iwide ids_from(int64_t first) {
   iwide out;
-  for (int j = 0; j < kWide; ++j) out[j] = first + j;
+  for (int j = 0; j < kWide; ++j) out[j] = int(first) + j;
   return out;
 }
 
@@ -88,16 +103,26 @@ wide revise(const At& at, wide x, const uint32_t* words, Ids ids, int n, F f) {
   return lane_bits(marked) ? revised(x, marked, at.template id<T>(), f) : x;
 }
 
+constexpr int kListed = 64;  // ids whose bits fill a word
+
+// Hardware prefetching stops at the end of each page. Prefetching one line of the next page keeps it
+// going; more lines would disturb it. `bytes`: from this address to the next one of its row.
+[[gnu::always_inline]] inline void prefetch(const void* p, int bytes) {
+  constexpr int page = 4096;
+  if (int(reinterpret_cast<uintptr_t>(p) & (page - 1)) < bytes)
+    __builtin_prefetch(static_cast<const char*>(p) + page);
+}
+
 struct Whole : Lanes {
-  int first;
-  explicit Whole(int first) : first(first) {}
+  int64_t first;
+  explicit Whole(int64_t first) : first(first) {}
   template <class>
   iwide bits(const uint32_t* words) const {
     return lanes_of(bits_from(words, first));
   }
   template <class>
   wide keep(wide x, const uint32_t* words) const {
-    return kept(x, words, first);
+    return kept(x, words, first / kWide);
   }
   template <class T, class Ids, class F>
   wide revise(wide x, const uint32_t* words, Ids ids, int n, F f) const {
@@ -113,6 +138,56 @@ struct Whole : Lanes {
   }
 };
 
+// As Whole, of a long row: part j of the kListed ids from `group` on, which is a multiple of that.
+struct Next : Whole {
+  bool leads;
+  int64_t place;  // first / kWide
+  Next(int64_t group, int j)
+      : Whole(group + j * kWide), leads(j == 0), place(uint64_t(group) / kWide + j) {}
+  template <class>
+  wide keep(wide x, const uint32_t* words) const {
+    return kept(x, words, place);
+  }
+  template <class T>
+  wide load(const T* p) const {
+    if (leads) prefetch(p + first, kListed * sizeof(T));
+    return to_wide(p + first);
+  }
+};
+
+// Likewise, where exponentials are 0 for ids whose bits are not set, and infinity instead of NaN for
+// the others: then NaN of an id that is not wanted does no harm.
+struct Weighed : Next {
+  const uint32_t* words;
+  Weighed(Next at, const uint32_t* words) : Next(at), words(words) {}
+#if defined(__AVX2__) && !defined(__AVX512F__)
+  // The shift that makes a power of 2 also makes it 0.
+  [[gnu::always_inline]] wide power(wide shifted) const {
+    return (wide)_mm256_sllv_epi32((__m256i)shifted,
+                                   (__m256i)of_byte(kOfByte.shifts, words, place));
+  }
+  [[gnu::always_inline]] wide exp2(wide x) const {
+    return exp2_within(maximum_wide(all(-127.0f), minimum_wide(x, all(128.0f))),
+                       [this](wide shifted) { return power(shifted); });
+  }
+  [[gnu::always_inline]] wide exp2(wide x, double scale) const {
+    const float factor = float(scale), rest = float(scale - factor);
+    x = maximum_wide(all(-127 / factor), minimum_wide(x, all(128 / factor)));
+    return exp2_within(x, factor, rest, [this](wide shifted) { return power(shifted); });
+  }
+#else
+  [[gnu::always_inline]] wide exp2(wide x) const { return kept(Lanes::exp2(x), words, place); }
+  [[gnu::always_inline]] wide exp2(wide x, double scale) const {
+    return kept(Lanes::exp2(x, scale), words, place);
+  }
+#ifdef __AVX512F__
+  wide exp2_product(wide x, float factor) const {
+    return kept(Lanes::exp2_product(x, factor), words, place);
+  }
+#endif
+#endif
+};
+
 // One of two halves of 2 * kWide ids. For bf16 these are the even and the odd ids, which a shift or
 // a mask converts to floats.
 struct Half : Lanes {
@@ -121,7 +196,7 @@ struct Half : Lanes {
   Half(int first, bool upper) : first(first), upper(upper) {}
   template <class T>
   wide load(const T* p) const {
-    prefetch(p + first + upper * kWide);
+    if (sizeof(T) * kWide >= 64 || !upper) prefetch(p + first + upper * kWide, 64);
     if constexpr (!std::is_same_v<T, bf16>) return to_wide(p + first + upper * kWide);
     uwide both;
     std::memcpy(&both, p + first, sizeof both);
@@ -140,22 +215,11 @@ struct Half : Lanes {
   }
   template <class T>
   wide keep(wide x, const uint32_t* words) const {
-    if constexpr (!std::is_same_v<T, bf16>) return kept(x, words, first + upper * kWide);
-    return kept(x, words, first, upper, 2);
+    return bits<T>(words) ? x : wide{};
   }
   template <class T, class Ids, class F>
   wide revise(wide x, const uint32_t* words, Ids ids, int n, F f) const {
     return cpu::revise<T>(*this, x, words, ids, n, f);
-  }
-
- private:
-  // Hardware prefetching stops at the end of each page. Prefetching one line of the next page keeps
-  // it going; more lines would disturb it.
-  template <class T>
-  void prefetch(const T* p) const {
-    constexpr uintptr_t page = 4096;
-    if ((sizeof(T) * kWide >= 64 || !upper) && (reinterpret_cast<uintptr_t>(p) & (page - 1)) < 64)
-      __builtin_prefetch(reinterpret_cast<const char*>(p) + page);
   }
 };
 
@@ -198,7 +262,6 @@ struct Ragged : Lanes {
 
 class Scan : public Group, public SerialScan {
   static constexpr int kSegment = 1024, kShort = kSegment / 4;
-  static constexpr int kListed = 64;  // ids whose bits fill a word
 
  public:
   static constexpr bool kReloads = false;
@@ -258,15 +321,16 @@ class Scan : public Group, public SerialScan {
 
   template <class T, class F>
   static double sum_kept(Span span, const uint32_t* words, F f) {
-    double lanes[kWide] = {};
-    each_segment(span, [&](Span part) {
-      const wide sum = kept_segment<T>(part, words, f);
-      for (int j = 0; j < kWide; ++j) lanes[j] += sum[j];
-      return true;
+    return sum_kept<T>(span, words, f, [=](auto at) { return at.template keep<T>(f(at), words); });
+  }
+  template <class T, class F>
+  static double sum_weights(Span span, const uint32_t* words, F f) {
+    return sum_kept<T>(span, words, f, [=](auto at) {
+      if constexpr (std::is_same_v<decltype(at), Next>)
+        return f(Weighed(at, words));
+      else
+        return at.template keep<T>(f(at), words);
     });
-    double total = 0;
-    for (double lane : lanes) total += lane;
-    return total;
   }
 
   template <class F>
@@ -329,12 +393,36 @@ class Scan : public Group, public SerialScan {
     }
   }
 
+  // out[i] = f(at) for i < n, which is a multiple of kWide.
+  template <class F>
+  static void map(int n, F f, float* out) {
+    for (int i = 0; i < n; i += kWide) store_wide(out + i, f(Whole(i)));
+  }
+
   template <class T>
   static float value(const T* p) {
     return cpu::value(*p);
   }
 
  private:
+  // `kept`: f, but 0 for ids whose bits are not set.
+  template <class T, class F, class Kept>
+  static double sum_kept(Span span, const uint32_t* words, F f, Kept kept) {
+    uint32_t all = ~0u;
+    for (int i = span.first / 32; i < ceil_div(span.stop, 32); ++i) all &= words[i];
+    wide peak{};
+    double lanes[kWide] = {};
+    each_segment(span, [&](Span part) {
+      const wide sum = ~all ? kept_segment(part, words, kept)
+                            : segment(part, peak, [&](auto at, wide&) { return f(at); });
+      for (int j = 0; j < kWide; ++j) lanes[j] += sum[j];
+      return true;
+    });
+    double total = 0;
+    for (double lane : lanes) total += lane;
+    return total;
+  }
+
   template <int kLength = kSegment, class F>
   static void each_segment(Span span, F f) {
     for (int first = span.first; first < span.stop; first += kLength)
@@ -366,44 +454,35 @@ class Scan : public Group, public SerialScan {
     return (sums[0] + sums[1]) + (sums[2] + sums[3]);
   }
 
-  // Where words have all bits or none, as runs of them do, none is looked at.
-  template <class T, class F>
-  static wide kept_segment(Span part, const uint32_t* words, F f) {
+  // Long runs of ids without a bit are not looked at.
+  template <class Kept>
+  static wide kept_segment(Span part, const uint32_t* words, Kept kept) {
     wide sums[4] = {};
     if (whole(part, part.first, kSegment)) {
       auto bits_of = [own = words + part.first / 32](int i) {
         uint64_t bits;
-        std::memcpy(&bits, own + i / (kListed / 2), sizeof bits);
+        std::memcpy(&bits, own + i / 32, sizeof bits);
         return bits;
       };
-      // Whether it is all, none or some of them.
-      auto kind_of = [](uint64_t bits) { return bits + 1 <= 1 ? bits : 1; };
-      auto each = [&](unsigned i, unsigned stop, auto own) {
-        do {
+      int none = 0, mixed = 0;
+      for (int i = 0; i < kSegment; i += kListed) {
+        none += bits_of(i) == 0;
+        mixed += bits_of(i) + 1 > 1;
+      }
+      const bool runs = none > 0 && mixed <= 3;  // many short ones cost more than they save
+      for (int i = 0, stop = kSegment; i < kSegment; i = stop) {
+        const bool any = !runs || bits_of(i);
+        if (runs)
+          for (stop = i + kListed; stop < kSegment && !bits_of(stop) == !any;) stop += kListed;
+        if (!any) continue;
+        const int64_t end = part.first + stop;
+        for (int64_t first = part.first + i; first < end; first += kListed)
 #pragma GCC unroll 8
-          for (int j = 0; j < kListed / kWide; ++j)
-            sums[j % 4] += own(Half(part.first + i + j / 2 * 2 * kWide, j % 2));
-        } while ((i += kListed) < stop);
-      };
-      auto kept = [&](auto at) { return at.template keep<T>(f(at), words); };
-      int mixed = 0;
-      for (unsigned i = 0; i < kSegment; i += kListed) mixed += kind_of(bits_of(i)) == 1;
-      // Many short runs cost more than they save.
-      if (mixed > 3) each(0, kSegment, kept);
-      for (unsigned i = mixed > 3 ? kSegment : 0; i < kSegment;) {
-        const uint64_t kind = kind_of(bits_of(i));
-        unsigned stop = i + kListed;
-        while (stop < kSegment && kind_of(bits_of(stop)) == kind) stop += kListed;
-        if (kind == ~uint64_t(0))
-          each(i, stop, f);
-        else if (kind)
-          each(i, stop, kept);
-        i = stop;
+          for (int j = 0; j < kListed / kWide; ++j) sums[j % 4] += kept(Next(first, j));
       }
     } else {
-      auto add = [&](auto at, int j) { sums[j % 4] += at.template keep<T>(f(at), words); };
-      for (int i = part.first, j = 0; i < part.stop; i += kWide, ++j)
-        whole(part, i, kWide) ? add(Whole(i), j) : add(Ragged(i, part), j);
+      for (int i = part.first, j = 0; i < part.stop; i += kWide, j = (j + 1) % 4)
+        sums[j] += whole(part, i, kWide) ? kept(Whole(i)) : kept(Ragged(i, part));
     }
     return (sums[0] + sums[1]) + (sums[2] + sums[3]);
   }

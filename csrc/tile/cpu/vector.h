@@ -305,17 +305,23 @@ inline wide multiply_add(wide a, wide b, wide c) {
 // 1.5 * 2^23 + 127: adding it rounds to an integer and leaves the biased exponent in the low bits.
 constexpr float kMagic = 12583039.0f;
 
-// 2^x to 3e-7 for -127 <= x < 128, for vectors of any length.
+// 2^n of n + kMagic for -127 <= n <= 128: 0 and infinity at the ends.
 template <class V>
-V exp2_within(V x) {
+V power_of(V shifted) {
+  typedef decltype(shifted < shifted) Bits;  // as many integers
+  return (V)((Bits)shifted << 23);
+}
+
+// 2^x to 3e-7 for -127 <= x < 128, for vectors of any length.
+template <class V, class Power = decltype(power_of<V>)>
+[[gnu::always_inline]] inline V exp2_within(V x, const Power& power = power_of<V>) {
   const V shifted = x + kMagic, r = x - (shifted - kMagic);
   V p = 1.32647273e-3f * r + 9.67151299e-3f;
   p = p * r + 5.55073358e-2f;
   p = p * r + 2.40222424e-1f;
   p = p * r + 6.93147004e-1f;
   p = p * r + 1.0f;
-  typedef decltype(x < x) Bits;  // as many integers
-  return p * (V)((Bits)shifted << 23);
+  return p * power(shifted);
 }
 
 // 2^x to 3e-7 for x < 128, exactly 1 for 0. From 128 on infinity with AVX-512, else undefined.
@@ -385,13 +391,10 @@ inline wide exp2_product(wide x, float factor) {
 }
 #endif
 
-// 2^(x * scale) to 1e-7, however large x or the scale; infinity from 128 on; otherwise as exp2.
-[[gnu::always_inline]] inline wide exp2(wide x, double scale) {
-  const float factor = float(scale), rest = float(scale - factor);
-#ifdef __AVX512F__
-  return exp2_by_roots(maximum_wide(splat_wide(-300 / factor), x), factor, rest);
-#else
-  x = minimum_wide(splat_wide(128 / factor), maximum_wide(splat_wide(-127 / factor), x));
+// 2^(x * (factor + rest)) to 1e-7 for -127 <= x * factor <= 128.
+template <class Power>
+[[gnu::always_inline]] inline wide exp2_within(wide x, float factor, float rest,
+                                               const Power& power) {
   const wide shifted = multiply_add(x, splat_wide(factor), splat_wide(kMagic)),
              whole = shifted - kMagic;
   const wide r = multiply_add(x, splat_wide(rest), multiply_add(x, splat_wide(factor), -whole));
@@ -401,7 +404,17 @@ inline wide exp2_product(wide x, float factor) {
   p = p * r + 2.402264689e-1f;
   p = p * r + 6.931472057e-1f;
   p = p * r + 1.0f;
-  return p * (wide)((iwide)shifted << 23);
+  return p * power(shifted);
+}
+
+// 2^(x * scale) to 1e-7, however large x or the scale; infinity from 128 on; otherwise as exp2.
+[[gnu::always_inline]] inline wide exp2(wide x, double scale) {
+  const float factor = float(scale), rest = float(scale - factor);
+#ifdef __AVX512F__
+  return exp2_by_roots(maximum_wide(splat_wide(-300 / factor), x), factor, rest);
+#else
+  x = minimum_wide(splat_wide(128 / factor), maximum_wide(splat_wide(-127 / factor), x));
+  return exp2_within(x, factor, rest, power_of<wide>);
 #endif
 }
 

@@ -41,6 +41,10 @@ struct At {
     const double product = x * scale;
     return product < -126 ? 0.0f : float(std::exp2(product));
   }
+  template <class List>
+  static void append(List& list, float x, bool mask) {
+    if (mask && list.size++ < List::kRoom) list.out[list.size - 1] = x;
+  }
   template <class T>
   float load(const T* p) const {
     return first == span.hole ? -INFINITY : value(p[first]);
@@ -62,6 +66,13 @@ class Scan : public SerialScan {
     Total total{0, -INFINITY};
     for (int id = span.first; id < span.stop; ++id) total.sum += f(At{id, span}, total.peak);
     return total;
+  }
+
+  template <class F>
+  static Sums sums(Span span, F f) {
+    float other = 0;
+    const double own = sum(span, [&](At at, float&) { return f(at, other); }).sum;
+    return {own, other};
   }
 
   template <class F>
@@ -88,7 +99,7 @@ class Alone {
  public:
   using Scan = sim::Scan;
   static constexpr bool kStaged = true;
-  static constexpr bool kLists = false;
+  static constexpr bool kLists = false, kHolds = false;
 
   template <class Vocabulary, class F>
   void each_block(const Vocabulary& vocabulary, F f) const {
@@ -107,13 +118,18 @@ struct CrewMemory {
   bool last;
 };
 
-class Crew {
+// Scans that crews of `sim` have started, of all vocab_blocks or by all waves.
+inline int scans = 0;
+
+// kNumbersHeld: so few that a test's small vocabulary has more.
+template <int kNumbersHeld = 256>
+class CrewOf {
  public:
   using Scan = sim::Scan;
   static constexpr bool kStaged = true;
-  static constexpr bool kLists = false;
+  static constexpr bool kLists = false, kHolds = true;
 
-  Crew(const Wave& wave, CrewMemory& memory) : group_(wave), wave_(wave.index), memory_(memory) {}
+  CrewOf(const Wave& wave, CrewMemory& memory) : group_(wave), wave_(wave.index), memory_(memory) {}
 
   template <class F>
   void share(int n, F f) const {
@@ -123,6 +139,7 @@ class Crew {
   }
   template <class Vocabulary, class F>
   void each_block(const Vocabulary& vocabulary, F f) const {
+    scans += leader();
     share(vocabulary.blocks, [&](const Scan& scan, int i) { f(scan, i, vocabulary.span(i)); });
   }
   template <class F>
@@ -140,6 +157,51 @@ class Crew {
   static int within(const Vocabulary& vocabulary, int block, F f) {
     return f(Scan(), vocabulary.span(block));
   }
+
+  // Each wave holds all numbers.
+  static constexpr int kNumbers = kNumbersHeld;
+  struct Numbers {
+    float x[kNumbers];
+    int size;
+  };
+  struct List {
+    static constexpr int kRoom = kNumbers;
+    float out[kRoom];
+    int size;
+  };
+  Scan together() const {
+    scans += leader();
+    return {};
+  }
+  template <class F>
+  static double sample(Span span, F f, Numbers& out) {
+    out.size = least(span.stop, kNumbers);
+    for (int i = 0; i < out.size; ++i)
+      out.x[i] = f(At{int(int64_t(i) * span.stop / out.size), span});
+    return double(span.stop) / out.size;
+  }
+  static List list() { return {{}, 0}; }
+  static bool fits(const List& list) { return list.size <= kNumbers; }
+  static Numbers held(const List& list) {
+    Numbers out;
+    out.size = least(list.size, kNumbers);
+    for (int i = 0; i < out.size; ++i) out.x[i] = list.out[i];
+    return out;
+  }
+  template <class F>
+  static Numbers map(F f, const Numbers& x) {
+    Numbers out;
+    out.size = x.size;
+    for (int i = 0; i < x.size; ++i) out.x[i] = f(At(), x.x[i]);
+    return out;
+  }
+  template <class F, class... Others>
+  static double sum(F f, const Numbers& x, const Others&... others) {
+    double sum = 0;
+    for (int i = 0; i < x.size; ++i) sum += f(At(), x.x[i], others.x[i]...);
+    return sum;
+  }
+
   bool leader() const { return group_.leader(); }
   void barrier() const { group_.barrier(); }
 
@@ -149,6 +211,7 @@ class Crew {
   CrewMemory& memory_;
 };
 
+using Crew = CrewOf<>;
 static_assert(CrewTarget<Crew> && CrewTarget<Alone>);
 
 }  // namespace blockdraft::sim
