@@ -167,17 +167,17 @@ def accept(batch: int, vocabulary: int = VOCABULARY, drafts: int = DRAFTS) -> Sh
         yield Work("normalise", code(1), batch * rows, normalise, streams=False)
         yield Work(
             "decide",
-            code(3),
+            code(5),
             batch,
             (Trip("own, memory, seed, position, uniforms, uniforms_row"),),
             streams=False,
         )
-        yield Work("weigh", code(4), batch * blocks, (scan,), 2 * batch * of_row)
+        yield Work("weigh", code(6), batch * blocks, (scan,), 2 * batch * of_row)
         draw = (
             Trip("own, memory, kept, u, vocab_block"),
             Trip("while (start < stop) & (found < 0)", 1),
         )
-        yield Work("finish", code(5), batch, draw, streams=False)
+        yield Work("finish", code(7), batch, draw, streams=False)
 
     exps = batch * rows * vocabulary
     label = f"B={batch} K={drafts}"
@@ -216,6 +216,60 @@ def sample(batch: int, vocabulary: int = VOCABULARY) -> Shape:
     exps = rows * vocabulary
     label = f"B={batch} K={DRAFTS}"
     return Shape("sample_drafts", label, {"cpp": cpp, "triton": triton}, exps=exps)
+
+
+# What the Triton kernels do beside the others for top-p: a sample's bracket; a list that is
+# searched for the cut, as bf16 has few numbers in a bracket, then for the vocab_block of the last
+# of equal ids, which a walk by eighths finds
+SURVEYED = (Trip("while tries < TRIES", 1, (Trip("beyond_b = _root", 16),)),)
+ENLISTED = (Trip("mass_above += sum_eights", 1),)
+CUT = (
+    Trip("for step in range(3)", 1, (Trip("while tries_lowest", 4),)),
+    Trip("tie_block, before = _block_of", 7),
+    Trip("tie = walk", 8),
+)
+
+
+def truncated_accept(batch: int, vocabulary: int = VOCABULARY, drafts: int = DRAFTS) -> Shape:
+    """As `accept`, with top-p."""
+    rows = batch * (drafts + 1)
+    blocks, of_row = ceil(vocabulary, VOCAB_BLOCK), vocabulary * BYTES
+
+    def triton(arch: str) -> Iterator[Work]:
+        plain = accept(batch, vocabulary, drafts).launches["triton"](arch)
+        for work in plain:
+            work = work._replace(code=work.code.replace("token", "truncated"))
+            if work.kernel == "normalise":
+                work = work._replace(trips=(*work.trips, *SURVEYED))
+            yield work
+            if work.kernel == "normalise":
+                code = "accept truncated step={} bf16"
+                yield Work("enlist", code.format(2), rows * blocks, ENLISTED, rows * of_row)
+                yield Work("truncate", code.format(3), rows, CUT, streams=False)
+
+    label, exps = f"B={batch} K={drafts} top-p", rows * vocabulary
+    return Shape("accept_drafts", label, {"triton": triton}, exps=exps)
+
+
+def truncated_sample(batch: int, vocabulary: int = VOCABULARY) -> Shape:
+    """As `sample`, with top-p."""
+    rows = batch * DRAFTS
+    blocks, of_row = ceil(vocabulary, VOCAB_BLOCK), vocabulary * BYTES
+
+    def triton(arch: str) -> Iterator[Work]:
+        measure, _ = sample(batch, vocabulary).launches["triton"](arch)
+        code = "sample truncated {} bf16"
+        yield measure._replace(code=code.format("measure"))
+        yield Work("survey", code.format("survey"), rows, SURVEYED, streams=False)
+        yield Work("enlist", code.format("enlist"), rows * blocks, ENLISTED, rows * of_row)
+        draw = (
+            Trip("chosen, before = _block_of", 7),
+            Trip("kept, row, None, None, total, vocabulary, first, stop", 2),
+        )
+        yield Work("finish", code.format("finish"), rows, (*CUT, *draw), streams=False)
+
+    label, exps = f"B={batch} K={DRAFTS} top-p", rows * vocabulary
+    return Shape("sample_drafts", label, {"triton": triton}, exps=exps)
 
 
 def moe(rows: int) -> Shape:
@@ -290,6 +344,7 @@ def shapes() -> list[Shape]:
         for rows in (16, 64)
         for batch, context in ((32, 8), (8, 32), (1, 32))
     ]
-    found += [op(batch) for op in (accept, sample) for batch in (1, 32)]
+    samplers = accept, truncated_accept, sample, truncated_sample
+    found += [op(batch) for op in samplers for batch in (1, 32)]
     found += [moe(rows) for rows in (1, 16, 64, 272)]
     return found + [cca(rows) for rows in (64, 272)]

@@ -48,8 +48,8 @@ def launches(
     residual_norm     norm
     accept_drafts     measure; normalise, where `rule` is "block" or rows are `cut` (top-k, top-p,
                       min-p) or mixed; draw; logprob, where log-probabilities are asked for. 2 to 4
-                      in all; the Triton kernels start 5 to 7
-    sample_drafts     measure; cut, where rows are `cut`; finish (the Triton kernels cut in finish)
+                      in all; the Triton kernels start 5 to 9
+    sample_drafts     measure; cut, where rows are `cut` (two in Triton); finish
     zaya_router       project, route
     the others        as ASSUMED
 

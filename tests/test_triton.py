@@ -77,6 +77,7 @@ assert tokens.tolist() == [[0, 1, -1]], tokens
         "test_zaya_router.py",
         "test_sampling_backends.py",
         "test_accept_laws.py",
+        "test_triton_readings.py",
     ],
 )
 def test_interpreted(name, tmp_path):

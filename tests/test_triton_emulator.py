@@ -182,6 +182,9 @@ CASES = {
     "spoilt, temperature 0 among others": dict(spoiled=torch.nan, temperature=0.0, B=3),
     "two blocks": dict(vocab=4512, valid=4490, mask=4096, K=1),
     "two blocks, a vocabulary of no multiple of 16": dict(vocab=4500, valid=4490, mask=4096, K=1),
+    "long, truncated by a sample": dict(
+        vocab=9008, valid=9001, mask=4096, truncated=True, B=1, K=1
+    ),
     "allowed, truncated, mixed": dict(masked=True, truncated=True, mix="some"),
     "penalised, allowed, block": dict(penalised=True, masked=True, rule="block", K=3),
     "foreign and rare drafts, block": dict(rule="block", K=5, truncated=True, gap=100, seed=7),

@@ -27,15 +27,18 @@ from .acceptance import (
     chances,
     decide,
     draw,
+    enlist_row,
     given,
     load_distribution,
     log_probability,
+    measure_row,
     next_pass,
     normalise_draft,
     normalise_target,
     row_of_draft,
     row_of_target,
     shifted,
+    truncate,
     weigh,
 )
 from .distribution import (
@@ -43,15 +46,16 @@ from .distribution import (
     SPREAD,
     Penalties,
     Vocabulary,
-    exponent,
-    mass_of,
-    measure,
+    masses_of,
     tile_ids,
     uniform,
 )
 from .target import arch, scan_options
+from .truncation import PLAN, THREADS
 
-MEASURE, NORMALISE, SURPLUS, DECIDE, WEIGH, FINISH, LOGPROB = map(tl.constexpr, range(7))
+MEASURE, NORMALISE, ENLIST, TRUNCATE, SURPLUS, DECIDE, WEIGH, FINISH, LOGPROB = map(
+    tl.constexpr, range(9)
+)
 
 
 def launch_metadata(grid, kernel, args):
@@ -140,7 +144,7 @@ def accept(
     TILE: tl.constexpr,
     STEP: tl.constexpr,
 ):
-    PER_BLOCK: tl.constexpr = STEP == MEASURE or STEP == SURPLUS or STEP == WEIGH
+    PER_BLOCK: tl.constexpr = STEP == MEASURE or STEP == ENLIST or STEP == SURPLUS or STEP == WEIGH
     item = tl.program_id(0)
     index = item % blocks
     if PER_BLOCK:
@@ -148,7 +152,7 @@ def accept(
     rows = 2 * K + 1
     step_rows = (
         rows
-        if STEP == MEASURE or STEP == NORMALISE
+        if STEP == MEASURE or STEP == NORMALISE or STEP == ENLIST or STEP == TRUNCATE
         else K
         if STEP == SURPLUS
         else K + 1
@@ -198,9 +202,11 @@ def accept(
         sampled,
     )
     base = workspace + request * workspace_request
-    partials = base + rows * FIELDS
+    plans = base + rows * FIELDS
+    partials = plans + rows * PLAN
     surplus = partials + rows * 2 * blocks
-    memory = Memory(base, partials, surplus, surplus + K * blocks, surplus + (K + 1) * blocks)
+    scale_at = surplus + (K + 1) * blocks
+    memory = Memory(base, plans, partials, surplus, surplus + K * blocks, scale_at, scale_at + 1)
     first = index * vocab_block
     stop = tl.minimum(first + vocab_block, valid)
 
@@ -208,12 +214,16 @@ def accept(
         at = partials + row * 2 * blocks + index
         if row <= K:
             if row <= live:
-                total, greatest = measure(
+                total, greatest = measure_row(
+                    memory,
+                    row,
+                    request,
                     row_of_target(own, row),
+                    sampling,
                     vocabulary,
-                    exponent(sampling.temperature),
                     first,
                     stop,
+                    blocks,
                     TILE,
                 )
                 tl.store(at, total)
@@ -226,12 +236,16 @@ def accept(
                     known, _, _ = given(own, i, draft_lse, lse_row, vocabulary)
                     unknown = not known
             if unknown:
-                total, greatest = measure(
+                total, greatest = measure_row(
+                    memory,
+                    row,
+                    request,
                     row_of_draft(own, i),
+                    drafter,
                     vocabulary,
-                    exponent(drafter.temperature),
                     first,
                     stop,
+                    blocks,
                     TILE,
                 )
                 tl.store(at, total)
@@ -256,6 +270,66 @@ def accept(
                 BLOCKS,
                 TILE,
             )
+    elif STEP == ENLIST:
+        if row <= K:
+            if row <= live:
+                enlist_row(
+                    memory,
+                    row,
+                    row_of_target(own, row),
+                    sampling.temperature,
+                    vocabulary,
+                    first,
+                    stop,
+                    index,
+                    blocks,
+                    TILE,
+                )
+        elif draft is not None and not DIRAC:
+            i = row - K - 1
+            if i < live:
+                enlist_row(
+                    memory,
+                    row,
+                    row_of_draft(own, i),
+                    drafter.temperature,
+                    vocabulary,
+                    first,
+                    stop,
+                    index,
+                    blocks,
+                    TILE,
+                )
+    elif STEP == TRUNCATE:
+        if row <= K:
+            if row <= live:
+                truncate(
+                    memory,
+                    row,
+                    request,
+                    row_of_target(own, row),
+                    sampling,
+                    vocabulary,
+                    vocab_block,
+                    blocks,
+                    BLOCKS,
+                    TILE,
+                )
+        elif draft is not None and not DIRAC:
+            i = row - K - 1
+            if i < live:
+                truncate(
+                    memory,
+                    row,
+                    request,
+                    row_of_draft(own, i),
+                    drafter,
+                    vocabulary,
+                    vocab_block,
+                    blocks,
+                    BLOCKS,
+                    TILE,
+                )
     elif STEP == SURPLUS:
         if (row > 0) & (row < live):
             p = load_distribution(memory, row, True)
@@ -273,7 +347,7 @@ def accept(
                     ACCEPT,
                 )
                 if u < scale:  # otherwise the test of draft row - 1 fails, whatever the sum
-                    mass = mass_of(
+                    _, mass = masses_of(
                         p,
                         row_of_target(own, row),
                         q,
@@ -349,14 +423,19 @@ def accept(
         if row <= count:
             token = tl.load(own.tokens + row, mask=row < count, other=0)
             token = tl.where(row < count, token, tl.load(next_token + request))
-            value = log_probability(own, memory, row, token, sampling, vocabulary, TILE)
+            value = log_probability(
+                own, memory, row, token, sampling, vocabulary, vocab_block, blocks, BLOCKS, TILE
+            )
         tl.store(logprob + request * logprob_row + row, value)
 
 
-def _steps(K: int, blocks: int, surplus: bool, with_logprob: bool):
+def _steps(K: int, blocks: int, truncated: bool, surplus: bool, with_logprob: bool):
     """(STEP, programs of each request) of the launches, in order."""
     yield MEASURE.value, (2 * K + 1) * blocks
     yield NORMALISE.value, 2 * K + 1
+    if truncated:
+        yield ENLIST.value, (2 * K + 1) * blocks
+        yield TRUNCATE.value, 2 * K + 1
     if surplus and K > 1:
         yield SURPLUS.value, K * blocks
     yield DECIDE.value, 1
@@ -364,6 +443,12 @@ def _steps(K: int, blocks: int, surplus: bool, with_logprob: bool):
     yield FINISH.value, 1
     if with_logprob:
         yield LOGPROB.value, K + 1
+
+
+def _threads(step: int, truncated: bool) -> int:
+    if not truncated or step not in (t.value for t in (NORMALISE, ENLIST, TRUNCATE, LOGPROB)):
+        return 256
+    return 2 * THREADS if step == NORMALISE.value else THREADS  # it surveys two kinds of rows
 
 
 def _constants(
@@ -405,7 +490,9 @@ def launch(args) -> None:
     ]
     constants = _constants(K, proposals, valid, vocab_block, args.rule, args.dirac)
     surplus = args.rule == BLOCK.value and draft is not None and not args.dirac
-    for step, programs in _steps(K, blocks, surplus, args.target_logprob is not None):
+    samplings = (*args.target_sampling[1:], *args.drafter_sampling[1:])
+    truncated = any(t is not None for t in samplings)
+    for step, programs in _steps(K, blocks, truncated, surplus, args.target_logprob is not None):
         accept[(batch * programs,)](
             target,
             args.draft_tokens,
@@ -441,7 +528,7 @@ def launch(args) -> None:
             blocks,
             **constants,
             STEP=step,
-            **scan_options(arch()),
+            **scan_options(arch(), _threads(step, truncated)),
         )
 
 
@@ -463,10 +550,12 @@ def compilations(target: str):
         "target_request target_row draft_request draft_row vocab_block".split(), "i32:D"
     )
     types |= {"seed": "*i64"} | dict.fromkeys("uniforms draft_lse workspace".split(), "*fp64")
-    bare = dict.fromkeys(
-        "uniforms target_top_k target_top_p target_min_p drafter_top_k drafter_top_p drafter_min_p "
-        "touched counts repetition presence frequency bias_ids bias allowed draft_allowed mix "
-        "remaining".split()
+    unchanged = dict.fromkeys(
+        "uniforms touched counts repetition presence frequency bias_ids bias allowed draft_allowed "
+        "mix remaining".split()
+    )
+    bare = unchanged | dict.fromkeys(
+        f"{rows}_{cut}" for rows in ("target", "drafter") for cut in ("top_k", "top_p", "min_p")
     )
     greedy = bare | dict.fromkeys(("draft", "draft_lse"))
     K, valid, vocab_block, blocks = 16, 262147, 4096, 65
@@ -476,14 +565,16 @@ def compilations(target: str):
             ("token", TOKEN, bare),
             ("block", BLOCK, bare),
             ("greedy", GREEDY, greedy),
+            ("truncated", TOKEN, unchanged),
             ("full", BLOCK, {}),
         ):
             constants = _constants(K, 3, valid, vocab_block, rule.value, rule is GREEDY)
-            for step, _ in _steps(K, blocks, rule is BLOCK, name == "full"):
+            truncated = name in ("truncated", "full")
+            for step, _ in _steps(K, blocks, truncated, rule is BLOCK, name == "full"):
                 yield (
                     f"accept {name} step={step} {dtype}",
                     accept,
                     typed,
                     constants | absent | dict(STEP=step),
-                    scan_options(target),
+                    scan_options(target, _threads(step, truncated)),
                 )

@@ -25,14 +25,27 @@ from .distribution import (
     has,
     is_set,
     logits,
-    mass_of,
+    masses_of,
     measure,
     mixed,
     penalised,
     probability,
-    truncated,
     uniform,
     walk,
+)
+from .truncation import (
+    PLAN,
+    ROOM,
+    enlist,
+    has_list,
+    limits,
+    listing_at,
+    needs_sample,
+    nothing_listed,
+    spare,
+    survey,
+    truncated,
+    truncated_alone,
 )
 
 # How drafts are accepted, as ops.accept_drafts.RULES; greedy is the token rule at temperature 0.
@@ -53,10 +66,12 @@ class Memory(NamedTuple):
     """A request's part of the workspace."""
 
     distributions: tl.tensor  # [2 K + 1][FIELDS]
+    plans: tl.tensor  # [2 K + 1][PLAN]
     partials: tl.tensor  # [2 K + 1][2][blocks]: sums, then greatest logits
     surplus: tl.tensor  # [K][blocks]
     sums: tl.tensor  # [blocks]
     scale: tl.tensor  # of p in the residual distribution
+    lists: tl.tensor  # [2 K + 1][ROOM]
 
 
 class Request(NamedTuple):
@@ -238,8 +253,100 @@ def partials(memory, row, blocks, BLOCKS: tl.constexpr):
 
 
 @triton.jit
+def listing_of(memory, row, blocks):
+    """A list's masses take the place of the row's partials."""
+    return listing_at(
+        memory.plans + row * PLAN, memory.partials + row * 2 * blocks, memory.lists + row * ROOM
+    )
+
+
+@triton.jit
+def conclude_row(memory, row, index, distribution, logits_row, sampling, vocabulary, blocks):
+    """Stores an untruncated distribution, and plans the list that truncates it."""
+    store_distribution(memory, row, distribution)
+    listing = listing_of(memory, row, blocks)
+    if sampling.top_k is None and sampling.top_p is None and sampling.min_p is None:
+        nothing_listed(listing)
+    else:
+        kept_by = limits(
+            distribution, vocabulary, sampling.top_k, sampling.top_p, sampling.min_p, index
+        )
+        SPARE: tl.constexpr = spare(logits_row.at.dtype.element_ty, len(logits_row))
+        survey(distribution, kept_by, vocabulary, listing, SPARE)
+
+
+@triton.jit
+def enlist_row(
+    memory,
+    row,
+    logits_row,
+    temperature,
+    vocabulary,
+    first,
+    stop,
+    index,
+    blocks,
+    TILE: tl.constexpr,
+):
+    SPARE: tl.constexpr = spare(logits_row.at.dtype.element_ty, len(logits_row))
+    listing = listing_of(memory, row, blocks)
+    scale = exponent(temperature)
+    enlist(scale, logits_row, vocabulary, listing, first, stop, index, blocks, SPARE, TILE)
+
+
+@triton.jit
+def truncate(
+    memory,
+    row,
+    index,
+    logits_row,
+    sampling,
+    vocabulary,
+    vocab_block,
+    blocks,
+    BLOCKS: tl.constexpr,
+    TILE: tl.constexpr,
+):
+    """Truncates the distribution of a row that has a list."""
+    listing = listing_of(memory, row, blocks)
+    if has_list(listing):
+        plain = load_distribution(memory, row, True)
+        kept_by = limits(plain, vocabulary, sampling.top_k, sampling.top_p, sampling.min_p, index)
+        kept, _, _, _ = truncated(
+            plain,
+            kept_by,
+            logits_row,
+            vocabulary,
+            listing,
+            None,
+            vocab_block,
+            blocks,
+            spare(logits_row.at.dtype.element_ty, len(logits_row)),
+            BLOCKS,
+            TILE // 8,
+        )
+        store_distribution(memory, row, kept)
+
+
+@triton.jit
+def measure_row(
+    memory, row, index, logits_row, sampling, vocabulary, first, stop, blocks, TILE: tl.constexpr
+):
+    """Measures a span of a row, and stores its sample if the row is truncated."""
+    scale = exponent(sampling.temperature)
+    if sampling.top_k is None and sampling.top_p is None and sampling.min_p is None:
+        total, greatest = measure(logits_row, vocabulary, scale, first, stop, None, False, TILE)
+    else:
+        sampled = needs_sample(vocabulary, sampling.top_k, sampling.top_p, sampling.min_p, index)
+        sample = listing_of(memory, row, blocks).sample
+        total, greatest = measure(logits_row, vocabulary, scale, first, stop, sample, sampled, TILE)
+    return total, greatest
+
+
+@triton.jit
 def row_status(row, vocabulary, TILE: tl.constexpr):
-    sum_, greatest = measure(row, vocabulary, tl.full([], 1, tl.float64), 0, vocabulary.valid, TILE)
+    one = tl.full([], 1, tl.float64)
+    sum_, greatest = measure(row, vocabulary, one, 0, vocabulary.valid, None, False, TILE)
     return tl.where(sum_ != sum_, NOT_NUMBERS, tl.where(greatest == float("-inf"), EMPTY, 0))
 
 
@@ -257,15 +364,8 @@ def normalise_target(
 ):
     row = row_of_target(request, i)
     sums, greatest = partials(memory, i, blocks, BLOCKS)
-    distribution = truncated(
-        conclude(sums, greatest, sampling.temperature, row, vocabulary, vocab_block, TILE),
-        row,
-        vocabulary,
-        sampling.top_k,
-        sampling.top_p,
-        sampling.min_p,
-        request.index,
-        TILE,
+    distribution = conclude(
+        sums, greatest, sampling.temperature, row, vocabulary, vocab_block, TILE
     )
     status = distribution.status
     if request.weight is not None:
@@ -276,9 +376,10 @@ def normalise_target(
                 tl.where(own != 0, own, status),
                 row_status(as_target(request, i, row.other), vocabulary, TILE),
             )
-    store_distribution(
+    conclude_row(
         memory,
         i,
+        request.index,
         Distribution(
             distribution.scale,
             distribution.total,
@@ -288,6 +389,10 @@ def normalise_target(
             distribution.point,
             status,
         ),
+        row,
+        sampling,
+        vocabulary,
+        blocks,
     )
 
 
@@ -306,6 +411,7 @@ def normalise_draft(
     TILE: tl.constexpr,
 ):
     row = request.K + 1 + i
+    nothing_listed(listing_of(memory, row, blocks))
     token = tl.load(request.tokens + i)
     zero = tl.zeros([], tl.int32)
     nothing = tl.full([], float("-inf"), tl.float32)
@@ -344,19 +450,15 @@ def normalise_draft(
                     vocab_block,
                     TILE,
                 )
-                store_distribution(
+                conclude_row(
                     memory,
                     row,
-                    truncated(
-                        distribution,
-                        row_of_draft(request, i),
-                        vocabulary,
-                        drafter.top_k,
-                        drafter.top_p,
-                        drafter.min_p,
-                        request.index,
-                        TILE,
-                    ),
+                    request.index,
+                    distribution,
+                    row_of_draft(request, i),
+                    drafter,
+                    vocabulary,
+                    blocks,
                 )
     if not request.sampled:
         one = tl.full([], 1, tl.float64)
@@ -492,35 +594,23 @@ def weigh(
         stop = tl.minimum(first + vocab_block, vocabulary.valid)
         row = row_of_target(request, accepted)
         partial = memory.partials + accepted * 2 * blocks + index
-        if p.cut == float("-inf"):
-            mass = tl.load(partial) * tl.exp2((tl.load(partial + blocks) - p.top) * p.scale)
-            mass = tl.where(mass > 0, mass, 0)
-        else:
-            mass = mass_of(p, row, None, None, scale, vocabulary, first, stop, TILE)
-        tl.store(partial, mass)
+        known = not has_list(listing_of(memory, accepted, blocks))
+        own = tl.full([], 0, tl.float64)
         if accepted < request.live:
             q = load_distribution(memory, request.K + 1 + accepted, True)
             ratio = p.total / q.total / scale
             if request.draft is None:
-                tl.store(
-                    memory.sums + index,
-                    mass_of(p, row, q, None, ratio, vocabulary, first, stop, TILE),
-                )
+                own, rest = masses_of(p, row, q, None, ratio, vocabulary, first, stop, TILE)
             else:
-                tl.store(
-                    memory.sums + index,
-                    mass_of(
-                        p,
-                        row,
-                        q,
-                        row_of_draft(request, accepted),
-                        ratio,
-                        vocabulary,
-                        first,
-                        stop,
-                        TILE,
-                    ),
-                )
+                q_row = row_of_draft(request, accepted)
+                own, rest = masses_of(p, row, q, q_row, ratio, vocabulary, first, stop, TILE)
+            tl.store(memory.sums + index, rest)
+        elif not known:
+            own, _ = masses_of(p, row, None, None, scale, vocabulary, first, stop, TILE)
+        if known:
+            own = tl.load(partial) * tl.exp2((tl.load(partial + blocks) - p.top) * p.scale)
+            own = tl.where(own > 0, own, 0)
+        tl.store(partial, own)
 
 
 @triton.jit
@@ -582,7 +672,18 @@ def draw(
 
 
 @triton.jit
-def log_probability(request, memory, i, token, sampling, vocabulary, TILE: tl.constexpr):
+def log_probability(
+    request,
+    memory,
+    i,
+    token,
+    sampling,
+    vocabulary,
+    vocab_block,
+    blocks,
+    BLOCKS: tl.constexpr,
+    TILE: tl.constexpr,
+):
     """Log-probability of a token in the unmixed target distribution; temperature 0 counts as 1."""
     distribution = load_distribution(memory, i, True)
     cut = distribution.cut
@@ -596,7 +697,10 @@ def log_probability(request, memory, i, token, sampling, vocabulary, TILE: tl.co
     row = as_target(request, i, request.target + i.to(tl.int64) * request.target_row)
     if again:
         scale = exponent(sampling.temperature)
-        total, top = measure(row, vocabulary, scale, 0, vocabulary.valid, TILE)
+        stop = vocabulary.valid
+        total, top = measure_row(
+            memory, i, request.index, row, sampling, vocabulary, 0, stop, blocks, TILE
+        )
         plain = Distribution(
             scale,
             total,
@@ -606,16 +710,27 @@ def log_probability(request, memory, i, token, sampling, vocabulary, TILE: tl.co
             tl.full([], SPREAD, tl.int32),
             tl.zeros([], tl.int32),
         )
-        kept = truncated(
-            plain,
-            row,
-            vocabulary,
-            sampling.top_k,
-            sampling.top_p,
-            sampling.min_p,
-            request.index,
-            TILE,
-        )
+        kept = plain
+        if sampling.top_k is not None or sampling.top_p is not None or sampling.min_p is not None:
+            kept = truncated_alone(
+                plain,
+                limits(
+                    plain,
+                    vocabulary,
+                    sampling.top_k,
+                    sampling.top_p,
+                    sampling.min_p,
+                    request.index,
+                ),
+                row,
+                vocabulary,
+                listing_of(memory, i, blocks),
+                vocab_block,
+                blocks,
+                spare(row.at.dtype.element_ty, len(row)),
+                BLOCKS,
+                TILE,
+            )
         cut = kept.cut
         tie = kept.tie
         total = kept.total

@@ -16,7 +16,8 @@ SPREAD, NOWHERE = tl.constexpr(-2), tl.constexpr(-1)
 LAST = tl.constexpr(2**31 - 1)
 LOG2_E = tl.constexpr(1.4426950408889634)
 FIELDS = tl.constexpr(8)  # doubles that a stored distribution takes
-MANY = tl.constexpr(1e9)
+# A sample of a row: groups of ids, evenly spaced. It is at most a sixteenth of the row.
+GROUP, SAMPLE = tl.constexpr(64), tl.constexpr(16384)
 
 
 class Vocabulary(NamedTuple):
@@ -201,27 +202,33 @@ def exponent(temperature):
 
 
 @triton.jit
-def _ids(start, TILE: tl.constexpr):
+def eights(start, TILE: tl.constexpr):
     """The ids of a tile, eight consecutive ones for each lane, which sums them without shuffles."""
     return start + tl.arange(0, TILE // 8)[:, None] * 8 + tl.arange(0, 8)[None, :]
 
 
 @triton.jit
-def _sum(x):
+def sum_eights(x):
     return tl.sum(tl.sum(x, 1).to(tl.float64), 0)
 
 
 @triton.jit
-def measure(row, vocabulary, scale, first, stop, TILE: tl.constexpr):
+def measure(row, vocabulary, scale, first, stop, sample, sampled, TILE: tl.constexpr):
     """The sum of 2^((x - greatest) * scale) over a span, NaN if any logit is NaN or +inf; and the
-    greatest logit."""
+    greatest logit. If `sampled`, the row's sampled logits are stored in `sample` (None: never)."""
     greatest = tl.full([], float("-inf"), tl.float32)
     total = tl.full([], 0, tl.float64)
     for start in range(first, stop, TILE):
-        x = logits(row, vocabulary, start, _ids(start, TILE), TILE)
+        ids = eights(start, TILE)
+        x = logits(row, vocabulary, start, ids, TILE)
+        if sample is not None:
+            if sampled:
+                place, used = in_sample(vocabulary, start, TILE)
+                place = place[:, None] + tl.arange(0, 8)[None, :]
+                tl.store(sample + place, x, mask=used[:, None] & (ids < vocabulary.valid))
         after = tl.maximum(greatest, tl.max(tl.max(x, 1), 0))
         anchor = tl.where(after == float("-inf"), 0.0, after)
-        total = total * tl.exp2((greatest.to(tl.float64) - anchor) * scale) + _sum(
+        total = total * tl.exp2((greatest.to(tl.float64) - anchor) * scale) + sum_eights(
             tl.exp2((x - anchor) * scale.to(tl.float32))
         )
         greatest = after
@@ -229,8 +236,25 @@ def measure(row, vocabulary, scale, first, stop, TILE: tl.constexpr):
 
 
 @triton.jit
+def sample_stride(vocabulary):
+    """How far the groups of a sample are apart."""
+    return tl.maximum(16 * GROUP, tl.cdiv(vocabulary.valid, SAMPLE) * GROUP)
+
+
+@triton.jit
+def in_sample(vocabulary, start, TILE: tl.constexpr):
+    """The place in a sample of each eight ids of a tile, and whether they are in it."""
+    first = start + tl.arange(0, TILE // 8) * 8
+    stride = sample_stride(vocabulary)
+    group = first // stride
+    inside = first - group * stride
+    return group * GROUP + inside, inside < GROUP
+
+
+@triton.jit
 def conclude(sums, greatest, temperature, row, vocabulary, vocab_block, TILE: tl.constexpr):
-    """The untruncated distribution of a row whose vocab_blocks were measured."""
+    """The untruncated distribution of a row whose vocab_blocks were measured. row: None where the
+    temperature is not 0."""
     top = tl.max(greatest, 0)
     spoilt = tl.max((sums != sums).to(tl.int32), 0) > 0
     status = tl.where(spoilt, NOT_NUMBERS, tl.where(top == float("-inf"), EMPTY, 0))
@@ -240,8 +264,9 @@ def conclude(sums, greatest, temperature, row, vocabulary, vocab_block, TILE: tl
     )
     point = tl.full([], SPREAD, tl.int32)
     nothing = tl.full([], float("-inf"), tl.float32)
-    if (temperature <= 0) & (status == 0):
-        point = lowest(sums, greatest, top, row, vocabulary, vocab_block, TILE)
+    if row is not None:
+        if (temperature <= 0) & (status == 0):
+            point = lowest(sums, greatest, top, row, vocabulary, vocab_block, TILE)
     return Distribution(scale, total, top, nothing, tl.full([], LAST, tl.int32), point, status)
 
 
@@ -259,8 +284,14 @@ def lowest(sums, greatest, top, row, vocabulary, vocab_block, TILE: tl.constexpr
 
 @triton.jit
 def weights(distribution, x, ids):
-    """Weights in fp32, from exponents of higher precision; NaN for NaN."""
+    """The weights of what is kept, in fp32; NaN for NaN."""
     kept = (x > distribution.cut) | ((x == distribution.cut) & (ids <= distribution.tie)) | (x != x)
+    return tl.where(kept, plain_weights(distribution, x), 0.0)
+
+
+@triton.jit
+def plain_weights(distribution, x):
+    """Weights in fp32, from exponents of higher precision, of kept ids or not."""
     factor = distribution.scale.to(tl.float32)
     below = x - distribution.top
     floor = (-1e4 / distribution.scale).to(tl.float32)  # far below what 2^x can hold
@@ -270,7 +301,7 @@ def weights(distribution, x, ids):
     rest = tl.fma(
         below, (distribution.scale - factor).to(tl.float32), tl.fma(below, factor, -product)
     )
-    return tl.where(kept, tl.fma(power, rest * 0.6931471805599453, power), 0.0)
+    return tl.fma(power, rest * 0.6931471805599453, power)
 
 
 @triton.jit
@@ -292,10 +323,9 @@ def probability(distribution, x, token, vocabulary):
 
 
 @triton.jit
-def masses(distribution, row, q, q_row, ratio, vocabulary, start, ids, TILE: tl.constexpr):
-    """Weights of a distribution p or, with q, of the residual (p - ratio * q)+; if q is a point,
-    those of p without that id. NaN stays NaN."""
-    mass = weights(distribution, logits(row, vocabulary, start, ids, TILE), ids)
+def residual(mass, q, q_row, ratio, vocabulary, start, ids, TILE: tl.constexpr):
+    """From weights of a distribution p, those of the residual (p - ratio * q)+; if q is a point,
+    those of p without that id. If q is None, those of p. NaN stays NaN."""
     if q is not None:
         if q_row is not None:
             if q.point == SPREAD:
@@ -308,14 +338,16 @@ def masses(distribution, row, q, q_row, ratio, vocabulary, start, ids, TILE: tl.
 
 
 @triton.jit
-def mass_of(distribution, row, q, q_row, ratio, vocabulary, first, stop, TILE: tl.constexpr):
-    """The sum of `masses` over a span."""
-    total = tl.full([], 0, tl.float64)
+def masses_of(distribution, row, q, q_row, ratio, vocabulary, first, stop, TILE: tl.constexpr):
+    """The sums of the weights of p and of the `residual` over a span."""
+    own = tl.full([], 0, tl.float64)
+    rest = own
     for start in range(first, stop, TILE):
-        total += _sum(
-            masses(distribution, row, q, q_row, ratio, vocabulary, start, _ids(start, TILE), TILE)
-        )
-    return total
+        ids = eights(start, TILE)
+        mass = weights(distribution, logits(row, vocabulary, start, ids, TILE), ids)
+        own += sum_eights(mass)
+        rest += sum_eights(residual(mass, q, q_row, ratio, vocabulary, start, ids, TILE))
+    return own, rest
 
 
 @triton.jit
@@ -332,9 +364,9 @@ def walk(
     AT_CUT: tl.constexpr,
     TILE: tl.constexpr,
 ):
-    """The first id of a span at which the running sum of masses exceeds r. If rounding keeps it
-    below r, the last id with mass (-1: none). AT_CUT: the mass is 1 for logits at the cut, up to
-    the id `tie`, else 0."""
+    """The first id of a span at which the running sum of `residual` weights exceeds r. If rounding
+    keeps it below r, the last id with mass (-1: none). AT_CUT: the mass is 1 for logits at the cut,
+    up to the id `tie`, else 0."""
     found = tl.full([], -1, tl.int32)
     last = found
     start = first
@@ -346,7 +378,8 @@ def walk(
                 & (ids <= distribution.tie)
             ).to(tl.float32)
         else:
-            mass = masses(distribution, row, q, q_row, ratio, vocabulary, start, ids, TILE)
+            mass = weights(distribution, logits(row, vocabulary, start, ids, TILE), ids)
+            mass = residual(mass, q, q_row, ratio, vocabulary, start, ids, TILE)
         upto = tl.cumsum(mass.to(tl.float64), 0)
         first_over = tl.min(tl.where((mass > 0) & (upto > r), ids, LAST), 0)
         found = tl.where(first_over == LAST, -1, first_over)
@@ -366,207 +399,3 @@ def find(sums, r):
     block = tl.where(over == LAST, tl.max(tl.where(sums > 0, index, 0), 0), over)
     before = tl.sum(tl.where(index < block, sums, 0), 0)
     return block, tl.where(over == LAST, float("inf"), r - before)
-
-
-@triton.jit
-def _image(x):
-    """Maps floats to integers of the same order; -0 counts as 0."""
-    bits = tl.where(x == 0, 0.0, x).to(tl.uint32, bitcast=True).to(tl.int64)
-    return tl.where(bits >= 0x80000000, 0xFFFFFFFF - bits, bits + 0x80000000)
-
-
-@triton.jit
-def _number(place, SPARE: tl.constexpr):
-    """The logit of an image without its spare bits."""
-    image = place << SPARE
-    image = tl.where(image >= 0x80000000, image, image | ((1 << SPARE) - 1))
-    bits = tl.where(image >= 0x80000000, image - 0x80000000, 0xFFFFFFFF - image)
-    return bits.to(tl.uint32).to(tl.float32, bitcast=True)
-
-
-@triton.jit
-def _above(distribution, row, vocabulary, x, BY_MASS: tl.constexpr, TILE: tl.constexpr):
-    """The mass of the kept ids with a logit above x, or the number of all such ids."""
-    total = tl.full([], 0, tl.float64)
-    for start in range(0, vocabulary.valid, TILE):
-        ids = _ids(start, TILE)
-        logit = logits(row, vocabulary, start, ids, TILE)
-        each = weights(distribution, logit, ids) if BY_MASS else 1.0
-        total += _sum(tl.where(logit > x, each, 0.0))
-    return total
-
-
-@triton.jit
-def _above_three(distribution, row, vocabulary, x, y, z, BY_MASS: tl.constexpr, TILE: tl.constexpr):
-    """The same for three logits, in one reading of the row."""
-    above_x = tl.full([], 0, tl.float64)
-    above_y = above_x
-    above_z = above_x
-    for start in range(0, vocabulary.valid, TILE):
-        ids = _ids(start, TILE)
-        logit = logits(row, vocabulary, start, ids, TILE)
-        each = weights(distribution, logit, ids) if BY_MASS else 1.0
-        above_x += _sum(tl.where(logit > x, each, 0.0))
-        above_y += _sum(tl.where(logit > y, each, 0.0))
-        above_z += _sum(tl.where(logit > z, each, 0.0))
-    return above_x, above_y, above_z
-
-
-@triton.jit
-def _keep(distribution, row, vocabulary, limit, BY_MASS: tl.constexpr, TILE: tl.constexpr):
-    """Keeps an id if the mass (or the number) of the ids that rank before it is below the limit.
-    Ids rank by logit; of equal logits the lower id ranks first."""
-    before = _above(distribution, row, vocabulary, distribution.cut, BY_MASS, TILE)
-    fits = before < limit
-    # The low bits of an image that the row's logits never set. A blend's may set all.
-    dtype: tl.constexpr = row.at.dtype.element_ty
-    spare: tl.constexpr = (
-        0 if len(row) > 2 else 16 if dtype == tl.bfloat16 else 13 if dtype == tl.float16 else 0
-    )
-    low = _image(distribution.cut) >> spare
-    high = tl.where(fits, low, _image(tl.full([], float("inf"), tl.float32)) >> spare)
-    while high - low > 1:  # above(low) >= limit > above(high)
-        x = low + (high - low) // 4
-        y = low + (high - low) // 2
-        z = high - (high - low) // 4
-        above_x, above_y, above_z = _above_three(
-            distribution,
-            row,
-            vocabulary,
-            _number(x, spare),
-            _number(y, spare),
-            _number(z, spare),
-            BY_MASS,
-            TILE,
-        )
-        before = tl.where(above_z < limit, above_z, before)
-        high = tl.where(above_z < limit, z, high)
-        before = tl.where(above_y < limit, above_y, before)
-        high = tl.where(above_y < limit, y, high)
-        before = tl.where(above_x < limit, above_x, before)
-        high = tl.where(above_x < limit, x, high)
-        low = tl.where(above_x >= limit, x, low)
-        low = tl.where(above_y >= limit, y, low)
-        low = tl.where(above_z >= limit, z, low)
-    cut = tl.where((before < limit) & ~fits, _number(high, spare), distribution.cut)
-    each = tl.exp2((cut.to(tl.float64) - distribution.top) * distribution.scale)
-    if BY_MASS:
-        fit = tl.where(each > 0, (limit - before) / each, MANY)
-    else:
-        fit = limit - before
-    tie = tl.where(cut == distribution.cut, distribution.tie, LAST)
-    same = tl.full([], 0, tl.float64)
-    for start in range(0, vocabulary.valid, TILE):
-        ids = _ids(start, TILE)
-        same += _sum(
-            ((logits(row, vocabulary, start, ids, TILE) == cut) & (ids <= tie)).to(tl.float32)
-        )
-    ties = tl.minimum(same, tl.ceil(tl.minimum(fit, MANY)))
-    if ties < same:
-        at_cut = Distribution(
-            distribution.scale,
-            distribution.total,
-            distribution.top,
-            cut,
-            tie,
-            distribution.point,
-            distribution.status,
-        )
-        tie = walk(
-            at_cut,
-            row,
-            None,
-            None,
-            distribution.total,
-            vocabulary,
-            0,
-            vocabulary.valid,
-            ties - 0.5,
-            True,
-            TILE,
-        )
-    total = _above(distribution, row, vocabulary, cut, True, TILE) + ties * each
-    if cut == float("-inf"):  # everything fits
-        tie = distribution.tie
-        total = distribution.total
-    return Distribution(
-        distribution.scale,
-        total,
-        distribution.top,
-        cut,
-        tie,
-        distribution.point,
-        distribution.status,
-    )
-
-
-@triton.jit
-def _left_out(distribution, share):
-    """The greatest number below the logits of at least `share` of the greatest weight."""
-    least = tl.log2(share.to(tl.float64))
-    low = _image(tl.full([], float("-inf"), tl.float32))
-    high = _image(distribution.top)
-    while high - low > 1:
-        middle = low + (high - low) // 2
-        below = _number(middle, 0).to(tl.float64) - distribution.top
-        kept = below * distribution.scale >= least
-        low = tl.where(kept, low, middle)
-        high = tl.where(kept, middle, high)
-    return _number(low, 0)
-
-
-@triton.jit
-def truncated(distribution, row, vocabulary, top_k, top_p, min_p, request, TILE: tl.constexpr):
-    """Min-p, then top-k, then top-p of what these kept. The three point to the values of all
-    requests, or are None. Changes only distributions by weights."""
-    spread = (distribution.point == SPREAD) & (distribution.status == 0)
-    cut = distribution.cut
-    tie = distribution.tie
-    total = distribution.total
-    if min_p is not None:
-        share = tl.load(min_p + request)
-        if spread & (share > 0):
-            cut = _left_out(distribution, share)
-            tie = tl.full([], -1, tl.int32)  # an id at the cut is left out, too
-            total = _above(distribution, row, vocabulary, cut, True, TILE)
-    if top_k is not None:
-        k = tl.load(top_k + request)
-        if spread & (k > 0) & (k < vocabulary.valid):
-            by_share = Distribution(
-                distribution.scale,
-                total,
-                distribution.top,
-                cut,
-                tie,
-                distribution.point,
-                distribution.status,
-            )
-            kept = _keep(by_share, row, vocabulary, k.to(tl.float64), False, TILE)
-            cut = kept.cut
-            tie = kept.tie
-            total = kept.total
-    if top_p is not None:
-        share = tl.load(top_p + request)
-        if spread & (share < 1):
-            by_k = Distribution(
-                distribution.scale,
-                total,
-                distribution.top,
-                cut,
-                tie,
-                distribution.point,
-                distribution.status,
-            )
-            kept = _keep(by_k, row, vocabulary, share.to(tl.float64) * total, True, TILE)
-            cut = kept.cut
-            tie = kept.tie
-            total = kept.total
-    return Distribution(
-        distribution.scale,
-        total,
-        distribution.top,
-        cut,
-        tie,
-        distribution.point,
-        distribution.status,
-    )

@@ -1,5 +1,6 @@
 """Draws the next drafts from the drafter's logits: one launch measures every vocab_block of every
-row, a second one draws from every row."""
+row, the last one draws from every row. Where rows are truncated, two between them plan and fill
+lists."""
 
 import triton
 import triton.language as tl
@@ -16,18 +17,32 @@ from .distribution import (
     lowest,
     measure,
     tile_ids,
-    truncated,
     uniform,
     walk,
 )
 from .target import arch, scan_options
+from .truncation import (
+    PLAN,
+    THREADS,
+    enlist,
+    limits,
+    listing_at,
+    needs_sample,
+    spare,
+    survey,
+    truncated,
+    truncates,
+    with_cut,
+)
 
+NAMES = ("measure", "survey", "enlist", "finish")
+MEASURE, SURVEY, ENLIST, FINISH = map(tl.constexpr, range(len(NAMES)))
 DRAFT = tl.constexpr(2)  # purpose of a uniform
 
 
 def launch_metadata(grid, kernel, args):
     rows, vocab = args["draft_len"].shape[0] * args["drafts"], args["valid"]
-    measured = 0 if args["FINISH"] else rows * vocab
+    measured = rows * vocab * (args["STEP"] in (MEASURE.value, ENLIST.value))
     return {
         "name": f"sample_drafts rows={rows}",
         "flops32": 4 * measured,
@@ -79,12 +94,14 @@ def sample(
     PEAK: tl.constexpr,
     BLOCKS: tl.constexpr,
     TILE: tl.constexpr,
-    FINISH: tl.constexpr,
+    STEP: tl.constexpr,
 ):
-    """A program measures a vocab_block of a row or, with FINISH, draws from a row. Where the draft
-    is the argmax, the normaliser is that of the raw logits."""
+    """A program measures or lists a vocab_block of a row, or surveys or draws from a row. Where the
+    draft is the argmax, the normaliser is that of the raw logits."""
+    PER_BLOCK: tl.constexpr = STEP == MEASURE or STEP == ENLIST
+    TRUNCATED: tl.constexpr = top_k is not None or top_p is not None or min_p is not None
     item = tl.program_id(0)
-    at = item if FINISH else item // blocks
+    at = item // blocks if PER_BLOCK else item
     request = at // drafts
     i = at % drafts
     live = i < tl.load(draft_len + request)
@@ -118,51 +135,54 @@ def sample(
         row = Masked(own, words)
     else:
         row = Row(own)
+    LOGITS: tl.constexpr = TILE // 8 if TRUNCATED else TILE  # at a time, beside a list
     vocabulary = Vocabulary(valid, mask_token)
-    partials = workspace + at.to(tl.int64) * workspace_row
-    if not FINISH:
+    SPARE: tl.constexpr = spare(logits.dtype.element_ty, len(row))
+    plan = workspace + at.to(tl.int64) * workspace_row
+    partials = plan + PLAN
+    listing = listing_at(plan, partials + 2 * blocks, partials + 4 * blocks)
+    index = item % blocks
+    first = index * vocab_block
+    stop = tl.minimum(first + vocab_block, valid)
+    if STEP == MEASURE:
         if live:
-            index = item % blocks
-            total, greatest = measure(
-                row,
-                vocabulary,
-                exponent(request_temperature),
-                index * vocab_block,
-                tl.minimum((index + 1) * vocab_block, valid),
-                TILE,
-            )
+            scale = exponent(request_temperature)
+            sampled = needs_sample(vocabulary, top_k, top_p, min_p, request)
+            sample_at = listing.sample if TRUNCATED else None
+            total, greatest = measure(row, vocabulary, scale, first, stop, sample_at, sampled, TILE)
             tl.store(partials + index, total)
             tl.store(partials + blocks + index, greatest.to(tl.float64))
+    elif STEP == ENLIST:
+        if live & ~peak:
+            scale = exponent(request_temperature)
+            enlist(scale, row, vocabulary, listing, first, stop, index, blocks, SPARE, TILE)
     else:
         token = tl.full([], -1, tl.int32)
         top = tl.full([], 0, tl.float64)
-        log_sum = tl.full([], 0, tl.float64)
-        cut = tl.full([], 0, tl.float64)
-        tie = tl.full([], 0, tl.float64)
+        log_sum = top
+        cut = top
+        tie = top
         if live:
-            index = tl.arange(0, BLOCKS)
-            sums = tl.load(partials + index, mask=index < blocks, other=0)
+            block = tl.arange(0, BLOCKS)
+            sums = tl.load(partials + block, mask=block < blocks, other=0)
             greatest = tl.load(
-                partials + blocks + index, mask=index < blocks, other=float("-inf")
+                partials + blocks + block, mask=block < blocks, other=float("-inf")
             ).to(tl.float32)
             distribution = conclude(
-                sums, greatest, request_temperature, row, vocabulary, vocab_block, TILE
+                sums, greatest, request_temperature, None, vocabulary, vocab_block, TILE
             )
-            if distribution.status == 0:
+            kept_by = limits(distribution, vocabulary, top_k, top_p, min_p, request)
+            if STEP == SURVEY:
+                survey(distribution, kept_by, vocabulary, listing, SPARE)
+            elif distribution.status == 0:
+                total = distribution.total
                 cut = distribution.cut.to(tl.float64)
                 tie = distribution.tie.to(tl.float64)
                 if peak:
                     token = lowest(
-                        sums, greatest, distribution.top, row, vocabulary, vocab_block, TILE
+                        sums, greatest, distribution.top, row, vocabulary, vocab_block, LOGITS
                     )
-                    total = distribution.total
                 else:
-                    kept = truncated(
-                        distribution, row, vocabulary, top_k, top_p, min_p, request, TILE
-                    )
-                    total = kept.total
-                    cut = kept.cut.to(tl.float64)
-                    tie = kept.tie.to(tl.float64)
                     u = uniform(
                         uniforms,
                         request.to(tl.int64) * uniforms_row + i,
@@ -171,10 +191,24 @@ def sample(
                         i,
                         DRAFT,
                     )
-                    first = 0
-                    stop = valid
-                    r = u * total
-                    if kept.cut == float("-inf"):
+                    if truncates(kept_by):
+                        kept, first, stop, r = truncated(
+                            distribution,
+                            kept_by,
+                            row,
+                            vocabulary,
+                            listing,
+                            u,
+                            vocab_block,
+                            blocks,
+                            SPARE,
+                            BLOCKS,
+                            LOGITS,
+                        )
+                        total = kept.total
+                        cut = kept.cut.to(tl.float64)
+                        tie = kept.tie.to(tl.float64)
+                    else:
                         whole = tl.where(
                             sums > 0,
                             sums
@@ -183,19 +217,35 @@ def sample(
                             ),
                             0,
                         )
-                        chosen, r = find(whole, r)
+                        chosen, r = find(whole, u * total)
                         first = chosen * vocab_block
                         stop = tl.minimum(first + vocab_block, valid)
+                    kept = with_cut(distribution, cut.to(tl.float32), tie.to(tl.int32), total)
+                    HALF: tl.constexpr = TILE // 2 if TRUNCATED else TILE
                     token = walk(
-                        kept, row, None, None, total, vocabulary, first, stop, r, False, TILE
+                        kept, row, None, None, total, vocabulary, first, stop, r, False, HALF
                     )
                 top = distribution.top.to(tl.float64)
                 log_sum = tl.log2(total) / LOG2_E
-        tl.store(tokens + at, token)
-        tl.store(lse + at * 4, top)
-        tl.store(lse + at * 4 + 1, log_sum)
-        tl.store(lse + at * 4 + 2, cut)
-        tl.store(lse + at * 4 + 3, tie)
+        if STEP == FINISH:
+            tl.store(tokens + at, token)
+            tl.store(lse + at * 4, top)
+            tl.store(lse + at * 4 + 1, log_sum)
+            tl.store(lse + at * 4 + 2, cut)
+            tl.store(lse + at * 4 + 3, tie)
+
+
+def _steps(rows: int, blocks: int, truncated: bool):
+    """(STEP, programs) of the launches, in order."""
+    yield MEASURE.value, rows * blocks
+    if truncated:
+        yield SURVEY.value, rows
+        yield ENLIST.value, rows * blocks
+    yield FINISH.value, rows
+
+
+def _threads(step: int, truncated: bool) -> int:
+    return THREADS if truncated and step != MEASURE.value else 256
 
 
 def _constants(valid: int, vocab_block: int) -> dict:
@@ -213,7 +263,8 @@ def launch(args) -> None:
     p = args.penalties
     valid, vocab_block = args.num_valid_vocab, args.vocab_block
     blocks, rows = triton.cdiv(valid, vocab_block), logits.shape[0] * logits.shape[1]
-    for programs, finish in ((rows * blocks, False), (rows, True)):
+    truncated = any(t is not None for t in args.drafter_sampling[1:])
+    for step, programs in _steps(rows, blocks, truncated):
         sample[(programs,)](
             logits,
             args.draft_len,
@@ -241,9 +292,9 @@ def launch(args) -> None:
             vocab_block,
             blocks,
             PEAK=args.greedy,
-            FINISH=finish,
+            STEP=step,
             **_constants(valid, vocab_block),
-            **scan_options(arch()),
+            **scan_options(arch(), _threads(step, truncated)),
         )
 
 
@@ -255,27 +306,20 @@ def compilations(target: str):
     ) | dict.fromkeys("temperature top_p min_p repetition presence frequency bias".split(), "*fp32")
     types |= dict.fromkeys("logits_request logits_row vocab_block".split(), "i32:D")
     types |= {"seed": "*i64"} | dict.fromkeys("uniforms lse workspace".split(), "*fp64")
+    unchanged = dict.fromkeys(
+        "uniforms touched counts repetition presence frequency bias_ids bias allowed".split()
+    )
+    bare = unchanged | dict.fromkeys(("top_k", "top_p", "min_p"))
     valid, vocab_block = 262147, 4096
     for dtype in ("bf16", "fp16", "fp32"):
         typed = types | {"logits": f"*{dtype}"}
-        for name, absent in (
-            (
-                "plain",
-                dict.fromkeys(
-                    "uniforms top_k top_p min_p touched counts repetition presence frequency "
-                    "bias_ids bias allowed".split()
-                ),
-            ),
-            ("full", {}),
-        ):
-            for finish in (False, True):
-                constants = (
-                    _constants(valid, vocab_block) | absent | dict(PEAK=False, FINISH=finish)
-                )
+        for name, absent in (("plain", bare), ("truncated", unchanged), ("full", {})):
+            for step, _ in _steps(1, 1, name != "plain"):
+                constants = _constants(valid, vocab_block) | absent | dict(PEAK=False, STEP=step)
                 yield (
-                    f"sample {name} {'finish' if finish else 'measure'} {dtype}",
+                    f"sample {name} {NAMES[step]} {dtype}",
                     sample,
                     typed,
                     constants,
-                    scan_options(target),
+                    scan_options(target, _threads(step, name != "plain")),
                 )

@@ -22,9 +22,8 @@ def dies(name: str) -> int:
     return 8 if name in ("gfx942", "gfx950", "interpreter") else 1
 
 
-def scan_options(name: str) -> dict:
-    """Compiler options for kernels that scan long rows with 256 threads. Exponentials below 2^-126
-    may be 0."""
-    return (
-        dict(num_warps=4, allow_flush_denorm=True) if name.startswith("gfx") else dict(num_warps=8)
-    )
+def scan_options(name: str, threads: int = 256) -> dict:
+    """Compiler options for kernels that scan long rows. Exponentials below 2^-126 may be 0."""
+    if name.startswith("gfx"):
+        return dict(num_warps=threads // 64, allow_flush_denorm=True)
+    return dict(num_warps=threads // 32)

@@ -132,7 +132,8 @@ def accept_drafts(
     check.values("mix", mix, 0, 1, "0 .. 1")
     check.need(is_integer(top_n, 0, MAX_TOP), "top_n", f"0 .. {MAX_TOP}", repr(top_n))
     accepted = _outputs(check, out, with_logprob, top_n, target_logits)
-    shape = accept_drafts_workspace(target_logits)
+    truncated = _sampling.truncates(target_sampling, drafter_sampling)
+    shape = accept_drafts_workspace(target_logits, truncated)
     workspace = check.workspace(workspace, target_logits, shape, torch.float64)
     args = Args(
         target_logits=target_logits,
@@ -207,10 +208,10 @@ class Args(NamedTuple):
     workspace: Scratch | None
 
 
-def accept_drafts_workspace(target_logits: torch.Tensor) -> tuple[int, ...]:
+def accept_drafts_workspace(target_logits: torch.Tensor, truncated: bool = True) -> tuple[int, ...]:
     """Shape of the float64 workspace of `accept_drafts`, with a part for each target and draft row;
-    empty on a CPU."""
-    return _sampling.workspace_shape(target_logits, 2 * target_logits.shape[1] - 1)
+    empty on a CPU. truncated: whether there is top-k, top-p or min-p."""
+    return _sampling.workspace_shape(target_logits, 2 * target_logits.shape[1] - 1, truncated)
 
 
 def _outputs(

@@ -62,7 +62,7 @@ def sample_drafts(
     check.values("draft_len", draft_len, -1, check.dims["K"], f"-1 .. K = {check.dims['K']}")
     check.uniforms(uniforms, "B K")
     draft_tokens, draft_lse = check.outputs(out, ("B K", "B K 4"), I32 + F64, dict(logits=logits))
-    shape = sample_drafts_workspace(logits)
+    shape = sample_drafts_workspace(logits, _sampling.truncates(drafter_sampling))
     workspace = check.workspace(workspace, logits, shape, torch.float64)
     args = Args(
         logits=logits,
@@ -103,9 +103,10 @@ class Args(NamedTuple):
     workspace: Scratch | None
 
 
-def sample_drafts_workspace(logits: torch.Tensor) -> tuple[int, ...]:
-    """Shape of the float64 workspace of `sample_drafts`; empty on a CPU."""
-    return _sampling.workspace_shape(logits, logits.shape[1])
+def sample_drafts_workspace(logits: torch.Tensor, truncated: bool = True) -> tuple[int, ...]:
+    """Shape of the float64 workspace of `sample_drafts`; empty on a CPU. truncated: whether there
+    is top-k, top-p or min-p."""
+    return _sampling.workspace_shape(logits, logits.shape[1], truncated)
 
 
 def _uniforms(args: Args) -> torch.Tensor:
