@@ -27,7 +27,7 @@ class Truncation {
   // or the number, of the ids that rank before it is below `limit`.
   void keep(Cut kind, double limit) {
     if (kind == Cut::kShare) {
-      p_.cut = number(image_of_share(limit) - 1);
+      p_.cut = below_share(limit);
       p_.tie = -1;  // an id at the cut is left out, too
     }
     Place place{p_.cut, p_.sum - ties_ * p_.weight_of(p_.cut)};
@@ -84,8 +84,8 @@ class Truncation {
 
   Grid grid() const { return Grid::of(p_.logits); }
 
-  // Of the least logit with that share of the greatest weight.
-  uint32_t image_of_share(double share) {
+  // The number below the least one that has that share of the greatest weight.
+  float below_share(double share) {
     const double exponent = log2_double(share);
     const float greatest = listed_ ? list_->high() : greatest_logit();
     uint32_t left_out = image(-__builtin_inff());
@@ -94,7 +94,7 @@ class Truncation {
       const uint32_t middle = left_out + (kept - left_out) / 2;
       ((double(number(middle)) - greatest) * p_.scale >= exponent ? kept : left_out) = middle;
     }
-    return kept;
+    return number(left_out);
   }
   float greatest_logit() {
     // Each vocab_block of such a row is measured from its own greatest logit.
@@ -137,7 +137,8 @@ class Truncation {
   // the guess, and whether it is the cut.
   Place search_row(double limit, bool by_mass, float guess) {
     uint32_t low = grid().at(p_.cut) - 1, high = grid().at(__builtin_inff());
-    uint32_t next = grid().at(guess);
+    const uint32_t guessed = grid().at(guess);
+    uint32_t next = guessed;
     Place place{__builtin_inff()};
     bool known = false;
     for (bool first = true;; first = false) {
@@ -156,7 +157,7 @@ class Truncation {
         continue;
       }
       (beyond ? high : low) = middle;
-      next = beyond && middle == next ? middle - 1 : 0;
+      next = beyond && middle == guessed ? guessed - 1 : 0;
       known = high - low <= 1;
     }
   }
