@@ -157,7 +157,7 @@ class Truncation {
         continue;
       }
       (beyond ? high : low) = middle;
-      next = beyond && middle == guessed ? guessed - 1 : 0;
+      next = beyond && middle == guessed ? grid().at(grid().below(guess)) : 0;
       known = high - low <= 1;
     }
   }
