@@ -218,6 +218,10 @@ def sample(batch: int, vocabulary: int = VOCABULARY) -> Shape:
     return Shape("sample_drafts", label, {"cpp": cpp, "triton": triton}, exps=exps)
 
 
+# What the waves of a workgroup hold at once: 4 steps of 512 ids each; a step's list
+PIECE = 4 * 8 * 512
+LISTED = Trip("at.append", 1)
+
 # What the Triton kernels do beside the others for top-p: a sample's bracket; a list that is
 # searched for the cut, as bf16 has few numbers in a bracket, then for the vocab_block of the last
 # of equal ids, which a walk by eighths finds
@@ -256,6 +260,35 @@ def truncated_sample(batch: int, vocabulary: int = VOCABULARY) -> Shape:
     rows = batch * DRAFTS
     blocks, of_row = ceil(vocabulary, VOCAB_BLOCK), vocabulary * BYTES
 
+    def cpp(arch: str) -> Iterator[Work]:
+        measure, finish = sample(batch, vocabulary).launches["cpp"](arch)
+        yield measure
+        code = "sample_drafts_kernelINS_4bf16ELNS_10SampleStepE1E"
+        sampled = Trip("(found(grid_.number(middle), high_", 16)  # of 16 bits
+        guess = Trip("if (!(expected * each > kExpected))", 3, (sampled,))
+        # of few ids in a step some are listed
+        listed = Trip(
+            "const double own = rows_sum", ceil(vocabulary, PIECE), 4 * (LISTED,), whole=True
+        )
+        search = Trip("const double mass = above(grid()", 6)
+        tries = Trip("if (kind == Cut::kShare) return", 1, (guess, listed, search))
+        cut = (
+            *FOLDED,
+            Trip("for (int i = 0; i < 3; ++i)", 1, (tries,)),
+            Trip(
+                "crew_.each_block",
+                ceil(blocks, 8),
+                (Trip("const double own = rows_sum", 1),),
+                whole=True,
+            ),
+            Trip("partials[i].sum += own * each", blocks),
+            Trip("sum += partials", blocks),
+            Trip("const Place place = Scan::find", 2),
+            Trip("kWaves * kStep", 1, whole=True),
+        )
+        yield Work("cut", code, rows, cut, 2 * rows * of_row, streams=HELD.text)
+        yield finish._replace(trips=finish.trips[len(FOLDED) :])
+
     def triton(arch: str) -> Iterator[Work]:
         measure, _ = sample(batch, vocabulary).launches["triton"](arch)
         code = "sample truncated {} bf16"
@@ -269,7 +302,7 @@ def truncated_sample(batch: int, vocabulary: int = VOCABULARY) -> Shape:
         yield Work("finish", code.format("finish"), rows, (*CUT, *draw), streams=False)
 
     label, exps = f"B={batch} K={DRAFTS} top-p", rows * vocabulary
-    return Shape("sample_drafts", label, {"triton": triton}, exps=exps)
+    return Shape("sample_drafts", label, {"cpp": cpp, "triton": triton}, exps=exps)
 
 
 def moe(rows: int) -> Shape:
