@@ -108,8 +108,19 @@ def agree(logits, how, **options):
     return readings
 
 
+QUICK = ("top-k 50", "top-p 0.9", "min-p 0.1", "all three")
+
+
 @pytest.mark.parametrize(
-    "name, dtype", [(name, (torch.bfloat16, torch.float32)[i % 2]) for i, name in enumerate(HOW)]
+    "name, dtype",
+    [
+        pytest.param(
+            name,
+            (torch.bfloat16, torch.float32)[i % 2],
+            marks=() if name in QUICK else pytest.mark.slow,
+        )
+        for i, name in enumerate(HOW)
+    ],
 )
 def test_a_draw_reads_a_row_at_most_three_times(name, dtype):
     """Two readings, and the vocab_blocks of the draw and of the last of equal ids at the cut."""
