@@ -11,7 +11,10 @@ import torch
 from sampling import accept_params, sample_params
 from sampling_cases import compare, compare_samples
 
+from blockdraft import ops
+from blockdraft.ops import _sampling
 from blockdraft.roofline import assembly, isa
+from blockdraft.types import Sampling
 
 pytestmark = pytest.mark.skipif(
     importlib.util.find_spec("ziglang") is None, reason="needs ziglang (a clang for amdgcn)"
@@ -132,6 +135,24 @@ def test_sampling_in_the_emulator(name, dtype, arch, hip):
     same, doubt = compare(case, accept_in(hip, arch))
     assert (same | doubt).all()
     compare_samples(case, sample_in(hip, arch))
+
+
+def test_vocab_blocks_that_a_wave_cannot_hold(hip, monkeypatch):
+    """As those of more than a million ids."""
+    monkeypatch.setattr(_sampling, "VOCAB_BLOCK", 8192)
+    generator = torch.Generator().manual_seed(0)
+    logits = (2 * torch.randn(1, 1, 9000, generator=generator)).bfloat16()
+    place = torch.zeros(1, dtype=torch.int32)
+    u = torch.rand(1, 1, generator=generator, dtype=torch.float64)
+    one = torch.ones(1)
+    for sampling in (Sampling(one, min_p=0.1 * one), Sampling(one, top_p=0.7 * one)):
+        how = dict(seed=place.long(), position=place, drafter_sampling=sampling)
+        token, lse = sample_in(hip, "gfx942")(logits, place + 1, how, u)
+        want, expected = ops.sample_drafts(
+            logits, place + 1, uniforms=u, backend="reference", **how
+        )
+        assert torch.equal(token, want)
+        assert torch.allclose(lse[..., :2].sum(-1), expected[..., :2].sum(-1), rtol=0, atol=1e-6)
 
 
 def test_requests_that_share_their_sums_are_caught(planted):

@@ -62,7 +62,7 @@ class Sampler {
     });
   }
 
-  // Where Scan::kHeld, a row's greatest logit is then the greatest anchor, if the row is plain.
+  // If a scan holds a vocab_block, the anchor of a plain row's is its greatest logit.
   Partial measure_block(const typename Crew::Scan& scan, const Logits<T>& logits,
                         const Sampling& sampling, bool drawn, int block) const {
     if constexpr (Scan::kHeld > 0) {

@@ -98,7 +98,7 @@ class Truncation {
   }
   float greatest_logit() {
     // Each vocab_block of such a row is measured from its own greatest logit.
-    if (Scan::kHeld > 0 && p_.logits.plain()) return p_.top;
+    if (sampler_.vocabulary().block <= Scan::kHeld && p_.logits.plain()) return p_.top;
     return sampler_.greatest(p_.logits);
   }
 
