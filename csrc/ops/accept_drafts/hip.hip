@@ -17,7 +17,7 @@ constexpr bool cuts(AcceptStep step) {
   return step == AcceptStep::kNormalise || step == AcceptStep::kLogprob;
 }
 
-// That registers are left for. A cut needs many, and one crew reads as fast as memory allows.
+// That registers are left for. A cut needs many.
 constexpr int waves_of_simd(AcceptStep step) { return cuts(step) ? 2 : 4; }
 
 template <class T, AcceptStep kStep>

@@ -15,7 +15,7 @@ constexpr int threads_of(SampleStep step) {
   return step == SampleStep::kMeasure ? cdna::kWave : 512;
 }
 
-// That registers are left for. A cut needs many, and one crew reads as fast as memory allows.
+// That registers are left for. A cut needs many.
 constexpr int waves_of_simd(SampleStep step) { return cuts(step) ? 2 : 4; }
 
 template <class T, SampleStep kStep>

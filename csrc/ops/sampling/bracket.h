@@ -19,7 +19,6 @@ class Bracket {
         p_(p) {}
 
   static constexpr double kDoubt = 2;
-  static constexpr bool kTouches = false;
 
   float low() const { return low_; }
   float high() const { return high_; }
@@ -44,8 +43,6 @@ class Bracket {
   }
   // The mass above a cut that was known.
   double mass() const { return mass_; }
-
-  bool everything() const { return false; }
 
   // The mass, or the number, of the ids with a logit above x, which is between `low` and `high`.
   double above(float x, bool by_mass) const {

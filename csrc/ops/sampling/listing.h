@@ -24,21 +24,19 @@ struct Grid {
   float below(float x) const { return number(at(x) - (at(x) == at(0) ? 2 : 1)); }
 };
 
-// The sum of f(at, x) over the logits x above a number. Where registers are scarce, by one loop.
+// The sum of f(at, x) over the logits x above a number.
 template <class Scan, class T, class F>
 double sum_above(const Scan& scan, const Logits<T>& logits, float number, Span span, F f) {
-  auto above = [number, f](auto at, auto x) {
+  return sum_of(scan, logits, span, [number, f](auto at, auto x) {
     return at.select(x > at.all(number), f(at, x), at.all(0.0f));
-  };
-  if constexpr (Scan::kSplits) return sum_of(scan, logits, span, above);
-  return sum_of_any(scan, logits, span, above);
+  });
 }
 
 // The mass of the ids with a logit above x.
 template <class Scan, class T>
 BLOCKDRAFT_SCAN double mass_above(const Scan& scan, const Distribution<T>& p, float x, Span span,
                                   bool exactly = true) {
-  return mass_by(p.scale, p.top, exactly || !Scan::kSplits, [&](auto weight, double shift) {
+  return mass_by(p.scale, p.top, exactly, [&](auto weight, double shift) {
     return shift * sum_above(scan, p.logits, x, span, weight);
   });
 }
@@ -130,7 +128,6 @@ class Lister {
   }
 
   static constexpr double kDoubt = 1;
-  static constexpr bool kTouches = true;  // it overwrites the partials
 
   float low() const { return listing_.low; }
   float high() const { return least(listing_.high, listing_.greatest); }

@@ -34,13 +34,8 @@ Partial survey_start(const Scan& scan, const Logits<T>& logits, const Vocabulary
   return survey(scan, Logits<T>{logits.row, logits.other, logits.weight, nullptr}, first);
 }
 
-// The sum of f(at, x) over the logits x, by one loop for logits of any kind.
-template <class Scan, class T, class F>
-double sum_of_any(const Scan& scan, const Logits<T>& logits, Span span, F f) {
-  return scan.sum(span, [&logits, f](auto at, auto&) { return f(at, logits.load(at)); }).sum;
-}
-// Likewise, if f(at, -inf) is 0. A row with a mask is read as one without; then what is not allowed
-// does not count.
+// The sum of f(at, x) over the logits x, if f(at, -inf) is 0. A row with a mask is read as one
+// without; then what is not allowed does not count.
 template <class Scan, class T, class F>
 BLOCKDRAFT_SCAN double sum_of(const Scan& scan, const Logits<T>& logits, Span span, F f) {
   if (logits.plain())
@@ -50,17 +45,8 @@ BLOCKDRAFT_SCAN double sum_of(const Scan& scan, const Logits<T>& logits, Span sp
     if (logits.masked())
       return scan.template sum_kept<T>(
           span, logits.allowed, [row = logits.row, f](auto at) { return f(at, at.load(row)); });
-  return sum_of_any(scan, logits, span, f);
+  return scan.sum(span, [&logits, f](auto at, auto&) { return f(at, logits.load(at)); }).sum;
 }
-// The sum of f(at, x, other) over the logits x, and what f adds to `other`.
-template <class Scan, class T, class F>
-Sums sums_of(const Scan& scan, const Logits<T>& logits, Span span, F f) {
-  if constexpr (Scan::kHeld > 0)
-    if (logits.plain()) return scan.rows_sums(span, f, logits.row);
-  return scan.sums(span,
-                   [&logits, f](auto at, auto& other) { return f(at, logits.load(at), other); });
-}
-
 // Likewise of weights, which at.exp2 makes.
 template <class Scan, class T, class F>
 BLOCKDRAFT_SCAN double weight_of(const Scan& scan, const Logits<T>& logits, Span span, F weight) {
@@ -70,6 +56,15 @@ BLOCKDRAFT_SCAN double weight_of(const Scan& scan, const Logits<T>& logits, Span
           span, logits.allowed,
           [row = logits.row, weight](auto at) { return weight(at, at.load(row)); });
   return sum_of(scan, logits, span, weight);
+}
+
+// The sum of f(at, x, other) over the logits x, and what f adds to `other`.
+template <class Scan, class T, class F>
+Sums sums_of(const Scan& scan, const Logits<T>& logits, Span span, F f) {
+  if constexpr (Scan::kHeld > 0)
+    if (logits.plain()) return scan.rows_sums(span, f, logits.row);
+  return scan.sums(span,
+                   [&logits, f](auto at, auto& other) { return f(at, logits.load(at), other); });
 }
 
 // sum(weight, shift) for a weight(at, x) of 2^((x - anchor) * scale) / shift; if not `exactly`, with
@@ -84,15 +79,6 @@ auto mass_by(double scale, float anchor, bool exactly, Sum sum) {
     return sum([=](auto at, auto x) { return at.exp2(x - at.all(anchor), scale); }, 1.0);
   return sum([=](auto at, auto x) { return at.exp2(at.fma(x, at.all(factor), at.all(-constant))); },
              exp2_double(constant - double(anchor) * factor));
-}
-// The sum of own(at, x, weight).
-template <class Scan, class T, class F>
-double mass_of(const Scan& scan, const Logits<T>& logits, double scale, float anchor, Span span,
-               bool exactly, F own) {
-  return mass_by(scale, anchor, exactly, [&](auto weight, double shift) {
-    return shift *
-           sum_of(scan, logits, span, [=](auto at, auto x) { return own(at, x, weight(at, x)); });
-  });
 }
 template <class Scan, class T>
 double mass_from(const Scan& scan, const Logits<T>& logits, double scale, float anchor, Span span,

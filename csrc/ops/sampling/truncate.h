@@ -115,7 +115,7 @@ class Truncation {
       BLOCKDRAFT_ROLLED
       for (int tries = listed_ ? 0 : 1; tries <= 2; ++tries) {
         if (tries > 0) {
-          touched_ = List::kTouches;
+          touched_ = Sampler::kLists;  // which overwrites the partials
           listed_ = list_->around(kind, limit, tail, doubt, within);
           doubt *= listed_ ? 2 : 0.5;
         }
@@ -127,7 +127,10 @@ class Truncation {
           return place;
         }
       }
-      listed_ = list_->everything();
+      if constexpr (Sampler::kLists)
+        listed_ = list_->everything();
+      else
+        listed_ = false;
       guess = list_->guess();
     }
     return search_row(limit, by_mass, guess);
@@ -230,16 +233,18 @@ class Truncation {
   // Likewise, and if `equal` the number of the ids whose logit it is.
   Sums around(float x, bool by_mass, bool equal) {
     if (listed_) return {list_->above(x, by_mass), equal ? list_->equal(x) : 0.0};
-    if constexpr (Sampler::kHolds)
+    if constexpr (Sampler::kHolds) {
       return sums_of(sampler_.crew().together(), p_.logits, sampler_.vocabulary().all(),
                      around_in(x, by_mass));
-    const double sum = sampler_.weigh([&](const auto& scan, int, Span span) {
-      return by_mass ? mass_above(scan, p_, x, span) : count_above(scan, p_, x, span);
-    });
-    if (!equal) return {sum, 0};
-    return {sum, sampler_.weigh([&](const auto& scan, int, Span span) {
-              return count_equal(scan, p_.logits, x, span);
-            })};
+    } else {
+      const double sum = sampler_.weigh([&](const auto& scan, int, Span span) {
+        return by_mass ? mass_above(scan, p_, x, span) : count_above(scan, p_, x, span);
+      });
+      if (!equal) return {sum, 0};
+      return {sum, sampler_.weigh([&](const auto& scan, int, Span span) {
+                return count_equal(scan, p_.logits, x, span);
+              })};
+    }
   }
   auto around_in(float x, bool by_mass) const {
     return [&p = p_, x, by_mass](auto at, auto y, auto& equal) {
@@ -261,9 +266,11 @@ class Truncation {
         });
         return {partials_[block].sum + found.sum, found.other};
       }
-    if constexpr (Sampler::kHolds) return sums_of(scan, p_.logits, span, around_in(p_.cut, drawn));
-    return {drawn ? mass_above(scan, p_, p_.cut, span) : 0.0,
-            count_equal(scan, p_.logits, p_.cut, span)};
+    if constexpr (Sampler::kHolds)
+      return sums_of(scan, p_.logits, span, around_in(p_.cut, drawn));
+    else
+      return {drawn ? mass_above(scan, p_, p_.cut, span) : 0.0,
+              count_equal(scan, p_.logits, p_.cut, span)};
   }
 
   template <class Scan>
