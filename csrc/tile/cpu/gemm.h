@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <vector>
 
+#include "tile/cpu/amx_weights.h"
 #include "tile/cpu/group.h"
 #include "tile/cpu/plain.h"
 #include "tile/cpu/scaled.h"
@@ -28,6 +29,15 @@ class Gemm : public Group {
 
   template <class Weight, class Column, class Epilogue>
   void multiply(int rows, int columns, int depth, Weight weight, Column column, Epilogue epilogue) {
+#ifdef __AVX512F__
+    if constexpr (std::is_same_v<T, bf16> && std::is_convertible_v<decltype(column(0)), const T*>) {
+      bool fits = has_matrix_unit();
+      if constexpr (Format<W>::kScaled) fits = fits && MatrixWeights::fits(weight, rows, depth);
+      if (fits)
+        return matrix_.template multiply<kGroupColumns>(rows, columns, depth, weight, column,
+                                                        epilogue);
+    }
+#endif
     // of weights that are moved to the place of a float's fields
     [[maybe_unused]] const std::conditional_t<Format<W>::kScaled, Subnormals, int> kept{};
     const int parts = ceil_div(depth, kDepth);
@@ -118,6 +128,10 @@ class Gemm : public Group {
   std::vector<float> memory_;
   float* tokens_ = nullptr;
   std::vector<four> sums_;
+#ifdef __AVX512F__
+  typedef std::conditional_t<Format<W>::kScaled, ScaledPanels<W>, PlainPanels> MatrixWeights;
+  MatrixGemm<MatrixWeights> matrix_;
+#endif
 };
 
 static_assert(GemmTarget<Gemm<bf16>, bf16>);

@@ -122,13 +122,15 @@ struct PlainWeights {
     int k = 0;
     int turn = fetch.turn;
     constexpr int kLine = 64 / sizeof(T);  // elements
-    for (; k + kLine <= depth; k += kLine) {
+    constexpr int kStep = kLine > kUnit ? kLine : kUnit;
+    for (; k + kStep <= depth; k += kStep) {
       if (--turn == 0) {
         turn = fetch.tiles;
-        for (const T* row : fetch.rows) __builtin_prefetch(row + k, 0, 2);
+        for (const T* row : fetch.rows)
+          for (int u = 0; u < kStep; u += kLine) __builtin_prefetch(row + k + u, 0, 2);
       }
 #pragma GCC unroll 2
-      for (int u = 0; u < kLine; u += kUnit, x += kWidth * kUnit)
+      for (int u = 0; u < kStep; u += kUnit, x += kWidth * kUnit)
         add_unit(w0 + k + u, w1 + k + u, w2 + k + u, w3 + k + u, x, sums);
     }
     for (; k + kUnit <= depth; k += kUnit, x += kWidth * kUnit)

@@ -1,0 +1,226 @@
+// Products of bf16 by the matrix unit of a CPU (AMX). Its registers are tiles of 16 rows of 64 bytes:
+// 16 channels by 32 elements of weights, as they lie; 32 elements by 16 tokens, whose elements are
+// staged in pairs; and sums of 16 channels by 16 tokens. A panel is 32 channels, the even ones and
+// the odd ones, whose rows are equally far from each other also where two matrices take turns.
+// Subnormal numbers count as zeros.
+#pragma once
+
+#ifdef __AVX512F__
+#include <cpuid.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <vector>
+
+#include "tile/cpu/group.h"
+#include "tile/gemm.h"
+
+namespace blockdraft::cpu {
+
+// Whether this CPU has the unit and the kernel lets this process use it.
+inline bool has_matrix_unit() {
+  static const bool found = [] {
+    unsigned a, b, c, d;
+    constexpr unsigned kTiles = 1u << 24, kProducts = 1u << 22;
+    if (!__get_cpuid_count(7, 0, &a, &b, &c, &d) || (~d & (kTiles | kProducts))) return false;
+    constexpr int kRequest = 0x1023, kTileData = 18;  // ARCH_REQ_XCOMP_PERM
+    return syscall(SYS_arch_prctl, kRequest, kTileData) == 0;
+  }();
+  return found;
+}
+
+struct Panel {
+  const bf16 *even, *odd;
+  int64_t stride;  // of a half's rows, in elements
+};
+
+class MatrixUnit {
+ public:
+  static constexpr int kTile = 16;              // channels or tokens
+  static constexpr int kStep = 32;              // elements
+  static constexpr int kPanel = 2 * kTile;      // channels
+  static constexpr int kSums = kPanel * kTile;  // of a panel and a tile of tokens
+
+#define BLOCKDRAFT_AMX __attribute__((noinline, target("amx-tile,amx-bf16")))
+  BLOCKDRAFT_AMX static void open() {
+    struct alignas(64) {
+      uint8_t palette = 1, start = 0, reserved[14] = {};
+      uint16_t bytes[16] = {64, 64, 64, 64, 64, 64, 64, 64};
+      uint8_t rows[16] = {16, 16, 16, 16, 16, 16, 16, 16};
+    } config;
+    asm volatile("" : : "r"(&config) : "memory");  // gcc's intrinsics do not say what they read
+    _tile_loadconfig(&config);
+  }
+  BLOCKDRAFT_AMX static void close() { _tile_release(); }
+
+  // sums[half][channel][token] (+)= the panel times one tile of tokens, or two, over `steps` steps.
+  // The lines of the panel ahead are fetched meanwhile.
+  template <int kTiles>
+  BLOCKDRAFT_AMX static void multiply(Panel panel, Panel ahead, const bf16* tokens,
+                                      int64_t next_tokens, float* sums, int steps, bool add) {
+    asm volatile("" : : : "memory");
+    if (add) {
+      _tile_loadd(0, sums, 64);
+      _tile_loadd(1, sums + kSums / 2, 64);
+      if constexpr (kTiles > 1) {
+        _tile_loadd(2, sums + kSums, 64);
+        _tile_loadd(3, sums + kSums / 2 * 3, 64);
+      }
+    } else {
+      _tile_zero(0);
+      _tile_zero(1);
+      if constexpr (kTiles > 1) {
+        _tile_zero(2);
+        _tile_zero(3);
+      }
+    }
+    for (; steps > 0; --steps, tokens += kStep * kTile) {
+      _tile_loadd(4, panel.even, panel.stride * 2);
+      _tile_loadd(6, tokens, 64);
+      _tile_dpbf16ps(0, 4, 6);
+      _tile_loadd(5, panel.odd, panel.stride * 2);
+      _tile_dpbf16ps(1, 5, 6);
+      if constexpr (kTiles > 1) {
+        _tile_loadd(7, tokens + next_tokens, 64);
+        _tile_dpbf16ps(2, 4, 7);
+        _tile_dpbf16ps(3, 5, 7);
+      }
+      panel.even += kStep;
+      panel.odd += kStep;
+      if (!ahead.even) continue;
+      for (int i = 0; i < kTile; ++i) {
+        __builtin_prefetch(ahead.even + i * ahead.stride, 0, 2);
+        __builtin_prefetch(ahead.odd + i * ahead.stride, 0, 2);
+      }
+      ahead.even += kStep;
+      ahead.odd += kStep;
+    }
+    _tile_stored(0, sums, 64);
+    _tile_stored(1, sums + kSums / 2, 64);
+    if constexpr (kTiles > 1) {
+      _tile_stored(2, sums + kSums, 64);
+      _tile_stored(3, sums + kSums / 2 * 3, 64);
+    }
+  }
+#undef BLOCKDRAFT_AMX
+};
+
+// 16 rows of 16 pairs become columns.
+inline void transpose(__m512i (&x)[16]) {
+  __m512i y[16];
+#pragma GCC unroll 8
+  for (int i = 0; i < 16; i += 2) {
+    y[i] = _mm512_unpacklo_epi32(x[i], x[i + 1]);
+    y[i + 1] = _mm512_unpackhi_epi32(x[i], x[i + 1]);
+  }
+#pragma GCC unroll 4
+  for (int i = 0; i < 16; i += 4) {
+    x[i] = _mm512_unpacklo_epi64(y[i], y[i + 2]);
+    x[i + 1] = _mm512_unpackhi_epi64(y[i], y[i + 2]);
+    x[i + 2] = _mm512_unpacklo_epi64(y[i + 1], y[i + 3]);
+    x[i + 3] = _mm512_unpackhi_epi64(y[i + 1], y[i + 3]);
+  }
+#pragma GCC unroll 4
+  for (int i = 0; i < 4; ++i) {
+    const __m512i low0 = _mm512_shuffle_i32x4(x[i], x[i + 4], 0x88);
+    const __m512i high0 = _mm512_shuffle_i32x4(x[i], x[i + 4], 0xdd);
+    const __m512i low1 = _mm512_shuffle_i32x4(x[i + 8], x[i + 12], 0x88);
+    const __m512i high1 = _mm512_shuffle_i32x4(x[i + 8], x[i + 12], 0xdd);
+    y[i] = _mm512_shuffle_i32x4(low0, low1, 0x88);
+    y[i + 8] = _mm512_shuffle_i32x4(low0, low1, 0xdd);
+    y[i + 4] = _mm512_shuffle_i32x4(high0, high1, 0x88);
+    y[i + 12] = _mm512_shuffle_i32x4(high0, high1, 0xdd);
+  }
+  std::copy(y, y + 16, x);
+}
+
+// The product, by `Weights` that arrange panels (amx_weights.h).
+template <class Weights>
+class MatrixGemm {
+  static constexpr int kTile = MatrixUnit::kTile, kStep = MatrixUnit::kStep;
+  static constexpr int kPanel = MatrixUnit::kPanel, kSums = MatrixUnit::kSums;
+
+ public:
+  // Of at most `kMostColumns` columns.
+  template <int kMostColumns, class Weight, class Column, class Epilogue>
+  void multiply(int rows, int columns, int depth, Weight weight, Column column, Epilogue epilogue) {
+    const int steps = ceil_div(depth, kStep), tiles = ceil_div(columns, kTile);
+    const int64_t tile_size = int64_t(steps) * kStep * kTile;
+    bf16* tokens = reinterpret_cast<bf16*>(aligned(memory_, tiles * tile_size / 2));
+    for (int t = 0; t < tiles; ++t)
+      stage(t * kTile, least(kTile, columns - t * kTile), depth, column, tokens + t * tile_size);
+    alignas(64) float sums[ceil_div(kMostColumns, kTile) * kSums];
+    MatrixUnit::open();
+    for (int i = 0; i < rows; i += kPanel) {
+      const int part = Weights::kDepth ? Weights::kDepth : depth;
+      for (int k = 0; k < depth; k += part) {
+        const int count = least(part, depth - k);
+        const Panel panel = weights_.panel(weight, i, rows, k, count);
+        for (int t = 0; t < tiles; t += 2) {
+          const Panel ahead = t ? Panel() : weights_.ahead(weight, i + kPanel, rows);
+          const bf16* x = tokens + t * tile_size + k * kTile;
+          float* out = sums + t * kSums;
+          weights_.add(panel, out, least(2, tiles - t) * kSums, k > 0, [&](float* y, bool add) {
+            if (t + 1 < tiles)
+              MatrixUnit::multiply<2>(panel, ahead, x, tile_size, y, ceil_div(count, kStep), add);
+            else
+              MatrixUnit::multiply<1>(panel, ahead, x, 0, y, ceil_div(count, kStep), add);
+          });
+        }
+      }
+      for (int t = 0; t < tiles; ++t)
+        finish(i, least(kPanel, rows - i), t * kTile, least(kTile, columns - t * kTile),
+               sums + t * kSums, epilogue);
+    }
+    MatrixUnit::close();
+  }
+
+ private:
+  // out[step][pair][token] := the elements of `count` tokens from `first` on; zeros beyond.
+  template <class Column>
+  static void stage(int first, int count, int depth, Column column, bf16* out) {
+    const bf16* rows[kTile] = {};
+    for (int c = 0; c < count; ++c) rows[c] = column(first + c);
+    for (int k = 0; k < depth; k += kStep, out += kStep * kTile) {
+      const __mmask32 mask = depth - k < kStep ? (1u << (depth - k)) - 1 : ~0u;
+      __m512i x[kTile];
+      for (int c = 0; c < kTile; ++c)
+        x[c] = rows[c] ? _mm512_maskz_loadu_epi16(mask, rows[c] + k) : _mm512_setzero_si512();
+      transpose(x);
+      for (int pair = 0; pair < kTile; ++pair) _mm512_store_si512(out + pair * 32, x[pair]);
+    }
+  }
+
+  template <class Epilogue>
+  static void finish(int channel, int channels, int token, int tokens, const float* sums,
+                     Epilogue epilogue) {
+    for (int i = 0; i < channels; i += kEpilogueRows) {
+      const float* even = sums + i / 2 * kTile;
+      const float* odd = even + kSums / 2;
+      const __m512 a = _mm512_load_ps(even), b = _mm512_load_ps(odd);
+      const __m512 c = _mm512_load_ps(even + kTile), d = _mm512_load_ps(odd + kTile);
+      const __m512 ab[] = {_mm512_unpacklo_ps(a, b), _mm512_unpackhi_ps(a, b)};
+      const __m512 cd[] = {_mm512_unpacklo_ps(c, d), _mm512_unpackhi_ps(c, d)};
+      __m512 y[4];  // y[j] has tokens j, j + 4, ...
+      for (int j = 0; j < 2; ++j) {
+        y[2 * j] = _mm512_shuffle_ps(ab[j], cd[j], 0x44);
+        y[2 * j + 1] = _mm512_shuffle_ps(ab[j], cd[j], 0xee);
+      }
+      alignas(64) four out[kTile];
+      for (int j = 0; j < 4; ++j) {
+        out[j] = (four)_mm512_extractf32x4_ps(y[j], 0);
+        out[4 + j] = (four)_mm512_extractf32x4_ps(y[j], 1);
+        out[8 + j] = (four)_mm512_extractf32x4_ps(y[j], 2);
+        out[12 + j] = (four)_mm512_extractf32x4_ps(y[j], 3);
+      }
+      for (int t = 0; t < tokens; ++t) epilogue(channel + i, token + t, out[t]);
+    }
+  }
+
+  Weights weights_;
+  std::vector<float> memory_;
+};
+
+}  // namespace blockdraft::cpu
+#endif
