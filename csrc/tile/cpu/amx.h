@@ -41,70 +41,94 @@ class MatrixUnit {
   static constexpr int kStep = 32;              // elements
   static constexpr int kPanel = 2 * kTile;      // channels
   static constexpr int kSums = kPanel * kTile;  // of a panel and a tile of tokens
+  static constexpr int kTiles = 3;              // of tokens at once, by the number of registers
+
+  // Registers: sums 0 to 5, weights 6, tokens 7.
+  static constexpr int kWeights = 6;
 
 #define BLOCKDRAFT_AMX __attribute__((noinline, target("amx-tile,amx-bf16")))
-  BLOCKDRAFT_AMX static void open() {
+  // For tiles of so many tokens.
+  BLOCKDRAFT_AMX static void open(int tokens) {
     struct alignas(64) {
       uint8_t palette = 1, start = 0, reserved[14] = {};
-      uint16_t bytes[16] = {64, 64, 64, 64, 64, 64, 64, 64};
+      uint16_t bytes[16] = {};
       uint8_t rows[16] = {16, 16, 16, 16, 16, 16, 16, 16};
     } config;
+    for (int i = 0; i < 8; ++i) config.bytes[i] = 4 * (i == kWeights ? kTile : tokens);
     asm volatile("" : : "r"(&config) : "memory");  // gcc's intrinsics do not say what they read
     _tile_loadconfig(&config);
   }
   BLOCKDRAFT_AMX static void close() { _tile_release(); }
 
-  // sums[half][channel][token] (+)= the panel times one tile of tokens, or two, over `steps` steps.
-  // The lines of the panel ahead are fetched meanwhile.
-  template <int kTiles>
-  BLOCKDRAFT_AMX static void multiply(Panel panel, Panel ahead, const bf16* tokens,
-                                      int64_t next_tokens, float* sums, int steps, bool add) {
+  // sums[tile][half][channel][token] (+)= a panel times kTiles tiles of tokens, of `row` bytes a row
+  // and each `next_tile` elements after the other, over the depth from `start` to `end`; weights.step(k) has 32 elements
+  // of the panel. Of its halves, the second takes the tiles backwards: it finds the last one in its
+  // register.
+  template <int kTiles, class Weights>
+  BLOCKDRAFT_AMX static void multiply(Weights& weights, int start, int end, const bf16* tokens,
+                                      int64_t row, int64_t next_tile, float* sums, bool add) {
     asm volatile("" : : : "memory");
     if (add) {
       _tile_loadd(0, sums, 64);
       _tile_loadd(1, sums + kSums / 2, 64);
       if constexpr (kTiles > 1) {
         _tile_loadd(2, sums + kSums, 64);
-        _tile_loadd(3, sums + kSums / 2 * 3, 64);
+        _tile_loadd(3, sums + kSums + kSums / 2, 64);
+      }
+      if constexpr (kTiles > 2) {
+        _tile_loadd(4, sums + 2 * kSums, 64);
+        _tile_loadd(5, sums + 2 * kSums + kSums / 2, 64);
       }
     } else {
       _tile_zero(0);
       _tile_zero(1);
-      if constexpr (kTiles > 1) {
-        _tile_zero(2);
-        _tile_zero(3);
-      }
+      _tile_zero(2);
+      _tile_zero(3);
+      _tile_zero(4);
+      _tile_zero(5);
     }
-    for (; steps > 0; --steps, tokens += kStep * kTile) {
-      _tile_loadd(4, panel.even, panel.stride * 2);
-      _tile_loadd(6, tokens, 64);
-      _tile_dpbf16ps(0, 4, 6);
-      _tile_loadd(5, panel.odd, panel.stride * 2);
-      _tile_dpbf16ps(1, 5, 6);
+    for (int k = start; k < end; k += kStep) {
+      const Panel panel = weights.step(k);
+      asm volatile("" : : : "memory");
+      _tile_loadd(6, panel.even, panel.stride * 2);
+      _tile_loadd(7, tokens, row);
+      _tile_dpbf16ps(0, 6, 7);
       if constexpr (kTiles > 1) {
-        _tile_loadd(7, tokens + next_tokens, 64);
-        _tile_dpbf16ps(2, 4, 7);
-        _tile_dpbf16ps(3, 5, 7);
+        _tile_loadd(7, tokens + next_tile, row);
+        _tile_dpbf16ps(2, 6, 7);
       }
-      panel.even += kStep;
-      panel.odd += kStep;
-      if (!ahead.even) continue;
-      for (int i = 0; i < kTile; ++i) {
-        __builtin_prefetch(ahead.even + i * ahead.stride, 0, 2);
-        __builtin_prefetch(ahead.odd + i * ahead.stride, 0, 2);
+      if constexpr (kTiles > 2) {
+        _tile_loadd(7, tokens + 2 * next_tile, row);
+        _tile_dpbf16ps(4, 6, 7);
       }
-      ahead.even += kStep;
-      ahead.odd += kStep;
+      _tile_loadd(6, panel.odd, panel.stride * 2);
+      if constexpr (kTiles > 2) {
+        _tile_dpbf16ps(5, 6, 7);
+        _tile_loadd(7, tokens + next_tile, row);
+      }
+      if constexpr (kTiles > 1) {
+        _tile_dpbf16ps(3, 6, 7);
+        _tile_loadd(7, tokens, row);
+      }
+      _tile_dpbf16ps(1, 6, 7);
+      tokens += row / 2 * kTile;
     }
     _tile_stored(0, sums, 64);
     _tile_stored(1, sums + kSums / 2, 64);
     if constexpr (kTiles > 1) {
       _tile_stored(2, sums + kSums, 64);
-      _tile_stored(3, sums + kSums / 2 * 3, 64);
+      _tile_stored(3, sums + kSums + kSums / 2, 64);
+    }
+    if constexpr (kTiles > 2) {
+      _tile_stored(4, sums + 2 * kSums, 64);
+      _tile_stored(5, sums + 2 * kSums + kSums / 2, 64);
     }
   }
 #undef BLOCKDRAFT_AMX
 };
+
+// The first `count` bits.
+inline uint32_t bits_below(int count) { return count < 32 ? (1u << count) - 1 : ~0u; }
 
 // 16 rows of 16 pairs become columns.
 inline void transpose(__m512i (&x)[16]) {
@@ -142,53 +166,59 @@ class MatrixGemm {
   static constexpr int kPanel = MatrixUnit::kPanel, kSums = MatrixUnit::kSums;
 
  public:
-  // Of at most `kMostColumns` columns.
-  template <int kMostColumns, class Weight, class Column, class Epilogue>
+  template <class Weight, class Column, class Epilogue>
   void multiply(int rows, int columns, int depth, Weight weight, Column column, Epilogue epilogue) {
-    const int steps = ceil_div(depth, kStep), tiles = ceil_div(columns, kTile);
-    const int64_t tile_size = int64_t(steps) * kStep * kTile;
+    constexpr int kTiles = MatrixUnit::kTiles;
+    const int tiles = ceil_div(columns, kTile), tile = ceil_div(columns, tiles);
+    const int64_t tile_size = int64_t(ceil_div(depth, kStep)) * kStep * tile;
     bf16* tokens = reinterpret_cast<bf16*>(aligned(memory_, tiles * tile_size / 2));
     for (int t = 0; t < tiles; ++t)
-      stage(t * kTile, least(kTile, columns - t * kTile), depth, column, tokens + t * tile_size);
-    alignas(64) float sums[ceil_div(kMostColumns, kTile) * kSums];
-    MatrixUnit::open();
+      stage(t * tile, tile, columns, depth, column, tokens + t * tile_size);
+    MatrixUnit::open(tile);
     for (int i = 0; i < rows; i += kPanel) {
-      const int part = Weights::kDepth ? Weights::kDepth : depth;
-      for (int k = 0; k < depth; k += part) {
-        const int count = least(part, depth - k);
-        const Panel panel = weights_.panel(weight, i, rows, k, count);
-        for (int t = 0; t < tiles; t += 2) {
-          const Panel ahead = t ? Panel() : weights_.ahead(weight, i + kPanel, rows);
-          const bf16* x = tokens + t * tile_size + k * kTile;
-          float* out = sums + t * kSums;
-          weights_.add(panel, out, least(2, tiles - t) * kSums, k > 0, [&](float* y, bool add) {
-            if (t + 1 < tiles)
-              MatrixUnit::multiply<2>(panel, ahead, x, tile_size, y, ceil_div(count, kStep), add);
-            else
-              MatrixUnit::multiply<1>(panel, ahead, x, 0, y, ceil_div(count, kStep), add);
-          });
+      weights_.open(weight, i, rows, depth);
+      for (int t = 0; t < tiles; t += kTiles) {
+        const int width = least(kTiles, tiles - t);
+        alignas(64) float sums[kTiles * kSums];
+        weights_.add(depth, sums, width * kSums, [&](int k, int end, float* out, bool add) {
+          const bf16* x = tokens + t * tile_size + k * tile;
+          if (width == 1)
+            MatrixUnit::multiply<1>(weights_, k, end, x, tile * 4, tile_size, out, add);
+          if (width == 2)
+            MatrixUnit::multiply<2>(weights_, k, end, x, tile * 4, tile_size, out, add);
+          if (width == 3)
+            MatrixUnit::multiply<3>(weights_, k, end, x, tile * 4, tile_size, out, add);
+        });
+        for (int u = 0; u < width; ++u) {
+          const int first = (t + u) * tile;
+          finish(i, least(kPanel, rows - i), first, least(tile, columns - first), sums + u * kSums,
+                 epilogue);
         }
       }
-      for (int t = 0; t < tiles; ++t)
-        finish(i, least(kPanel, rows - i), t * kTile, least(kTile, columns - t * kTile),
-               sums + t * kSums, epilogue);
     }
     MatrixUnit::close();
   }
 
  private:
-  // out[step][pair][token] := the elements of `count` tokens from `first` on; zeros beyond.
+  // out[step][pair][token] := the elements of `tile` tokens from `first` on; zeros beyond.
   template <class Column>
-  static void stage(int first, int count, int depth, Column column, bf16* out) {
+  static void stage(int first, int tile, int columns, int depth, Column column, bf16* out) {
     const bf16* rows[kTile] = {};
-    for (int c = 0; c < count; ++c) rows[c] = column(first + c);
-    for (int k = 0; k < depth; k += kStep, out += kStep * kTile) {
-      const __mmask32 mask = depth - k < kStep ? (1u << (depth - k)) - 1 : ~0u;
+    for (int c = 0; c < least(tile, columns - first); ++c) rows[c] = column(first + c);
+    for (int k = 0; k < depth; k += kStep) {
+      const __mmask32 mask = bits_below(depth - k);
+      if (tile == 1) {
+        const __m512i x = rows[0] ? _mm512_maskz_loadu_epi16(mask, rows[0] + k) : __m512i();
+        _mm512_storeu_si512(out, x);
+        out += kStep;
+        continue;
+      }
       __m512i x[kTile];
       for (int c = 0; c < kTile; ++c)
-        x[c] = rows[c] ? _mm512_maskz_loadu_epi16(mask, rows[c] + k) : _mm512_setzero_si512();
+        x[c] = rows[c] ? _mm512_maskz_loadu_epi16(mask, rows[c] + k) : __m512i();
       transpose(x);
-      for (int pair = 0; pair < kTile; ++pair) _mm512_store_si512(out + pair * 32, x[pair]);
+      for (int pair = 0; pair < kTile; ++pair, out += 2 * tile)
+        _mm512_mask_storeu_epi32(out, (1 << tile) - 1, x[pair]);
     }
   }
 
@@ -214,7 +244,10 @@ class MatrixGemm {
         out[8 + j] = (four)_mm512_extractf32x4_ps(y[j], 2);
         out[12 + j] = (four)_mm512_extractf32x4_ps(y[j], 3);
       }
-      for (int t = 0; t < tokens; ++t) epilogue(channel + i, token + t, out[t]);
+      for (int t = 0; t < tokens; ++t) {
+        for (int j = channels - i; j < kEpilogueRows; ++j) out[t][j] = 0;
+        epilogue(channel + i, token + t, out[t]);
+      }
     }
   }
 

@@ -25,7 +25,12 @@ class Gemm : public Group {
   static constexpr int kStaged = 1 << 17;         // numbers of tokens that stay in the L2
 
  public:
-  static constexpr int kRows = 256, kGroupColumns = 48;
+  static constexpr int kRows = 256;
+#ifdef __AVX512F__
+  static constexpr int kGroupColumns = std::is_same_v<W, bf16> ? 64 : 48;  // tiles of 16, if any
+#else
+  static constexpr int kGroupColumns = 48;
+#endif
 
   template <class Weight, class Column, class Epilogue>
   void multiply(int rows, int columns, int depth, Weight weight, Column column, Epilogue epilogue) {
@@ -33,9 +38,7 @@ class Gemm : public Group {
     if constexpr (std::is_same_v<T, bf16> && std::is_convertible_v<decltype(column(0)), const T*>) {
       bool fits = has_matrix_unit();
       if constexpr (Format<W>::kScaled) fits = fits && MatrixWeights::fits(weight, rows, depth);
-      if (fits)
-        return matrix_.template multiply<kGroupColumns>(rows, columns, depth, weight, column,
-                                                        epilogue);
+      if (fits) return matrix_.multiply(rows, columns, depth, weight, column, epilogue);
     }
 #endif
     // of weights that are moved to the place of a float's fields
