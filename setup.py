@@ -54,6 +54,8 @@ def probe(suffix: str, flags: list[str]) -> Extension:
     return Extension(
         f"blockdraft._probe{suffix}",
         ["csrc/probe/probe.cpp"],
+        include_dirs=[os.path.abspath("csrc")],
+        depends=["csrc/base/matrix_unit.h"],
         define_macros=[("BLOCKDRAFT_MODULE", f"_probe{suffix}"), LIMITED],
         extra_compile_args=["-std=c++17", "-fvisibility=hidden", *flags, "-pthread"],
         extra_link_args=["-pthread"],

@@ -1,5 +1,5 @@
 // Measures the ceilings of this CPU with 1..n threads: DRAM read bandwidth and the rates of fp32
-// multiply-adds, bf16 dot products and fp32 exponentials. Each probe runs all threads for about
+// multiply-adds, bf16 products and fp32 exponentials. Each probe runs all threads for about
 // `seconds` and divides their work by the time from the first start to the last stop.
 #include <Python.h>
 
@@ -20,6 +20,8 @@
 #include <string>
 #include <thread>
 #include <vector>
+
+#include "base/matrix_unit.h"
 
 namespace {
 
@@ -124,10 +126,49 @@ __attribute__((target("avx512bf16"))) double dot_steps() {
   for (auto& x : acc) asm volatile("" : "+v"(x));
   return 4.0 * kLanes * 12 * steps;
 }
+
+// As the fastest kernels do: of two tiles of weights by three of tokens, which are in the L1.
+__attribute__((target("amx-tile,amx-bf16"))) double tile_steps() {
+  constexpr int steps = 1 << 12;
+  struct alignas(64) {
+    uint8_t palette = 1, start = 0, reserved[14] = {};
+    uint16_t bytes[16] = {64, 64, 64, 64, 64, 64, 64, 64};
+    uint8_t rows[16] = {16, 16, 16, 16, 16, 16, 16, 16};
+  } config;
+  alignas(64) uint16_t operands[5][512];
+  std::memset(operands, 0x3c, sizeof operands);
+  asm volatile("" : : "r"(&config), "r"(operands) : "memory");
+  _tile_loadconfig(&config);
+  _tile_zero(0);
+  _tile_zero(1);
+  _tile_zero(2);
+  _tile_zero(3);
+  _tile_zero(4);
+  _tile_zero(5);
+  for (int i = 0; i < steps; ++i) {
+    _tile_loadd(6, operands[0], 64);
+    _tile_loadd(7, operands[2], 64);
+    _tile_dpbf16ps(0, 6, 7);
+    _tile_loadd(7, operands[3], 64);
+    _tile_dpbf16ps(2, 6, 7);
+    _tile_loadd(7, operands[4], 64);
+    _tile_dpbf16ps(4, 6, 7);
+    _tile_loadd(6, operands[1], 64);
+    _tile_dpbf16ps(5, 6, 7);
+    _tile_loadd(7, operands[3], 64);
+    _tile_dpbf16ps(3, 6, 7);
+    _tile_loadd(7, operands[2], 64);
+    _tile_dpbf16ps(1, 6, 7);
+  }
+  _tile_release();
+  return 2.0 * 6 * 16 * 16 * 32 * steps;
+}
 #endif
 
 double dot_peak(int threads, double seconds) {
 #ifdef __AVX512F__
+  if (blockdraft::has_matrix_unit())
+    return rate(threads, seconds, [](int) { return tile_steps(); });
   if (__builtin_cpu_supports("avx512bf16"))
     return rate(threads, seconds, [](int) { return dot_steps(); });
 #endif
@@ -240,8 +281,8 @@ PyMethodDef methods[] = {
     method("fma_peak", call_rate<fma_peak>, kNamed,
            "(threads, seconds=0.5): fp32 operations per second (a multiply-add counts two)."),
     method("dot_peak", call_rate<dot_peak>, kNamed,
-           "(threads, seconds=0.5): operations per second of dot products of bf16; 0 if this CPU "
-           "has none."),
+           "(threads, seconds=0.5): operations per second of bf16 products, of the matrix unit or "
+           "else of dot products; 0 if this CPU has neither."),
     method("exp_peak", call_rate<exp_peak>, kNamed,
            "(threads, seconds=0.5): fp32 exponentials per second."),
     method("has_avx512", call_has_avx512, METH_NOARGS,

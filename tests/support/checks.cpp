@@ -34,12 +34,14 @@ template <class T, class X, class Body>
 void with_tile(int target, int columns, int head_dim, uint64_t seed, int dropped, Body body) {
   auto run = [&](auto& tile, int64_t) { body(tile); };
   if (target == 0)
-    cpu::with_tile_type<T, X>([&](auto type) {
-      using Tile = typename decltype(type)::type;
-      std::vector<float> memory(Tile::floats(columns, head_dim), NAN);
-      Tile tile(memory.data(), head_dim);
-      body(tile);
-    });
+    cpu::with_tile_type<T, X>(
+        [&](auto type) {
+          using Tile = typename decltype(type)::type;
+          std::vector<float> memory(Tile::floats(columns, head_dim), NAN);
+          Tile tile(memory.data(), head_dim);
+          body(tile);
+        },
+        head_dim);
   if (target == 1) on_sim<sim::Tile<T, X, 2>>(1, head_dim, seed, dropped, run);
   if (target == 2) on_sim<sim::Tile<T, X, 1>>(1, head_dim, seed, dropped, run);
 }

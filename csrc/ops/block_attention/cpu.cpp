@@ -85,7 +85,7 @@ void launch(const AttentionParams<T>& p, const Parallel& parallel) {
         merge(p, grid, items, parallel);
     });
   };
-  cpu::with_tile_type<T, AttentionColumn>(run, p.cache_format != CacheFormat::kPlain);
+  cpu::with_tile_type<T, AttentionColumn>(run, p.head_dim, p.cache_format != CacheFormat::kPlain);
 }
 
 template void launch(const AttentionParams<float>&, const Parallel&);

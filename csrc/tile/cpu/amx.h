@@ -6,31 +6,16 @@
 #pragma once
 
 #ifdef __AVX512F__
-#include <cpuid.h>
-#include <sys/syscall.h>
-#include <unistd.h>
-
 #include <algorithm>
 #include <vector>
 
+#include "base/matrix_unit.h"
 #include "tile/cpu/group.h"
 #include "tile/gemm.h"
 
 namespace blockdraft::cpu {
 
-// Whether this CPU has the unit and the kernel lets this process use it.
-inline bool has_matrix_unit() {
-  static const bool found = [] {
-    unsigned a, b, c, d;
-    constexpr unsigned kTiles = 1u << 24, kProducts = 1u << 22;
-    if (!__get_cpuid_count(7, 0, &a, &b, &c, &d) || (~d & (kTiles | kProducts))) return false;
-    constexpr int kRequest = 0x1023, kTileData = 18;  // ARCH_REQ_XCOMP_PERM
-    return syscall(SYS_arch_prctl, kRequest, kTileData) == 0;
-  }();
-  return found;
-}
-
-struct Panel {
+struct WeightPanel {
   const bf16 *even, *odd;
   int64_t stride;  // of a half's rows, in elements
 };
@@ -88,7 +73,7 @@ class MatrixUnit {
       _tile_zero(5);
     }
     for (int k = start; k < end; k += kStep) {
-      const Panel panel = weights.step(k);
+      const WeightPanel panel = weights.step(k);
       asm volatile("" : : : "memory");
       _tile_loadd(6, panel.even, panel.stride * 2);
       _tile_loadd(7, tokens, row);

@@ -22,7 +22,7 @@ class PanelRing {
  public:
   // The step at k, after those before it; of_step(k)(j) -> 32 elements of channel j.
   template <class Make>
-  __attribute__((always_inline)) Panel at(int k, int depth, Make of_step) {
+  __attribute__((always_inline)) WeightPanel at(int k, int depth, Make of_step) {
     for (int next = k ? k + kAhead * kStep : 0; next <= k + kAhead * kStep && next < depth;
          next += kStep) {
       bf16* panel = memory_[next / kStep % kSteps];
@@ -53,7 +53,7 @@ class PlainPanels {
     even_ = depth % MatrixUnit::kStep == 0;
     for (int j = 2; j < kPanel; ++j) even_ &= rows_[j] - rows_[j - 2] == stride_;
   }
-  __attribute__((always_inline)) Panel step(int k) {
+  __attribute__((always_inline)) WeightPanel step(int k) {
     if (even_) return {rows_[0] + k, rows_[1] + k, stride_};
     return ring_.at(k, depth_, [this](int next) {
       return [this, next, mask = __mmask32(bits_below(depth_ - next))](int j) {
@@ -184,7 +184,7 @@ class ScaledPanels {
         WideDecoder<W>::exponents(row.scales, steps_, exponents_.data() + j * steps_);
     }
   }
-  __attribute__((always_inline)) Panel step(int k) {
+  __attribute__((always_inline)) WeightPanel step(int k) {
     fetch();
     return ring_.at(k, depth_, [this](int next) {
       const auto decode = decoder_.of_step(depth_ - next);

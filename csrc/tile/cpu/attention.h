@@ -1,11 +1,12 @@
 // The attention tile of a CPU: one wave. Its operands are staged in the order in which the products
-// read them, in fp32, or in bf16 if the CPU has bf16 dot products.
+// read them, in fp32, or in bf16 if the CPU has a matrix unit or bf16 dot products.
 #pragma once
 
 #include <cmath>
 #include <vector>
 
 #include "tile/attention.h"
+#include "tile/cpu/amx.h"
 #include "tile/cpu/group.h"
 #include "tile/cpu/micro.h"
 
@@ -28,16 +29,22 @@ struct Columns {
 // What rows of a cache hold instead of a tile's own elements; kNumbers: codes, none of them NaN.
 enum class Codes { kNone, kFn, kFnuz, kNumbers };
 
-// kDots: bf16 operands, as on a GPU; requires has_dots().
-template <class T, class X, bool kDots = false>
+// How a tile multiplies: fp32; bf16 as on a GPU, by dot products (if has_dots()) or by the matrix
+// unit (if has_matrix_unit() and 32 divides the head dim).
+enum class Products { kFloat, kDots, kMatrix };
+
+template <class T, class X, Products kProducts = Products::kFloat>
 class Tile : public Group {
+  static constexpr bool kMatrix = kProducts == Products::kMatrix;
+  static constexpr bool kPairs = kProducts != Products::kFloat;  // of bf16
+
  public:
   static constexpr int kKeys = 192, kBuffers = 1, kStreams = 1;
   // Floats. With a power of two between rows, a column of values would map to few cache sets.
   static constexpr int kValuePad = 16;
   // 136 rows in a GQA group of 4: their operands stay in the L2.
   static constexpr int kGroupColumns = 544;
-  static constexpr bool kReadsCodes = !kDots;
+  static constexpr bool kReadsCodes = !kPairs;
 
   struct Panel : Columns<X, kColumns> {
     float* queries;  // [head_dim][kColumns], scaled; or pairs [head_dim / 2][kColumns], not scaled
@@ -108,9 +115,12 @@ class Tile : public Group {
 
   void deposit(int n) {
     staged_ = n;
-    if constexpr (kDots) {
+    if constexpr (kPairs) {
       stage_keys();
-      stage_values();
+      if constexpr (kMatrix)
+        this->transpose_values();
+      else
+        stage_values();
     } else {
       stage(keys_, head_dim_, key_rows_, key_scales_);
       stage(values_, head_dim_ + kValuePad, value_rows_, value_scales_);
@@ -122,12 +132,16 @@ class Tile : public Group {
     fetched_ = due_ = 0;
     pace_ = float(loaded_) /
             (int(panels_.size()) * (staged_ / kBlockRows + head_dim_ / kBlockRows + 2));
+    begin_products();
     for (Panel& panel : panels_) f(panel);
+    end_products();
     fetch(loaded_);
   }
 
   void scores(const Panel& panel) {
-    if constexpr (kDots)
+    if constexpr (kMatrix)
+      this->multiply(keys_, head_dim_, staged_, head_dim_, panel.queries, scores_, scale_);
+    else if constexpr (kPairs)
       dot_product<false>(pairs(keys_), head_dim_ / 2, 1, pairs(panel.queries), scores_, staged_,
                          head_dim_ / 2, scale_, [&] { fetch_some(); });
     else
@@ -147,7 +161,11 @@ class Tile : public Group {
   void absorb(Panel& panel) {
     for (int part = 0; part < kColumns; part += kWide) weigh(panel, part);
     const int n = staged_, dim = head_dim_;
-    if constexpr (kDots)
+    if constexpr (kMatrix) {
+      const int pairs = ceil_div(n, 2), padded = ceil_div(n, 32) * 16;
+      std::fill(scores_ + pairs * kColumns, scores_ + padded * kColumns, 0.0f);
+      this->multiply(values_, kKeys, dim, n, scores_, panel.output);
+    } else if constexpr (kPairs)
       dot_product<true>(pairs(values_), 1, dim + kValuePad, pairs(scores_), panel.output, dim,
                         ceil_div(n, 2), 1.0f, [&] { fetch_some(); });
     else
@@ -223,13 +241,13 @@ class Tile : public Group {
     }
   }
 
-  static constexpr int kBlockRows = kDots ? 12 : 6;
+  static constexpr int kBlockRows = kMatrix ? 32 : kPairs ? 12 : 6;
   static const Pair* pairs(const float* p) { return reinterpret_cast<const Pair*>(p); }
 
-  // Stores the weights of keys i and i + 1 in place of their scores or, with kDots, as a bf16 pair
+  // Stores the weights of keys i and i + 1 in place of their scores or, with kPairs, as a bf16 pair
   // in row i / 2.
   static void keep(float* column, int i, wide p, wide q) {
-    if constexpr (kDots) {
+    if constexpr (kPairs) {
       const uwide pair = (((uwide)p + 0x8000u) >> 16) | (((uwide)q + 0x8000u) & 0xffff0000u);
       store_wide(column + i / 2 * kColumns, (wide)pair);
     } else {
@@ -237,6 +255,61 @@ class Tile : public Group {
       store_wide(column + (i + 1) * kColumns, q);
     }
   }
+
+#ifdef __AVX512F__
+  static void begin_products() {
+    if constexpr (kMatrix) MatrixUnit::open(kColumns);
+  }
+  static void end_products() {
+    if constexpr (kMatrix) MatrixUnit::close();
+  }
+  // out[rows][kColumns] := a[rows][depth] b[depth][kColumns] times `factor`; added if that is 0.
+  // Rows up to the next multiple of 32 are written, too.
+  void multiply(const float* a, int stride, int rows, int depth, const float* b, float* out,
+                float factor = 0) {
+    struct {
+      WeightPanel panel;
+      WeightPanel step(int k) const { return {panel.even + k, panel.odd + k, panel.stride}; }
+    } part;
+    for (int i = 0; i < rows; i += MatrixUnit::kPanel) {
+      const bf16* first = reinterpret_cast<const bf16*>(a) + int64_t(i) * stride;
+      part.panel = {first, first + int64_t(MatrixUnit::kTile) * stride, stride};
+      float* y = out + i * kColumns;
+      MatrixUnit::multiply<1>(part, 0, depth, reinterpret_cast<const bf16*>(b), 4 * kColumns, 0, y,
+                              factor == 0);
+      for (int j = 0; factor != 0 && j < MatrixUnit::kPanel; ++j)
+        store_wide(y + j * kColumns, load_wide(y + j * kColumns) * factor);
+      fetch_some();
+    }
+  }
+
+  // [dim][key], zeros beyond the last key up to a multiple of 32.
+  void transpose_values() {
+    bf16* out = reinterpret_cast<bf16*>(values_);
+    for (int i = 0; i < staged_; i += 32)
+      for (int d = 0; d < head_dim_; d += 16) {
+        __m512i x[16];
+        for (int j = 0; j < 16; ++j) {
+          auto row = [&](int key) {
+            return key < staged_ ? _mm512_cvtepu16_epi32(_mm256_loadu_si256(
+                                       reinterpret_cast<const __m256i*>(value_rows_[key] + d)))
+                                 : __m512i();
+          };
+          const int key = i + 2 * j;
+          if (d == 0 && key + 13 < staged_) {
+            prefetch<3>(value_rows_[key + 12]);
+            prefetch<3>(value_rows_[key + 13]);
+          }
+          x[j] = _mm512_or_si512(row(key), _mm512_slli_epi32(row(key + 1), 16));
+        }
+        transpose(x);
+        for (int j = 0; j < 16; ++j) _mm512_storeu_si512(out + int64_t(d + j) * kKeys + i, x[j]);
+      }
+  }
+#else
+  static void begin_products() {}
+  static void end_products() {}
+#endif
 
   void stage_keys() const {
     for (int i = 0; i < staged_; ++i) {
@@ -277,7 +350,7 @@ class Tile : public Group {
   }
 
   void stage_query(const Panel& panel, int c, const T* src) const {
-    if constexpr (kDots) {
+    if constexpr (kPairs) {
       for (int d = 0; d < head_dim_; d += 2) {
         float& pair = panel.queries[d / 2 * kColumns + c];
         if (src)
@@ -323,10 +396,13 @@ static_assert(AttentionTarget<Tile<float, int>, float, int>);
 // Calls f(std::type_identity<Tile>()) with the fastest tile of this CPU. `codes`: one that reads
 // them.
 template <class T, class X, class F>
-void with_tile_type(F f, [[maybe_unused]] bool codes = false) {
+void with_tile_type(F f, [[maybe_unused]] int head_dim, [[maybe_unused]] bool codes = false) {
 #ifdef __AVX512F__
-  if constexpr (std::is_same_v<T, bf16>)
-    if (has_dots() && !codes) return f(std::type_identity<Tile<T, X, true>>());
+  if constexpr (std::is_same_v<T, bf16>) {
+    if (has_matrix_unit() && !codes && head_dim % 32 == 0)
+      return f(std::type_identity<Tile<T, X, Products::kMatrix>>());
+    if (has_dots() && !codes) return f(std::type_identity<Tile<T, X, Products::kDots>>());
+  }
 #endif
   f(std::type_identity<Tile<T, X>>());
 }
