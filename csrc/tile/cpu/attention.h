@@ -6,7 +6,7 @@
 #include <vector>
 
 #include "tile/attention.h"
-#include "tile/cpu/amx.h"
+#include "tile/cpu/amx_weights.h"
 #include "tile/cpu/group.h"
 #include "tile/cpu/micro.h"
 
@@ -44,7 +44,7 @@ class Tile : public Group {
   static constexpr int kValuePad = 16;
   // 136 rows in a GQA group of 4: their operands stay in the L2.
   static constexpr int kGroupColumns = 544;
-  static constexpr bool kReadsCodes = !kPairs;
+  static constexpr bool kReadsCodes = kProducts != Products::kDots;
 
   struct Panel : Columns<X, kColumns> {
     float* queries;  // [head_dim][kColumns], scaled; or pairs [head_dim / 2][kColumns], not scaled
@@ -111,16 +111,22 @@ class Tile : public Group {
       key_scales_[i] = *k.scale;
       value_scales_[i] = *v.scale;
     }
+    if (n % 2) value_scales_[n] = 0;  // of no key
   }
 
   void deposit(int n) {
     staged_ = n;
-    if constexpr (kPairs) {
-      stage_keys();
-      if constexpr (kMatrix)
-        this->transpose_values();
+    if constexpr (kMatrix) {
+      if (codes_ == Codes::kFn)
+        this->decode(std::type_identity<e4m3fn>());
+      else if (codes_ == Codes::kFnuz)
+        this->decode(std::type_identity<e4m3fnuz>());
       else
-        stage_values();
+        stage_keys();
+      this->transpose_values();
+    } else if constexpr (kPairs) {
+      stage_keys();
+      stage_values();
     } else {
       stage(keys_, head_dim_, key_rows_, key_scales_);
       stage(values_, head_dim_ + kValuePad, value_rows_, value_scales_);
@@ -139,9 +145,14 @@ class Tile : public Group {
   }
 
   void scores(const Panel& panel) {
-    if constexpr (kMatrix)
-      this->multiply(keys_, head_dim_, staged_, head_dim_, panel.queries, scores_, scale_);
-    else if constexpr (kPairs)
+    if constexpr (kMatrix) {
+      this->multiply(keys_, head_dim_, staged_, head_dim_, panel.queries, scores_, false);
+      for (int i = 0; i < staged_; ++i) {
+        const float scale = coded() ? scale_ * key_scales_[i] : scale_;
+        float* row = scores_ + i * kColumns;
+        for (int c = 0; c < kColumns; c += kWide) store_wide(row + c, load_wide(row + c) * scale);
+      }
+    } else if constexpr (kPairs)
       dot_product<false>(pairs(keys_), head_dim_ / 2, 1, pairs(panel.queries), scores_, staged_,
                          head_dim_ / 2, scale_, [&] { fetch_some(); });
     else
@@ -164,7 +175,7 @@ class Tile : public Group {
     if constexpr (kMatrix) {
       const int pairs = ceil_div(n, 2), padded = ceil_div(n, 32) * 16;
       std::fill(scores_ + pairs * kColumns, scores_ + padded * kColumns, 0.0f);
-      this->multiply(values_, kKeys, dim, n, scores_, panel.output);
+      this->multiply(values_, kKeys, dim, n, scores_, panel.output, true);
     } else if constexpr (kPairs)
       dot_product<true>(pairs(values_), 1, dim + kValuePad, pairs(scores_), panel.output, dim,
                         ceil_div(n, 2), 1.0f, [&] { fetch_some(); });
@@ -197,6 +208,8 @@ class Tile : public Group {
   }
 
  private:
+  bool coded() const { return kMatrix && codes_ != Codes::kNone; }
+
   // Turns the scores of kWide columns from `part` on into softmax weights, updates the maxima and
   // sums of the columns and rescales their outputs.
   void weigh(Panel& panel, int part) {
@@ -246,8 +259,12 @@ class Tile : public Group {
 
   // Stores the weights of keys i and i + 1 in place of their scores or, with kPairs, as a bf16 pair
   // in row i / 2.
-  static void keep(float* column, int i, wide p, wide q) {
+  void keep(float* column, int i, wide p, wide q) const {
     if constexpr (kPairs) {
+      if (coded()) {
+        p *= value_scales_[i];
+        q *= value_scales_[i + 1];
+      }
       const uwide pair = (((uwide)p + 0x8000u) >> 16) | (((uwide)q + 0x8000u) & 0xffff0000u);
       store_wide(column + i / 2 * kColumns, (wide)pair);
     } else {
@@ -263,10 +280,10 @@ class Tile : public Group {
   static void end_products() {
     if constexpr (kMatrix) MatrixUnit::close();
   }
-  // out[rows][kColumns] := a[rows][depth] b[depth][kColumns] times `factor`; added if that is 0.
-  // Rows up to the next multiple of 32 are written, too.
+  // out[rows][kColumns] (+)= a[rows][depth] b[depth][kColumns]. Rows up to the next multiple of 32
+  // are written, too.
   void multiply(const float* a, int stride, int rows, int depth, const float* b, float* out,
-                float factor = 0) {
+                bool add) {
     struct {
       WeightPanel panel;
       WeightPanel step(int k) const { return {panel.even + k, panel.odd + k, panel.stride}; }
@@ -274,12 +291,32 @@ class Tile : public Group {
     for (int i = 0; i < rows; i += MatrixUnit::kPanel) {
       const bf16* first = reinterpret_cast<const bf16*>(a) + int64_t(i) * stride;
       part.panel = {first, first + int64_t(MatrixUnit::kTile) * stride, stride};
-      float* y = out + i * kColumns;
-      MatrixUnit::multiply<1>(part, 0, depth, reinterpret_cast<const bf16*>(b), 4 * kColumns, 0, y,
-                              factor == 0);
-      for (int j = 0; factor != 0 && j < MatrixUnit::kPanel; ++j)
-        store_wide(y + j * kColumns, load_wide(y + j * kColumns) * factor);
+      MatrixUnit::multiply<1>(part, 0, depth, reinterpret_cast<const bf16*>(b), 4 * kColumns, 0,
+                              out + i * kColumns, add);
       fetch_some();
+    }
+  }
+
+  // Keys; values go behind those that will be transposed. Scales are applied to products.
+  template <class C>
+  void decode(std::type_identity<C>) {
+    const WideDecoder<C> decoder;
+    const auto numbers = decoder.of_step(32);
+    bf16* keys = reinterpret_cast<bf16*>(keys_);
+    bf16* values = reinterpret_cast<bf16*>(values_) + int64_t(kKeys) * head_dim_;
+    for (int i = 0; i < staged_; ++i) {
+      const C* key = reinterpret_cast<const C*>(key_rows_[i]);
+      const C* value = reinterpret_cast<const C*>(value_rows_[i]);
+      if (i + 12 < staged_) {
+        prefetch<3>(key_rows_[i + 12]);
+        prefetch<3>(value_rows_[i + 12]);
+      }
+      bf16* out = values + int64_t(i) * head_dim_;
+      value_rows_[i] = out;
+      for (int d = 0; d < head_dim_; d += 32) {
+        _mm512_storeu_si512(keys + int64_t(i) * head_dim_ + d, numbers(key + d, 0));
+        _mm512_storeu_si512(out + d, numbers(value + d, 0));
+      }
     }
   }
 
@@ -296,7 +333,7 @@ class Tile : public Group {
                                  : __m512i();
           };
           const int key = i + 2 * j;
-          if (d == 0 && key + 13 < staged_) {
+          if (d == 0 && !coded() && key + 13 < staged_) {
             prefetch<3>(value_rows_[key + 12]);
             prefetch<3>(value_rows_[key + 13]);
           }
@@ -399,7 +436,7 @@ template <class T, class X, class F>
 void with_tile_type(F f, [[maybe_unused]] int head_dim, [[maybe_unused]] bool codes = false) {
 #ifdef __AVX512F__
   if constexpr (std::is_same_v<T, bf16>) {
-    if (has_matrix_unit() && !codes && head_dim % 32 == 0)
+    if (has_matrix_unit() && head_dim % 32 == 0)
       return f(std::type_identity<Tile<T, X, Products::kMatrix>>());
     if (has_dots() && !codes) return f(std::type_identity<Tile<T, X, Products::kDots>>());
   }
