@@ -111,12 +111,12 @@ class Tile : public Group {
       key_scales_[i] = *k.scale;
       value_scales_[i] = *v.scale;
     }
-    if (n % 2) value_scales_[n] = 0;  // of no key
   }
 
   void deposit(int n) {
     staged_ = n;
     if constexpr (kMatrix) {
+      coded_ = codes_ != Codes::kNone;
       if (codes_ == Codes::kFn)
         this->decode(std::type_identity<e4m3fn>());
       else if (codes_ == Codes::kFnuz)
@@ -148,7 +148,7 @@ class Tile : public Group {
     if constexpr (kMatrix) {
       this->multiply(keys_, head_dim_, staged_, head_dim_, panel.queries, scores_, false);
       for (int i = 0; i < staged_; ++i) {
-        const float scale = coded() ? scale_ * key_scales_[i] : scale_;
+        const float scale = coded() ? scale_ * staged_key_scales_[i] : scale_;
         float* row = scores_ + i * kColumns;
         for (int c = 0; c < kColumns; c += kWide) store_wide(row + c, load_wide(row + c) * scale);
       }
@@ -208,7 +208,7 @@ class Tile : public Group {
   }
 
  private:
-  bool coded() const { return kMatrix && codes_ != Codes::kNone; }
+  bool coded() const { return kMatrix && coded_; }
 
   // Turns the scores of kWide columns from `part` on into softmax weights, updates the maxima and
   // sums of the columns and rescales their outputs.
@@ -262,8 +262,8 @@ class Tile : public Group {
   void keep(float* column, int i, wide p, wide q) const {
     if constexpr (kPairs) {
       if (coded()) {
-        p *= value_scales_[i];
-        q *= value_scales_[i + 1];
+        p *= staged_value_scales_[i];
+        q *= staged_value_scales_[i + 1];
       }
       const uwide pair = (((uwide)p + 0x8000u) >> 16) | (((uwide)q + 0x8000u) & 0xffff0000u);
       store_wide(column + i / 2 * kColumns, (wide)pair);
@@ -302,6 +302,9 @@ class Tile : public Group {
   void decode(std::type_identity<C>) {
     const WideDecoder<C> decoder;
     const auto numbers = decoder.of_step(32);
+    std::copy_n(key_scales_, staged_, staged_key_scales_);
+    std::copy_n(value_scales_, staged_, staged_value_scales_);
+    if (staged_ % 2) staged_value_scales_[staged_] = 0;  // of no key
     bf16* keys = reinterpret_cast<bf16*>(keys_);
     bf16* values = reinterpret_cast<bf16*>(values_) + int64_t(kKeys) * head_dim_;
     for (int i = 0; i < staged_; ++i) {
@@ -333,7 +336,7 @@ class Tile : public Group {
                                  : __m512i();
           };
           const int key = i + 2 * j;
-          if (d == 0 && !coded() && key + 13 < staged_) {
+          if (d == 0 && !coded_ && key + 13 < staged_) {
             prefetch<3>(value_rows_[key + 12]);
             prefetch<3>(value_rows_[key + 13]);
           }
@@ -425,6 +428,8 @@ class Tile : public Group {
   Codes codes_ = Codes::kNone;  // of the loaded rows
   const T *key_rows_[kKeys], *value_rows_[kKeys];
   float key_scales_[kKeys], value_scales_[kKeys];
+  bool coded_ = false;  // the staged tile, of which these are the scales
+  float staged_key_scales_[kKeys], staged_value_scales_[kKeys];
   std::vector<Panel> panels_;
 };
 
