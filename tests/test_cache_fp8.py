@@ -43,16 +43,18 @@ def attention(layout, prefixes, heads, dim, dtype, stored, scales, seed=0):
 @pytest.mark.parametrize("stored", [FN, FNUZ], ids=str)
 @pytest.mark.parametrize("scales", SCALES)
 @pytest.mark.parametrize(
-    "layout, heads",
+    "layout, heads, dim",
     [
-        (BlockLayout(4, 5, 3), (4, 2)),  # many columns
-        (BlockLayout(0, 1, 0), (8, 2)),  # plain decoding
-        (BlockLayout(1, 1, 0), (6, 2)),
+        (BlockLayout(4, 5, 3), (4, 2), 40),  # many columns
+        (BlockLayout(4, 5, 3), (4, 2), 64),  # which matrix units of CPUs multiply
+        (BlockLayout(0, 1, 0), (8, 2), 40),  # plain decoding
+        (BlockLayout(1, 1, 0), (6, 2), 40),
     ],
 )
 @pytest.mark.parametrize("window", [0, 30])
-def test_attention(window, layout, heads, scales, stored, dtype):
-    attends_as_the_reference(layout, [0, 301, 41], heads, dtype, stored, scales, window, "cpp")
+def test_attention(window, layout, heads, dim, scales, stored, dtype):
+    case = attention(layout, [0, 301, 641], heads, dim, dtype, stored, scales)
+    attends_as_the_reference(*case, window, "cpp")
 
 
 @pytest.mark.skipif(not env.triton_interpreter(), reason="a CPU's Triton is the interpreter")
@@ -63,11 +65,12 @@ def test_attention(window, layout, heads, scales, stored, dtype):
 @pytest.mark.parametrize("window", [0, 9])
 def test_attention_in_triton(window, scales, stored, dtype, backend):
     layout = BlockLayout(2, 3, 2)
-    attends_as_the_reference(layout, [0, 37, 18], (4, 2), dtype, stored, scales, window, backend)
+    case = attention(layout, [0, 37, 18], (4, 2), 40, dtype, stored, scales)
+    attends_as_the_reference(*case, window, backend)
 
 
-def attends_as_the_reference(layout, prefixes, heads, dtype, stored, scales, window, backend):
-    case, given = attention(layout, prefixes, heads, 40, dtype, stored, scales)
+def attends_as_the_reference(case, given, window, backend):
+    dtype = case[0].dtype
     expected_lse, lse = (poisoned(*case[0].shape[:2], dtype=torch.float32) for _ in range(2))
     out = poisoned(*case[0].shape, dtype=dtype)
     given["window"] = window
@@ -108,10 +111,15 @@ def test_nan_in_one_of_the_heads_that_are_read_together(stored, dim):
     assert_close(found[~nan], expected[~nan])
 
 
-@pytest.mark.parametrize("backend", ["cpp"] + ["triton"] * env.triton_interpreter())
+@pytest.mark.parametrize(
+    "backend, dtype",
+    [("cpp", torch.float32), ("cpp", torch.bfloat16)]
+    + [("triton", torch.float32)] * env.triton_interpreter(),
+    ids=str,
+)
 @pytest.mark.parametrize("columns", ["narrow", "wide"])
 @pytest.mark.parametrize("stored", [FN, FNUZ], ids=str)
-def test_every_code_of_a_cached_value(stored, columns, backend):
+def test_every_code_of_a_cached_value(stored, columns, backend, dtype):
     """A query that sees one cached token gets its value, whatever its key."""
     rows = BlockLayout(0 if columns == "narrow" else 15, 1, 0)
     count = rows.rows
@@ -126,8 +134,8 @@ def test_every_code_of_a_cached_value(stored, columns, backend):
     for part in codes.view(2, 128):
         cache = torch.zeros(1, 8, 1, 128, dtype=torch.uint8)
         cache[0, 0, 0] = part
-        q = torch.zeros(count, 1, 128)
-        k = torch.zeros(count, 1, 128)
+        q = torch.zeros(count, 1, 128, dtype=dtype)
+        k = torch.zeros(count, 1, 128, dtype=dtype)
         k[:] = -1e4
         q[:] = 1  # so that the pass's own keys have no weight
         zeros = torch.zeros(1, 8, 1, 128, dtype=torch.uint8).view(stored)
@@ -146,7 +154,9 @@ def test_every_code_of_a_cached_value(stored, columns, backend):
         )
         found.append(out[0, 0])
     expected = codes.view(stored).float() * 0.37
-    assert torch.allclose(torch.cat(found), expected, rtol=1e-6, atol=0, equal_nan=True)
+    rounding = 1e-6 if dtype == torch.float32 else 2**-7
+    found = torch.cat(found).float()
+    assert torch.allclose(found, expected, rtol=rounding, atol=0, equal_nan=True)
 
 
 @pytest.mark.parametrize("stored", [FN, FNUZ], ids=str)
