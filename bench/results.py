@@ -26,6 +26,7 @@ import re
 from pathlib import Path
 from typing import Any
 
+from .. import native
 from .names import OPS, stem
 
 SCHEMA = 2
@@ -69,10 +70,15 @@ def machine(device: str) -> dict:
 
 
 def _cpu_name() -> str:
+    """With the instructions that are used, which decide what can be reached."""
     try:
-        return re.search(r"model name\s*: (.*)", Path("/proc/cpuinfo").read_text()).group(1)
+        name = re.search(r"model name\s*: (.*)", Path("/proc/cpuinfo").read_text()).group(1)
     except (OSError, AttributeError):
-        return platform.processor() or platform.machine()
+        name = platform.processor() or platform.machine()
+    try:
+        return f"{name}, {native.load('_probe').instructions()}"
+    except ImportError:
+        return name
 
 
 def _need(ok: Any, where: str, expected: str, got: Any) -> None:

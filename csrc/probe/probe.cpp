@@ -259,6 +259,19 @@ PyObject* call_read_bandwidth(PyObject*, PyObject* args, PyObject* kwargs) {
   return number([&] { return read_bandwidth(threads, seconds, mebibytes); });
 }
 
+// What this build multiplies with on this CPU.
+const char* instructions() {
+#ifdef __AVX512F__
+  if (blockdraft::has_matrix_unit()) return "AVX-512 and AMX";
+  return __builtin_cpu_supports("avx512bf16") ? "AVX-512 with BF16" : "AVX-512";
+#elif defined(__AVX2__)
+  return "AVX2";
+#else
+  return "no AVX2";
+#endif
+}
+PyObject* call_instructions(PyObject*, PyObject*) { return PyUnicode_FromString(instructions()); }
+
 PyObject* call_has_avx512(PyObject*, PyObject*) { return PyBool_FromLong(has_avx512()); }
 
 PyObject* call_exponential(PyObject*, PyObject* x) {
@@ -287,6 +300,8 @@ PyMethodDef methods[] = {
            "(threads, seconds=0.5): fp32 exponentials per second."),
     method("has_avx512", call_has_avx512, METH_NOARGS,
            "Whether this CPU runs what is built for x86-64-v4."),
+    method("instructions", call_instructions, METH_NOARGS,
+           "The instructions that this build multiplies with on this CPU."),
     method("exponential", call_exponential, METH_O,
            "2^x as exp_peak times it, of one number in -126..127."),
     {nullptr, nullptr, 0, nullptr}};

@@ -21,7 +21,7 @@ def devices() -> str:
 
 def native_code() -> str:
     try:
-        return "built, for AVX-512" if load("_probe").__name__.endswith("avx512") else "built"
+        return f"built; here with {load('_probe').instructions()}"
     except ImportError:
         return "not built: no C++ compiler at install time"
 

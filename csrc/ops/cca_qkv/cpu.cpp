@@ -10,7 +10,7 @@ namespace blockdraft {
 template <class T, class C>
 void launch(const CcaParams<T, C>& p, const Parallel& parallel) {
   using Gemm = cpu::Gemm<T>;
-  using Memory = CcaMemory<float>;
+  using Memory = CcaMemory<typename Gemm::Staged>;
   constexpr int kColumns = Gemm::kGroupColumns;
   const int64_t bytes =
       kColumns * Memory::of_row(p.head_dim, p.taps1, true) + Memory::shared(p.head_dim, p.taps0);

@@ -27,10 +27,13 @@ class Gemm : public Group {
  public:
   static constexpr int kRows = 256;
 #ifdef __AVX512F__
-  static constexpr int kGroupColumns = std::is_same_v<W, bf16> ? 64 : 48;  // tiles of 16, if any
+  static constexpr bool kMayTile = std::is_same_v<W, bf16>;  // by a matrix unit
 #else
-  static constexpr int kGroupColumns = 48;
+  static constexpr bool kMayTile = false;
 #endif
+  static constexpr int kGroupColumns = kMayTile ? 64 : 48;
+  // What a layer's columns in memory should be.
+  typedef std::conditional_t<kMayTile, T, float> Staged;
 
   template <class Weight, class Column, class Epilogue>
   void multiply(int rows, int columns, int depth, Weight weight, Column column, Epilogue epilogue) {
