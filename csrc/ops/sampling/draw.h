@@ -85,10 +85,11 @@ class Sampler {
         Lister<Sampler, T> lister(*this, p, partials);
         const bool listed = lister.greatest(sampling);
         if (!listed) {
-          // The search for top-p states the partials anew.
+          // The search for top-p states the partials anew. It compares sums with single weights,
+          // so that products (kProducts), which have errors of their own, are too rough for it.
           const bool searches = sampling.top_p < 1;
           if (!searches || !lister.measure(sampling))
-            measure_row(logits, sampling, drawn && !searches, partials);
+            measure_row(logits, sampling, searches ? Scan::kProducts : drawn, partials);
           p = measured(logits, sampling, partials);
         }
         if (p.status == kFine) truncate(*this, p, sampling, partials, drawn, &lister, listed);

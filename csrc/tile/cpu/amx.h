@@ -162,8 +162,9 @@ class MatrixGemm {
     MatrixUnit::open(tile);
     for (int i = 0; i < rows; i += kPanel) {
       weights_.open(weight, i, rows, depth);
-      for (int t = 0; t < tiles; t += kTiles) {
-        const int width = least(kTiles, tiles - t);
+      const int at_once = ceil_div(tiles, ceil_div(tiles, kTiles));
+      for (int t = 0; t < tiles; t += at_once) {
+        const int width = least(at_once, tiles - t);
         alignas(64) float sums[kTiles * kSums];
         weights_.add(depth, sums, width * kSums, [&](int k, int end, float* out, bool add) {
           const bf16* x = tokens + t * tile_size + k * tile;
