@@ -6,8 +6,8 @@
 #include <vector>
 
 #include "tile/attention.h"
-#include "tile/cpu/amx_weights.h"
 #include "tile/cpu/group.h"
+#include "tile/cpu/matrix_attention.h"
 #include "tile/cpu/micro.h"
 
 namespace blockdraft::cpu {
@@ -37,6 +37,7 @@ template <class T, class X, Products kProducts = Products::kFloat>
 class Tile : public Group {
   static constexpr bool kMatrix = kProducts == Products::kMatrix;
   static constexpr bool kPairs = kProducts != Products::kFloat;  // of bf16
+  typedef MatrixAttention<T> Matrix;
 
  public:
   static constexpr int kKeys = 192, kBuffers = 1, kStreams = 1;
@@ -118,12 +119,12 @@ class Tile : public Group {
     if constexpr (kMatrix) {
       coded_ = codes_ != Codes::kNone;
       if (codes_ == Codes::kFn)
-        this->decode(std::type_identity<e4m3fn>());
+        decode<e4m3fn>();
       else if (codes_ == Codes::kFnuz)
-        this->decode(std::type_identity<e4m3fnuz>());
+        decode<e4m3fnuz>();
       else
         stage_keys();
-      this->transpose_values();
+      Matrix::transpose(value_rows_, staged_, head_dim_, kKeys, reinterpret_cast<T*>(values_));
     } else if constexpr (kPairs) {
       stage_keys();
       stage_values();
@@ -138,15 +139,15 @@ class Tile : public Group {
     fetched_ = due_ = 0;
     pace_ = float(loaded_) /
             (int(panels_.size()) * (staged_ / kBlockRows + head_dim_ / kBlockRows + 2));
-    begin_products();
+    if constexpr (kMatrix) Matrix::open();
     for (Panel& panel : panels_) f(panel);
-    end_products();
+    if constexpr (kMatrix) Matrix::close();
     fetch(loaded_);
   }
 
   void scores(const Panel& panel) {
     if constexpr (kMatrix) {
-      this->multiply(keys_, head_dim_, staged_, head_dim_, panel.queries, scores_, false);
+      multiply(keys_, head_dim_, staged_, head_dim_, panel.queries, scores_, false);
       for (int i = 0; i < staged_; ++i) {
         const float scale = coded() ? scale_ * staged_key_scales_[i] : scale_;
         float* row = scores_ + i * kColumns;
@@ -175,7 +176,7 @@ class Tile : public Group {
     if constexpr (kMatrix) {
       const int pairs = ceil_div(n, 2), padded = ceil_div(n, 32) * 16;
       std::fill(scores_ + pairs * kColumns, scores_ + padded * kColumns, 0.0f);
-      this->multiply(values_, kKeys, dim, n, scores_, panel.output, true);
+      multiply(values_, kKeys, dim, n, scores_, panel.output, true);
     } else if constexpr (kPairs)
       dot_product<true>(pairs(values_), 1, dim + kValuePad, pairs(scores_), panel.output, dim,
                         ceil_div(n, 2), 1.0f, [&] { fetch_some(); });
@@ -273,83 +274,32 @@ class Tile : public Group {
     }
   }
 
-#ifdef __AVX512F__
-  static void begin_products() {
-    if constexpr (kMatrix) MatrixUnit::open(kColumns);
-  }
-  static void end_products() {
-    if constexpr (kMatrix) MatrixUnit::close();
-  }
-  // out[rows][kColumns] (+)= a[rows][depth] b[depth][kColumns]. Rows up to the next multiple of 32
-  // are written, too.
+  // out[rows][kColumns] (+)= a[rows][depth] b[depth][kColumns]; a and b are of bf16.
   void multiply(const float* a, int stride, int rows, int depth, const float* b, float* out,
                 bool add) {
-    struct {
-      WeightPanel panel;
-      WeightPanel step(int k) const { return {panel.even + k, panel.odd + k, panel.stride}; }
-    } part;
-    for (int i = 0; i < rows; i += MatrixUnit::kPanel) {
-      const bf16* first = reinterpret_cast<const bf16*>(a) + int64_t(i) * stride;
-      part.panel = {first, first + int64_t(MatrixUnit::kTile) * stride, stride};
-      MatrixUnit::multiply<1>(part, 0, depth, reinterpret_cast<const bf16*>(b), 4 * kColumns, 0,
-                              out + i * kColumns, add);
-      fetch_some();
-    }
+    Matrix::multiply(reinterpret_cast<const T*>(a), stride, rows, depth,
+                     reinterpret_cast<const T*>(b), out, add, [&] { fetch_some(); });
   }
 
-  // Keys; values go behind those that will be transposed. Scales are applied to products.
+  // Codes become numbers, keys as the products read them, values behind those that will be
+  // transposed; their scales are applied to products.
   template <class C>
-  void decode(std::type_identity<C>) {
-    const WideDecoder<C> decoder;
-    const auto numbers = decoder.of_step(32);
-    std::copy_n(key_scales_, staged_, staged_key_scales_);
-    std::copy_n(value_scales_, staged_, staged_value_scales_);
-    if (staged_ % 2) staged_value_scales_[staged_] = 0;  // of no key
-    bf16* keys = reinterpret_cast<bf16*>(keys_);
-    bf16* values = reinterpret_cast<bf16*>(values_) + int64_t(kKeys) * head_dim_;
-    for (int i = 0; i < staged_; ++i) {
-      const C* key = reinterpret_cast<const C*>(key_rows_[i]);
-      const C* value = reinterpret_cast<const C*>(value_rows_[i]);
+  void decode() {
+    T* keys = reinterpret_cast<T*>(keys_);
+    T* values = reinterpret_cast<T*>(values_) + int64_t(kKeys) * head_dim_;
+    for (int i = 0; i < staged_; ++i, keys += head_dim_, values += head_dim_) {
       if (i + 12 < staged_) {
         prefetch<3>(key_rows_[i + 12]);
         prefetch<3>(value_rows_[i + 12]);
       }
-      bf16* out = values + int64_t(i) * head_dim_;
-      value_rows_[i] = out;
-      for (int d = 0; d < head_dim_; d += 32) {
-        _mm512_storeu_si512(keys + int64_t(i) * head_dim_ + d, numbers(key + d, 0));
-        _mm512_storeu_si512(out + d, numbers(value + d, 0));
-      }
+      Matrix::decode(reinterpret_cast<const C*>(key_rows_[i]), head_dim_, keys);
+      Matrix::decode(reinterpret_cast<const C*>(value_rows_[i]), head_dim_, values);
+      value_rows_[i] = values;
     }
+    std::copy_n(key_scales_, staged_, staged_key_scales_);
+    std::copy_n(value_scales_, staged_, staged_value_scales_);
+    if (staged_ % 2) staged_value_scales_[staged_] = 0;  // of no key
   }
-
-  // [dim][key], zeros beyond the last key up to a multiple of 32.
-  void transpose_values() {
-    bf16* out = reinterpret_cast<bf16*>(values_);
-    for (int i = 0; i < staged_; i += 32)
-      for (int d = 0; d < head_dim_; d += 16) {
-        __m512i x[16];
-        for (int j = 0; j < 16; ++j) {
-          auto row = [&](int key) {
-            return key < staged_ ? _mm512_cvtepu16_epi32(_mm256_loadu_si256(
-                                       reinterpret_cast<const __m256i*>(value_rows_[key] + d)))
-                                 : __m512i();
-          };
-          const int key = i + 2 * j;
-          if (d == 0 && !coded_ && key + 13 < staged_) {
-            prefetch<3>(value_rows_[key + 12]);
-            prefetch<3>(value_rows_[key + 13]);
-          }
-          x[j] = _mm512_or_si512(row(key), _mm512_slli_epi32(row(key + 1), 16));
-        }
-        transpose(x);
-        for (int j = 0; j < 16; ++j) _mm512_storeu_si512(out + int64_t(d + j) * kKeys + i, x[j]);
-      }
-  }
-#else
-  static void begin_products() {}
-  static void end_products() {}
-#endif
 
   void stage_keys() const {
     for (int i = 0; i < staged_; ++i) {

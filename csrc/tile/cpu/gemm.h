@@ -1,6 +1,7 @@
-// The product of a CPU. Weights are read as they lie, once; tokens are staged as fp32 beside each
-// other. A tile of 4 channels by a few tokens is summed along the depth in the lanes of its
-// accumulators, so that a sum's order depends on the depth alone.
+// The product of a CPU, by its matrix unit if it has one and tokens are of bf16 (amx.h). Otherwise
+// weights are read as they lie, once; tokens are staged as fp32 beside each other. A tile of 4
+// channels by a few tokens is summed along the depth in the lanes of its accumulators, so that a
+// sum's order depends on the depth alone.
 #pragma once
 
 #include <algorithm>
