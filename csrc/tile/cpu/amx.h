@@ -46,12 +46,12 @@ class MatrixUnit {
   BLOCKDRAFT_AMX static void close() { _tile_release(); }
 
   // sums[tile][half][channel][token] (+)= a panel times kTiles tiles of tokens, of `row` bytes a row
-  // and each `next_tile` elements after the other, over the depth; weights.step(k) has 32 elements
+  // and each `next_tile` elements after the other, over the depth from `start` to `end`; weights.step(k) has 32 elements
   // of the panel. Of its halves, the second takes the tiles backwards: it finds the last one in its
   // register.
   template <int kTiles, class Weights>
-  BLOCKDRAFT_AMX static void multiply(Weights& weights, int depth, const bf16* tokens, int64_t row,
-                                      int64_t next_tile, float* sums, bool add) {
+  BLOCKDRAFT_AMX static void multiply(Weights& weights, int start, int end, const bf16* tokens,
+                                      int64_t row, int64_t next_tile, float* sums, bool add) {
     asm volatile("" : : : "memory");
     if (add) {
       _tile_loadd(0, sums, 64);
@@ -72,7 +72,7 @@ class MatrixUnit {
       _tile_zero(4);
       _tile_zero(5);
     }
-    for (int k = 0; k < depth; k += kStep) {
+    for (int k = start; k < end; k += kStep) {
       const WeightPanel panel = weights.step(k);
       asm volatile("" : : : "memory");
       _tile_loadd(6, panel.even, panel.stride * 2);
@@ -166,13 +166,15 @@ class MatrixGemm {
       for (int t = 0; t < tiles; t += at_once) {
         const int width = least(at_once, tiles - t);
         alignas(64) float sums[kTiles * kSums];
-        const bf16* x = tokens + t * tile_size;
-        if (width == 1)
-          MatrixUnit::multiply<1>(weights_, depth, x, tile * 4, tile_size, sums, false);
-        if (width == 2)
-          MatrixUnit::multiply<2>(weights_, depth, x, tile * 4, tile_size, sums, false);
-        if (width == 3)
-          MatrixUnit::multiply<3>(weights_, depth, x, tile * 4, tile_size, sums, false);
+        weights_.add(depth, sums, width * kSums, [&](int k, int end, float* out, bool add) {
+          const bf16* x = tokens + t * tile_size + k * tile;
+          if (width == 1)
+            MatrixUnit::multiply<1>(weights_, k, end, x, tile * 4, tile_size, out, add);
+          if (width == 2)
+            MatrixUnit::multiply<2>(weights_, k, end, x, tile * 4, tile_size, out, add);
+          if (width == 3)
+            MatrixUnit::multiply<3>(weights_, k, end, x, tile * 4, tile_size, out, add);
+        });
         for (int u = 0; u < width; ++u) {
           const int first = (t + u) * tile;
           finish(i, least(kPanel, rows - i), first, least(tile, columns - first), sums + u * kSums,

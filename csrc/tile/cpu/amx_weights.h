@@ -1,8 +1,11 @@
 // Panels of weights for a CPU's matrix unit, 32 elements of the depth at a time: of bf16, which are
-// read where they lie; of MXFP4, which is decoded to bf16.
+// read where they lie; of codes with scales, which are decoded to bf16.
 //
 //   open(weight, i, rows, depth)   channels i .. i + 31, of which those from `rows` on are any
 //   step(k)                        their elements from k on, zeros beyond the depth
+//   add(depth, sums, count, product)
+//     sums[0 .. count) = the sum of product(start, end, out, add), which covers part of the depth
+//     and may add to `out`
 #pragma once
 
 #ifdef __AVX512F__
@@ -57,6 +60,10 @@ class PlainPanels {
         return _mm512_maskz_loadu_epi16(mask, rows_[j] + next);
       };
     });
+  }
+  template <class Product>
+  void add(int depth, float* sums, int, Product product) {
+    product(0, depth, sums, false);
   }
 
  private:
@@ -144,13 +151,13 @@ class WideDecoder<e4m3fn> : public WideByteDecoder<e4m3fn> {};
 template <>
 class WideDecoder<e4m3fnuz> : public WideByteDecoder<e4m3fnuz> {};
 
-// Of MXFP4.
+template <class W>
 class ScaledPanels {
-  typedef e2m1x2 W;
   static constexpr int kTile = MatrixUnit::kTile, kPanel = MatrixUnit::kPanel;
   static constexpr int kStep = MatrixUnit::kStep;
   typedef Format<W> Layout;
-  static_assert(Layout::kDepth == kStep);
+  static constexpr bool kPowers = std::is_same_v<typename Layout::Scale, e8m0>;
+  static_assert(kPowers ? Layout::kDepth == kStep : Layout::kDepth % kStep == 0);
 
  public:
   // Whether no number comes near the ends of fp32's range by its scale.
@@ -167,12 +174,14 @@ class ScaledPanels {
     fetched_ = fetched_row_ = 0;
     depth_ = depth;
     steps_ = ceil_div(depth, kStep);
-    exponents_.resize(kPanel * steps_);
+    if (kPowers) exponents_.resize(kPanel * steps_);
     for (int j = 0; j < kPanel; ++j) {
       const ScaledRow<W> row = weight(least(i + j, rows - 1));
       codes_[j] = row.codes;
+      scales_[j] = row.scales;
       ahead_[j] = weight(least(i + j + kPanel, rows - 1)).codes;
-      WideDecoder<W>::exponents(row.scales, steps_, exponents_.data() + j * steps_);
+      if constexpr (kPowers)
+        WideDecoder<W>::exponents(row.scales, steps_, exponents_.data() + j * steps_);
     }
   }
   __attribute__((always_inline)) WeightPanel step(int k) {
@@ -181,8 +190,26 @@ class ScaledPanels {
       const auto decode = decoder_.of_step(depth_ - next);
       const int offset = next / Layout::kPerByte, steps = steps_;
       const uint32_t* exponents = exponents_.data() + next / kStep;
-      return [=, this](int j) { return decode(codes_[j] + offset, exponents[j * steps]); };
+      return [=, this](int j) {
+        return decode(codes_[j] + offset, kPowers ? exponents[j * steps] : 0);
+      };
     });
+  }
+  template <class Product>
+  void add(int depth, float* sums, int count, Product product) {
+    if constexpr (kPowers) return product(0, depth, sums, false);
+    alignas(64) float part[MatrixUnit::kTiles * MatrixUnit::kSums];
+    std::fill_n(sums, count, 0.0f);
+    for (int k = 0; k < depth; k += Layout::kDepth) {
+      product(k, least(k + Layout::kDepth, depth), part, false);
+      for (int i = 0; i < count; i += kTile) {
+        const int channel = i / kTile % kPanel;
+        const float scale =
+            decoded(scales_[channel % kTile * 2 + channel / kTile][k / Layout::kDepth]);
+        _mm512_store_ps(sums + i, _mm512_fmadd_ps(_mm512_load_ps(part + i), _mm512_set1_ps(scale),
+                                                  _mm512_load_ps(sums + i)));
+      }
+    }
   }
 
  private:
@@ -196,6 +223,15 @@ class ScaledPanels {
     }
     return !large;
   }
+  static bool ordinary(const float* scales, int count) {
+    bool found = true;
+    for (int k = 0; k < count; ++k) {
+      const float size = __builtin_fabsf(scales[k]);
+      found &= size == 0 || (size > 0x1p-64f && size < 0x1p64f);
+    }
+    return found;
+  }
+
   // A step's part of the next panel, one row after the other as the hardware's prefetching likes it.
   void fetch() {
     constexpr int kLine = 64, kLines = kPanel * kStep / Layout::kPerByte / kLine;
@@ -209,6 +245,7 @@ class ScaledPanels {
   }
 
   const W *codes_[kPanel], *ahead_[kPanel];  // of this panel and of the next one
+  const typename Layout::Scale* scales_[kPanel];
   int depth_, steps_;
   int fetched_row_, fetched_;        // and bytes of it
   std::vector<uint32_t> exponents_;  // [channel][step]

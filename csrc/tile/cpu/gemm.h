@@ -39,10 +39,7 @@ class Gemm : public Group {
   template <class Weight, class Column, class Epilogue>
   void multiply(int rows, int columns, int depth, Weight weight, Column column, Epilogue epilogue) {
 #ifdef __AVX512F__
-    // fp8 of few rows is decoded faster the other way, whose bits more rows must have, too.
-    constexpr bool kTiled = std::is_same_v<W, bf16> || std::is_same_v<W, e2m1x2>;
-    if constexpr (kTiled && std::is_same_v<T, bf16> &&
-                  std::is_convertible_v<decltype(column(0)), const T*>) {
+    if constexpr (std::is_same_v<T, bf16> && std::is_convertible_v<decltype(column(0)), const T*>) {
       bool fits = has_matrix_unit();
       if constexpr (Format<W>::kScaled) fits = fits && MatrixWeights::fits(weight, rows, depth);
       if (fits) return matrix_.multiply(rows, columns, depth, weight, column, epilogue);
@@ -139,7 +136,7 @@ class Gemm : public Group {
   float* tokens_ = nullptr;
   std::vector<four> sums_;
 #ifdef __AVX512F__
-  typedef std::conditional_t<Format<W>::kScaled, ScaledPanels, PlainPanels> MatrixWeights;
+  typedef std::conditional_t<Format<W>::kScaled, ScaledPanels<W>, PlainPanels> MatrixWeights;
   MatrixGemm<MatrixWeights> matrix_;
 #endif
 };

@@ -29,7 +29,7 @@ struct MatrixAttention<bf16> {
     for (int i = 0; i < rows; i += MatrixUnit::kPanel) {
       const bf16* first = a + int64_t(i) * stride;
       part.panel = {first, first + int64_t(MatrixUnit::kTile) * stride, stride};
-      MatrixUnit::multiply<1>(part, depth, b, 4 * kColumns, 0, out + i * kColumns, add);
+      MatrixUnit::multiply<1>(part, 0, depth, b, 4 * kColumns, 0, out + i * kColumns, add);
       between();
     }
   }
