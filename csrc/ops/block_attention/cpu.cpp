@@ -42,10 +42,14 @@ void attend(const AttentionParams<T>& p, const AttentionGrid& grid, const Parall
     scores += rows * (p.rows.prefix(r) + rows);
   }
   using Narrow = cpu::NarrowTile<T, AttentionColumn>;
-  const int joined = joins_heads<Narrow>(p, grid.items, parallel.threads) ? p.kv_heads : 1;
+  const bool coded = p.cache_format != CacheFormat::kPlain;
+  // Codes are decoded for a matrix unit without operands that are subnormal, which Intel's CPUs
+  // multiply slowly.
+  const bool narrow = !(coded && Tile::kMatrix);
+  const int joined =
+      narrow && joins_heads<Narrow>(p, grid.items, parallel.threads) ? p.kv_heads : 1;
   const typename Narrow::Apart apart = {p.k.stride[1], p.v.stride[1], p.k_scale.stride[1],
                                         p.v_scale.stride[1]};
-  const bool coded = p.cache_format != CacheFormat::kPlain;
   const int64_t of_head = int64_t(grid.splits) * grid.tiles;
   parallel.each(grid.items / joined, 2 * scores * p.query_heads * p.head_dim, [&](int64_t i) {
     const int64_t id = i / of_head * joined * of_head + i % of_head;
@@ -54,7 +58,7 @@ void attend(const AttentionParams<T>& p, const AttentionGrid& grid, const Parall
     std::optional<cpu::Subnormals> kept;
     if (coded) kept.emplace();
     const int columns = item.rows * p.group();
-    if (columns <= Narrow::kHeadColumns)
+    if (narrow && columns <= Narrow::kHeadColumns)
       attend_item<Narrow>(p, item, columns * joined, joined, apart, coded);
     else
       attend_item<Tile>(p, item, columns);

@@ -35,11 +35,11 @@ enum class Products { kFloat, kDots, kMatrix };
 
 template <class T, class X, Products kProducts = Products::kFloat>
 class Tile : public Group {
-  static constexpr bool kMatrix = kProducts == Products::kMatrix;
   static constexpr bool kPairs = kProducts != Products::kFloat;  // of bf16
   typedef MatrixAttention<T> Matrix;
 
  public:
+  static constexpr bool kMatrix = kProducts == Products::kMatrix;
   static constexpr int kKeys = 192, kBuffers = 1, kStreams = 1;
   // Floats. With a power of two between rows, a column of values would map to few cache sets.
   static constexpr int kValuePad = 16;
