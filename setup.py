@@ -55,9 +55,9 @@ def probe(suffix: str, flags: list[str]) -> Extension:
         f"blockdraft._probe{suffix}",
         ["csrc/probe/probe.cpp"],
         include_dirs=[os.path.abspath("csrc")],
-        depends=["csrc/base/matrix_unit.h"],
+        depends=["csrc/tile/cpu/amx.h"],
         define_macros=[("BLOCKDRAFT_MODULE", f"_probe{suffix}"), LIMITED],
-        extra_compile_args=["-std=c++17", "-fvisibility=hidden", *flags, "-pthread"],
+        extra_compile_args=["-std=c++20", "-fvisibility=hidden", *flags, "-pthread"],
         extra_link_args=["-pthread"],
         py_limited_api=True,
     )

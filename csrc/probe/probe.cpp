@@ -3,14 +3,6 @@
 // `seconds` and divides their work by the time from the first start to the last stop.
 #include <Python.h>
 
-#ifdef __AVX512F__
-#include <immintrin.h>
-#ifndef __clang__
-#pragma GCC diagnostic ignored "-Wuninitialized"  // gcc 12 warns about its own header
-#pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
-#endif
-#endif
-
 #include <atomic>
 #include <chrono>
 #include <cstdint>
@@ -21,7 +13,7 @@
 #include <thread>
 #include <vector>
 
-#include "base/matrix_unit.h"
+#include "tile/cpu/amx.h"
 
 namespace {
 
@@ -127,47 +119,26 @@ __attribute__((target("avx512bf16"))) double dot_steps() {
   return 4.0 * kLanes * 12 * steps;
 }
 
-// As the fastest kernels do: of two tiles of weights by three of tokens, which are in the L1.
-__attribute__((target("amx-tile,amx-bf16"))) double tile_steps() {
-  constexpr int steps = 1 << 12;
-  struct alignas(64) {
-    uint8_t palette = 1, start = 0, reserved[14] = {};
-    uint16_t bytes[16] = {64, 64, 64, 64, 64, 64, 64, 64};
-    uint8_t rows[16] = {16, 16, 16, 16, 16, 16, 16, 16};
-  } config;
-  alignas(64) uint16_t operands[5][512];
-  std::memset(operands, 0x3c, sizeof operands);
-  asm volatile("" : : "r"(&config), "r"(operands) : "memory");
-  _tile_loadconfig(&config);
-  _tile_zero(0);
-  _tile_zero(1);
-  _tile_zero(2);
-  _tile_zero(3);
-  _tile_zero(4);
-  _tile_zero(5);
-  for (int i = 0; i < steps; ++i) {
-    _tile_loadd(6, operands[0], 64);
-    _tile_loadd(7, operands[2], 64);
-    _tile_dpbf16ps(0, 6, 7);
-    _tile_loadd(7, operands[3], 64);
-    _tile_dpbf16ps(2, 6, 7);
-    _tile_loadd(7, operands[4], 64);
-    _tile_dpbf16ps(4, 6, 7);
-    _tile_loadd(6, operands[1], 64);
-    _tile_dpbf16ps(5, 6, 7);
-    _tile_loadd(7, operands[3], 64);
-    _tile_dpbf16ps(3, 6, 7);
-    _tile_loadd(7, operands[2], 64);
-    _tile_dpbf16ps(1, 6, 7);
-  }
-  _tile_release();
-  return 2.0 * 6 * 16 * 16 * 32 * steps;
+// The loop of the kernels, over operands in the L1.
+double tile_steps() {
+  using blockdraft::cpu::MatrixUnit;
+  constexpr int kTiles = MatrixUnit::kTiles, depth = MatrixUnit::kStep << 12;
+  struct {
+    alignas(64) blockdraft::bf16 operand[512];
+    blockdraft::cpu::WeightPanel step(int) const { return {operand, operand, 32}; }
+  } weights;
+  std::memset(weights.operand, 0x3c, sizeof weights.operand);
+  alignas(64) float sums[kTiles * MatrixUnit::kSums];
+  MatrixUnit::open(MatrixUnit::kTile);
+  MatrixUnit::multiply<kTiles>(weights, 0, depth, weights.operand, 0, 0, sums, false);
+  MatrixUnit::close();
+  return 2.0 * kTiles * MatrixUnit::kSums * depth;
 }
 #endif
 
 double dot_peak(int threads, double seconds) {
 #ifdef __AVX512F__
-  if (blockdraft::has_matrix_unit())
+  if (blockdraft::cpu::has_matrix_unit())
     return rate(threads, seconds, [](int) { return tile_steps(); });
   if (__builtin_cpu_supports("avx512bf16"))
     return rate(threads, seconds, [](int) { return dot_steps(); });
@@ -262,7 +233,7 @@ PyObject* call_read_bandwidth(PyObject*, PyObject* args, PyObject* kwargs) {
 // What this build multiplies with on this CPU.
 const char* instructions() {
 #ifdef __AVX512F__
-  if (blockdraft::has_matrix_unit()) return "AVX-512 and AMX";
+  if (blockdraft::cpu::has_matrix_unit()) return "AVX-512 and AMX";
   return __builtin_cpu_supports("avx512bf16") ? "AVX-512 with BF16" : "AVX-512";
 #elif defined(__AVX2__)
   return "AVX2";

@@ -6,14 +6,36 @@
 #pragma once
 
 #ifdef __AVX512F__
+#include <cpuid.h>
+#ifdef __linux__
+#include <sys/syscall.h>
+#include <unistd.h>
+#endif
+
 #include <algorithm>
 #include <vector>
 
-#include "base/matrix_unit.h"
 #include "tile/cpu/group.h"
 #include "tile/gemm.h"
 
 namespace blockdraft::cpu {
+
+// Whether this CPU has the unit; also asks the kernel to let this process use it, whose threads then
+// save more registers.
+inline bool has_matrix_unit() {
+#ifdef __linux__
+  static const bool found = [] {
+    unsigned a, b, c, d;
+    constexpr unsigned kTiles = 1u << 24, kProducts = 1u << 22;
+    if (!__get_cpuid_count(7, 0, &a, &b, &c, &d) || (~d & (kTiles | kProducts))) return false;
+    constexpr int kRequest = 0x1023, kTileData = 18;  // ARCH_REQ_XCOMP_PERM
+    return syscall(SYS_arch_prctl, kRequest, kTileData) == 0;
+  }();
+  return found;
+#else
+  return false;
+#endif
+}
 
 struct WeightPanel {
   const bf16 *even, *odd;
@@ -46,9 +68,9 @@ class MatrixUnit {
   BLOCKDRAFT_AMX static void close() { _tile_release(); }
 
   // sums[tile][half][channel][token] (+)= a panel times kTiles tiles of tokens, of `row` bytes a row
-  // and each `next_tile` elements after the other, over the depth from `start` to `end`; weights.step(k) has 32 elements
-  // of the panel. Of its halves, the second takes the tiles backwards: it finds the last one in its
-  // register.
+  // and each `next_tile` elements after the other, over the depth from `start` to `end`, of which
+  // weights.step(k) has 32 elements of the panel. Of its halves, the second takes the tiles
+  // backwards: it finds the last one in its register.
   template <int kTiles, class Weights>
   BLOCKDRAFT_AMX static void multiply(Weights& weights, int start, int end, const bf16* tokens,
                                       int64_t row, int64_t next_tile, float* sums, bool add) {

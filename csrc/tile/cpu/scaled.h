@@ -4,23 +4,18 @@
 // the scale.
 #pragma once
 
+#include <utility>
+
 #include "base/formats.h"
 #include "tile/cpu/plain.h"
 
 namespace blockdraft::cpu {
 
-// x := the even numbers of n vectors, then the odd ones.
-template <int n>
-void unshuffle(vec* x) {
-  vec odd[n / 2];
-#pragma GCC unroll 4
-  for (int i = 0; i < n / 2; ++i) {
-    vec a = x[2 * i], b = x[2 * i + 1];
-    divide(a, b);
-    x[i] = a;
-    odd[i] = b;
-  }
-  std::memcpy(x + n / 2, odd, sizeof odd);
+// x := the even numbers of 4 vectors, then the odd ones.
+inline void unshuffle(vec* x) {
+  divide(x[0], x[1]);
+  divide(x[2], x[3]);
+  std::swap(x[1], x[2]);
 }
 
 // Decodes a unit of 64 weights into 4 vectors of 16 words; `arrange` brings 8 vectors of tokens into
@@ -56,10 +51,9 @@ struct Decoder<e2m1x2> {
   }
 
  private:
-  // 0 0.5 1 1.5 2 3 4 6
   static constexpr uint16_t word(int code) {
-    constexpr uint16_t kMagnitudes[] = {0, 0x300, 0x380, 0x3c0, 0x400, 0x440, 0x480, 0x4c0};
-    return uint16_t((code & 8) << 12 | kMagnitudes[code & 7]);
+    const float number = decoded(e2m1x2{uint8_t(code)}, 0) / kFactor;
+    return uint16_t(__builtin_bit_cast(uint32_t, number) >> 16);
   }
 #ifdef __AVX2__
   // The bits of words from `shift` on.
@@ -78,8 +72,8 @@ template <class W>
 struct ByteDecoder {
   static constexpr float kFactor = field_factor(std::is_same_v<W, e4m3fnuz>);
   static void arrange(vec* x) {
-    unshuffle<4>(x);
-    unshuffle<4>(x + 4);
+    unshuffle(x);
+    unshuffle(x + 4);
   }
 
   explicit ByteDecoder(const uint8_t* codes) : codes_(codes) {}
