@@ -122,17 +122,18 @@ __attribute__((target("avx512bf16"))) double dot_steps() {
 // The loop of the kernels, over operands in the L1.
 double tile_steps() {
   using blockdraft::cpu::MatrixUnit;
-  constexpr int kTiles = MatrixUnit::kTiles, depth = MatrixUnit::kStep << 12;
+  constexpr int kTiles = MatrixUnit::kTogether, depth = MatrixUnit::kStep << 12;
   struct {
     alignas(64) blockdraft::bf16 operand[512];
     blockdraft::cpu::WeightPanel step(int) const { return {operand, operand, 32}; }
+    void after(int) const {}
   } weights;
   std::memset(weights.operand, 0x3c, sizeof weights.operand);
-  alignas(64) float sums[kTiles * MatrixUnit::kSums];
+  alignas(64) float sums[2 * kTiles * MatrixUnit::kSums];
   MatrixUnit::open(MatrixUnit::kTile);
-  MatrixUnit::multiply<kTiles>(weights, 0, depth, weights.operand, 0, 0, sums, false);
+  MatrixUnit::multiply<2, kTiles>(weights, 0, depth, weights.operand, 0, 0, sums, false);
   MatrixUnit::close();
-  return 2.0 * kTiles * MatrixUnit::kSums * depth;
+  return 2.0 * 2 * kTiles * MatrixUnit::kSums * depth;
 }
 #endif
 

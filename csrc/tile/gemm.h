@@ -25,6 +25,15 @@ namespace blockdraft {
 
 constexpr int kEpilogueRows = 4;
 
+// Columns of one of the groups that share weights, as many for each as for the others, or one more.
+struct Columns {
+  int first, count;
+};
+constexpr Columns columns_of(int columns, int groups, int group) {
+  const int each = columns / groups, larger = columns % groups;
+  return {group * each + least(group, larger), each + (group < larger)};
+}
+
 template <class T>
 struct GemmExample {
   static const T* operand(int) { return nullptr; }

@@ -66,12 +66,11 @@ void combine(Gemm& gemm, const P& p, int row) {
   });
 }
 
-// One group's part of a launch. `found`: kFewPairs integers in the group's memory.
+// One group's part of a launch. `found`: kGroupColumns integers in the group's memory.
 template <MoeStep kStep, class Gemm, class P>
 void fused_moe(Gemm& gemm, const P& p, int64_t id, int32_t* found) {
   if constexpr (kStep == MoeStep::kCombine) return combine(gemm, p, int(id));
   constexpr int kColumns = Gemm::kGroupColumns;
-  static_assert(kColumns <= kFewPairs);
   const int channels = kStep == MoeStep::kDown ? p.hidden : 2 * p.inner;
   const int64_t items = moe_items(p, channels, Gemm::kRows, kColumns);
   if (id >= items) {

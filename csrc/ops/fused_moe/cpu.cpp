@@ -12,7 +12,7 @@ void launch(const FusedMoeParams<T, W>& p, const Parallel& parallel) {
     if constexpr (kStep == MoeStep::kDispatch) return launch(p.dispatch(), parallel);
     parallel.each(groups, int64_t(p.pairs()) * p.hidden * p.inner, [&](int64_t id) {
       thread_local Gemm gemm;
-      int32_t found[kFewPairs];
+      int32_t found[Gemm::kGroupColumns];
       fused_moe<kStep>(gemm, p, id, found);
     });
   });

@@ -2,7 +2,7 @@
 #pragma once
 
 #include "ops/fused_moe/params.h"
-#include "tile/group.h"
+#include "tile/gemm.h"
 
 namespace blockdraft {
 
@@ -51,24 +51,24 @@ struct MoeItem {
 template <class Group, class P>
 bool find_item(const Group& group, const P& p, int64_t id, int tiles, int columns, int32_t* found,
                MoeItem& item) {
-  // Which chunk of an expert's `count` pairs the item has; -1: it is of another expert.
-  auto chunk_of = [&](int count) {
+  // Where in an expert's `count` pairs the item's begin; -1: it is of another expert.
+  auto start_in = [&](int count) {
     const int chunks = ceil_div(count, columns);
     if (id >= int64_t(chunks) * tiles) {
       id -= int64_t(chunks) * tiles;
       return -1;
     }
     item.tile = int(id / chunks);
-    const int chunk = int(id % chunks);
-    item.count = least(count - chunk * columns, columns);
-    return chunk;
+    const Columns own = columns_of(count, chunks, int(id % chunks));
+    item.count = own.count;
+    return own.first;
   };
   if (!p.few()) {
     for (item.expert = 0; item.expert < p.num_experts; ++item.expert) {
       const int first = p.offsets[item.expert];
-      const int chunk = chunk_of(p.offsets[item.expert + 1] - first);
-      if (chunk < 0) continue;
-      group.each(item.count, [&](int i) { found[i] = p.order[first + chunk * columns + i]; });
+      const int start = start_in(p.offsets[item.expert + 1] - first);
+      if (start < 0) continue;
+      group.each(item.count, [&](int i) { found[i] = p.order[first + start + i]; });
       group.barrier();
       return true;
     }
@@ -81,11 +81,11 @@ bool find_item(const Group& group, const P& p, int64_t id, int tiles, int column
     const uint64_t own =
         group.ballot(pairs, [&](int pair) { return p.expert(pair) == item.expert; });
     left &= ~own;
-    const int chunk = chunk_of(__builtin_popcountll(own));
-    if (chunk < 0) continue;
+    const int start = start_in(__builtin_popcountll(own));
+    if (start < 0) continue;
     group.each(pairs, [&](int pair) {
-      const int rank = __builtin_popcountll(own & ((uint64_t(1) << pair) - 1)) - chunk * columns;
-      if (own >> pair & 1 && rank >= 0 && rank < columns) found[rank] = pair;
+      const int rank = __builtin_popcountll(own & ((uint64_t(1) << pair) - 1)) - start;
+      if (own >> pair & 1 && rank >= 0 && rank < item.count) found[rank] = pair;
     });
     group.barrier();
     return true;

@@ -21,11 +21,12 @@ template <class Gemm, class T>
 void linear(Gemm& gemm, const LinearParams<T>& p, int64_t id, int rows) {
   const int chunks = ceil_div(p.rows, Gemm::kGroupColumns);
   const int first = int(id / chunks) * rows;
-  const int row = int(id % chunks) * Gemm::kGroupColumns;
+  const auto [row, columns] = columns_of(p.rows, chunks, int(id % chunks));
   gemm.multiply(
-      least(p.outputs - first, rows), least(p.rows - row, Gemm::kGroupColumns), p.inputs,
-      [&](int i) { return p.weight.at(first + i); }, [&](int c) { return p.x.at(row + c); },
-      [&](int i, int c, four y) {
+      least(p.outputs - first, rows), columns, p.inputs,
+      [&](int i) { return p.weight.at(first + i); },
+      [&, row = row](int c) { return p.x.at(row + c); },
+      [&, row = row](int i, int c, four y) {
         const int channel = first + i, count = least(p.outputs - channel, kEpilogueRows);
         T* out = p.out.at(row + c) + channel;
         if (p.bias)

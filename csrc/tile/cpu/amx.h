@@ -1,8 +1,9 @@
 // Products of bf16 by the matrix unit of a CPU (AMX). Its registers are tiles of 16 rows of 64 bytes:
 // 16 channels by 32 elements of weights, as they lie; 32 elements by 16 tokens, whose elements are
-// staged in pairs; and sums of 16 channels by 16 tokens. A panel is 32 channels, the even ones and
-// the odd ones, whose rows are equally far from each other also where two matrices take turns.
-// Subnormal numbers count as zeros.
+// staged in pairs; and sums of 16 channels by 16 tokens. A panel is 32 channels in two halves, the
+// even ones and the odd ones, whose rows are equally far from each other also where two matrices
+// take turns. Up to 3 tiles of tokens are multiplied by both halves at once; more by one after the
+// other, so that weights are read once and at an even pace. Subnormal numbers count as zeros.
 #pragma once
 
 #ifdef __AVX512F__
@@ -26,8 +27,9 @@ inline bool has_matrix_unit() {
 #ifdef __linux__
   static const bool found = [] {
     unsigned a, b, c, d;
-    constexpr unsigned kTiles = 1u << 24, kProducts = 1u << 22;
-    if (!__get_cpuid_count(7, 0, &a, &b, &c, &d) || (~d & (kTiles | kProducts))) return false;
+    constexpr unsigned kTiles = 1u << 24, kProducts = 1u << 22, kByteLookups = 1u << 1;
+    if (!__get_cpuid_count(7, 0, &a, &b, &c, &d)) return false;
+    if ((~d & (kTiles | kProducts)) || (~c & kByteLookups)) return false;
     constexpr int kRequest = 0x1023, kTileData = 18;  // ARCH_REQ_XCOMP_PERM
     return syscall(SYS_arch_prctl, kRequest, kTileData) == 0;
   }();
@@ -37,18 +39,20 @@ inline bool has_matrix_unit() {
 #endif
 }
 
+// 16 rows of weights, or twice as many.
 struct WeightPanel {
-  const bf16 *even, *odd;
-  int64_t stride;  // of a half's rows, in elements
+  const bf16 *first, *second;
+  int64_t stride;  // of rows, in elements
 };
 
 class MatrixUnit {
  public:
-  static constexpr int kTile = 16;              // channels or tokens
-  static constexpr int kStep = 32;              // elements
-  static constexpr int kPanel = 2 * kTile;      // channels
-  static constexpr int kSums = kPanel * kTile;  // of a panel and a tile of tokens
-  static constexpr int kTiles = 3;              // of tokens at once, by the number of registers
+  static constexpr int kTile = 16;             // channels or tokens
+  static constexpr int kStep = 32;             // elements
+  static constexpr int kPanel = 2 * kTile;     // channels
+  static constexpr int kSums = kTile * kTile;  // of a tile of channels and one of tokens
+  static constexpr int kTogether = 3;          // tiles of tokens that both halves are multiplied by
+  static constexpr int kTiles = 6;             // of tokens at most, by the number of registers
 
   // Registers: sums 0 to 5, weights 6, tokens 7.
   static constexpr int kWeights = 6;
@@ -67,75 +71,71 @@ class MatrixUnit {
   }
   BLOCKDRAFT_AMX static void close() { _tile_release(); }
 
-  // sums[tile][half][channel][token] (+)= a panel times kTiles tiles of tokens, of `row` bytes a row
-  // and each `next_tile` elements after the other, over the depth from `start` to `end`, of which
-  // weights.step(k) has 32 elements of the panel. Of its halves, the second takes the tiles
-  // backwards: it finds the last one in its register.
-  template <int kTiles, class Weights>
+  // sums[half][tile][channel][token] (+)= so many halves of a panel times tiles of tokens, of `row`
+  // bytes a row and each `next_tile` elements after the other, over the depth from `start` to `end`.
+  // weights.step(k) has 32 elements of the panel; weights.after(k) is called when they are read. Of
+  // two halves, the second takes the tiles backwards: it finds the last one in its register.
+  template <int kHalves, int kTiles, class Weights>
   BLOCKDRAFT_AMX static void multiply(Weights& weights, int start, int end, const bf16* tokens,
                                       int64_t row, int64_t next_tile, float* sums, bool add) {
+    static_assert(kTiles <= (kHalves == 2 ? kTogether : MatrixUnit::kTiles));
+    // Where a register's sums are in memory; -1: unused.
+    auto place = [](int sum) consteval {
+      if (kHalves == 1) return sum < kTiles ? sum : -1;
+      const int half = sum / kTogether, tile = sum % kTogether;
+      return tile < kTiles ? half * kTiles + tile : -1;
+    };
+#define BLOCKDRAFT_SUMS(f) f(0) f(1) f(2) f(3) f(4) f(5)
+#define BLOCKDRAFT_ZERO(sum) _tile_zero(sum);
+#define BLOCKDRAFT_LOAD(sum) \
+  if constexpr (place(sum) >= 0) _tile_loadd(sum, sums + place(sum) * kSums, 64);
+#define BLOCKDRAFT_STORE(sum) \
+  if constexpr (place(sum) >= 0) _tile_stored(sum, sums + place(sum) * kSums, 64);
+#define BLOCKDRAFT_MULTIPLY(sum, tile, again)                                                  \
+  if constexpr (place(sum) >= 0) {                                                             \
+    if constexpr (!again || tile + 1 < kTiles) _tile_loadd(7, tokens + tile * next_tile, row); \
+    _tile_dpbf16ps(sum, 6, 7);                                                                 \
+  }
     asm volatile("" : : : "memory");
     if (add) {
-      _tile_loadd(0, sums, 64);
-      _tile_loadd(1, sums + kSums / 2, 64);
-      if constexpr (kTiles > 1) {
-        _tile_loadd(2, sums + kSums, 64);
-        _tile_loadd(3, sums + kSums + kSums / 2, 64);
-      }
-      if constexpr (kTiles > 2) {
-        _tile_loadd(4, sums + 2 * kSums, 64);
-        _tile_loadd(5, sums + 2 * kSums + kSums / 2, 64);
-      }
+      BLOCKDRAFT_SUMS(BLOCKDRAFT_LOAD)
     } else {
-      _tile_zero(0);
-      _tile_zero(1);
-      _tile_zero(2);
-      _tile_zero(3);
-      _tile_zero(4);
-      _tile_zero(5);
+      BLOCKDRAFT_SUMS(BLOCKDRAFT_ZERO)
     }
     for (int k = start; k < end; k += kStep) {
       const WeightPanel panel = weights.step(k);
       asm volatile("" : : : "memory");
-      _tile_loadd(6, panel.even, panel.stride * 2);
-      _tile_loadd(7, tokens, row);
-      _tile_dpbf16ps(0, 6, 7);
-      if constexpr (kTiles > 1) {
-        _tile_loadd(7, tokens + next_tile, row);
-        _tile_dpbf16ps(2, 6, 7);
+      _tile_loadd(6, panel.first, panel.stride * 2);
+      BLOCKDRAFT_MULTIPLY(0, 0, false)
+      BLOCKDRAFT_MULTIPLY(1, 1, false)
+      BLOCKDRAFT_MULTIPLY(2, 2, false)
+      if constexpr (kHalves == 1) {
+        BLOCKDRAFT_MULTIPLY(3, 3, false)
+        BLOCKDRAFT_MULTIPLY(4, 4, false)
+        BLOCKDRAFT_MULTIPLY(5, 5, false)
+      } else {
+        _tile_loadd(6, panel.second, panel.stride * 2);
+        BLOCKDRAFT_MULTIPLY(5, 2, true)
+        BLOCKDRAFT_MULTIPLY(4, 1, true)
+        BLOCKDRAFT_MULTIPLY(3, 0, true)
       }
-      if constexpr (kTiles > 2) {
-        _tile_loadd(7, tokens + 2 * next_tile, row);
-        _tile_dpbf16ps(4, 6, 7);
-      }
-      _tile_loadd(6, panel.odd, panel.stride * 2);
-      if constexpr (kTiles > 2) {
-        _tile_dpbf16ps(5, 6, 7);
-        _tile_loadd(7, tokens + next_tile, row);
-      }
-      if constexpr (kTiles > 1) {
-        _tile_dpbf16ps(3, 6, 7);
-        _tile_loadd(7, tokens, row);
-      }
-      _tile_dpbf16ps(1, 6, 7);
       tokens += row / 2 * kTile;
+      weights.after(k);
     }
-    _tile_stored(0, sums, 64);
-    _tile_stored(1, sums + kSums / 2, 64);
-    if constexpr (kTiles > 1) {
-      _tile_stored(2, sums + kSums, 64);
-      _tile_stored(3, sums + kSums + kSums / 2, 64);
-    }
-    if constexpr (kTiles > 2) {
-      _tile_stored(4, sums + 2 * kSums, 64);
-      _tile_stored(5, sums + 2 * kSums + kSums / 2, 64);
-    }
+    BLOCKDRAFT_SUMS(BLOCKDRAFT_STORE)
+#undef BLOCKDRAFT_SUMS
+#undef BLOCKDRAFT_ZERO
+#undef BLOCKDRAFT_LOAD
+#undef BLOCKDRAFT_STORE
+#undef BLOCKDRAFT_MULTIPLY
   }
 #undef BLOCKDRAFT_AMX
 };
 
-// The first `count` bits.
-inline uint32_t bits_below(int count) { return count < 32 ? (1u << count) - 1 : ~0u; }
+// The first `count` bits, none of a negative one.
+inline uint64_t bits_below(int count) {
+  return count <= 0 ? 0 : count < 64 ? (uint64_t(1) << count) - 1 : ~uint64_t(0);
+}
 
 // 16 rows of 16 pairs become columns.
 inline void transpose(__m512i (&x)[16]) {
@@ -173,9 +173,10 @@ class MatrixGemm {
   static constexpr int kPanel = MatrixUnit::kPanel, kSums = MatrixUnit::kSums;
 
  public:
+  static constexpr int kColumns = MatrixUnit::kTiles * kTile;  // at most
+
   template <class Weight, class Column, class Epilogue>
   void multiply(int rows, int columns, int depth, Weight weight, Column column, Epilogue epilogue) {
-    constexpr int kTiles = MatrixUnit::kTiles;
     const int tiles = ceil_div(columns, kTile), tile = ceil_div(columns, tiles);
     const int64_t tile_size = int64_t(ceil_div(depth, kStep)) * kStep * tile;
     bf16* tokens = reinterpret_cast<bf16*>(aligned(memory_, tiles * tile_size / 2));
@@ -183,41 +184,47 @@ class MatrixGemm {
       stage(t * tile, tile, columns, depth, column, tokens + t * tile_size);
     MatrixUnit::open(tile);
     for (int i = 0; i < rows; i += kPanel) {
+      alignas(64) float sums[2 * MatrixUnit::kTiles * kSums];
       weights_.open(weight, i, rows, depth);
-      const int at_once = ceil_div(tiles, ceil_div(tiles, kTiles));
-      for (int t = 0; t < tiles; t += at_once) {
-        const int width = least(at_once, tiles - t);
-        alignas(64) float sums[kTiles * kSums];
-        weights_.add(depth, sums, width * kSums, [&](int k, int end, float* out, bool add) {
-          const bf16* x = tokens + t * tile_size + k * tile;
-          if (width == 1)
-            MatrixUnit::multiply<1>(weights_, k, end, x, tile * 4, tile_size, out, add);
-          if (width == 2)
-            MatrixUnit::multiply<2>(weights_, k, end, x, tile * 4, tile_size, out, add);
-          if (width == 3)
-            MatrixUnit::multiply<3>(weights_, k, end, x, tile * 4, tile_size, out, add);
+      auto run = [&]<int kHalves, int kTiles>(int half) {
+        weights_.begin(half, kHalves);
+        weights_.add(sums + half * tiles * kSums, tiles, [&](int k, int end, float* out) {
+          MatrixUnit::multiply<kHalves, kTiles>(weights_, k, end, tokens + k * tile, tile * 4,
+                                                tile_size, out, false);
         });
-        for (int u = 0; u < width; ++u) {
-          const int first = (t + u) * tile;
-          finish(i, least(kPanel, rows - i), first, least(tile, columns - first), sums + u * kSums,
-                 epilogue);
-        }
+      };
+      if (tiles == 1) run.template operator()<2, 1>(0);
+      if (tiles == 2) run.template operator()<2, 2>(0);
+      if (tiles == 3) run.template operator()<2, 3>(0);
+      for (int half = 0; half < 2; ++half) {
+        if (tiles == 4) run.template operator()<1, 4>(half);
+        if (tiles == 5) run.template operator()<1, 5>(half);
+        if (tiles == 6) run.template operator()<1, 6>(half);
+      }
+      for (int t = 0; t < tiles; ++t) {
+        const float* even = sums + t * kSums;
+        finish(i, least(kPanel, rows - i), t * tile, least(tile, columns - t * tile), even,
+               even + tiles * kSums, epilogue);
       }
     }
     MatrixUnit::close();
   }
 
  private:
-  // out[step][pair][token] := the elements of `tile` tokens from `first` on; zeros beyond.
+  // out[step][pair][token] := the elements of `tile` tokens from `first` on, pairs in the order of
+  // the weights; zeros beyond.
   template <class Column>
   static void stage(int first, int tile, int columns, int depth, Column column, bf16* out) {
     const bf16* rows[kTile] = {};
+    int pairs[kTile];
+    for (int p = 0; p < kTile; ++p) pairs[p] = Weights::pair(p);
+    const __m512i order = _mm512_loadu_si512(pairs);
     for (int c = 0; c < least(tile, columns - first); ++c) rows[c] = column(first + c);
     for (int k = 0; k < depth; k += kStep) {
-      const __mmask32 mask = bits_below(depth - k);
+      const __mmask32 mask = uint32_t(bits_below(depth - k));
       if (tile == 1) {
         const __m512i x = rows[0] ? _mm512_maskz_loadu_epi16(mask, rows[0] + k) : __m512i();
-        _mm512_storeu_si512(out, x);
+        _mm512_storeu_si512(out, _mm512_permutexvar_epi32(order, x));
         out += kStep;
         continue;
       }
@@ -226,16 +233,14 @@ class MatrixGemm {
         x[c] = rows[c] ? _mm512_maskz_loadu_epi16(mask, rows[c] + k) : __m512i();
       transpose(x);
       for (int pair = 0; pair < kTile; ++pair, out += 2 * tile)
-        _mm512_mask_storeu_epi32(out, (1 << tile) - 1, x[pair]);
+        _mm512_mask_storeu_epi32(out, (1 << tile) - 1, x[Weights::pair(pair)]);
     }
   }
 
   template <class Epilogue>
-  static void finish(int channel, int channels, int token, int tokens, const float* sums,
-                     Epilogue epilogue) {
-    for (int i = 0; i < channels; i += kEpilogueRows) {
-      const float* even = sums + i / 2 * kTile;
-      const float* odd = even + kSums / 2;
+  static void finish(int channel, int channels, int token, int tokens, const float* even,
+                     const float* odd, Epilogue epilogue) {
+    for (int i = 0; i < channels; i += kEpilogueRows, even += 2 * kTile, odd += 2 * kTile) {
       const __m512 a = _mm512_load_ps(even), b = _mm512_load_ps(odd);
       const __m512 c = _mm512_load_ps(even + kTile), d = _mm512_load_ps(odd + kTile);
       const __m512 ab[] = {_mm512_unpacklo_ps(a, b), _mm512_unpackhi_ps(a, b)};

@@ -366,7 +366,7 @@ class Tile : public Group {
   }
 
   template <int kLocality>  // 3: into the L1, 2: the L2
-  void prefetch(const T* row) const {
+  [[gnu::always_inline]] void prefetch(const T* row) const {
     const int size = codes_ == Codes::kNone ? sizeof(T) : 1;
     for (int byte = 0; byte < head_dim_ * size; byte += 64)
       __builtin_prefetch(reinterpret_cast<const char*>(row) + byte, 0, kLocality);

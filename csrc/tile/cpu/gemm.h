@@ -32,7 +32,7 @@ class Gemm : public Group {
 #else
   static constexpr bool kMayTile = false;
 #endif
-  static constexpr int kGroupColumns = kMayTile ? 64 : 48;
+  static constexpr int kGroupColumns = kMayTile ? 96 : 48;
   // What a layer's columns in memory should be.
   typedef std::conditional_t<kMayTile, T, float> Staged;
 

@@ -1,7 +1,7 @@
 // What the attention tile of a CPU does for its matrix unit.
 #pragma once
 
-#include "tile/cpu/amx_weights.h"
+#include "tile/cpu/amx_decode.h"
 
 namespace blockdraft::cpu {
 
@@ -24,12 +24,13 @@ struct MatrixAttention<bf16> {
                        bool add, Between between) {
     struct {
       WeightPanel panel;
-      WeightPanel step(int k) const { return {panel.even + k, panel.odd + k, panel.stride}; }
+      WeightPanel step(int k) const { return {panel.first + k, panel.second + k, panel.stride}; }
+      void after(int) const {}
     } part;
     for (int i = 0; i < rows; i += MatrixUnit::kPanel) {
       const bf16* first = a + int64_t(i) * stride;
       part.panel = {first, first + int64_t(MatrixUnit::kTile) * stride, stride};
-      MatrixUnit::multiply<1>(part, 0, depth, b, 4 * kColumns, 0, out + i * kColumns, add);
+      MatrixUnit::multiply<2, 1>(part, 0, depth, b, 4 * kColumns, 0, out + i * kColumns, add);
       between();
     }
   }
@@ -60,9 +61,13 @@ struct MatrixAttention<bf16> {
   // A multiple of 32 numbers.
   template <class C>
   static void decode(const C* codes, int n, bf16* out) {
-    static const WideDecoder<C> decoder;
-    const auto numbers = decoder.of_step(32);
-    for (int i = 0; i < n; i += 32) _mm512_storeu_si512(out + i, numbers(codes + i, 0));
+    static const ChunkDecoder<C> decoder;
+    for (int i = 0; i < n; i += 64) {
+      __m512i numbers[2];
+      decoder.decode_half(codes + i, bits_below(n - i), numbers);
+      _mm512_storeu_si512(out + i, numbers[0]);
+      if (n - i > 32) _mm512_storeu_si512(out + i + 32, numbers[1]);
+    }
   }
 };
 #endif
