@@ -106,7 +106,10 @@ def torch_extensions(suffix: str, flags: list[str]) -> list:
             sources,
             define_macros=macros,
             depends=glob.glob("csrc/**/*.h", recursive=True),
-            extra_compile_args={"cxx": [*common, *flags], "nvcc": [*common, "-O3"]},
+            extra_compile_args={
+                "cxx": [*common, "-fvisibility=hidden", *flags],
+                "nvcc": [*common, "-O3"],
+            },
             py_limited_api=True,
             **rocm,
         )

@@ -20,8 +20,7 @@ void gate_up(Gemm& gemm, const P& p, const MoeItem& item, const int32_t* pairs) 
         const four power = -float(kLog2e) * y;
         const four silu = y / (1 + Gemm::exp2(power > 126 ? four{} + 126 : power));
         auto* out = p.activations + int64_t(pairs[c]) * p.inner + first + i / 2;
-        Gemm::store(out, silu[0] * y[1]);
-        if (i / 2 + 1 < channels) Gemm::store(out + 1, silu[2] * y[3]);
+        Gemm::store(out, four{silu[0] * y[1], silu[2] * y[3]}, least(2, channels - i / 2));
       });
 }
 
@@ -50,7 +49,8 @@ void down(Gemm& gemm, const P& p, const MoeItem& item, const int32_t* pairs) {
         const float weight = p.weight(pair);
         auto* out = p.out.at(row) + first + i;
         for (int j = 0; j < count; ++j)
-          Gemm::store(out + j, __builtin_fmaf(weight, y[j], skipped<Gemm>(p, row, first + i + j)));
+          y[j] = __builtin_fmaf(weight, y[j], skipped<Gemm>(p, row, first + i + j));
+        Gemm::store(out, y, count);
       });
 }
 

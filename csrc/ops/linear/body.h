@@ -31,11 +31,7 @@ void linear(Gemm& gemm, const LinearParams<T>& p, int64_t id, int rows) {
         T* out = p.out.at(row + c) + channel;
         if (p.bias)
           for (int j = 0; j < count; ++j) y[j] += Gemm::value(p.bias[channel + j]);
-        if (count == kEpilogueRows) {
-          for (int j = 0; j < kEpilogueRows; ++j) Gemm::store(out + j, y[j]);
-        } else {
-          for (int j = 0; j < count; ++j) Gemm::store(out + j, y[j]);
-        }
+        Gemm::store(out, y, count);
       });
 }
 

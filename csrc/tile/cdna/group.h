@@ -131,6 +131,12 @@ class Group {
     from_float(p, x);
   }
   template <class T>
+  static void store(T* p, four x, int n) {
+#pragma unroll
+    for (int j = 0; j < 4; ++j)
+      if (j < n) from_float(p + j, x[j]);
+  }
+  template <class T>
   static void store(T* p, eight x) {
     alignas(16) T out[8];
 #pragma unroll

@@ -120,6 +120,7 @@ class MatrixUnit {
         BLOCKDRAFT_MULTIPLY(3, 0, true)
       }
       tokens += row / 2 * kTile;
+      asm volatile("" : : : "memory");
       weights.after(k);
     }
     BLOCKDRAFT_SUMS(BLOCKDRAFT_STORE)

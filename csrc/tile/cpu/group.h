@@ -96,6 +96,14 @@ class Group {
     from_float(p, x);
   }
   template <class T>
+  static void store(T* p, four x, int n) {
+    T out[8];
+    cpu::store(out, vec{x[0], x[1], x[2], x[3]});
+    if (n == 4) return void(std::memcpy(p, out, 4 * sizeof(T)));
+    if (n == 2) return void(std::memcpy(p, out, 2 * sizeof(T)));
+    for (int j = 0; j < n; ++j) p[j] = out[j];
+  }
+  template <class T>
   static void store(T* p, eight x) {
     cpu::store(p, x);
   }

@@ -51,6 +51,10 @@ class Group {
     cpu::from_float(p, x);
   }
   template <class T>
+  static void store(T* p, four x, int n) {
+    for (int j = 0; j < n; ++j) store(p + j, x[j]);
+  }
+  template <class T>
   static void store(T* p, eight x) {
     for (int j = 0; j < 8; ++j) store(p + j, x[j]);
   }
