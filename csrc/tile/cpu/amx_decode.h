@@ -7,10 +7,10 @@
 
 namespace blockdraft::cpu {
 
-// loaded(), whose constants stay in registers, is decode(codes, count, exponents, out): out[4] := 128
+// loaded() is decode(codes, count, exponents, out), whose constants stay in registers: out[4] := 128
 // numbers, zeros from `count` on, from where no code is read. Of each vector, pair p is pair(p) of
-// its numbers. For formats whose scales are powers
-// of two, exponents(scales, count, out) is what 32 numbers each are multiplied by.
+// its numbers. If scales are powers of two, exponents(scales, count, out) makes of each one what
+// decode needs for its 32 numbers.
 template <class W>
 class ChunkDecoder;
 
@@ -40,18 +40,16 @@ class ChunkDecoder<e2m1x2> {
   }
   auto loaded() const {
     const __m512i numbers = _mm512_load_si512(numbers_), places = _mm512_load_si512(places_);
-    return [=](const e2m1x2* codes, int count, const uint32_t* exponents, __m512i* out)
-               __attribute__((always_inline)) {
-                 alignas(64) e2m1x2 padded[64];
-                 if (count < 128) {
-                   const __mmask64 mask = bits_below(ceil_div(count, 2));
-                   _mm512_store_si512(padded, _mm512_maskz_loadu_epi8(mask, codes));
-                   codes = padded;
-                 }
+    return [=](const e2m1x2* codes, int count, const uint32_t* exponents, __m512i* out) {
+      alignas(64) e2m1x2 padded[64];
+      if (count < 128) {
+        const __mmask64 mask = bits_below(ceil_div(count, 2));
+        _mm512_store_si512(padded, _mm512_maskz_loadu_epi8(mask, codes));
+        codes = padded;
+      }
 #pragma GCC unroll 4
-                 for (int s = 0; s < 4; ++s)
-                   out[s] = decode(codes + 16 * s, exponents[s], numbers, places);
-               };
+      for (int s = 0; s < 4; ++s) out[s] = decode(codes + 16 * s, exponents[s], numbers, places);
+    };
   }
 
  private:
@@ -88,12 +86,11 @@ class ByteChunkDecoder {
   static void exponents(const float*, int, uint32_t*) {}
 
   auto loaded() const {
-    return [this](const W* codes, int count, const uint32_t*, __m512i* out)
-               __attribute__((always_inline)) {
+    return [this](const W* codes, int count, const uint32_t*, __m512i* out) {
 #pragma GCC unroll 2
-                 for (int half = 0; half < 2; ++half)
-                   decode_half(codes + 64 * half, bits_below(count - 64 * half), out + 2 * half);
-               };
+      for (int half = 0; half < 2; ++half)
+        decode_half(codes + 64 * half, bits_below(count - 64 * half), out + 2 * half);
+    };
   }
   // Half of a chunk, of codes that the mask names.
   __attribute__((always_inline)) void decode_half(const W* codes, __mmask64 mask,

@@ -21,15 +21,14 @@ namespace blockdraft::cpu {
 // one before it is multiplied, a few channels with each step, and the last step makes none.
 class PanelRing {
   static constexpr int kTile = MatrixUnit::kTile, kStep = MatrixUnit::kStep;
-  static constexpr int kStride = 8 * kStep;
 
  public:
   static constexpr int kSteps = 4;
   static constexpr int kChunk = kSteps * kStep;
 
   WeightPanel at(int k) const {
-    const bf16* first = &memory_[0][unsigned(k) / kStep % (2 * kSteps)][0];
-    return {first, first + kTile * kStride, kStride};
+    const int step = unsigned(k) / kStep % (2 * kSteps);
+    return {memory_[0][step], memory_[kTile][step], 2 * kChunk};
   }
   // make(i, k, out): out[kSteps] := channel i of the panel from k on. In order: begin, and after(k)
   // for each step.
