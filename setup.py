@@ -45,7 +45,7 @@ def extensions() -> list:
         return []
     built = []
     for suffix, march in variants().items():
-        flags = ["-O3", "-ffp-contract=fast", *march]
+        flags = ["-O3", "-ffp-contract=fast", "-fvisibility=hidden", *march]
         built += [probe(suffix, flags), *torch_extensions(suffix, flags)]
     return built
 
@@ -57,7 +57,7 @@ def probe(suffix: str, flags: list[str]) -> Extension:
         include_dirs=[os.path.abspath("csrc")],
         depends=["csrc/tile/cpu/amx.h"],
         define_macros=[("BLOCKDRAFT_MODULE", f"_probe{suffix}"), LIMITED],
-        extra_compile_args=["-std=c++20", "-fvisibility=hidden", *flags, "-pthread"],
+        extra_compile_args=["-std=c++20", *flags, "-pthread"],
         extra_link_args=["-pthread"],
         py_limited_api=True,
     )
@@ -106,10 +106,7 @@ def torch_extensions(suffix: str, flags: list[str]) -> list:
             sources,
             define_macros=macros,
             depends=glob.glob("csrc/**/*.h", recursive=True),
-            extra_compile_args={
-                "cxx": [*common, "-fvisibility=hidden", *flags],
-                "nvcc": [*common, "-O3"],
-            },
+            extra_compile_args={"cxx": [*common, *flags], "nvcc": [*common, "-O3"]},
             py_limited_api=True,
             **rocm,
         )

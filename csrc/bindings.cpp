@@ -96,7 +96,7 @@ static void describe(PyObject* module) {
 #define BLOCKDRAFT_TEXT(x) #x
 #define BLOCKDRAFT_NAME(module) BLOCKDRAFT_TEXT(module)
 
-extern "C" __attribute__((visibility("default"))) PyObject* BLOCKDRAFT_INIT(BLOCKDRAFT_MODULE)() {
+PyMODINIT_FUNC BLOCKDRAFT_INIT(BLOCKDRAFT_MODULE)() {
   static PyModuleDef definition = {PyModuleDef_HEAD_INIT, BLOCKDRAFT_NAME(BLOCKDRAFT_MODULE),
                                    "C++ kernels of blockdraft", -1, blockdraft::methods};
   PyObject* module = PyModule_Create(&definition);

@@ -25,7 +25,7 @@ namespace blockdraft {
 
 constexpr int kEpilogueRows = 4;
 
-// Columns of one of the groups that share weights, as many for each as for the others, or one more.
+// One of the groups that columns are divided among, whose counts differ by at most one.
 struct Columns {
   int first, count;
 };

@@ -182,7 +182,7 @@ void check_fused_moe(int target, int type, int format, const void* params, uint6
     using Gemm = sim::Gemm<T>;
     struct Memory {
       typename Gemm::Memory gemm;
-      int32_t found[kFewPairs] = {};  // a row that exists, where a barrier is left out
+      int32_t found[Gemm::kGroupColumns] = {};  // a row that exists, where a barrier is left out
     };
     schedule(p, Gemm::kRows, Gemm::kGroupColumns, [&]<MoeStep kStep>(int64_t groups) {
       if constexpr (kStep == MoeStep::kDispatch)

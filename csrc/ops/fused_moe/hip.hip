@@ -16,7 +16,7 @@ BLOCKDRAFT_KERNEL(cdna::kThreads, 2)
 fused_moe_kernel(FusedMoeParams<T, W> p) {
   struct Memory {
     typename Gemm::Memory gemm;
-    int32_t found[kFewPairs];
+    int32_t found[Gemm::kGroupColumns];
   };
   __attribute__((shared)) static Memory memory;
   cdna::use_global_pointers(p);

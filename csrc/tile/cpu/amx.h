@@ -174,8 +174,6 @@ class MatrixGemm {
   static constexpr int kPanel = MatrixUnit::kPanel, kSums = MatrixUnit::kSums;
 
  public:
-  static constexpr int kColumns = MatrixUnit::kTiles * kTile;  // at most
-
   template <class Weight, class Column, class Epilogue>
   void multiply(int rows, int columns, int depth, Weight weight, Column column, Epilogue epilogue) {
     const int tiles = ceil_div(columns, kTile), tile = ceil_div(columns, tiles);

@@ -74,16 +74,16 @@ class ChunkDecoder<e2m1x2> {
   alignas(64) uint8_t places_[64];  // where the bits for a byte begin in a lane of codes
 };
 
+// Of fp8.
 template <class W>
-class ByteChunkDecoder {
+class ChunkDecoder {
   static constexpr bool kFnuz = std::is_same_v<W, e4m3fnuz>;
 
  public:
-  ByteChunkDecoder() {
+  ChunkDecoder() {
     for (int i = 0; i < 32; ++i) from_float(&subnormals_[i], decoded(W{uint8_t(i & 7)}));
   }
   static constexpr int pair(int p) { return p; }
-  static void exponents(const float*, int, uint32_t*) {}
 
   auto loaded() const {
     return [this](const W* codes, int count, const uint32_t*, __m512i* out) {
@@ -128,10 +128,6 @@ class ByteChunkDecoder {
 
   alignas(64) bf16 subnormals_[32];
 };
-template <>
-class ChunkDecoder<e4m3fn> : public ByteChunkDecoder<e4m3fn> {};
-template <>
-class ChunkDecoder<e4m3fnuz> : public ByteChunkDecoder<e4m3fnuz> {};
 
 }  // namespace blockdraft::cpu
 #endif

@@ -28,11 +28,12 @@ class Gemm : public Group {
  public:
   static constexpr int kRows = 256;
 #ifdef __AVX512F__
-  static constexpr bool kMayTile = std::is_same_v<W, bf16>;  // by a matrix unit
+  static constexpr bool kMayTile = std::is_same_v<T, bf16>;  // by a matrix unit
+  static constexpr int kGroupColumns = kMayTile ? MatrixUnit::kTiles * MatrixUnit::kTile : 48;
 #else
   static constexpr bool kMayTile = false;
+  static constexpr int kGroupColumns = 48;
 #endif
-  static constexpr int kGroupColumns = kMayTile ? 96 : 48;
   // What a layer's columns in memory should be.
   typedef std::conditional_t<kMayTile, T, float> Staged;
 
@@ -72,10 +73,9 @@ class Gemm : public Group {
   template <class F>
   static void each_tile(int columns, F f) {
     const int tiles = ceil_div(columns, kTileColumns);
-    for (int t = 0, first = 0; t < tiles; ++t) {
-      const int width = (columns - first + tiles - t - 1) / (tiles - t);
+    for (int t = 0; t < tiles; ++t) {
+      const auto [first, width] = columns_of(columns, tiles, t);
       f(first, width);
-      first += width;
     }
   }
 
