@@ -40,4 +40,13 @@ constexpr N ceil_div(N a, N b) {
   return (a + b - 1) / b;
 }
 
+// Part i of a division into parts whose counts differ by at most one.
+struct Part {
+  int first, count;
+};
+constexpr Part part_of(uint32_t count, uint32_t parts, int i) {
+  const int share = count / parts, extra = count % parts;
+  return {i * share + least(i, extra), share + (i < extra)};
+}
+
 }  // namespace blockdraft

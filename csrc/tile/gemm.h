@@ -25,15 +25,6 @@ namespace blockdraft {
 
 constexpr int kEpilogueRows = 4;
 
-// One of the groups that columns are divided among, whose counts differ by at most one.
-struct Columns {
-  int first, count;
-};
-constexpr Columns columns_of(int columns, int groups, int group) {
-  const int each = columns / groups, larger = columns % groups;
-  return {group * each + least(group, larger), each + (group < larger)};
-}
-
 template <class T>
 struct GemmExample {
   static const T* operand(int) { return nullptr; }

@@ -100,12 +100,11 @@ struct AttentionGrid {
     const AttentionSplits own(p, of, columns);
     const uint32_t rows = of.rows, own_tiles = ceil_div<uint32_t>(rows, tile_rows);
     if (tile >= int(own_tiles) || split >= own.count) return false;
-    const int share = rows / own_tiles, extra = rows % own_tiles;
-    const int first = tile * share + least(tile, extra);
+    const Part part = part_of(rows, own_tiles, tile);
     out = {.of = of,
            .kv_head = int(head % uint32_t(p.kv_heads)),
-           .first_row = first,
-           .rows = share + (tile < extra),
+           .first_row = part.first,
+           .rows = part.count,
            .split = split,
            .splits = own.count,
            .first_key = split * own.length,

@@ -2,7 +2,7 @@
 #pragma once
 
 #include "ops/fused_moe/params.h"
-#include "tile/gemm.h"
+#include "tile/group.h"
 
 namespace blockdraft {
 
@@ -59,7 +59,7 @@ bool find_item(const Group& group, const P& p, int64_t id, int tiles, int column
       return -1;
     }
     item.tile = int(id / chunks);
-    const Columns own = columns_of(count, chunks, int(id % chunks));
+    const Part own = part_of(count, chunks, int(id % chunks));
     item.count = own.count;
     return own.first;
   };

@@ -21,7 +21,7 @@ template <class Gemm, class T>
 void linear(Gemm& gemm, const LinearParams<T>& p, int64_t id, int rows) {
   const int chunks = ceil_div(p.rows, Gemm::kGroupColumns);
   const int first = int(id / chunks) * rows;
-  const auto [row, columns] = columns_of(p.rows, chunks, int(id % chunks));
+  const auto [row, columns] = part_of(p.rows, chunks, int(id % chunks));
   gemm.multiply(
       least(p.outputs - first, rows), columns, p.inputs,
       [&](int i) { return p.weight.at(first + i); },

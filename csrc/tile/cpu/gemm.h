@@ -74,7 +74,7 @@ class Gemm : public Group {
   static void each_tile(int columns, F f) {
     const int tiles = ceil_div(columns, kTileColumns);
     for (int t = 0; t < tiles; ++t) {
-      const auto [first, width] = columns_of(columns, tiles, t);
+      const auto [first, width] = part_of(columns, tiles, t);
       f(first, width);
     }
   }
