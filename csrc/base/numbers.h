@@ -14,8 +14,15 @@ struct fp16 {
 };
 
 // Numbers that are computed with at once.
+typedef float two __attribute__((vector_size(8)));
 typedef float four __attribute__((vector_size(16)));
 typedef float eight __attribute__((vector_size(32)));
+
+// The even and the odd elements of a vector.
+template <class Half>
+struct Unzipped {
+  Half even, odd;
+};
 
 inline float sum_of(eight x) {
   four low, high;

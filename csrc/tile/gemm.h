@@ -3,15 +3,16 @@
 // streamed operand, each read once by its group; tokens are columns, staged for all waves.
 //
 //   kRows, kGroupColumns   the most output channels and columns that a group should have
+//   kEpilogueRows          output channels whose sums an epilogue is given at once
 //   multiply(rows, columns, depth, weight, column, epilogue)
 //     weight(i) -> const T*       output channel i < rows: `depth` elements, 16-byte aligned; or
 //                                 ScaledRow<W> of weights with scales (base/formats.h)
 //     column(c) -> const X*       column c < columns, likewise (the body may gather here); null:
 //                                 zeros. X is T; in a product for layers, T or float in the
 //                                 group's memory, where the epilogue may overwrite them
-//     epilogue(i, c, y)           y[0..3] are the sums of channels i .. i + 3 of column c, 0 for
-//                                 channels beyond `rows`; i is a multiple of 4. One thread calls it
-//                                 once for each (i, c)
+//     epilogue(i, c, y)           y are the sums of channels i .. i + kEpilogueRows - 1 of column c,
+//                                 0 for channels beyond `rows`; i is a multiple of kEpilogueRows.
+//                                 One thread calls it once for each (i, c)
 //
 // Between two products of a group there is a barrier. `depth` elements are a multiple of 16 bytes.
 // Sums are fp32, over k in an order that depends on depth alone, so that neither `rows` nor the
@@ -23,12 +24,9 @@
 
 namespace blockdraft {
 
-constexpr int kEpilogueRows = 4;
-
 template <class T>
 struct GemmExample {
   static const T* operand(int) { return nullptr; }
-  static void epilogue(int, int, four) {}
 };
 
 template <class W>
@@ -36,18 +34,28 @@ struct ScaledExample {
   static ScaledRow<W> operand(int) { return {}; }
 };
 
+template <class Gemm>
+struct EpilogueExample {
+  template <class Sums>
+  void operator()(int, int, Sums y) const {
+    const auto [even, odd] = Gemm::unzip(y);
+    float* p = nullptr;
+    Gemm::store(p, even * Gemm::exp2(odd), Gemm::kEpilogueRows / 2);
+    Gemm::store(p, y + Gemm::values(p, Gemm::kEpilogueRows), Gemm::kEpilogueRows);
+  }
+};
+
 // `X`: of the columns.
 template <class Gemm, class T, class X = T>
 concept GemmTarget = GroupTarget<Gemm> && requires(Gemm gemm, int n) {
   Gemm::kRows + Gemm::kGroupColumns;
-  gemm.multiply(n, n, n, GemmExample<T>::operand, GemmExample<X>::operand,
-                GemmExample<T>::epilogue);
+  gemm.multiply(n, n, n, GemmExample<T>::operand, GemmExample<X>::operand, EpilogueExample<Gemm>());
 };
 
 template <class Gemm, class T, class W>
 concept ScaledGemmTarget = GroupTarget<Gemm> && requires(Gemm gemm, int n) {
   gemm.multiply(n, n, n, ScaledExample<W>::operand, GemmExample<T>::operand,
-                GemmExample<T>::epilogue);
+                EpilogueExample<Gemm>());
 };
 
 }  // namespace blockdraft

@@ -25,9 +25,11 @@
 //   group.leader()         true for one thread of the group
 //   Group::values(p)       eight elements as floats, from a multiple of 16 bytes on, of fp8 of 8
 //   Group::store(p, x)     *p := x rounded to nearest; likewise of eight; fp8 saturates
-//   Group::store(p, x, n)  likewise of the first n of four
+//   Group::store(p, x, n)  likewise of the first n of some sums of a product, or all if n is more
+//   Group::values(p, n)    so many elements as such sums; zeros beyond
+//   Group::unzip(x)        the even and the odd ones of such sums
 //   Group::value(x)        element x as a float
-//   Group::exp2(x)         2^x for |x| <= 126, of a float or of four
+//   Group::exp2(x)         2^x for |x| <= 126, of a float or of some
 //   group.barrier()        makes what the group's threads wrote visible to all of them
 #pragma once
 
@@ -65,7 +67,8 @@ concept GroupTarget = requires(const G group, int n, float* p) {
   group.barrier();
   G::store(p, G::exp2(four{G::exp2(G::value(*p))})[0]);
   G::store(p, G::values(p));
-  G::store(p, four{}, n);
+  G::store(p, G::values(p, n), n);
+  G::unzip(G::values(p, n)).even;
 };
 
 // Element i of combine's sum, for targets where one thread sums a whole element.

@@ -42,10 +42,11 @@ void gated_product(Gemm& gemm, const T* w, const T* x, const int* tokens, const 
         least(rows - first, Gemm::kRows), columns, depth,
         [&](int i) { return w + int64_t(first + i) * depth; },
         [&](int c) { return tokens[c] < 0 ? nullptr : x + int64_t(tokens[c]) * depth; },
-        [&](int i, int c, four sums) {
-          for (int j = first + i; j < least(first + i + kEpilogueRows, rows); j += 2) {
-            const float gate = sums[j - first - i], up = sums[j - first - i + 1];
-            y[int64_t(c) * (rows / 2) + j / 2] = gate * (up + bias[j / 2]);
+        [&](int i, int c, auto sums) {
+          const auto [gate, up] = Gemm::unzip(sums);
+          for (int j = first + i; j < least(first + i + Gemm::kEpilogueRows, rows); j += 2) {
+            const int k = (j - first - i) / 2;
+            y[int64_t(c) * (rows / 2) + j / 2] = gate[k] * (up[k] + bias[j / 2]);
           }
         });
     gemm.barrier();

@@ -165,8 +165,9 @@ struct Cca {
           least(dim - start, Gemm::kRows), count, dim * p.taps1,
           [&](int i) { return p.conv1_weight.at(head * dim + start + i); },
           [&](int c) { return memory.tokens + c * memory.token_stride; },
-          [&](int i, int c, four y) {
-            __builtin_memcpy(memory.outputs + c * memory.output_stride + start + i, &y, sizeof y);
+          [&](int i, int c, auto y) {
+            float* out = memory.outputs + c * memory.output_stride + start + i;
+            Gemm::store(out, y, dim - start - i);
           });
     }
   }

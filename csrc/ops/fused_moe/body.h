@@ -16,11 +16,12 @@ void gate_up(Gemm& gemm, const P& p, const MoeItem& item, const int32_t* pairs) 
       2 * channels, item.count, p.hidden,
       [&](int i) { return p.gate_up_row(item.expert, i % 2 * p.inner + first + i / 2); },
       [&](int c) { return p.x.at(p.row(pairs[c])); },
-      [&](int i, int c, four y) {
-        const four power = -float(kLog2e) * y;
-        const four silu = y / (1 + Gemm::exp2(power > 126 ? four{} + 126 : power));
+      [&](int i, int c, auto y) {
+        const auto [gate, up] = Gemm::unzip(y);
+        const auto power = -float(kLog2e) * gate;
+        const auto silu = gate / (1 + Gemm::exp2(power > 126 ? decltype(power){} + 126 : power));
         auto* out = p.activations + int64_t(pairs[c]) * p.inner + first + i / 2;
-        Gemm::store(out, four{silu[0] * y[1], silu[2] * y[3]}, least(2, channels - i / 2));
+        Gemm::store(out, silu * up, channels - i / 2);
       });
 }
 
@@ -38,19 +39,15 @@ void down(Gemm& gemm, const P& p, const MoeItem& item, const int32_t* pairs) {
   gemm.multiply(
       channels, item.count, p.inner, [&](int i) { return p.down_row(item.expert, first + i); },
       [&](int c) { return p.activations + int64_t(pairs[c]) * p.inner; },
-      [&](int i, int c, four y) {
-        const int pair = pairs[c], row = p.row(pair);
-        const int count = least(kEpilogueRows, channels - i);
+      [&](int i, int c, auto y) {
+        const int pair = pairs[c], row = p.row(pair), count = channels - i;
         if (p.choices > 1) {
-          float* out = p.partials + int64_t(pair) * p.hidden + first + i;
-          for (int j = 0; j < count; ++j) out[j] = y[j];
+          Gemm::store(p.partials + int64_t(pair) * p.hidden + first + i, y, count);
           return;
         }
-        const float weight = p.weight(pair);
-        auto* out = p.out.at(row) + first + i;
-        for (int j = 0; j < count; ++j)
-          y[j] = __builtin_fmaf(weight, y[j], skipped<Gemm>(p, row, first + i + j));
-        Gemm::store(out, y, count);
+        y *= p.weight(pair);
+        if (p.skip) y += p.skip_prob[row] * Gemm::values(p.x.at(row) + first + i, count);
+        Gemm::store(p.out.at(row) + first + i, y, count);
       });
 }
 

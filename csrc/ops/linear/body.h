@@ -22,16 +22,14 @@ void linear(Gemm& gemm, const LinearParams<T>& p, int64_t id, int rows) {
   const int chunks = ceil_div(p.rows, Gemm::kGroupColumns);
   const int first = int(id / chunks) * rows;
   const auto [row, columns] = part_of(p.rows, chunks, int(id % chunks));
+  const int channels = least(p.outputs - first, rows);
   gemm.multiply(
-      least(p.outputs - first, rows), columns, p.inputs,
-      [&](int i) { return p.weight.at(first + i); },
+      channels, columns, p.inputs, [&](int i) { return p.weight.at(first + i); },
       [&, row = row](int c) { return p.x.at(row + c); },
-      [&, row = row](int i, int c, four y) {
-        const int channel = first + i, count = least(p.outputs - channel, kEpilogueRows);
-        T* out = p.out.at(row + c) + channel;
-        if (p.bias)
-          for (int j = 0; j < count; ++j) y[j] += Gemm::value(p.bias[channel + j]);
-        Gemm::store(out, y, count);
+      [&, row = row](int i, int c, auto y) {
+        const int channel = first + i, count = channels - i;
+        if (p.bias) y += Gemm::values(p.bias + channel, count);
+        Gemm::store(p.out.at(row + c) + channel, y, count);
       });
 }
 

@@ -16,31 +16,28 @@ void project(Gemm& gemm, const ZayaRouterParams<T>& p, int64_t id) {
       least(p.channels - first, Gemm::kRows), least(p.rows - row, Gemm::kGroupColumns),
       p.hidden_size, [&](int i) { return p.down_weight.at(first + i); },
       [&](int c) { return p.hidden.at(row + c); },
-      [&](int i, int c, four y) {
-        const int channel = first + i, count = least(p.channels - channel, kEpilogueRows);
-        T* state = p.state.at(row + c) + channel;
-        for (int j = 0; j < count; ++j) {
-          float x = y[j] + Gemm::value(p.down_bias[channel + j]);
-          if (p.prev_state)
-            x += Gemm::value(p.prev_state.at(row + c)[channel + j]) *
-                 Gemm::value(p.eda_scale[channel + j]);
-          Gemm::store(state + j, x);
-        }
+      [&](int i, int c, auto y) {
+        const int channel = first + i, count = p.channels - channel;
+        y += Gemm::values(p.down_bias + channel, count);
+        if (p.prev_state)
+          y += Gemm::values(p.prev_state.at(row + c) + channel, count) *
+               Gemm::values(p.eda_scale + channel, count);
+        Gemm::store(p.state.at(row + c) + channel, y, count);
       });
 }
 
 // x (1 + erf(x / sqrt 2)) / 2, where 1 - erf is Abramowitz and Stegun's 7.1.26, to 1.5e-7.
-template <class Group>
-four gelu(four x) {
-  const four size = x < 0 ? -x : x;
-  const four t = 1 / (1 + 0.3275911f * 0.707106781f * size);
-  four tail = 1.061405429f * t - 1.453152027f;
+template <class Group, class Sums>
+Sums gelu(Sums x) {
+  const Sums size = x < 0 ? -x : x;
+  const Sums t = 1 / (1 + 0.3275911f * 0.707106781f * size);
+  Sums tail = 1.061405429f * t - 1.453152027f;
   tail = tail * t + 1.421413741f;
   tail = tail * t - 0.284496736f;
   tail = tail * t + 0.254829592f;
-  const four power = -0.5f * float(kLog2e) * x * x;
-  tail *= t * Group::exp2(power < -126 ? four{} - 126 : power);
-  return (x < 0 ? four{} : x) - 0.5f * size * tail;
+  const Sums power = -0.5f * float(kLog2e) * x * x;
+  tail *= t * Group::exp2(power < -126 ? Sums{} - 126 : power);
+  return (x < 0 ? Sums{} : x) - 0.5f * size * tail;
 }
 
 // The activations y of `count` tokens, from x, both in the group's memory. Without a bias, there is
@@ -53,16 +50,10 @@ void layer(Gemm& gemm, const ZayaRouterParams<T>& p, const View<const T, 1>& wei
     gemm.multiply(
         least(channels - first, Gemm::kRows), count, p.channels,
         [&](int i) { return weight.at(first + i); }, [&](int c) { return x + c * stride; },
-        [&](int i, int c, four sum) {
-          const int channel = first + i;
-          if (bias) {
-            four shift;
-            for (int j = 0; j < kEpilogueRows; ++j)
-              shift[j] = Gemm::value(bias[least(channel + j, channels - 1)]);
-            sum = gelu<Gemm>(sum + shift);
-          }
-          // Beyond the last channel there is room.
-          __builtin_memcpy(y + c * stride + channel, &sum, sizeof sum);
+        [&](int i, int c, auto sum) {
+          const int channel = first + i, count = channels - channel;
+          if (bias) sum = gelu<Gemm>(sum + Gemm::values(bias + channel, count));
+          Gemm::store(y + c * stride + channel, sum, count);
         });
     gemm.barrier();
   }

@@ -21,6 +21,7 @@ template <class T, class W = T>
 struct GemmDepth {
   typedef typename Mma<T>::Fragment Fragment;
   static constexpr int kParts = 8;
+  static constexpr int kEpilogueRows = 4;           // that a lane has of a tile
   static constexpr int kFragment = 16 / sizeof(T);  // elements that a lane loads at once
   static constexpr int kStep = 4 * kFragment;       // depth of the fragments of a wave
   static constexpr int kSteps = 4;                  // of a stage
@@ -73,6 +74,7 @@ class SplitGemm : public Group<kThreads> {
 
  public:
   static constexpr int kRows = 16, kGroupColumns = kPanels * 16;
+  static constexpr int kEpilogueRows = Depth::kEpilogueRows;
 
   struct Memory {                           // in LDS
     acc4 sums[kPanels][kWaves - 1][kWave];  // one wave keeps its own
@@ -144,6 +146,7 @@ class Gemm : public Group<kThreads> {
 
  public:
   static constexpr int kRows = kWaves * kRowTiles * 16, kGroupColumns = kPanels * 16;
+  static constexpr int kEpilogueRows = Depth::kEpilogueRows;
 
   struct Memory {  // in LDS
     alignas(16) T tokens[2][kGroupColumns * kStride];
@@ -258,6 +261,7 @@ class LayerGemm : public Group<kThreads> {
 
  public:
   static constexpr int kRows = kWaves * kRowTiles * 16, kGroupColumns = kPanels * 16;
+  static constexpr int kEpilogueRows = Depth::kEpilogueRows;
 
   template <class Weight, class Column, class Epilogue>
   void multiply(int rows, int columns, int depth, Weight weight, Column column, Epilogue epilogue) {

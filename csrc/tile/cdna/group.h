@@ -130,12 +130,25 @@ class Group {
   static void store(T* p, float x) {
     from_float(p, x);
   }
-  template <class T>
-  static void store(T* p, four x, int n) {
+  template <class T, class V>
+  static void store(T* p, V x, int n) {
+    constexpr int kSize = sizeof x / sizeof(float);
+    T out[kSize];
 #pragma unroll
-    for (int j = 0; j < 4; ++j)
-      if (j < n) from_float(p + j, x[j]);
+    for (int j = 0; j < kSize; ++j) from_float(out + j, x[j]);
+    if (n >= kSize) return void(__builtin_memcpy(p, out, sizeof out));
+#pragma unroll
+    for (int j = 0; j < kSize - 1; ++j)
+      if (j < n) p[j] = out[j];
   }
+  template <class T>
+  static four values(const T* p, int n) {
+    four out;
+#pragma unroll
+    for (int j = 0; j < 4; ++j) out[j] = j < n ? value(p[j]) : 0.0f;
+    return out;
+  }
+  static Unzipped<two> unzip(four x) { return {two{x[0], x[2]}, two{x[1], x[3]}}; }
   template <class T>
   static void store(T* p, eight x) {
     alignas(16) T out[8];
@@ -169,6 +182,7 @@ class Group {
   static float value(bf16 x) { return __builtin_bit_cast(float, uint32_t(x.bits) << 16); }
   static float value(fp16 x) { return float(__builtin_bit_cast(_Float16, x.bits)); }
   static float exp2(float x) { return __builtin_amdgcn_exp2f(x); }
+  static two exp2(two x) { return two{exp2(x[0]), exp2(x[1])}; }
   static four exp2(four x) { return four{exp2(x[0]), exp2(x[1]), exp2(x[2]), exp2(x[3])}; }
 };
 

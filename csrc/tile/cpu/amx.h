@@ -236,30 +236,32 @@ class MatrixGemm {
     }
   }
 
+  // The epilogues of a panel's channels and a tile of tokens, from sums[channel][token] of the even
+  // channels and of the odd ones.
   template <class Epilogue>
   static void finish(int channel, int channels, int token, int tokens, const float* even,
                      const float* odd, Epilogue epilogue) {
-    for (int i = 0; i < channels; i += kEpilogueRows, even += 2 * kTile, odd += 2 * kTile) {
-      const __m512 a = _mm512_load_ps(even), b = _mm512_load_ps(odd);
-      const __m512 c = _mm512_load_ps(even + kTile), d = _mm512_load_ps(odd + kTile);
-      const __m512 ab[] = {_mm512_unpacklo_ps(a, b), _mm512_unpackhi_ps(a, b)};
-      const __m512 cd[] = {_mm512_unpacklo_ps(c, d), _mm512_unpackhi_ps(c, d)};
-      __m512 y[4];  // y[j] has tokens j, j + 4, ...
-      for (int j = 0; j < 2; ++j) {
-        y[2 * j] = _mm512_shuffle_ps(ab[j], cd[j], 0x44);
-        y[2 * j + 1] = _mm512_shuffle_ps(ab[j], cd[j], 0xee);
-      }
-      alignas(64) four out[kTile];
-      for (int j = 0; j < 4; ++j) {
-        out[j] = (four)_mm512_extractf32x4_ps(y[j], 0);
-        out[4 + j] = (four)_mm512_extractf32x4_ps(y[j], 1);
-        out[8 + j] = (four)_mm512_extractf32x4_ps(y[j], 2);
-        out[12 + j] = (four)_mm512_extractf32x4_ps(y[j], 3);
-      }
-      for (int t = 0; t < tokens; ++t) {
-        for (int j = channels - i; j < kEpilogueRows; ++j) out[t][j] = 0;
-        epilogue(channel + i, token + t, out[t]);
-      }
+    __m512i a[kTile], b[kTile];
+    for (int i = 0; i < kTile; ++i) {
+      a[i] = _mm512_load_si512(even + i * kTile);
+      b[i] = _mm512_load_si512(odd + i * kTile);
+    }
+    transpose(a);
+    transpose(b);
+    const __mmask16 first = __mmask16(bits_below(channels));
+    const __mmask16 second = __mmask16(bits_below(channels - kTile));
+    for (int t = 0; t < tokens; ++t) {
+      const __m512i low = _mm512_unpacklo_epi32(a[t], b[t]);
+      const __m512i high = _mm512_unpackhi_epi32(a[t], b[t]);
+      const __m512i order = _mm512_setr_epi64(0, 1, 8, 9, 2, 3, 10, 11);
+      auto sums = [](__mmask16 mask, __m512i x) {
+        return (wide)_mm512_castsi512_ps(_mm512_maskz_mov_epi32(mask, x));
+      };
+      epilogue(channel, token + t, sums(first, _mm512_permutex2var_epi64(low, order, high)));
+      if (channels <= kTile) continue;
+      const __m512i rest = _mm512_setr_epi64(4, 5, 12, 13, 6, 7, 14, 15);
+      epilogue(channel + kTile, token + t,
+               sums(second, _mm512_permutex2var_epi64(low, rest, high)));
     }
   }
 

@@ -23,17 +23,17 @@ class Gemm : public Group {
   static constexpr int kTileColumns = Weights::kTileColumns;
   static constexpr int kUnit = Weights::kUnit;    // elements whose tokens are staged at once
   static constexpr int kDepth = Weights::kDepth;  // of a part, of which a tile stays in the L1
-  static constexpr int kStaged = 1 << 17;         // numbers of tokens that stay in the L2
 
  public:
-  static constexpr int kRows = 256;
+  static constexpr int kRows = 256, kEpilogueRows = kWide;
 #ifdef __AVX512F__
   static constexpr bool kMayTile = std::is_same_v<T, bf16>;  // by a matrix unit
-  static constexpr int kGroupColumns = kMayTile ? MatrixUnit::kTiles * MatrixUnit::kTile : 48;
+  static constexpr int kGroupColumns = kMayTile ? MatrixUnit::kTiles * MatrixUnit::kTile : 96;
 #else
   static constexpr bool kMayTile = false;
   static constexpr int kGroupColumns = 48;
 #endif
+  static constexpr int kStaged = kGroupColumns * 2048;  // numbers of tokens that stay in the L2
   // What a layer's columns in memory should be.
   typedef std::conditional_t<kMayTile, T, float> Staged;
 
@@ -50,21 +50,20 @@ class Gemm : public Group {
     [[maybe_unused]] const std::conditional_t<Format<W>::kScaled, Subnormals, int> kept{};
     const int parts = ceil_div(depth, kDepth);
     const int staged = most(1, least(kStaged / (columns * kDepth), parts));  // at a time
-    if (staged < parts) sums_.resize(kRows / kTileRows * columns);
+    const int width = ceil_div(rows, kEpilogueRows) * kEpilogueRows;
+    float* sums = aligned(sum_memory_, width * columns);  // [column][channel]
     for (int first = 0; first < parts; first += staged) {
       const int last = least(first + staged, parts);
       stage(columns, depth, first, last, column);
-      for (int i = 0; i < rows; i += kTileRows) {
-        four here[kGroupColumns], *sums = here;
-        if (staged < parts) sums = &sums_[i / kTileRows * columns];
+      for (int i = 0; i < rows; i += kTileRows)
         for (int part = first; part < last; ++part)
           absorb(i, rows, columns, depth, part, tokens_ + (part - first) * columns * kDepth, weight,
-                 [&](int c, four y) { sums[c] = part ? sums[c] + y : y; });
-        for (int c = 0; last == parts && c < columns; ++c) {
-          for (int j = rows - i; j < kEpilogueRows; ++j) sums[c][j] = 0;
-          epilogue(i, c, sums[c]);
-        }
-      }
+                 sums + i, width);
+    }
+    // Here, because what a column's epilogues write lies together.
+    for (int c = 0; c < columns; ++c, sums += width) {
+      for (int i = rows; i < width; ++i) sums[i] = 0;
+      for (int i = 0; i < rows; i += kEpilogueRows) epilogue(i, c, load_wide(sums + i));
     }
   }
 
@@ -82,7 +81,7 @@ class Gemm : public Group {
   // tokens_ := parts of the columns, as [part][tile][unit][column of the tile][kUnit].
   template <class Column>
   void stage(int columns, int depth, int first_part, int last_part, Column column) {
-    tokens_ = aligned(memory_, int64_t(last_part - first_part) * columns * kDepth);
+    tokens_ = aligned(token_memory_, int64_t(last_part - first_part) * columns * kDepth);
     for (int part = first_part; part < last_part; ++part) {
       const int start = part * kDepth, count = least(depth - start, kDepth);
       each_tile(columns, [&](int first, int width) {
@@ -102,11 +101,12 @@ class Gemm : public Group {
     }
   }
 
-  // A tile of channels by all columns, over a part of the depth: take(c, sums of four channels). The
-  // next channels are fetched into the L2 meanwhile: of lines that the L1 waits for there are few.
-  template <class Weight, class Take>
+  // Adds a part of the depth to the sums of four channels in all columns, `stride` from each other.
+  // The next channels are fetched into the L2 meanwhile: of lines that the L1 waits for there are
+  // few.
+  template <class Weight>
   void absorb(int i, int rows, int columns, int depth, int part, const float* tokens, Weight weight,
-              Take take) {
+              float* total, int stride) {
     const int start = part * kDepth, count = least(depth - start, kDepth);
     Row own[kTileRows], next[kTileRows];
     for (int j = 0; j < kTileRows; ++j) {
@@ -127,14 +127,19 @@ class Gemm : public Group {
         if (width == 5) Weights::template multiply<5>(own, fetch, x, sums, count);
         if (width == 6) Weights::template multiply<6>(own, fetch, x, sums, count);
       }
-      for (int c = 0; c < width; ++c) take(first + c, sums[c]);
+      for (int c = 0; c < width; ++c) {
+        float* at = total + (first + c) * stride;
+        four before;
+        std::memcpy(&before, at, sizeof before);
+        const four sum = part ? before + sums[c] : sums[c];
+        std::memcpy(at, &sum, sizeof sum);
+      }
     });
   }
 
   // kept between calls
-  std::vector<float> memory_;
+  std::vector<float> token_memory_, sum_memory_;
   float* tokens_ = nullptr;
-  std::vector<four> sums_;
 #ifdef __AVX512F__
   typedef std::conditional_t<Format<W>::kScaled, ScaledPanels<W>, PlainPanels> MatrixWeights;
   MatrixGemm<MatrixWeights> matrix_;

@@ -4,7 +4,7 @@
 #include <algorithm>
 #include <vector>
 
-#include "tile/cpu/vector.h"
+#include "tile/cpu/order.h"
 #include "tile/group.h"
 
 namespace blockdraft::cpu {
@@ -95,14 +95,41 @@ class Group {
   static void store(T* p, float x) {
     from_float(p, x);
   }
-  template <class T>
-  static void store(T* p, four x, int n) {
-    T out[8];
-    cpu::store(out, vec{x[0], x[1], x[2], x[3]});
-    if (n == 4) return void(std::memcpy(p, out, 4 * sizeof(T)));
-    if (n == 2) return void(std::memcpy(p, out, 2 * sizeof(T)));
-    for (int j = 0; j < n; ++j) p[j] = out[j];
+  // The line of a row that is written two stores later is fetched, because rows are far apart.
+  template <class T, class V>
+  static void store(T* p, V x, int n) {
+    constexpr int kSize = sizeof x / sizeof(float);
+    vec parts[ceil_div(kSize, kLanes)] = {};
+    std::memcpy(parts, &x, sizeof x);
+    T out[most(kSize, kLanes)];
+    for (int j = 0; j < kSize; j += kLanes) cpu::store(out + j, parts[j / kLanes]);
+    __builtin_prefetch(p + 2 * kWide, 1, 2);
+    if (n >= kSize)
+      std::memcpy(p, out, kSize * sizeof(T));
+    else
+      std::copy(out, out + n, p);
   }
+  template <class T>
+  static wide values(const T* p, int n) {
+    if (n >= kWide) return to_wide(p);
+    T padded[kWide] = {};
+    std::copy(p, p + n, padded);
+    return to_wide(padded);
+  }
+#ifdef __AVX512F__
+  static Unzipped<eight> unzip(wide x) {
+    vec even = (vec)_mm512_castps512_ps256((__m512)x);
+    vec odd = (vec)_mm512_extractf32x8_ps((__m512)x, 1);
+    divide(even, odd);
+    return {even, odd};
+  }
+#else
+  static Unzipped<four> unzip(wide x) {
+    vec even = x, odd = x;
+    divide(even, odd);
+    return {four{even[0], even[1], even[2], even[3]}, four{odd[0], odd[1], odd[2], odd[3]}};
+  }
+#endif
   template <class T>
   static void store(T* p, eight x) {
     cpu::store(p, x);
@@ -115,7 +142,10 @@ class Group {
   static float value(T x) {
     return cpu::value(x);
   }
-  static four exp2(four x) { return exp2_within(x); }
+  template <class V>
+  static V exp2(V x) {
+    return exp2_within(x);
+  }
   static float exp2(float x) { return exp2_within(four{x})[0]; }
 };
 

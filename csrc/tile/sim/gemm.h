@@ -15,6 +15,7 @@ class Gemm : public Group {
 
  public:
   static constexpr int kRows = kWaves * kRowsOfWave, kGroupColumns = 8;
+  static constexpr int kEpilogueRows = 4;
 
   // Shared by the waves of a group: two buffers, each for a part of the tokens' depth.
   struct Memory {

@@ -50,10 +50,17 @@ class Group {
   static void store(T* p, float x) {
     cpu::from_float(p, x);
   }
-  template <class T>
-  static void store(T* p, four x, int n) {
-    for (int j = 0; j < n; ++j) store(p + j, x[j]);
+  template <class T, class V>
+  static void store(T* p, V x, int n) {
+    for (int j = 0; j < least(n, int(sizeof x / sizeof(float))); ++j) store(p + j, x[j]);
   }
+  template <class T>
+  static four values(const T* p, int n) {
+    four out{};
+    for (int j = 0; j < least(n, 4); ++j) out[j] = value(p[j]);
+    return out;
+  }
+  static Unzipped<two> unzip(four x) { return {two{x[0], x[2]}, two{x[1], x[3]}}; }
   template <class T>
   static void store(T* p, eight x) {
     for (int j = 0; j < 8; ++j) store(p + j, x[j]);
@@ -69,6 +76,7 @@ class Group {
     return cpu::value(x);
   }
   static float exp2(float x) { return std::exp2(x); }
+  static two exp2(two x) { return two{exp2(x[0]), exp2(x[1])}; }
   static four exp2(four x) { return four{exp2(x[0]), exp2(x[1]), exp2(x[2]), exp2(x[3])}; }
 
  protected:
