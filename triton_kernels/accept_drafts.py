@@ -347,7 +347,7 @@ def accept(
                     ACCEPT,
                 )
                 if u < scale:  # otherwise the test of draft row - 1 fails, whatever the sum
-                    _, mass = masses_of(
+                    whole, mass = masses_of(
                         p,
                         row_of_target(own, row),
                         q,
