@@ -16,17 +16,7 @@ import triton
 import triton.language as tl
 
 from .acceptance import (
-    ACCEPT,
-    BLOCK,
-    DRAW,
-    GREEDY,
-    TOKEN,
     Memory,
-    Request,
-    Sampling,
-    chances,
-    decide,
-    draw,
     enlist_row,
     given,
     load_distribution,
@@ -35,11 +25,7 @@ from .acceptance import (
     next_pass,
     normalise_draft,
     normalise_target,
-    row_of_draft,
-    row_of_target,
-    shifted,
     truncate,
-    weigh,
 )
 from .distribution import (
     FIELDS,
@@ -50,8 +36,11 @@ from .distribution import (
     tile_ids,
     uniform,
 )
+from .listing import PLAN, THREADS
+from .request import ACCEPT, DRAW, Request, Sampling, row_of_draft, row_of_target
+from .residual import draw, weigh
+from .rules import BLOCK, GREEDY, TOKEN, chances, decide, shifted
 from .target import arch, scan_options
-from .truncation import PLAN, THREADS
 
 MEASURE, NORMALISE, ENLIST, TRUNCATE, SURPLUS, DECIDE, WEIGH, FINISH, LOGPROB = map(
     tl.constexpr, range(9)

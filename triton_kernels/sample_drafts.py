@@ -20,20 +20,11 @@ from .distribution import (
     uniform,
     walk,
 )
+from .images import spare
+from .limits import limits, truncates
+from .listing import PLAN, THREADS, enlist, listing_at, needs_sample, survey
 from .target import arch, scan_options
-from .truncation import (
-    PLAN,
-    THREADS,
-    enlist,
-    limits,
-    listing_at,
-    needs_sample,
-    spare,
-    survey,
-    truncated,
-    truncates,
-    with_cut,
-)
+from .truncation import truncated, with_cut
 
 NAMES = ("measure", "survey", "enlist", "finish")
 MEASURE, SURVEY, ENLIST, FINISH = map(tl.constexpr, range(len(NAMES)))
