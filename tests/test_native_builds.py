@@ -66,10 +66,17 @@ def test_passes(build):
 )
 def test_the_extension_for_avx2():
     """Tests of the C++ ops, with the variant that this CPU would not choose."""
-    tests = [
-        str(Path(__file__).with_name(f"test_{name}.py"))
-        for name in ("block_attention", "commit", "sampling_backends")
-    ]
+    ops = (
+        "block_attention",
+        "cca_qkv",
+        "commit",
+        "fused_moe",
+        "linear",
+        "sampling_backends",
+        "scaled_experts",
+        "zaya_router",
+    )
+    tests = [str(Path(__file__).with_name(f"test_{op}.py")) for op in ops]
     script = (
         "import sys, pytest; from blockdraft import _probe; _probe.has_avx512 = lambda: False; "
         "import blockdraft.ops; "
