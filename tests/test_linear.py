@@ -18,7 +18,7 @@ def case(rows, inputs, outputs, dtype, bias=True, seed=0):
     def randn(*shape, scale=1.0):
         return (scale * torch.randn(shape, generator=generator)).to(dtype)
 
-    weight = randn(outputs, inputs, scale=inputs**-0.5)
+    weight = randn(outputs, inputs, scale=max(inputs, 1) ** -0.5)
     return randn(rows, inputs), weight, randn(outputs) if bias else None
 
 
@@ -53,6 +53,20 @@ def test_rows_apart_and_bits(dtype):
         assert torch.equal(
             ops.linear(x[first:last], weight, bias, backend="cpp"), every[first:last]
         )
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_depths_that_are_staged_in_parts(dtype):
+    x, weight, bias = case(96, 4108, 20, dtype)
+    every = ops.linear(x, weight, bias, backend="cpp")
+    assert_close(every, F.linear(x.float(), weight.float(), bias.float()), dtype)
+    assert torch.equal(ops.linear(x[5:6], weight, bias, backend="cpp"), every[5:6])
+
+
+def test_no_inputs():
+    x, weight, bias = case(3, 0, 5, torch.float32)
+    ops.linear(*case(3, 8, 5, torch.float32), backend="cpp")
+    assert torch.equal(ops.linear(x, weight, bias, backend="cpp"), bias.expand(3, 5))
 
 
 def test_the_choice_and_bad_arguments():

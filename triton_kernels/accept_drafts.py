@@ -336,6 +336,7 @@ def accept(
                     ACCEPT,
                 )
                 if u < scale:  # otherwise the test of draft row - 1 fails, whatever the sum
+                    # not `_`, which has another type outside
                     whole, mass = masses_of(
                         p,
                         row_of_target(own, row),

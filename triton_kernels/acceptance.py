@@ -1,4 +1,4 @@
-"""Distributions of a request's rows in the workspace of accept_drafts, and what comes of them."""
+"""Distributions of a request's rows, kept in the workspace of accept_drafts between its steps."""
 
 from typing import NamedTuple
 

@@ -20,7 +20,7 @@ class Limits(NamedTuple):
 
 @triton.jit
 def limits(distribution, vocabulary, top_k, top_p, min_p, request):
-    """The same for a distribution. Only one by weights is truncated."""
+    """What a request keeps of a distribution. Only one by weights is truncated."""
     spread = (distribution.point == SPREAD) & (distribution.status == 0)
     floor = tl.full([], float("-inf"), tl.float32)
     count = tl.full([], float("inf"), tl.float64)

@@ -25,11 +25,12 @@
 //   group.leader()         true for one thread of the group
 //   Group::values(p)       eight elements as floats, from a multiple of 16 bytes on, of fp8 of 8
 //   Group::store(p, x)     *p := x rounded to nearest; likewise of eight; fp8 saturates
-//   Group::store(p, x, n)  likewise of the first n of some sums of a product, or all if n is more
-//   Group::values(p, n)    so many elements as such sums; zeros beyond
-//   Group::unzip(x)        the even and the odd ones of such sums
+//   Group::values(p, n)    as many elements as a product's epilogue is given sums (gemm.h): the first
+//                          n, or all if n is more; zeros beyond
+//   Group::store(p, x, n)  the opposite, rounded; also of half as many
+//   Group::unzip(x)        the even and the odd ones of such a vector
 //   Group::value(x)        element x as a float
-//   Group::exp2(x)         2^x for |x| <= 126, of a float or of some
+//   Group::exp2(x)         2^x for |x| <= 126, of a float or of a vector
 //   group.barrier()        makes what the group's threads wrote visible to all of them
 #pragma once
 

@@ -18,8 +18,10 @@ void gate_up(Gemm& gemm, const P& p, const MoeItem& item, const int32_t* pairs) 
       [&](int c) { return p.x.at(p.row(pairs[c])); },
       [&](int i, int c, auto y) {
         const auto [gate, up] = Gemm::unzip(y);
-        const auto power = -float(kLog2e) * gate;
-        const auto silu = gate / (1 + Gemm::exp2(power > 126 ? decltype(power){} + 126 : power));
+        auto power = -float(kLog2e) * gate;
+        power = power > 126 ? decltype(gate){} + 126 : power;  // comparisons keep NaN
+        power = power < -126 ? decltype(gate){} - 126 : power;
+        const auto silu = gate / (1 + Gemm::exp2(power));
         auto* out = p.activations + int64_t(pairs[c]) * p.inner + first + i / 2;
         Gemm::store(out, silu * up, channels - i / 2);
       });

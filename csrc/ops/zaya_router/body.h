@@ -51,9 +51,9 @@ void layer(Gemm& gemm, const ZayaRouterParams<T>& p, const View<const T, 1>& wei
         least(channels - first, Gemm::kRows), count, p.channels,
         [&](int i) { return weight.at(first + i); }, [&](int c) { return x + c * stride; },
         [&](int i, int c, auto sum) {
-          const int channel = first + i, count = channels - channel;
-          if (bias) sum = gelu<Gemm>(sum + Gemm::values(bias + channel, count));
-          Gemm::store(y + c * stride + channel, sum, count);
+          const int channel = first + i, left = channels - channel;
+          if (bias) sum = gelu<Gemm>(sum + Gemm::values(bias + channel, left));
+          Gemm::store(y + c * stride + channel, sum, left);
         });
     gemm.barrier();
   }

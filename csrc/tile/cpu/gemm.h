@@ -52,6 +52,7 @@ class Gemm : public Group {
     const int staged = most(1, least(kStaged / (columns * kDepth), parts));  // at a time
     const int width = ceil_div(rows, kEpilogueRows) * kEpilogueRows;
     float* sums = aligned(sum_memory_, width * columns);  // [column][channel]
+    if (parts == 0) std::fill(sums, sums + width * columns, 0.0f);
     for (int first = 0; first < parts; first += staged) {
       const int last = least(first + staged, parts);
       stage(columns, depth, first, last, column);
@@ -60,7 +61,7 @@ class Gemm : public Group {
           absorb(i, rows, columns, depth, part, tokens_ + (part - first) * columns * kDepth, weight,
                  sums + i, width);
     }
-    // Here, because what a column's epilogues write lies together.
+    // Not after each tile of channels, because what a column's epilogues write lies together.
     for (int c = 0; c < columns; ++c, sums += width) {
       for (int i = rows; i < width; ++i) sums[i] = 0;
       for (int i = 0; i < rows; i += kEpilogueRows) epilogue(i, c, load_wide(sums + i));

@@ -95,7 +95,8 @@ class Group {
   static void store(T* p, float x) {
     from_float(p, x);
   }
-  // The line of a row that is written two stores later is fetched, because rows are far apart.
+  // A row is written from its begin to its end, between stores to other rows, which are far away: what
+  // comes soon is fetched.
   template <class T, class V>
   static void store(T* p, V x, int n) {
     constexpr int kSize = sizeof x / sizeof(float);
