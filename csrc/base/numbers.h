@@ -32,6 +32,13 @@ inline float sum_of(eight x) {
   return (y[0] + y[1]) + (y[2] + y[3]);
 }
 
+// x, or the nearest number whose power of two is a normal number. Comparisons keep NaN.
+template <class V>
+V clamped_power(V x) {
+  x = x > 126 ? V{} + 126 : x;
+  return x < -126 ? V{} - 126 : x;
+}
+
 constexpr double kLog2e = 1.4426950408889634;
 
 template <class N>

@@ -30,7 +30,7 @@
 //   Group::store(p, x, n)  the opposite, rounded; also of half as many
 //   Group::unzip(x)        the even and the odd ones of such a vector
 //   Group::value(x)        element x as a float
-//   Group::exp2(x)         2^x for |x| <= 126, of a float or of a vector
+//   Group::exp2(x)         2^x, where x counts as at most 126 away from 0; of a float or of a vector
 //   group.barrier()        makes what the group's threads wrote visible to all of them
 #pragma once
 

@@ -18,10 +18,7 @@ void gate_up(Gemm& gemm, const P& p, const MoeItem& item, const int32_t* pairs) 
       [&](int c) { return p.x.at(p.row(pairs[c])); },
       [&](int i, int c, auto y) {
         const auto [gate, up] = Gemm::unzip(y);
-        auto power = -float(kLog2e) * gate;
-        power = power > 126 ? decltype(gate){} + 126 : power;  // comparisons keep NaN
-        power = power < -126 ? decltype(gate){} - 126 : power;
-        const auto silu = gate / (1 + Gemm::exp2(power));
+        const auto silu = gate / (1 + Gemm::exp2(-float(kLog2e) * gate));
         auto* out = p.activations + int64_t(pairs[c]) * p.inner + first + i / 2;
         Gemm::store(out, silu * up, channels - i / 2);
       });

@@ -35,8 +35,7 @@ Sums gelu(Sums x) {
   tail = tail * t + 1.421413741f;
   tail = tail * t - 0.284496736f;
   tail = tail * t + 0.254829592f;
-  const Sums power = -0.5f * float(kLog2e) * x * x;
-  tail *= t * Group::exp2(power < -126 ? Sums{} - 126 : power);
+  tail *= t * Group::exp2(-0.5f * float(kLog2e) * x * x);
   return (x < 0 ? Sums{} : x) - 0.5f * size * tail;
 }
 
@@ -80,8 +79,7 @@ void choose(const ZayaRouterParams<T>& p, const Wave& wave, int row, const float
   const float top = wave.fold(
       p.classes, least_float, [&](int i) { return logits[i]; },
       [](float a, float b) { return most(a, b); });
-  // Comparisons keep NaN.
-  auto power = [&](int i) { return Group::exp2(most(-126.0f, (logits[i] - top) * float(kLog2e))); };
+  auto power = [&](int i) { return Group::exp2((logits[i] - top) * float(kLog2e)); };
   wave.each(p.classes, [&](int i) { powers[i] = power(i); });
   const float total = wave.fold(
       p.classes, 0.0f, [&](int i) { return powers[i]; }, [](float a, float b) { return a + b; });

@@ -181,7 +181,7 @@ class Group {
   static float value(float x) { return x; }
   static float value(bf16 x) { return __builtin_bit_cast(float, uint32_t(x.bits) << 16); }
   static float value(fp16 x) { return float(__builtin_bit_cast(_Float16, x.bits)); }
-  static float exp2(float x) { return __builtin_amdgcn_exp2f(x); }
+  static float exp2(float x) { return __builtin_amdgcn_exp2f(clamped_power(x)); }
   static two exp2(two x) { return two{exp2(x[0]), exp2(x[1])}; }
   static four exp2(four x) { return four{exp2(x[0]), exp2(x[1]), exp2(x[2]), exp2(x[3])}; }
 };

@@ -33,7 +33,6 @@ class Gemm : public Group {
   static constexpr bool kMayTile = false;
   static constexpr int kGroupColumns = 48;
 #endif
-  static constexpr int kStaged = kGroupColumns * 2048;  // numbers of tokens that stay in the L2
   // What a layer's columns in memory should be.
   typedef std::conditional_t<kMayTile, T, float> Staged;
 
@@ -69,6 +68,8 @@ class Gemm : public Group {
   }
 
  private:
+  static constexpr int kStaged = kGroupColumns * 2048;  // numbers of tokens that stay in the L2
+
   // f(first, width) for tiles of the columns, whose widths differ by at most one.
   template <class F>
   static void each_tile(int columns, F f) {

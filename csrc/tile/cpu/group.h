@@ -145,9 +145,9 @@ class Group {
   }
   template <class V>
   static V exp2(V x) {
-    return exp2_within(x);
+    return exp2_within(clamped_power(x));
   }
-  static float exp2(float x) { return exp2_within(four{x})[0]; }
+  static float exp2(float x) { return exp2(four{x})[0]; }
 };
 
 static_assert(GroupTarget<Group>);

@@ -75,7 +75,7 @@ class Group {
   static float value(T x) {
     return cpu::value(x);
   }
-  static float exp2(float x) { return std::exp2(x); }
+  static float exp2(float x) { return std::exp2(clamped_power(x)); }
   static two exp2(two x) { return two{exp2(x[0]), exp2(x[1])}; }
   static four exp2(four x) { return four{exp2(x[0]), exp2(x[1]), exp2(x[2]), exp2(x[3])}; }
 
