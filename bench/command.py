@@ -150,6 +150,8 @@ def _run(
     cases = suite.cases(op, chosen, quick, device, having)
     if not cases:
         raise click.UsageError(f"--case: expected what a case of {op} has, got {' '.join(having)}")
+    if impl and impl not in (names := suite.own_names(cases)):
+        raise click.UsageError(f"--impl: expected one of {', '.join(sorted(names))}, got {impl}")
     if device == "cpu":
         ceilings = limits.of_cpu(torch.get_num_threads())
     else:
@@ -169,9 +171,7 @@ def _run(
         results.save(path, data)
     show_results(data)
     if all(result["is_peer"] for result in found):
-        raise click.UsageError(
-            f"--impl: expected one of blockdraft's implementations of {op}, got {impl!r}"
-        )
+        raise click.UsageError(f"--impl: expected one that runs a case of these, got {impl}")
     failed = measure.failures(found)
     if failed:
         sys.exit(f"{len(failed)} implementations failed their check")

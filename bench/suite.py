@@ -43,3 +43,10 @@ def cases(
         for parameters in module(name).cases(quick)
         if set(having) <= {f"{key}={value}" for key, value in parameters.items()}
     ]
+
+
+def own_names(cases: list[Case]) -> set[str]:
+    """The names of blockdraft's own implementations, by the first case of each op."""
+    first = {case.op: case for case in reversed(cases)}
+    prepared = [case.build() for case in first.values()]
+    return {each.name for p in prepared for each in p.implementations if not each.is_peer}

@@ -59,10 +59,9 @@ def test_attention(window, layout, heads, dim, scales, stored, dtype):
 
 @pytest.mark.skipif(not env.triton_interpreter(), reason="a CPU's Triton is the interpreter")
 @pytest.mark.parametrize("backend", ["triton"])
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float16], ids=str)
+@pytest.mark.parametrize("window, dtype", [(0, torch.float32), (9, torch.float16)], ids=str)
 @pytest.mark.parametrize("stored", [FN, FNUZ], ids=str)
 @pytest.mark.parametrize("scales", SCALES)
-@pytest.mark.parametrize("window", [0, 9])
 def test_attention_in_triton(window, scales, stored, dtype, backend):
     layout = BlockLayout(2, 3, 2)
     case = attention(layout, [0, 37, 18], (4, 2), 40, dtype, stored, scales)

@@ -55,6 +55,18 @@ CASES = [
 ]
 
 
+@pytest.mark.parametrize("kind", ["bf16", "fp32"])
+def test_the_compiler_understands_every_kernel(kind):
+    """The interpreter runs programs whose names change their types, which no GPU does."""
+    seen = 0
+    for name, *source in isa.triton_compilations("gfx950"):
+        found = re.search("fp16|fp32", name)
+        if (found[0] if found else "bf16") == kind:
+            offline.read("gfx950", *source)
+            seen += 1
+    assert seen >= 60
+
+
 @pytest.mark.parametrize("arch, case", CASES)
 def test_code(arch, case):
     name, *source = case

@@ -140,9 +140,10 @@ class Record:
 
     def top(self, slot: int, count: int, n: int) -> list[list[tuple[int, float]]]:
         """The n most probable ids at the places of so many tokens; none for n = 0."""
+        if n == 0:
+            return []
         ids, values = (t[slot, :count, :n].tolist() for t in (self.top_tokens, self.top_logprobs))
-        rows = [[pair for pair in zip(*row) if pair[0] >= 0] for row in zip(ids, values)]
-        return rows if n else []
+        return [[pair for pair in zip(*row) if pair[0] >= 0] for row in zip(ids, values)]
 
 
 class State:
