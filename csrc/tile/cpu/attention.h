@@ -40,7 +40,10 @@ class Tile : public Group {
 
  public:
   static constexpr bool kMatrix = kProducts == Products::kMatrix;
-  static constexpr int kKeys = 192, kBuffers = 1, kStreams = 1;
+  // With AVX-512 fp32 operands of 128 keys stay in the L2 beside those of 32 columns.
+  static constexpr bool kWidePanels = !kPairs && kWide == 16;
+  static constexpr int kKeys = kWidePanels ? 128 : 192, kBuffers = 1, kStreams = 1;
+  static constexpr int kColumns = kWidePanels ? 32 : 16;  // of a panel
   // Floats. With a power of two between rows, a column of values would map to few cache sets.
   static constexpr int kValuePad = 16;
   // 136 rows in a GQA group of 4: their operands stay in the L2.
@@ -157,8 +160,7 @@ class Tile : public Group {
       dot_product<false>(pairs(keys_), head_dim_ / 2, 1, pairs(panel.queries), scores_, staged_,
                          head_dim_ / 2, scale_, [&] { fetch_some(); });
     else
-      product<false>(keys_, head_dim_, 1, panel.queries, scores_, staged_, head_dim_,
-                     [&] { fetch_some(); });
+      multiply<false>(panel, keys_, head_dim_, 1, panel.queries, scores_, staged_, head_dim_);
   }
 
   template <class Visible>
@@ -171,7 +173,7 @@ class Tile : public Group {
   }
 
   void absorb(Panel& panel) {
-    for (int part = 0; part < kColumns; part += kWide) weigh(panel, part);
+    for (int part = 0; part < panel.count; part += kWide) weigh(panel, part);
     const int n = staged_, dim = head_dim_;
     if constexpr (kMatrix) {
       const int pairs = ceil_div(n, 2), padded = ceil_div(n, 32) * 16;
@@ -181,8 +183,7 @@ class Tile : public Group {
       dot_product<true>(pairs(values_), 1, dim + kValuePad, pairs(scores_), panel.output, dim,
                         ceil_div(n, 2), 1.0f, [&] { fetch_some(); });
     else
-      product<true>(values_, 1, dim + kValuePad, scores_, panel.output, dim, n,
-                    [&] { fetch_some(); });
+      multiply<true>(panel, values_, 1, dim + kValuePad, scores_, panel.output, dim, n);
   }
 
   static int stream() { return 0; }
@@ -255,7 +256,7 @@ class Tile : public Group {
     }
   }
 
-  static constexpr int kBlockRows = kMatrix ? 32 : kPairs ? 12 : 6;
+  static constexpr int kBlockRows = kMatrix ? 32 : kPairs ? 12 : kMicroRows;
   static const Pair* pairs(const float* p) { return reinterpret_cast<const Pair*>(p); }
 
   // Stores the weights of keys i and i + 1 in place of their scores or, with kPairs, as a bf16 pair
@@ -272,6 +273,20 @@ class Tile : public Group {
       store_wide(column + i * kColumns, p);
       store_wide(column + (i + 1) * kColumns, q);
     }
+  }
+
+  // A product of fp32, of no more vectors of columns than the panel needs.
+  template <bool kAccumulate>
+  void multiply(const Panel& panel, const float* a, int64_t row, int64_t step, const float* b,
+                float* out, int rows, int depth) {
+    auto by = [&]<int kVectors>() {
+      product<kAccumulate, kColumns, kVectors>(a, row, step, b, out, rows, depth,
+                                               [&] { fetch_some(); });
+    };
+    if (panel.count <= kColumns / 2)
+      by.template operator()<kColumns / kWide / 2>();
+    else
+      by.template operator()<kColumns / kWide>();
   }
 
   // out[rows][kColumns] (+)= a[rows][depth] b[depth][kColumns]; a and b are of bf16.

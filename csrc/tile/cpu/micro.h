@@ -1,69 +1,60 @@
-// Micro-kernels of a CPU: products of a few rows by 16 columns. 6 x 16 keeps 12 accumulators, 2
-// operand vectors and a broadcast in the 16 registers of AVX2; without AVX2 the compiler splits the
-// vectors. Operands are fp32, in the order in which they are read; or bf16, 12 rows at a time, if
-// the CPU has bf16 dot products.
+// Micro-kernels of a CPU: products of a few rows by 16 or 32 columns, whose sums stay in registers.
+// Without AVX2 the compiler splits the vectors. Operands are fp32, in the order in which they are
+// read; or bf16, 12 rows by 16 columns at a time, if the CPU has bf16 dot products.
 #pragma once
+
+#include <array>
+#include <utility>
 
 #include "tile/cpu/vector.h"
 
 namespace blockdraft::cpu {
 
-constexpr int kColumns = 16;
+// With AVX2 12 of 16 registers are sums of 6 rows. With AVX-512 24 of 32 are sums of 12 rows and 32
+// columns: 14 loads for 24 multiply-adds, which a CPU starts as fast.
+constexpr int kMicroRows = kWide == 16 ? 12 : 6;
 
-// c[i][0..16) (+)= sum over k < depth of a[i * row + k * step] * b[k][0..16), for i < R.
-template <int R, bool kAccumulate>
+// c[i][0..columns) (+)= sum over k < depth of a[i * row + k * step] * b[k][0..columns), for i < R,
+// where `columns` are kVectors vectors, and rows of b and c lie kStride apart.
+template <int R, bool kAccumulate, int kStride, int kVectors>
 __attribute__((noinline)) void micro(const float* a, int64_t row, int64_t step, const float* b,
                                      float* c, int depth) {
-  vec low[R], high[R];
-#pragma GCC unroll 8
-  for (int i = 0; i < R; ++i) {
-    low[i] = kAccumulate ? load(c + i * kColumns) : vec{};
-    high[i] = kAccumulate ? load(c + i * kColumns + kLanes) : vec{};
-  }
-  for (; depth > 0; --depth, a += step, b += kColumns) {
-    const vec b0 = load(b), b1 = load(b + kLanes);
-#pragma GCC unroll 8
+  wide sum[R][kVectors];
+#pragma GCC unroll 12
+  for (int i = 0; i < R; ++i)
+#pragma GCC unroll 2
+    for (int v = 0; v < kVectors; ++v)
+      sum[i][v] = kAccumulate ? load_wide(c + i * kStride + v * kWide) : wide{};
+  for (; depth > 0; --depth, a += step, b += kStride) {
+    wide y[kVectors];
+#pragma GCC unroll 2
+    for (int v = 0; v < kVectors; ++v) y[v] = load_wide(b + v * kWide);
+#pragma GCC unroll 12
     for (int i = 0; i < R; ++i) {
-      const vec x = splat(a[i * row]);
-      low[i] += x * b0;
-      high[i] += x * b1;
+      const wide x = splat_wide(a[i * row]);
+#pragma GCC unroll 2
+      for (int v = 0; v < kVectors; ++v) sum[i][v] += x * y[v];
     }
   }
-#pragma GCC unroll 8
-  for (int i = 0; i < R; ++i) {
-    store(c + i * kColumns, low[i]);
-    store(c + i * kColumns + kLanes, high[i]);
-  }
+#pragma GCC unroll 12
+  for (int i = 0; i < R; ++i)
+#pragma GCC unroll 2
+    for (int v = 0; v < kVectors; ++v) store_wide(c + i * kStride + v * kWide, sum[i][v]);
 }
 
-// `rows` output rows, in blocks of six or fewer. Calls before(), which must be cheap, between
-// blocks.
-template <bool kAccumulate, class Before>
-inline void product(const float* a, int64_t row, int64_t step, const float* b, float* c, int rows,
-                    int depth, Before before) {
-  auto block = [&]<int R>() {
-    micro<R, kAccumulate>(a, row, step, b, c, depth);
-    rows -= R;
-    a += R * row;
-    c += R * kColumns;
-  };
-  while (rows == 6 || rows > 8) {
+// `rows` output rows, in blocks of about the same size. Calls before(), which must be cheap, before
+// each.
+template <bool kAccumulate, int kStride, int kVectors, class Before>
+void product(const float* a, int64_t row, int64_t step, const float* b, float* c, int rows,
+             int depth, Before before) {
+  static constexpr auto of_rows = []<int... R>(std::integer_sequence<int, R...>) {
+    return std::array{micro<R + 1, kAccumulate, kStride, kVectors>...};
+  }(std::make_integer_sequence<int, kMicroRows>());
+  const int blocks = ceil_div(rows, kMicroRows);
+  for (int i = 0; i < blocks; ++i) {
+    const Part block = part_of(rows, blocks, i);
     before();
-    block.template operator()<6>();
-  }
-  before();
-  if (rows > 6) block.template operator()<4>();  // 4 + 3 rows stall less than 6 + 1
-  switch (rows) {
-    case 5:
-      return micro<5, kAccumulate>(a, row, step, b, c, depth);
-    case 4:
-      return micro<4, kAccumulate>(a, row, step, b, c, depth);
-    case 3:
-      return micro<3, kAccumulate>(a, row, step, b, c, depth);
-    case 2:
-      return micro<2, kAccumulate>(a, row, step, b, c, depth);
-    case 1:
-      return micro<1, kAccumulate>(a, row, step, b, c, depth);
+    of_rows[block.count - 1](a + block.first * row, row, step, b, c + block.first * kStride, depth);
   }
 }
 
@@ -81,6 +72,7 @@ template <int R, bool kAccumulate>
 __attribute__((noinline, target("avx512bf16"))) void dot_micro(const Pair* a, int64_t row,
                                                                int64_t step, const Pair* b,
                                                                float* c, int depth, float factor) {
+  constexpr int kColumns = 16;
   __m512 sum[R];
 #pragma GCC unroll 12
   for (int i = 0; i < R; ++i)
@@ -103,7 +95,7 @@ inline void dot_product(const Pair* a, int64_t row, int64_t step, const Pair* b,
     dot_micro<R, kAccumulate>(a, row, step, b, c, depth, factor);
     rows -= R;
     a += R * row;
-    c += R * kColumns;
+    c += R * 16;
   };
   while (rows >= 12) {
     before();
