@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from .. import ops
+from ..roofline import costs
 from ..roofline.costs import Cost
 from .case import Implementation, Prepared, backends
 
@@ -23,11 +24,7 @@ def cases(quick: bool) -> list[dict[str, Any]]:
 
 
 def cost(parameters: dict[str, Any], itemsize: int) -> Cost:
-    """Reads probabilities and writes branches; a sum and a maximum for each interval of levels and
-    each branch."""
-    B, P = parameters["B"], parameters["P"]
-    moved = itemsize * (B * K + K * MASKS) + 4 * B * (1 + P)
-    return Cost(0, 0, moved, 2 * B * P * LEVELS * (LEVELS + 1) / 2)
+    return costs.plan_branches(parameters["B"], K, MASKS, parameters["P"], itemsize)
 
 
 @dataclass(frozen=True)

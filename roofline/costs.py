@@ -286,6 +286,14 @@ def commit(
     return Cost(flops=0, exps=0, bytes=moved, l2_bytes=moved, activations=moved / 2)
 
 
+def plan_branches(requests: int, drafts: int, masks: int, proposals: int, itemsize: float) -> Cost:
+    """Reads probabilities and writes branches; a sum and a maximum for each interval of the levels
+    on which a pass may end, and each branch."""
+    levels = drafts + 1
+    moved = itemsize * drafts * (requests + masks) + 4 * requests * (1 + proposals)
+    return Cost(0, 0, moved, requests * proposals * levels * (levels + 1))
+
+
 def active_weights(config: ZayaConfig) -> int:
     """Parameters that one token multiplies with: one expert a layer, and the LM head."""
     hidden = config.hidden_size

@@ -19,6 +19,7 @@ KERNELS = (
     "commit",
     "fused_moe",
     "moe_dispatch",
+    "plan_branches",
     "residual_norm",
     "accept_drafts",
     "sample_drafts",
@@ -45,6 +46,7 @@ def launches(
                       `pairs` of a row and a choice than a workgroup routes by itself; combine,
                       where a row has several `choices`
     moe_dispatch      dispatch
+    plan_branches     plan
     residual_norm     norm
     accept_drafts     measure; normalise, where `rule` is "block" or rows are `cut` (top-k, top-p,
                       min-p) or mixed; draw; logprob, where log-probabilities are asked for. 2 to 4
@@ -57,7 +59,7 @@ def launches(
     """
     if op == "block_attention":
         return 1 + (prefix > 2 * CHUNK_KEYS)
-    if op in ("cca_qkv", "commit", "moe_dispatch", "residual_norm"):
+    if op in ("cca_qkv", "commit", "moe_dispatch", "plan_branches", "residual_norm"):
         return 1
     if op == "fused_moe":
         return 2 + (pairs > FEW_PAIRS) + (choices > 1)

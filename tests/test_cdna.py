@@ -305,6 +305,18 @@ def test_moe_dispatch_in_the_emulator(rows, choices, experts, arch, hip):
         assert torch.equal(mine, theirs)
 
 
+@pytest.mark.parametrize("arch", ARCHES)
+@pytest.mark.parametrize("K, P, dtype", [(15, 3, torch.float64), (63, 64, torch.float32)])
+def test_plan_branches_in_the_emulator(K, P, dtype, arch, hip):
+    generator = torch.Generator().manual_seed(K)
+    accept, masks = torch.rand(3, K, generator=generator), torch.rand(K, K, generator=generator)
+    inputs = accept.to(dtype), masks.to(dtype), P, torch.tensor([K, 5, -1], dtype=torch.int32)
+    out = poisoned(3, P, dtype=torch.int32)
+    params = harness.recorded(*harness.captured(ops.plan_branches, *inputs, out=out))
+    hip.launch(arch, "plan_branches", params, dtype.itemsize)
+    assert torch.equal(out, ops.plan_branches(*inputs, backend="reference"))
+
+
 def moe_in_the_emulator(tensors, scales, arch, hip, kind):
     """fused_moe of these tensors against the reference."""
     call = partial(ops.fused_moe, *tensors, **scales, skip="identity")

@@ -120,7 +120,7 @@ def test_an_op_s_launcher_starts_its_kernels(op):
     """The host's part of its .hip file, on a HIP that reports launches."""
     made = []
     params = harness.recorded(*harness.captured(samples.calls()[op]))
-    kind = 4 if op == "commit" else harness.TYPES[torch.float32]
+    kind = 4 if op in ("commit", "plan_branches") else harness.TYPES[torch.float32]
     harness.launched(op, params, kind, made.append)
     options = dict(rule="token", logprob=True) if op == "accept_drafts" else {}
     assert len(made) == launches(op, **options)

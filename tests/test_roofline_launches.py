@@ -26,6 +26,7 @@ WORK = Workload(models.find("ZAYA1-8B"), batch=2, context_tokens=8192)
         ("fused_moe", dict(pairs=FEW_PAIRS + 1), 3),
         ("fused_moe", dict(pairs=FEW_PAIRS + 1, choices=2), 4),
         ("moe_dispatch", {}, 1),
+        ("plan_branches", {}, 1),
         ("accept_drafts", dict(rule="token"), 2),
         ("accept_drafts", dict(rule="greedy"), 2),
         ("accept_drafts", dict(rule="token", logprob=True), 3),

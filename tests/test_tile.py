@@ -494,3 +494,25 @@ def test_moe_dispatch(target):
 @pytest.mark.parametrize("dropped", [0, 1, 2])
 def test_sim_notices_a_missing_barrier_of_moe_dispatch(dropped):
     assert not all(dispatch_is_right("sim", seed, dropped) for seed in range(40))
+
+
+def plan_is_right(target, seed, dropped=-1):
+    generator = torch.Generator().manual_seed(seed)
+    accept, masks = torch.rand(5, 6, generator=generator), torch.rand(6, 7, generator=generator)
+    accept[::2, 0] = 1  # then branch 1 is not the first
+    lengths = torch.tensor([6, 3, 0, -1, 5], dtype=torch.int32)
+    out = poisoned(5, 3, dtype=torch.int32)
+    inputs = accept.double(), masks.double(), 3, lengths
+    params = harness.recorded(*harness.captured(ops.plan_branches, *inputs, out=out))
+    harness.checks().check_plan_branches(TARGETS[target], params, SEED(seed), dropped)
+    return torch.equal(out, ops.plan_branches(*inputs, backend="reference"))
+
+
+@pytest.mark.parametrize("target", ["cpu", "sim"])
+def test_plan_branches(target):
+    assert all(plan_is_right(target, seed) for seed in range(10))
+
+
+@pytest.mark.parametrize("dropped", [0, 1, 2, 3])
+def test_sim_notices_a_missing_barrier_of_plan_branches(dropped):
+    assert not all(plan_is_right("sim", seed, dropped) for seed in range(40))

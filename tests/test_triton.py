@@ -72,6 +72,7 @@ assert tokens.tolist() == [[0, 1, -1]], tokens
         "test_cca_qkv.py",
         "test_commit.py",
         "test_fused_moe.py",
+        "test_plan_branches.py",
         "test_residual_norm.py",
         "test_scaled_experts.py",
         "test_zaya_router.py",

@@ -19,7 +19,13 @@ from blockdraft import BlockLayout, env, ops
 from blockdraft.ops import _triton
 from blockdraft.roofline.assembly import parse
 from blockdraft.testing import assert_close, poisoned, random_pages, random_rows
-from blockdraft.triton_kernels import accept_drafts, block_attention, offline, sample_drafts
+from blockdraft.triton_kernels import (
+    accept_drafts,
+    block_attention,
+    offline,
+    plan_branches,
+    sample_drafts,
+)
 
 if env.triton_interpreter():
     pytest.skip("the interpreter takes the compiler's place", allow_module_level=True)
@@ -239,3 +245,18 @@ def test_sampling_in_the_emulator(name, dtype, arch, emulator, tmp_path, monkeyp
         for kernel in kernels:
             wide = any(report.loop_loads_16_bytes for report in kernel.reports)
             assert wide == (case["vocab"] % 16 == 0)
+
+
+@pytest.mark.parametrize("arch", ["gfx942", "gfx950"])
+@pytest.mark.parametrize("K, P", [(15, 3), (40, 5)])
+def test_plan_branches_in_the_emulator(K, P, arch, emulator, tmp_path, monkeypatch):
+    generator = torch.Generator().manual_seed(K)
+    accept, masks = torch.rand(3, K, generator=generator), torch.rand(K, K, generator=generator)
+    inputs = accept.double(), masks.double(), P, torch.tensor([K, 5, -1], dtype=torch.int32)
+    out = poisoned(3, P, dtype=torch.int32)
+    _, args = captured(ops.plan_branches, *inputs, out=out)
+    monkeypatch.setattr(
+        plan_branches, "plan", Emulated(plan_branches.plan, arch, emulator, tmp_path)
+    )
+    plan_branches.launch(args)
+    assert torch.equal(out, ops.plan_branches(*inputs, backend="reference"))

@@ -31,6 +31,7 @@ QUICK = (
     "convolve bf16",
     "convolve bf16 fp8",
     "dispatch experts=16",
+    "plan P=3",
     "gate_up bf16 rows=16",
     "down bf16 rows=272",
     "project bf16",

@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from . import ops
+from .plan import Plan
 
 if TYPE_CHECKING:
     from .decode_state import State
@@ -43,6 +43,12 @@ class Planner:
             guess = torch.cat([_by_confidence(), _by_mask(layout.K, layout.M)]).to(device)
             counts = GUESS * torch.stack([torch.ones_like(guess), guess])
         self.counts = counts
+        self._rates = torch.empty_like(counts[0])
+        self._accept = torch.zeros(state.drafts.shape, dtype=torch.float64, device=device)
+        self._best = Plan()
+        self._best.ops.plan_branches(
+            self._accept, self.by_mask(), layout.P, state.draft_len, out=state.branch
+        )
 
     def measure(self) -> None:
         """Count the drafts of the pass that were judged; to be called between acceptance and
@@ -74,13 +80,12 @@ class Planner:
 
     def choose(self) -> None:
         """Set the branches of the next pass."""
-        s = self.state
-        accept = self._rate()[self._place[0]]
-        ops.plan_branches(accept, self.by_mask(), s.layout.P, s.draft_len, out=s.branch)
+        torch.take(self._rate(), self._place[0], out=self._accept)
+        self._best.run()
 
     def _rate(self) -> torch.Tensor:
         tried, kept = self.counts
-        return kept / tried
+        return torch.div(kept, tried, out=self._rates)
 
     def by_mask(self) -> torch.Tensor:
         """float64 [K,M]: the rate of draft i from mask m, given that those before it are kept."""

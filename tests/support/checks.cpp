@@ -6,6 +6,7 @@
 #include "ops/cca_qkv/body.h"
 #include "ops/commit/body.h"
 #include "ops/fused_moe/body.h"
+#include "ops/plan_branches/body.h"
 #include "ops/residual_norm/body.h"
 #include "ops/zaya_router/body.h"
 #include "targets.h"
@@ -171,6 +172,26 @@ void check_moe_dispatch(int target, const void* params, uint64_t seed, int dropp
   const auto& p = *static_cast<const DispatchParams*>(params);
   if (target == 0) return launch(p, two_threads());
   dispatch_on_sim(p, seed, dropped);
+}
+
+// Probabilities are double.
+void check_plan_branches(int target, const void* params, uint64_t seed, int dropped) {
+  const auto& p = *static_cast<const PlanParams<double>*>(params);
+  if (target == 0) return launch(p, two_threads());
+  schedule(p, [&]<PlanStep>(int64_t groups) {
+    sim::Scheduler scheduler(seed, dropped);
+    scheduler.run(
+        groups,
+        [] {
+          PlanMemory memory;
+          std::memset(&memory, -1, sizeof memory);  // NaN
+          return memory;
+        },
+        [&](const sim::Wave& wave, PlanMemory& memory, int64_t request) {
+          sim::Group group(wave);
+          plan_branches(group, p, memory, int(request));
+        });
+  });
 }
 
 // Weight formats: 0 as the tokens, 1 e4m3fn, 2 e4m3fnuz, 3 e2m1x2.

@@ -132,7 +132,7 @@ class Launch(NamedTuple):
 
 def launched(op: str, params: Params | None, kind: int, run) -> None:
     """Calls run(Launch) for each launch that the op's own HIP launcher makes, while the arguments
-    live. kind: of TYPES; the bytes of a unit for commit."""
+    live. kind: of TYPES; for commit the bytes of a unit, for plan_branches of a probability."""
     failures = []
 
     def report(kernel, groups, threads, argument):

@@ -10,6 +10,7 @@
 #include "ops/commit/params.h"
 #include "ops/fused_moe/params.h"
 #include "ops/moe_dispatch/params.h"
+#include "ops/plan_branches/params.h"
 #include "ops/residual_norm/params.h"
 #include "ops/sample_drafts/params.h"
 #include "ops/zaya_router/params.h"
@@ -93,6 +94,11 @@ void launch_sample_drafts(int type, const void* p) { launch_as<SampleParams>(typ
 void launch_zaya_router(int type, const void* p) { launch_as<ZayaRouterParams>(type, p); }
 void launch_moe_dispatch(int, const void* p) {
   launch(*static_cast<const DispatchParams*>(p), Stream{});
+}
+// `unit`: bytes of a probability.
+void launch_plan_branches(int unit, const void* p) {
+  if (unit == 4) launch(*static_cast<const PlanParams<float>*>(p), Stream{});
+  if (unit == 8) launch(*static_cast<const PlanParams<double>*>(p), Stream{});
 }
 // `unit`: bytes of what is copied.
 void launch_commit(int unit, const void* p) {

@@ -10,7 +10,11 @@ void launch(const FusedMoeParams<T, W>& p, const Parallel& parallel) {
   using Gemm = cpu::Gemm<T, W>;
   schedule(p, Gemm::kRows, Gemm::kGroupColumns, [&]<MoeStep kStep>(int64_t groups) {
     if constexpr (kStep == MoeStep::kDispatch) return launch(p.dispatch(), parallel);
-    parallel.each(groups, int64_t(p.pairs()) * p.hidden * p.inner, [&](int64_t id) {
+    // Reading a weight takes as long as multiplying eight.
+    const int64_t reads = 8 * int64_t(least(p.pairs(), p.num_experts));
+    const int64_t work =
+        (kStep == MoeStep::kGateUp ? 2 : 1) * (reads + p.pairs()) * p.hidden * p.inner;
+    parallel.each(groups, work, [&](int64_t id) {
       thread_local Gemm gemm;
       int32_t found[Gemm::kGroupColumns];
       fused_moe<kStep>(gemm, p, id, found);

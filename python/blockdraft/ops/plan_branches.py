@@ -5,6 +5,9 @@ import torch
 from .. import reference
 from ..contract import F64, FLOATS, I32, Check
 from ..registry import Op, Out, by_name
+from . import _native, _triton
+
+MOST_DRAFTS = 63  # of the kernels, in which a set of branches is the bits of a number
 
 
 def plan_branches(
@@ -50,7 +53,33 @@ class Args(NamedTuple):
     branch: Out
 
 
+def _too_long(args: Args) -> str | None:
+    drafts = args.accept.shape[1]
+    return None if drafts <= MOST_DRAFTS else f"at most {MOST_DRAFTS} drafts, not {drafts}"
+
+
+def _cpp_unsupported(args: Args) -> str | None:
+    if args.accept.dtype not in (torch.float32, torch.float64):
+        return f"accept is float32 or float64, not {args.accept.dtype}"
+    return (
+        _too_long(args)
+        or _native.mixed(accept=args.accept, mask_accept=args.mask_accept)
+        or _native.unsupported(args.accept)
+    )
+
+
+def _triton_unsupported(args: Args) -> str | None:
+    return (
+        _too_long(args)
+        or _triton.cannot_compute(args.accept)
+        or _triton.cannot_compute(args.mask_accept)
+        or _triton.unsupported(args.accept)
+    )
+
+
 OP = Op("plan_branches", Args)
+_triton.register(OP, _triton_unsupported)
+_native.register(OP, _cpp_unsupported)
 OP.register(
     "reference",
     by_name(OP, reference.plan_branches, proposals=lambda args: args.branch.shape[1]),
