@@ -4,7 +4,7 @@ log-probabilities."""
 import pytest
 import torch
 
-from blockdraft import Sampling, env, ops, words_of
+from blockdraft import Sampling, env, ops
 from blockdraft.registry import OPS
 
 
@@ -393,45 +393,6 @@ def test_a_row_of_the_lowest_numbers_is_a_law(backend):
         logits, torch.ones(1, dtype=torch.int32), uniforms=u, backend=backend, **how
     )
     assert tokens.item() == 20
-
-
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_top_logprobs_are_those_of_a_sort(dtype):
-    """Over several vocab_blocks, with equal logits, a mask and a cut; of committed rows only."""
-    generator = torch.Generator().manual_seed(6)
-    vocab, n = 20_000, 20
-    target = (2 * torch.randn(3, 2, vocab, generator=generator)).round(decimals=1).to(dtype)
-    allowed = torch.rand(3, 2, vocab, generator=generator) < 0.5
-    allowed[1] = False
-    allowed[1, :, [5, 9000, 19_999]] = True
-    target[2, :, [19_000, 3, 4100]] = 11.0
-    allowed[2, :, [19_000, 3, 4100]] = True
-    sampling = Sampling(torch.ones(3), top_k=torch.tensor([12, 0, 0], dtype=torch.int32))
-    zero = torch.zeros(3, dtype=torch.int32)
-    v = ops.accept_drafts(
-        target,
-        zero[:, None],
-        zero,
-        zero[:, None] - 1,
-        2,
-        seed=zero.long(),
-        position=zero,
-        target_sampling=sampling,
-        drafter="greedy",
-        allowed=words_of(allowed),
-        with_logprob=True,
-        top_n=n,
-    )
-    logits = target[:, 0].double().masked_fill(~allowed[:, 0], -torch.inf)
-    logits[0, logits[0].sort(descending=True, stable=True).indices[12:]] = -torch.inf
-    expected = logits.log_softmax(-1)
-    order = logits.sort(dim=-1, descending=True, stable=True).indices[:, :n]
-    kept = expected.gather(1, order) > -torch.inf
-    assert kept.sum(1).tolist() == [12, 3, 20]
-    assert torch.equal(v.top_tokens[:, 0].long(), torch.where(kept, order, -1))
-    assert order[2, :3].tolist() == [3, 4100, 19_000]
-    assert torch.allclose(v.top_logprobs[:, 0].double(), expected.gather(1, order), atol=1e-5)
-    assert (v.top_tokens[:, 1] == -1).all() and (v.top_logprobs[:, 1] == -torch.inf).all()
 
 
 @pytest.mark.parametrize(

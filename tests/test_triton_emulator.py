@@ -184,9 +184,9 @@ CASES = {
     "block": dict(rule="block", K=3),
     "greedy drafter, given normalisers": dict(drafter="greedy", given_lse=True),
     "given normalisers": dict(given_lse=True),
-    "mixed, truncated, ties": dict(mix="some", truncated=True, coarse=True),
+    "mixed, truncated, ties": dict(mix="some", truncated=True, coarse=True, top=20),
     "spoilt, temperature 0 among others": dict(spoiled=torch.nan, temperature=0.0, B=3),
-    "two blocks": dict(vocab=4512, valid=4490, mask=4096, K=1),
+    "two blocks": dict(vocab=4512, valid=4490, mask=4096, K=1, top=3),
     "two blocks, a vocabulary of no multiple of 16": dict(vocab=4500, valid=4490, mask=4096, K=1),
     "long, truncated by a sample": dict(
         vocab=9008, valid=9001, mask=4096, truncated=True, B=1, K=1

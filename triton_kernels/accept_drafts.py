@@ -7,7 +7,7 @@ idle. Each step is a launch, because it needs all results of the step before.
     DECIDE     a request: how many drafts are kept
     WEIGH      a vocab_block: its mass in the distribution that the token is drawn from
     FINISH     a request: the draw, and the proposal for the next pass
-    LOGPROB    a row: log-probability of its committed token, if wanted
+    LOGPROB    a row: log-probability of its committed token, and the most probable ids, if wanted
 
 Rows 0..K of a request are the target's; the drafter's follow.
 """
@@ -20,22 +20,26 @@ from .acceptance import (
     enlist_row,
     given,
     load_distribution,
-    log_probability,
     measure_row,
     next_pass,
     normalise_draft,
     normalise_target,
     truncate,
+    unmixed,
+    unmixed_row,
 )
 from .distribution import (
     FIELDS,
     SPREAD,
     Penalties,
     Vocabulary,
+    log_probability,
+    logits,
     masses_of,
     tile_ids,
     uniform,
 )
+from .greatest import list_greatest, list_nothing
 from .listing import PLAN, THREADS
 from .request import ACCEPT, DRAW, Request, Sampling, row_of_draft, row_of_target
 from .residual import draw, weigh
@@ -59,7 +63,16 @@ def launch_metadata(grid, kernel, args):
 
 @triton.jit(
     launch_metadata=launch_metadata,
-    do_not_specialize=["K", "biases", "valid", "mask_token", "mask_rows", "proposals", "blocks"],
+    do_not_specialize=[
+        "K",
+        "biases",
+        "top_n",
+        "valid",
+        "mask_token",
+        "mask_rows",
+        "proposals",
+        "blocks",
+    ],
 )
 def accept(
     target,
@@ -97,6 +110,8 @@ def accept(
     next_draft_len,
     status,
     logprob,
+    top_tokens,
+    top_logprobs,
     workspace,
     target_request,
     target_row,
@@ -117,6 +132,11 @@ def accept(
     uniforms_row,
     logprob_row,
     workspace_request,
+    top_tokens_request,
+    top_tokens_row,
+    top_logprobs_request,
+    top_logprobs_row,
+    top_n,
     K,
     valid,
     mask_token,
@@ -410,12 +430,32 @@ def accept(
     else:
         count = tl.load(accepted + request)
         value = tl.zeros([], tl.float32)
+        if top_tokens is not None:
+            top_tokens += request * top_tokens_request + row * top_tokens_row
+            top_logprobs += request * top_logprobs_request + row * top_logprobs_row
         if row <= count:
             token = tl.load(own.tokens + row, mask=row < count, other=0)
             token = tl.where(row < count, token, tl.load(next_token + request))
-            value = log_probability(
-                own, memory, row, token, sampling, vocabulary, vocab_block, blocks, BLOCKS, TILE
+            read = unmixed_row(own, row)
+            p = unmixed(
+                own, memory, row, read, sampling, vocabulary, vocab_block, blocks, BLOCKS, TILE
             )
+            value = log_probability(p, logits(read, vocabulary, token, token, 1), token)
+            if top_tokens is not None:
+                list_greatest(
+                    p,
+                    read,
+                    vocabulary,
+                    top_tokens,
+                    top_logprobs,
+                    top_n,
+                    vocab_block,
+                    blocks,
+                    BLOCKS,
+                    TILE,
+                )
+        elif top_tokens is not None:
+            list_nothing(top_tokens, top_logprobs, top_n)
         tl.store(logprob + request * logprob_row + row, value)
 
 
@@ -477,6 +517,12 @@ def launch(args) -> None:
         ),
         *(t.stride(0) if t is not None else 0 for t in given),
         args.workspace.stride(0),
+        *(
+            stride
+            for listed in (args.top_tokens, args.top_logprobs)
+            for stride in (listed.stride()[:2] if listed is not None else (0, 0))
+        ),
+        0 if args.top_tokens is None else args.top_tokens.shape[2],
     ]
     constants = _constants(K, proposals, valid, vocab_block, args.rule, args.dirac)
     surplus = args.rule == BLOCK.value and draft is not None and not args.dirac
@@ -507,6 +553,8 @@ def launch(args) -> None:
             args.next_draft_len,
             args.status,
             args.target_logprob,
+            args.top_tokens,
+            args.top_logprobs,
             args.workspace,
             *strides,
             K,
@@ -528,12 +576,12 @@ def compilations(target: str):
     types = dict.fromkeys(
         "tokens draft_len branch position target_top_k drafter_top_k touched counts bias_ids "
         "allowed draft_allowed remaining accepted next_token proposal shift next_draft_len "
-        "status".split(),
+        "status top_tokens".split(),
         "*i32",
     )
     types |= dict.fromkeys(
         "target_temperature target_top_p target_min_p drafter_temperature drafter_top_p "
-        "drafter_min_p repetition presence frequency bias mix logprob".split(),
+        "drafter_min_p repetition presence frequency bias mix logprob top_logprobs".split(),
         "*fp32",
     )
     types |= dict.fromkeys(
@@ -542,7 +590,7 @@ def compilations(target: str):
     types |= {"seed": "*i64"} | dict.fromkeys("uniforms draft_lse workspace".split(), "*fp64")
     unchanged = dict.fromkeys(
         "uniforms touched counts repetition presence frequency bias_ids bias allowed draft_allowed "
-        "mix remaining".split()
+        "mix remaining top_tokens top_logprobs".split()
     )
     bare = unchanged | dict.fromkeys(
         f"{rows}_{cut}" for rows in ("target", "drafter") for cut in ("top_k", "top_p", "min_p")

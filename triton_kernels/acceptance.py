@@ -16,7 +16,6 @@ from .distribution import (
     conclude,
     exponent,
     has,
-    logits,
     measure,
 )
 from .images import spare
@@ -301,11 +300,16 @@ def normalise_draft(
 
 
 @triton.jit
-def log_probability(
+def unmixed_row(request, i):
+    return as_target(request, i, request.target + i.to(tl.int64) * request.target_row)
+
+
+@triton.jit
+def unmixed(
     request,
     memory,
     i,
-    token,
+    row,
     sampling,
     vocabulary,
     vocab_block,
@@ -313,7 +317,8 @@ def log_probability(
     BLOCKS: tl.constexpr,
     TILE: tl.constexpr,
 ):
-    """Log-probability of a token in the unmixed target distribution; temperature 0 counts as 1."""
+    """The target distribution of row i before mixing, which is `row`; temperature 0 counts as
+    1."""
     distribution = load_distribution(memory, i, True)
     cut = distribution.cut
     tie = distribution.tie
@@ -323,7 +328,6 @@ def log_probability(
     again = sampling.temperature <= 0
     if request.weight is not None:
         again |= (i < request.live) & (request.weight != 1)
-    row = as_target(request, i, request.target + i.to(tl.int64) * request.target_row)
     if again:
         scale = exponent(sampling.temperature)
         stop = vocabulary.valid
@@ -363,11 +367,8 @@ def log_probability(
         cut = kept.cut
         tie = kept.tie
         total = kept.total
-    x = logits(row, vocabulary, token, token, 1)
-    value = ((x.to(tl.float64) - top) * scale - tl.log2(total)) / LOG2_E
-    return tl.where(
-        (x > cut) | ((x == cut) & (token <= tie)), tl.minimum(value, 0), float("-inf")
-    ).to(tl.float32)
+    spread = tl.full([], SPREAD, tl.int32)
+    return Distribution(scale, total, top, cut, tie, spread, tl.zeros([], tl.int32))
 
 
 @triton.jit

@@ -283,9 +283,14 @@ def lowest(sums, greatest, top, row, vocabulary, vocab_block, TILE: tl.constexpr
 
 
 @triton.jit
+def is_kept(distribution, x, ids):
+    return (x > distribution.cut) | ((x == distribution.cut) & (ids <= distribution.tie))
+
+
+@triton.jit
 def weights(distribution, x, ids):
     """The weights of what is kept, in fp32; NaN for NaN."""
-    kept = (x > distribution.cut) | ((x == distribution.cut) & (ids <= distribution.tie)) | (x != x)
+    kept = is_kept(distribution, x, ids) | (x != x)
     return tl.where(kept, plain_weights(distribution, x), 0.0)
 
 
@@ -307,9 +312,8 @@ def plain_weights(distribution, x):
 @triton.jit
 def probability(distribution, x, token, vocabulary):
     """The probability of tokens with the logits x, in fp64."""
-    kept = (x > distribution.cut) | ((x == distribution.cut) & (token <= distribution.tie))
     spread = tl.where(
-        kept,
+        is_kept(distribution, x, token),
         tl.exp2((x.to(tl.float64) - distribution.top) * distribution.scale) / distribution.total,
         0,
     )
@@ -320,6 +324,14 @@ def probability(distribution, x, token, vocabulary):
         ),
         0,
     )
+
+
+@triton.jit
+def log_probability(distribution, x, token):
+    """Of a token with the logit x, in a distribution that is not a point."""
+    below = (x.to(tl.float64) - distribution.top) * distribution.scale
+    value = tl.minimum((below - tl.log2(distribution.total)) / LOG2_E, 0)
+    return tl.where(is_kept(distribution, x, token), value, float("-inf")).to(tl.float32)
 
 
 @triton.jit

@@ -231,12 +231,6 @@ def _outputs(
     return Accepted(*tensors, *[None] * (len(Accepted._fields) - len(tensors)))
 
 
-def _triton_unsupported(args: Args) -> str | None:
-    if args.top_tokens is not None:
-        return "the Triton kernels have no top_n"
-    return _triton.unsupported(args.target_logits)
-
-
 def _uniforms(args: Args) -> torch.Tensor:
     """The uniforms of the drafts, then that of the draw."""
     if args.uniforms is not None:
@@ -247,7 +241,7 @@ def _uniforms(args: Args) -> torch.Tensor:
 
 
 OP = Op("accept_drafts", Args)
-_triton.register(OP, _triton_unsupported)
+_triton.register(OP, lambda args: _triton.unsupported(args.target_logits))
 _native.register(OP, lambda args: _native.unsupported(args.target_logits))
 OP.register(
     "reference",
