@@ -11,6 +11,7 @@ from importlib import import_module
 from types import ModuleType
 from typing import Any
 
+from .. import registry
 from .case import DTYPES, Case
 from .names import OPS
 
@@ -46,7 +47,12 @@ def cases(
 
 
 def own_names(cases: list[Case]) -> set[str]:
-    """The names of blockdraft's own implementations, by the first case of each op."""
-    first = {case.op: case for case in reversed(cases)}
-    prepared = [case.build() for case in first.values()]
-    return {each.name for p in prepared for each in p.implementations if not each.is_peer}
+    """The names of blockdraft's own implementations: an op's backends, or what the first case of
+    anything else has."""
+    found = set()
+    for op, case in {case.op: case for case in reversed(cases)}.items():
+        if op in registry.OPS:
+            found |= set(registry.OPS[op].backends)
+        else:
+            found |= {each.name for each in case.build().implementations if not each.is_peer}
+    return found

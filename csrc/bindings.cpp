@@ -3,6 +3,7 @@
 #include <Python.h>
 
 #include "ops/cca_qkv/params.h"
+#include "ops/plan_branches/params.h"
 #include "ops/sampling/workspace.h"
 #include "ops/torch.h"
 #include "ops/zaya_router/params.h"
@@ -88,6 +89,7 @@ static void describe(PyObject* module) {
   PyModule_AddIntConstant(module, "vocab_block_doubles", kVocabBlockDoubles);
   PyModule_AddIntConstant(module, "router_floats", kRouterFloats);
   PyModule_AddIntConstant(module, "cca_bytes", kCcaBytes);
+  PyModule_AddIntConstant(module, "plan_levels", kPlanLevels);
 }
 
 }  // namespace blockdraft

@@ -113,9 +113,21 @@ def test_worth_as_much_as_the_reference_s(case, backend):
 
 @pytest.mark.parametrize("backend", FAST)
 def test_too_many_drafts_for_a_kernel(backend):
-    device_of(backend)
     drafts = MOST_DRAFTS + 1
     call = torch.rand(1, drafts), torch.rand(drafts, 3), 2, torch.tensor([5]).int()
     with pytest.raises(ValueError, match=f"at most {MOST_DRAFTS} drafts, not {drafts}"):
         ops.plan_branches(*call, backend=backend)
     assert ops.plan_branches(*call).shape == (1, 2)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize(
+    "accept, expected",
+    [(0.0, [1, -1, -1]), (1.0, [5, -1, -1])],
+)
+def test_a_branch_that_gains_nothing_is_left_out(accept, expected, backend):
+    device = device_of(backend)
+    chances, rates = torch.full((1, 4), accept, device=device), torch.full((4, 5), 0.5).to(device)
+    length = torch.tensor([4], dtype=torch.int32, device=device)
+    plan = ops.plan_branches(chances, rates, 3, length, backend=backend)
+    assert plan.tolist() == [expected]

@@ -347,7 +347,9 @@ def test_top_logprobs_are_those_of_a_sort(dtype, backend):
     allowed[2, :, [19_000, 3, 4100]] = True
     sampling = Sampling(torch.ones(3), top_k=torch.tensor([12, 0, 0], dtype=torch.int32))
     zero = torch.zeros(3, dtype=torch.int32)
-    v = ops.accept_drafts(
+    v = run_by(
+        ops.accept_drafts,
+        backend,
         target,
         zero[:, None],
         zero,
@@ -360,7 +362,6 @@ def test_top_logprobs_are_those_of_a_sort(dtype, backend):
         allowed=words_of(allowed),
         with_logprob=True,
         top_n=n,
-        backend=backend,
     )
     logits = target[:, 0].double().masked_fill(~allowed[:, 0], -torch.inf)
     logits[0, logits[0].sort(descending=True, stable=True).indices[12:]] = -torch.inf

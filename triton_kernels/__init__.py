@@ -1,4 +1,5 @@
-"""Triton kernels, one file an op; installed as blockdraft.triton_kernels."""
+"""Triton kernels: a file for each op, and what they are made of; installed as
+blockdraft.triton_kernels."""
 
 from .. import env
 

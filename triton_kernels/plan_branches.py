@@ -61,14 +61,17 @@ def plan(
     own = tl.full((LEVELS,), 1, tl.int64) << level
     for _ in range(0, ROUNDS):
         candidate = tl.where(possible, served + behind[None, :], float("-inf"))
-        value, last = tl.max(candidate, 1, return_indices=True)
+        value = tl.max(candidate, 1)
+        greatest = candidate == value[:, None]  # of equal ones the last, with the fewest branches
+        last = tl.max(tl.where(greatest, level[None, :], -1), 1)
         taken = last[:, None] == level[None, :]
         chosen = own | tl.sum(tl.where(taken, chosen_behind[None, :], 0), 1)
         behind = tl.max(tl.where(following, value[:, None], float("-inf")), 0)
         behind = tl.where(level == K, 0, behind)
         chosen_behind = tl.sum(tl.where(following, chosen[:, None], 0), 0)
 
-    best, first = tl.max(value, 0, return_indices=True)
+    best = tl.max(value, 0)
+    first = tl.max(tl.where(value == best, level, -1), 0)
     bits = tl.sum(tl.where(level == first, chosen, 0), 0)
     bits = tl.where(best > 0, bits, 0)
     used = ((bits >> level) & 1).to(tl.int32)

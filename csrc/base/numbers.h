@@ -32,7 +32,8 @@ inline float sum_of(eight x) {
   return (y[0] + y[1]) + (y[2] + y[3]);
 }
 
-// x, or the nearest number whose power of two is a normal number. Comparisons keep NaN.
+// x, brought within 126 of 0, so that its power of two and the inverse of that are normal numbers.
+// Comparisons keep NaN.
 template <class V>
 V clamped_power(V x) {
   x = x > 126 ? V{} + 126 : x;

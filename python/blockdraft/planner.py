@@ -47,7 +47,7 @@ class Planner:
         self._accept = torch.zeros(state.drafts.shape, dtype=torch.float64, device=device)
         self._best = Plan()
         self._best.ops.plan_branches(
-            self._accept, self.by_mask(), layout.P, state.draft_len, out=state.branch
+            self._accept, self._by_mask(), layout.P, state.draft_len, out=state.branch
         )
 
     def measure(self) -> None:
@@ -89,6 +89,10 @@ class Planner:
 
     def by_mask(self) -> torch.Tensor:
         """float64 [K,M]: the rate of draft i from mask m, given that those before it are kept."""
+        return self._by_mask().clone()
+
+    def _by_mask(self) -> torch.Tensor:
+        """It changes with the counts when the next branches are chosen."""
         return self._rate()[self._account :].view(self.state.layout.K, self.state.layout.M)
 
 

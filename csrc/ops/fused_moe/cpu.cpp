@@ -12,8 +12,10 @@ void launch(const FusedMoeParams<T, W>& p, const Parallel& parallel) {
     if constexpr (kStep == MoeStep::kDispatch) return launch(p.dispatch(), parallel);
     // Reading a weight takes as long as multiplying eight.
     const int64_t reads = 8 * int64_t(least(p.pairs(), p.num_experts));
-    const int64_t work =
-        (kStep == MoeStep::kGateUp ? 2 : 1) * (reads + p.pairs()) * p.hidden * p.inner;
+    const int64_t product = (reads + p.pairs()) * p.hidden * p.inner;
+    const int64_t work = kStep == MoeStep::kGateUp ? 2 * product
+                         : kStep == MoeStep::kDown ? product
+                                                   : int64_t(p.pairs()) * p.hidden;
     parallel.each(groups, work, [&](int64_t id) {
       thread_local Gemm gemm;
       int32_t found[Gemm::kGroupColumns];

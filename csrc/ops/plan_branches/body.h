@@ -19,7 +19,8 @@ void schedule(const PlanParams<T>& p, Run run) {
 // A group's.
 struct PlanMemory {
   double weight[kPlanLevels];  // the probability that the pass ends on a level
-  double gain[kPlanLevels];    // expected drafts of the next pass, by levels below its branch's
+  double gain
+      [kPlanLevels];  // expected drafts of the next pass, by how far behind its branch's this one ends
   // Of the levels from one on, by the best branches so far and in the round before: their value, and
   // the levels on which branches begin, as bits. Behind the last level both are 0.
   double value[2][kPlanLevels + 1];
@@ -57,7 +58,7 @@ void plan_branches(Group& group, const PlanParams<T>& p, PlanMemory& memory, int
       int next = levels;
       for (int stop = first + 1; stop <= levels && first <= drafts; ++stop) {
         own += memory.gain[stop - 1 - first] * memory.weight[stop - 1];
-        if (own + before[stop] > best) {
+        if (own + before[stop] >= best) {  // of equal ones the last, with the fewest branches
           best = own + before[stop];
           next = stop;
         }
@@ -71,7 +72,7 @@ void plan_branches(Group& group, const PlanParams<T>& p, PlanMemory& memory, int
   const double* value = memory.value[rounds % 2];
   int first = levels;
   for (int level = 0; level < levels; ++level)
-    if (value[level] > (first < levels ? value[first] : 0)) first = level;
+    if (value[level] > 0 && (first == levels || value[level] >= value[first])) first = level;
   uint64_t chosen = memory.chosen[rounds % 2][first];
   int32_t* branch = p.branch.at(request);
   for (int i = 0; i < p.proposals; ++i, chosen &= chosen - 1)

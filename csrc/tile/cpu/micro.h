@@ -1,4 +1,4 @@
-// Micro-kernels of a CPU: products of a few rows by 16 or 32 columns, whose sums stay in registers.
+// Micro-kernels of a CPU: products of a few rows by 8, 16 or 32 columns, whose sums stay in registers.
 // Without AVX2 the compiler splits the vectors. Operands are fp32, in the order in which they are
 // read; or bf16, 12 rows by 16 columns at a time, if the CPU has bf16 dot products.
 #pragma once

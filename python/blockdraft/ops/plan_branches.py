@@ -34,6 +34,7 @@ def plan_branches(
     check.tensor("accept", accept, "B K", FLOATS + F64)
     check.tensor("mask_accept", mask_accept, "K M", FLOATS + F64)
     check.tensor("draft_len", draft_len, "B", I32)
+    check.need(check.dims["M"] >= 1, "mask_accept", "at least one mask", list(mask_accept.shape))
     check.need(proposals >= 0, "proposals", "0 or more", proposals)
     for name, t in (("accept", accept), ("mask_accept", mask_accept)):
         check.values(name, t, 0, 1, "probabilities")
@@ -80,6 +81,10 @@ def _triton_unsupported(args: Args) -> str | None:
 OP = Op("plan_branches", Args)
 _triton.register(OP, _triton_unsupported)
 _native.register(OP, _cpp_unsupported)
+if _native.EXTENSION is not None:
+    _native.agree(
+        "plan_branches' levels", getattr(_native.EXTENSION, "plan_levels", None), MOST_DRAFTS + 1
+    )
 OP.register(
     "reference",
     by_name(OP, reference.plan_branches, proposals=lambda args: args.branch.shape[1]),

@@ -38,16 +38,23 @@ def plan_branches(accept, mask_accept, proposals: int, draft_len):
     end[:, -1] = 0  # tails[n][b, e]: the best value of the levels from e on with n more branches
     tails, choices = [end], []
     for _ in range(proposals):
-        best, following = (segment + tails[-1][:, None]).max(-1)
+        best, following = _last_greatest(segment + tails[-1][:, None])
         choices.append(F.pad(following, (0, 1), value=K + 1))
         tails.append(F.pad(best, (0, 1)))
 
     out = torch.full((batch, proposals), -1, dtype=torch.int32, device=accept.device)
     place = torch.zeros(batch, dtype=torch.long, device=accept.device)
     if proposals:
-        best, place = tails[-1][:, : K + 1].max(1)
+        best, place = _last_greatest(tails[-1][:, : K + 1])
         place.masked_fill_(best <= 0, K + 1)
     for j in range(proposals):
         out[:, j] = torch.where(place <= K, place + 1, -1)
         place = choices[proposals - 1 - j].gather(1, place[:, None])[:, 0]
     return out
+
+
+def _last_greatest(x):
+    """The maxima of the last dimension, and their places: of equal ones the last, which takes the
+    fewest branches."""
+    greatest, place = x.flip(-1).max(-1)
+    return greatest, x.shape[-1] - 1 - place
