@@ -68,6 +68,26 @@ def test_the_compiler_understands_every_kernel(kind):
     assert seen >= 60
 
 
+@pytest.mark.parametrize(
+    "absent",
+    [
+        "touched counts repetition presence frequency bias_ids bias",
+        "bias_ids bias",
+        "allowed",
+        "mix",
+    ],
+)
+def test_the_compiler_understands_samplers_without_an_option(absent):
+    seen = 0
+    for name, kernel, types, constants, options in isa.triton_compilations("gfx950"):
+        if " full " in name and name.endswith("bf16"):
+            names = absent.replace("allowed", "allowed draft_allowed").split()
+            fewer = dict.fromkeys(p.name for p in kernel.params if p.name in names)
+            offline.read("gfx950", kernel, types, constants | fewer, options)
+            seen += 1
+    assert seen >= 12
+
+
 @pytest.mark.parametrize("arch, case", CASES)
 def test_code(arch, case):
     name, *source = case

@@ -77,14 +77,18 @@ def row_of_target(request, i):
 @triton.jit
 def changed(request, at, other, weight, allowed, allowed_row, i, drafted):
     p = request.penalties
-    masked = allowed is not None
-    words = allowed + i.to(tl.int64) * allowed_row if masked else p.touched
+    if allowed is not None:  # a name for that would be a value that the compiler does not know
+        words = allowed + i.to(tl.int64) * allowed_row
+        masked = tl.full([], 1, tl.int1)
+    else:
+        words = p.touched
+        masked = tl.full([], 0, tl.int1)
     return Changed(
         at,
         other,
         tl.full([], 1, tl.float32) * weight,
         words,
-        tl.full([], masked, tl.int1),
+        masked,
         p.touched,
         p.counts,
         p.repetition,
