@@ -192,6 +192,7 @@ CASES = {
         vocab=9008, valid=9001, mask=4096, truncated=True, B=1, K=1
     ),
     "allowed, truncated, mixed": dict(masked=True, truncated=True, mix="some"),
+    "penalised": dict(penalised=True),
     "penalised, allowed, block": dict(penalised=True, masked=True, rule="block", K=3),
     "foreign and rare drafts, block": dict(rule="block", K=5, truncated=True, gap=100, seed=7),
 }

@@ -130,9 +130,11 @@ class HipKernels:
 
 
 # The emulator executes lanes one by one. If a DPP operation writes the register that it reads from
-# other lanes, later lanes would read new values, so it is made to read a copy.
+# other lanes, later lanes would read new values, so it is made to read a copy, in v255. What a kernel
+# keeps there is in a255 meanwhile.
 IN_PLACE = re.compile(r"^(\s+v_\w+_dpp) (v\d+), \2\b(.*)$", re.M)
 COPY = r"\tv_mov_b32_e32 v255, \2\n\1 \2, v255\3"
+KEEP = rf"\tv_accvgpr_write_b32 a255, v255\n{COPY}\n\tv_accvgpr_read_b32 v255, a255"
 # It reads v128 and above in the short encoding of 16-bit operations as high halves, as RDNA does.
 SHORT = re.compile(r"^(\s+v_\w*16\w*)_e32\b", re.M)
 
@@ -140,7 +142,7 @@ SHORT = re.compile(r"^(\s+v_\w*16\w*)_e32\b", re.M)
 def assembled(text: str, arch: str, stem: Path) -> Path:
     """The code object of assembly text."""
     assembly, object_file, linked = (Path(f"{stem}{end}") for end in (".s", ".o", ".co"))
-    assembly.write_text(IN_PLACE.sub(COPY, text))
+    assembly.write_text(IN_PLACE.sub(KEEP if re.search(r"\bv255\b", text) else COPY, text))
     zig = [sys.executable, "-m", "ziglang"]
     assemble = ["clang", "--target=amdgcn-amd-amdhsa", f"-mcpu={arch}", "-c", "-x", "assembler"]
     subprocess.run([*zig, *assemble, assembly, "-o", object_file], check=True)

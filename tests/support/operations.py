@@ -43,6 +43,8 @@ def of(inst):
         return add_to_memory
     if name in ("BUFFER_INV", "BUFFER_WBL2"):
         return lambda *_: None  # there is one memory
+    if name == "S_SETREG_IMM32_B32":
+        return lambda *_: None  # of the mode: whether subnormal numbers count, which they never do
     if type(inst).__name__ == "MUBUF" and not inst.lds:
         return buffer
     return (lambda *_: None) if "LOAD_LDS" in name else None  # it arrives later: to_lds
