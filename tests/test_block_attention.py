@@ -351,7 +351,7 @@ FAST = [name for name in BACKENDS if name != "reference"]
 
 @pytest.mark.parametrize("backend", FAST)
 @settings(
-    max_examples=20 if SLOW else 250,
+    max_examples=30 if SLOW else 250,
     deadline=None,
     derandomize=True,
     suppress_health_check=list(HealthCheck),

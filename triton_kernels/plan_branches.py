@@ -6,7 +6,12 @@ import triton.language as tl
 
 
 def launch_metadata(grid, kernel, args):
-    return {"name": f"plan_branches requests={grid[0]}", "bytes": 0}
+    accept, mask_accept = args["accept"], args["mask_accept"]
+    read = accept.numel() * accept.element_size() + mask_accept.numel() * mask_accept.element_size()
+    return {
+        "name": f"plan_branches requests={grid[0]}",
+        "bytes": read + 4 * len(accept) * (1 + args["PROPOSALS"]),
+    }
 
 
 @triton.jit(launch_metadata=launch_metadata)
@@ -82,7 +87,7 @@ def plan(
     tl.store(branch + i, -1, mask=(i >= tl.sum(used, 0)) & (i < PROPOSALS))
 
 
-def sizes(K: int, masks: int, proposals: int) -> dict:
+def _sizes(K: int, masks: int, proposals: int) -> dict:
     return dict(
         K=K,
         MASKS=masks,
@@ -93,7 +98,7 @@ def sizes(K: int, masks: int, proposals: int) -> dict:
     )
 
 
-def warps(K: int) -> int:
+def _warps(K: int) -> int:
     return 1 if K < 32 else 4
 
 
@@ -110,8 +115,8 @@ def launch(args) -> None:
         accept.stride(0),
         mask_accept.stride(0),
         branch.stride(0),
-        **sizes(K, masks, branch.shape[1]),
-        num_warps=warps(K),
+        **_sizes(K, masks, branch.shape[1]),
+        num_warps=_warps(K),
     )
 
 
@@ -123,6 +128,6 @@ def compilations(target: str):
             f"plan P={proposals}",
             plan,
             types,
-            sizes(K, K + 1, proposals),
-            dict(num_warps=warps(K)),
+            _sizes(K, K + 1, proposals),
+            dict(num_warps=_warps(K)),
         )

@@ -130,8 +130,8 @@ class HipKernels:
 
 
 # The emulator executes lanes one by one. If a DPP operation writes the register that it reads from
-# other lanes, later lanes would read new values, so it is made to read a copy, in v255. What a kernel
-# keeps there is in a255 meanwhile.
+# other lanes, later lanes would read new values, so it is made to read a copy, in v255. What a
+# kernel keeps there is in a255 meanwhile.
 IN_PLACE = re.compile(r"^(\s+v_\w+_dpp) (v\d+), \2\b(.*)$", re.M)
 COPY = r"\tv_mov_b32_e32 v255, \2\n\1 \2, v255\3"
 KEEP = rf"\tv_accvgpr_write_b32 a255, v255\n{COPY}\n\tv_accvgpr_read_b32 v255, a255"

@@ -19,8 +19,8 @@ void schedule(const PlanParams<T>& p, Run run) {
 // A group's.
 struct PlanMemory {
   double weight[kPlanLevels];  // the probability that the pass ends on a level
-  double gain
-      [kPlanLevels];  // expected drafts of the next pass, by how far behind its branch's this one ends
+  // Expected drafts of the next pass, by how many levels a branch begins before this pass ends.
+  double gain[kPlanLevels];
   // Of the levels from one on, by the best branches so far and in the round before: their value, and
   // the levels on which branches begin, as bits. Behind the last level both are 0.
   double value[2][kPlanLevels + 1];
@@ -45,9 +45,10 @@ void plan_branches(Group& group, const PlanParams<T>& p, PlanMemory& memory, int
     memory.gain[level] = gain;
   });
   group.each(levels + 1, [&](int level) {
-    memory.value[0][level] = level < levels ? -__builtin_inf() : 0;
-    memory.value[1][levels] = 0;
-    memory.chosen[0][level] = memory.chosen[1][levels] = 0;
+    for (int i = 0; i < 2; ++i) {
+      memory.value[i][level] = level < levels ? -__builtin_inf() : 0;
+      memory.chosen[i][level] = 0;
+    }
   });
   group.barrier();
   for (int round = 0; round < rounds; ++round) {
