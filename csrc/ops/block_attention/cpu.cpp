@@ -31,7 +31,9 @@ bool joins_heads(const AttentionParams<T>& p, int64_t items, int threads) {
   const bool whole = p.group() % 4 == 0;  // panels
   const bool alike =
       !p.k_cache || (p.k_cache.stride[2] == p.k.stride[1] && p.v_cache.stride[2] == p.v.stride[1]);
-  return fits && whole && alike && items >= 2 * threads * p.kv_heads;
+  const int64_t joined = items / p.kv_heads;
+  const bool busy = joined >= 2 * threads || (joined && joined % threads == 0);  // all threads
+  return fits && whole && alike && busy;
 }
 
 template <class Tile, class T>
@@ -81,8 +83,11 @@ template <class T>
 void launch(const AttentionParams<T>& p, const Parallel& parallel) {
   auto run = [&](auto type) {
     using Tile = typename decltype(type)::type;
-    const AttentionGrid grid(p, Tile::kGroupColumns);
-    schedule(p, Tile::kGroupColumns, [&]<AttentionStep kStep>(int64_t items) {
+    // A chunk of many columns has large results, which are written, and read by the merge.
+    const AttentionColumns columns(Tile::kGroupColumns,
+                                   cpu::NarrowTile<T, AttentionColumn>::kHeadColumns, 4);
+    const AttentionGrid grid(p, columns);
+    schedule(p, columns, [&]<AttentionStep kStep>(int64_t items) {
       if constexpr (kStep == AttentionStep::kAttend)
         attend<Tile>(p, grid, parallel);
       else

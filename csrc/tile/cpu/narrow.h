@@ -125,7 +125,10 @@ class NarrowTile : public Group {
     fetched_ = due_ = 0;
     // per pair of keys, and per step of the values
     pace_ = float(rows_[1 - staged_].count) / (panels_ * (kKeys / 2 + head_dim_ / (2 * kLanes)));
-    for (int p = 0; p < panels_; ++p) f(panel_[p]);
+    for (int p = 0; p < panels_; ++p) {
+      f(panel_[p]);
+      cold_ = false;
+    }
     fetch(rows_[1 - staged_].count);
   }
 
@@ -134,6 +137,9 @@ class NarrowTile : public Group {
     const int64_t apart = panel.head * apart_.keys;
     by_type([&]<class C, class O>(const C*, Order<O>) {
       for (int i = 0; i < rows.count; i += 2) {
+        if (cold_) {
+          for (int j = i ? i + kFar : 0; j < i + kFar + 2 && j < rows.count; ++j) prefetch(rows, j);
+        }
         fetch(due_ += pace_);
         const int second = least(i + 1, rows.count - 1);
         const vec two =
@@ -372,19 +378,22 @@ class NarrowTile : public Group {
   // Prefetches the next tile up to a row into the L2: it is larger than the L1.
   void fetch(float end) {
     const Rows& ahead = rows_[1 - staged_];
-    const int size = heads * head_dim_ * (ahead.codes == Codes::kNone ? sizeof(T) : 1);
-    for (; fetched_ < end && fetched_ < ahead.count; ++fetched_) {
-      const char *key = as<char>(ahead.keys[fetched_]), *value = as<char>(ahead.values[fetched_]);
-      for (int byte = 0; byte < size; byte += 64) {
-        __builtin_prefetch(key + byte, 0, 2);
-        __builtin_prefetch(value + byte, 0, 2);
-      }
+    for (; fetched_ < end && fetched_ < ahead.count; ++fetched_) prefetch(ahead, fetched_);
+  }
+  void prefetch(const Rows& rows, int i) const {
+    const int size = heads * head_dim_ * (rows.codes == Codes::kNone ? sizeof(T) : 1);
+    const char *key = as<char>(rows.keys[i]), *value = as<char>(rows.values[i]);
+    for (int byte = 0; byte < size; byte += 64) {
+      __builtin_prefetch(key + byte, 0, 2);
+      __builtin_prefetch(value + byte, 0, 2);
     }
   }
 
   const bool coded_;
   float* memory_;
   int head_dim_, panels_ = 0, staged_ = 0, fetched_ = 0, places_[kKeys];
+  static constexpr int kFar = 8;
+  bool cold_ = true;
   float due_ = 0, pace_ = 0;
   Apart apart_;
   Rows rows_[2];

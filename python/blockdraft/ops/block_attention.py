@@ -177,7 +177,7 @@ def block_attention_workspace(q: torch.Tensor, rows: Rows) -> tuple[int, ...]:
 def chunk_keys(device: torch.device) -> int:
     """The least keys of a chunk. The results of a prefix's chunks are joined as a binary tree, in
     which a split is a node. So a request's bits depend on its chunks, not on its splits."""
-    return 4096 if device.type == "cpu" else 512
+    return 1024 if device.type == "cpu" else 512
 
 
 def split_chunks(q: torch.Tensor, k: torch.Tensor, rows: Rows) -> int:
