@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from .. import ops  # noqa: F401  (registers)
-from ..registry import OPS
+from ..registry import OPS, Call, Unsupported, first_tensor, recording
 from ..roofline.costs import Cost
 
 DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torch.float32}
@@ -85,8 +85,40 @@ def unstored(
 def backends(
     op: str, call: Callable[[str], Any], out: torch.Tensor | None = None
 ) -> list[Implementation]:
-    """Every backend registered for an op; `call(backend)` runs it."""
-    return [own(name, lambda name=name: call(name), out) for name in OPS[op].backends]
+    """Every backend registered for an op, `call(backend)` runs it; and the C++ kernel once more,
+    planned."""
+    found = []
+    for name in OPS[op].backends:
+        found.append(own(name, lambda name=name: call(name), out))
+        if name == "cpp":
+            found.append(planned(call, out))
+    return found
+
+
+PLANNED = "planned"
+
+
+def planned(call: Callable[[str], Any], out: torch.Tensor | None) -> Implementation:
+    """The C++ kernel as a decode runs it, by a `Plan`: without checks. Only on a CPU: on a GPU all
+    kernels are timed without what the host does."""
+
+    def prepare() -> Callable[[], Any]:
+        calls: list[Call] = []
+        with recording(calls):
+            result = call("cpp")
+        if first_tensor(calls[0].arguments).device.type != "cpu":
+            raise Unsupported
+        if out is not None:
+            out.fill_(torch.nan)
+
+        def run() -> Any:
+            for _, kernel, arguments in calls:
+                kernel(*arguments)
+            return result
+
+        return run
+
+    return Implementation(PLANNED, prepare, is_peer=False)
 
 
 def compiled(name: str, function: Callable, *inputs: Any) -> Implementation:

@@ -12,7 +12,7 @@ from types import ModuleType
 from typing import Any
 
 from .. import registry
-from .case import DTYPES, Case
+from .case import DTYPES, PLANNED, Case
 from .names import OPS
 
 
@@ -52,7 +52,7 @@ def own_names(cases: list[Case]) -> set[str]:
     found = set()
     for op, case in {case.op: case for case in reversed(cases)}.items():
         if op in registry.OPS:
-            found |= set(registry.OPS[op].backends)
+            found |= {*registry.OPS[op].backends, PLANNED}
         else:
             found |= {each.name for each in case.build().implementations if not each.is_peer}
     return found

@@ -8,6 +8,7 @@ import torch
 
 # Samples disagree if their median absolute deviation is a larger fraction of their median.
 UNSTEADY = 0.15
+SETTLING, SAMPLE = 12e-3, 3e-3  # seconds of a short call, untimed and timed
 
 
 def median_and_mad(samples: list[float]) -> tuple[float, float]:
@@ -27,28 +28,34 @@ def interleaved(
     machine's speed affects all alike.
 
     Each call is warmed up once. About `seconds` are spent on each call, within `rounds` samples; a
-    sample of a short call is the mean of enough repetitions to last a few milliseconds. An untimed
-    call precedes each sample, so that no sample includes the cost of what another call left in the
-    caches, such as lines that have to be written back.
+    sample of a short call is the mean of enough repetitions to last a few milliseconds. Untimed
+    calls precede each sample, so that no sample includes the cost of what another call left in the
+    caches, such as lines that have to be written back: that takes up to 10 milliseconds.
     """
     repeats, expected = [], []
     for call in calls:
         call()
-        began = time.perf_counter()
-        call()
-        once = time.perf_counter() - began
-        repeats.append(max(1, min(1000, int(2e-3 / max(once, 1e-7)))))
-        expected.append(once * (1 + repeats[-1]))
+        once = min(max(_seconds(call), 1e-7) for _ in range(3))
+        untimed, timed = (max(1, min(1000, int(s / once))) for s in (SETTLING, SAMPLE))
+        repeats.append((untimed, timed))
+        expected.append(once * (untimed + timed))
     count = int(min(max(seconds * len(calls) / sum(expected), rounds[0]), rounds[1]))
     samples = [[] for _ in calls]
     for _ in range(count):
-        for own, call, repeat in zip(samples, calls, repeats):
-            call()
+        for own, call, (untimed, repeat) in zip(samples, calls, repeats):
+            for _ in range(untimed):
+                call()
             began = time.perf_counter()
             for _ in range(repeat):
                 call()
             own.append((time.perf_counter() - began) / repeat * 1e3)
     return samples
+
+
+def _seconds(call: Callable) -> float:
+    began = time.perf_counter()
+    call()
+    return time.perf_counter() - began
 
 
 def on_gpu(copies: list[Callable], rounds: int = 30) -> list[float]:

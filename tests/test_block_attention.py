@@ -370,11 +370,17 @@ def test_fuzz_at_length(case, backend):
 
 
 @pytest.mark.parametrize("backend", FAST)
-def test_same_bits_alone_in_a_batch_and_with_any_threads(backend):
+@pytest.mark.parametrize(
+    "layout",
+    [BlockLayout(4, 5, 6) if SLOW else BlockLayout.tidar(16, P=3), BlockLayout.autoregressive()],
+    ids=["drafts", "plain"],
+)
+def test_same_bits_alone_in_a_batch_and_with_any_threads(layout, backend):
     """Prefixes on both sides of the split length; each request alone, in a batch, again, and with
     other thread counts."""
-    layout = BlockLayout(4, 5, 6) if SLOW else BlockLayout.tidar(16, P=3)
     split = sys.modules["blockdraft.ops.block_attention"].chunk_keys(torch.device("cpu"))
+    if not SLOW and layout.P:
+        split *= 4  # chunks of many columns are longer
     prefixes = [split, 2 * split + split // 5, 5, 0, split + 1]
     q, k, v, k_cache, v_cache, table, rows, *_ = inputs(
         layout, prefixes, torch.Generator().manual_seed(0), (4, 2) if SLOW else (8, 2), 64, 16

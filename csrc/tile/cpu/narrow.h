@@ -13,6 +13,7 @@ namespace blockdraft::cpu {
 template <class T, class X>
 class NarrowTile : public Group {
   static constexpr int kColumns = 4;  // of a panel, some of which may be empty
+  static constexpr int kAhead = 8;    // rows
 
  public:
   static constexpr int kKeys = 64, kBuffers = 1;  // whose values stay in the L1
@@ -127,7 +128,7 @@ class NarrowTile : public Group {
     pace_ = float(rows_[1 - staged_].count) / (panels_ * (kKeys / 2 + head_dim_ / (2 * kLanes)));
     for (int p = 0; p < panels_; ++p) {
       f(panel_[p]);
-      cold_ = false;
+      first_ = false;
     }
     fetch(rows_[1 - staged_].count);
   }
@@ -137,9 +138,7 @@ class NarrowTile : public Group {
     const int64_t apart = panel.head * apart_.keys;
     by_type([&]<class C, class O>(const C*, Order<O>) {
       for (int i = 0; i < rows.count; i += 2) {
-        if (cold_) {
-          for (int j = i ? i + kFar : 0; j < i + kFar + 2 && j < rows.count; ++j) prefetch(rows, j);
-        }
+        if (first_) fetch_own(i);
         fetch(due_ += pace_);
         const int second = least(i + 1, rows.count - 1);
         const vec two =
@@ -380,6 +379,12 @@ class NarrowTile : public Group {
     const Rows& ahead = rows_[1 - staged_];
     for (; fetched_ < end && fetched_ < ahead.count; ++fetched_) prefetch(ahead, fetched_);
   }
+  // Of the first tile, which nothing has prefetched: rows ahead of key i.
+  void fetch_own(int i) const {
+    const Rows& rows = rows_[staged_];
+    const int end = least(i + kAhead + 2, rows.count);
+    for (int j = i ? i + kAhead : 0; j < end; ++j) prefetch(rows, j);
+  }
   void prefetch(const Rows& rows, int i) const {
     const int size = heads * head_dim_ * (rows.codes == Codes::kNone ? sizeof(T) : 1);
     const char *key = as<char>(rows.keys[i]), *value = as<char>(rows.values[i]);
@@ -392,8 +397,7 @@ class NarrowTile : public Group {
   const bool coded_;
   float* memory_;
   int head_dim_, panels_ = 0, staged_ = 0, fetched_ = 0, places_[kKeys];
-  static constexpr int kFar = 8;
-  bool cold_ = true;
+  bool first_ = true;  // no tile is done yet
   float due_ = 0, pace_ = 0;
   Apart apart_;
   Rows rows_[2];
