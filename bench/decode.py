@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from .. import BlockDecoder, BlockLayout, Request
+from ..choose import choose_layout
 from ..data import TINY
 from ..models.config import ZayaConfig
 from ..models.zaya import ZayaModel
@@ -21,7 +22,7 @@ Tokens = list[list[int]]
 
 
 def cases(quick: bool) -> list[dict[str, Any]]:
-    return [dict(batch=1)] if quick else [dict(batch=b) for b in (1, 4, 16)]
+    return [dict(batch=1)] if quick else [dict(batch=b) for b in (1, 4, 16, 32)]
 
 
 def cost(parameters: dict[str, Any], itemsize: int) -> Cost:
@@ -32,12 +33,16 @@ def cost(parameters: dict[str, Any], itemsize: int) -> Cost:
 
 def prompts(batch: int) -> Tokens:
     source = (Path(sysconfig.get_paths()["stdlib"]) / "textwrap.py").read_bytes()
-    return [list(source[600 * i : 600 * i + CONTEXT]) for i in range(batch)]
+    apart = min(600, (len(source) - CONTEXT) // batch)
+    return [list(source[apart * i : apart * i + CONTEXT]) for i in range(batch)]
 
 
-def decode(model: ZayaModel, layout: BlockLayout, texts: Tokens) -> Callable[[], Tokens]:
-    decoder = BlockDecoder(model, layout)
-    work = [Request(text, TOKENS, temperature=0.0) for text in texts]
+def requests(texts: Tokens) -> list[Request]:
+    return [Request(text, TOKENS, temperature=0.0) for text in texts]
+
+
+def decode(decoder: BlockDecoder, texts: Tokens) -> Callable[[], Tokens]:
+    work = requests(texts)
     return lambda: [completion.tokens for completion in decoder.generate(work)]
 
 
@@ -64,10 +69,14 @@ def build(parameters: dict[str, Any], dtype: torch.dtype, device: str) -> Prepar
     texts = prompts(parameters["batch"])
 
     def autoregressive() -> Callable[[], Tokens]:
-        return decode(model, BlockLayout.autoregressive(), texts)
+        return decode(BlockDecoder(model, BlockLayout.autoregressive()), texts)
+
+    def chosen() -> Callable[[], Tokens]:
+        best = choose_layout(model, requests(texts))[0]
+        return decode(BlockDecoder(model, best.layout, branches=best.branches), texts)
 
     def blocks(proposals: int) -> Callable[[], Tokens]:
-        return decode(model, BlockLayout.tidar(16, P=proposals), texts)
+        return decode(BlockDecoder(model, BlockLayout.tidar(16, P=proposals)), texts)
 
     expected = autoregressive()()
     # In half precision another order of sums may decide a near tie differently, but the first
@@ -80,6 +89,7 @@ def build(parameters: dict[str, Any], dtype: torch.dtype, device: str) -> Prepar
 
     return Prepared(
         [
+            Implementation("block chosen", chosen, is_peer=False),
             own("block P=3", blocks(3)),
             own("block P=16", blocks(16)),
             Implementation("autoregressive", autoregressive),
