@@ -52,6 +52,9 @@ def _extent(sizes, strides) -> int:
 
 def _may_overlap(a: torch.Tensor, b: torch.Tensor) -> bool:
     """Whether two tensors may share an element. Columns of the same rows do not overlap."""
+    if a.is_contiguous() and b.is_contiguous():
+        first_a, first_b = a.data_ptr(), b.data_ptr()
+        return first_a < first_b + b.nbytes and first_b < first_a + a.nbytes
     if a.untyped_storage().data_ptr() != b.untyped_storage().data_ptr() or not b.numel():
         return False
     spans = []
@@ -144,7 +147,7 @@ class Check:
                 "contiguous memory" if contiguous else "a contiguous last dimension",
                 f"strides {t.stride()}",
             )
-        self.shapes[shape] = tuple(sizes)
+        self.shapes[shape] = sizes
 
     def fp8(self, name: str, t, shape: str) -> None:
         """A tensor of fp8, in the format of its device: the bits of the other one mean other
@@ -243,14 +246,13 @@ class Check:
         self.tensor("rows.cu_rows", rows.cu_rows, "B+1", I32)
         self.tensor("rows.draft_len", rows.draft_len, "B", I32)
         self.tensor("rows.branch", rows.branch, "B P", I32)
-        for name, least in (("mask_rows", 1), ("max_rows", 0), ("max_prefix", 0)):
-            value = getattr(rows, name)
-            self.need(
-                isinstance(value, int) and value >= least,
-                f"rows.{name}",
-                f"an integer of at least {least}",
-                value,
-            )
+        for name, value, least in (
+            ("rows.mask_rows", rows.mask_rows, 1),
+            ("rows.max_rows", rows.max_rows, 0),
+            ("rows.max_prefix", rows.max_prefix, 0),
+        ):
+            if not (isinstance(value, int) and value >= least):
+                self.fail(name, f"an integer of at least {least}", value)
         if not self.readable:
             return
         masks, bounds = rows.branch.shape[1] * rows.mask_rows, rows.cu_rows.tolist()

@@ -106,6 +106,10 @@ class Unsupported(ValueError):
     """A backend asked for by name cannot run with these arguments; the message says why."""
 
 
+def everything(args: Any) -> None:
+    """No reason why these arguments are not supported."""
+
+
 @dataclass(frozen=True)
 class Backend:
     run: Callable[..., None]  # the operator's overload, bound once
@@ -144,7 +148,7 @@ class Op:
         self,
         backend: str,
         run: Callable[[Any], None] | None,
-        unsupported: Callable[[Any], str | None] = lambda args: None,
+        unsupported: Callable[[Any], str | None] = everything,
     ) -> None:
         """Add a backend, a function of Args. Without one, the C++ extension has the operator."""
         name = f"{self.name}_{backend}"
@@ -166,8 +170,10 @@ class Op:
         """The named backend, or the first that supports the arguments. One asked for by name raises
         with its reason."""
         if backend is None:
-            found = (self.backends[name] for name in ORDER if name in self.backends)
-            return next(b for b in found if b.unsupported(args) is None)
+            for name in ORDER:
+                found = self.backends.get(name)
+                if found is not None and found.unsupported(args) is None:
+                    return found
         if backend not in self.backends:
             expected = ", ".join(self.backends)
             raise ValueError(f"{self.name}: backend: expected one of {expected}, got {backend!r}")
@@ -182,7 +188,10 @@ class Op:
 
 def first_tensor(args: Any) -> torch.Tensor:
     """The op runs on its device."""
-    return next(value for value in args if isinstance(value, torch.Tensor))
+    for value in args:
+        if isinstance(value, torch.Tensor):
+            return value
+    raise TypeError("expected a tensor among the arguments")
 
 
 def by_name(op: Op, function: Callable, **derived: Callable[[Any], Any]) -> Callable[[Any], None]:

@@ -7,7 +7,7 @@ import torch
 
 from ..namespace import NAMESPACE
 from ..native import load
-from ..registry import Op
+from ..registry import Op, everything, first_tensor
 
 try:
     EXTENSION, MISSING = load("_ops"), None
@@ -17,9 +17,9 @@ except ImportError as error:
     EXTENSION, DEVICES, MISSING = None, [], f"the C++ extension is not built ({error})"
 
 
-def register(op: Op, unsupported: Callable[[Any], str | None]) -> None:
-    """Adds the extension's kernel of an op. Compares the kernel's arguments with the schema, since
-    torch does not."""
+def register(op: Op, unsupported: Callable[[Any], str | None] = everything) -> None:
+    """Adds the extension's kernel of an op; `unsupported` is asked on devices that it was built
+    for. Compares the kernel's arguments with the schema, since torch does not."""
     if EXTENSION is not None:
         if op.name not in EXTENSION.signatures:
             raise ImportError(
@@ -27,7 +27,7 @@ def register(op: Op, unsupported: Callable[[Any], str | None]) -> None:
                 "registered in csrc/bindings.cpp"
             )
         agree(f"{op.name}'s arguments", EXTENSION.signatures[op.name], signature(op))
-    op.register("cpp", None, unsupported)
+    op.register("cpp", None, lambda args: _elsewhere(first_tensor(args)) or unsupported(args))
 
 
 def signature(op: Op) -> str:
@@ -46,15 +46,14 @@ def agree(what: str, built: Any, expected: Any) -> None:
         )
 
 
-def unsupported(tensor: torch.Tensor) -> str | None:
+def _elsewhere(tensor: torch.Tensor) -> str | None:
     """Why the extension does not support this tensor's device, or None."""
     if MISSING:
         return MISSING
     kind = tensor.device.type
-    built_for = " and ".join(DEVICES)
-    return (
-        None if kind in DEVICES else f"the C++ kernels were built for {built_for}, not for {kind}"
-    )
+    if kind in DEVICES:
+        return None
+    return f"the C++ kernels were built for {' and '.join(DEVICES)}, not for {kind}"
 
 
 def mixed(**tensors: torch.Tensor | None) -> str | None:

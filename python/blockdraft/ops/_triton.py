@@ -8,20 +8,21 @@ from typing import Any
 import torch
 
 from .. import env
-from ..registry import Op, first_tensor
+from ..registry import Op, everything, first_tensor
 
 MISSING = None if importlib.util.find_spec("triton") else "triton is not installed"
 
 
-def register(op: Op, unsupported: Callable[[Any], str | None]) -> None:
-    """Adds the Triton kernel of an op: `launch(args)` of `triton_kernels/<op>.py`."""
+def register(op: Op, unsupported: Callable[[Any], str | None] = everything) -> None:
+    """Adds the Triton kernel of an op: `launch(args)` of `triton_kernels/<op>.py`; `unsupported` is
+    asked where Triton runs."""
 
     def run(args: Any) -> None:
         kernels = importlib.import_module(f"..triton_kernels.{op.name}", __package__)
         with torch.cuda.device_of(first_tensor(args)):
             kernels.launch(args)
 
-    op.register("triton", run, unsupported)
+    op.register("triton", run, lambda args: _elsewhere(first_tensor(args)) or unsupported(args))
 
 
 def cannot_compute(tensor: torch.Tensor) -> str | None:
@@ -37,7 +38,7 @@ def on_gpu(tensor: torch.Tensor) -> bool:
     return tensor.device.type != "cpu" or env.triton_interpreter()
 
 
-def unsupported(tensor: torch.Tensor) -> str | None:
+def _elsewhere(tensor: torch.Tensor) -> str | None:
     """Why the Triton kernels do not support this tensor's device, or None."""
     if MISSING:
         return MISSING

@@ -205,9 +205,8 @@ def _cpp_unsupported(args: Args) -> str | None:
         return reason
     if not on_cpu and q.shape[1] > 256 * k.shape[1]:
         return f"at most 256 query heads share a KV head, not {q.shape[1] // k.shape[1]}"
-    reason = _native.unsupported(q)
-    if reason or on_cpu:
-        return reason
+    if on_cpu:
+        return None
     caches = dict(k_cache=args.k_cache, v_cache=args.v_cache)
     return _native.unaligned(q=q, k=k, v=args.v, **caches, out=args.out)
 
@@ -220,8 +219,7 @@ def _triton_unsupported(args: Args) -> str | None:
         return f"at most 64 query heads share a KV head, not {group}"
     if not args.scale > 0:
         return f"the scale is positive, not {args.scale}"
-    reason = _native.beside_fp8(args.k_scale, q=args.q)
-    return reason or _triton.cannot_compute(args.q) or _triton.unsupported(args.q)
+    return _native.beside_fp8(args.k_scale, q=args.q) or _triton.cannot_compute(args.q)
 
 
 OP = Op("block_attention", Args)

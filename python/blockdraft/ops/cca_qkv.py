@@ -192,7 +192,7 @@ def _kernels_unsupported(args: Args) -> str | None:
 
 
 def _cpp_unsupported(args: Args) -> str | None:
-    reason = _native.unsupported(args.qk) or _kernels_unsupported(args)
+    reason = _kernels_unsupported(args)
     if reason or args.qk.is_cpu:
         return reason
     head_dim, taps = args.conv1_weight.shape[1:]
@@ -222,7 +222,7 @@ def _triton_unsupported(args: Args) -> str | None:
     reason = _triton.cannot_compute(args.qk) or _kernels_unsupported(args)
     if not reason and args.q.shape[2] > 128:
         reason = f"the head dim is at most 128, not {args.q.shape[2]}"
-    return reason or _triton.unsupported(args.qk)
+    return reason
 
 
 def _eps(args: Args) -> float | None:

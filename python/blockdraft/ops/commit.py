@@ -73,10 +73,10 @@ def _cpp_unsupported(args: Args) -> str | None:
     dtypes = args.conv_state.dtype, args.late_state.dtype
     if dtypes != (args.qk.dtype, args.qk.dtype):
         return f"the states have qk's dtype, {args.qk.dtype}, not {dtypes[0]}, {dtypes[1]}"
-    return _native.unsupported(args.qk)
+    return None
 
 
 OP = Op("commit", Args)
-_triton.register(OP, lambda args: _triton.unsupported(args.qk))
+_triton.register(OP)
 _native.register(OP, _cpp_unsupported)
 OP.register("reference", by_name(OP, reference.commit))

@@ -225,7 +225,7 @@ def _mixed(args: Args) -> str | None:
 
 
 def _cpp_unsupported(args: Args) -> str | None:
-    reason = _native.unsupported(args.x) or _mixed(args)
+    reason = _mixed(args)
     if reason or args.x.is_cpu:
         return reason
     if args.gate_up_scale is not None and args.x.dtype != torch.bfloat16:
@@ -244,12 +244,11 @@ def _triton_unsupported(args: Args) -> str | None:
         return "x is bfloat16 or float32 beside weights with scales, not float16"
     if args.gate_up.dtype == torch.float8_e4m3fnuz and env.triton_interpreter():
         return "Triton's interpreter does not know float8_e4m3fnuz"
-    reason = (
+    return (
         _mixed(args)
         or _triton.cannot_compute(args.x)
         or too_many(len(args.offsets) - 1, TRITON_EXPERTS)
     )
-    return reason or _triton.unsupported(args.x)
 
 
 OP = Op("fused_moe", Args)

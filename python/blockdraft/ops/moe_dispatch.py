@@ -50,12 +50,11 @@ def too_many(num_experts: int, most: int) -> str | None:
 
 
 def _cpp_unsupported(args: Args) -> str | None:
-    reason = None if args.experts.is_cpu else too_many(args.num_experts, CPP_EXPERTS)
-    return reason or _native.unsupported(args.experts)
+    return None if args.experts.is_cpu else too_many(args.num_experts, CPP_EXPERTS)
 
 
 def _triton_unsupported(args: Args) -> str | None:
-    return too_many(args.num_experts, TRITON_EXPERTS) or _triton.unsupported(args.experts)
+    return too_many(args.num_experts, TRITON_EXPERTS)
 
 
 OP = Op("moe_dispatch", Args)

@@ -62,11 +62,7 @@ def _too_long(args: Args) -> str | None:
 def _cpp_unsupported(args: Args) -> str | None:
     if args.accept.dtype not in (torch.float32, torch.float64):
         return f"accept is float32 or float64, not {args.accept.dtype}"
-    return (
-        _too_long(args)
-        or _native.mixed(accept=args.accept, mask_accept=args.mask_accept)
-        or _native.unsupported(args.accept)
-    )
+    return _too_long(args) or _native.mixed(accept=args.accept, mask_accept=args.mask_accept)
 
 
 def _triton_unsupported(args: Args) -> str | None:
@@ -74,7 +70,6 @@ def _triton_unsupported(args: Args) -> str | None:
         _too_long(args)
         or _triton.cannot_compute(args.accept)
         or _triton.cannot_compute(args.mask_accept)
-        or _triton.unsupported(args.accept)
     )
 
 

@@ -104,7 +104,7 @@ def _other_weights(args: Args) -> str | None:
 def _cpp_unsupported(args: Args) -> str | None:
     if args.x.shape[1] % 8:
         return f"the hidden size is a multiple of 8, not {args.x.shape[1]}"
-    reason = _native.unsupported(args.x) or _other_weights(args)
+    reason = _other_weights(args)
     if reason or args.x.is_cpu:
         return reason
     rows = dict(x=args.x, residual=args.residual, norm=args.norm, stream=args.stream)
@@ -112,8 +112,7 @@ def _cpp_unsupported(args: Args) -> str | None:
 
 
 def _triton_unsupported(args: Args) -> str | None:
-    reason = _triton.cannot_compute(args.x) or _other_weights(args)
-    return reason or _triton.unsupported(args.x)
+    return _triton.cannot_compute(args.x) or _other_weights(args)
 
 
 OP = Op("residual_norm", Args)

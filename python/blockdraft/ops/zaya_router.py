@@ -135,7 +135,7 @@ if _native.EXTENSION is not None:
 
 
 def _cpp_unsupported(args: Args) -> str | None:
-    reason = _native.unsupported(args.hidden) or _other_dtype(args)
+    reason = _other_dtype(args)
     if reason or args.hidden.is_cpu:
         return reason
     for name, size in (("hidden", args.hidden.shape[1]), ("router", args.state.shape[1])):
@@ -155,8 +155,7 @@ def _triton_unsupported(args: Args) -> str | None:
         return (
             f"a matrix of {classes} classes by {router} channels has {TRITON_BYTES} bytes or more"
         )
-    reason = _triton.cannot_compute(args.hidden) or _other_dtype(args)
-    return reason or _triton.unsupported(args.hidden)
+    return _triton.cannot_compute(args.hidden) or _other_dtype(args)
 
 
 TRITON_BYTES = 65536  # of the last layer's weights, which go through the LDS at once
