@@ -44,6 +44,8 @@ class Gemm : public Group {
       if constexpr (Format<W>::kScaled) fits = fits && MatrixWeights::fits(weight, rows, depth);
       if (fits) return matrix_.multiply(rows, columns, depth, weight, column, epilogue);
     }
+    if constexpr (kMayTile && std::is_convertible_v<decltype(column(0)), const float*>)
+      if (has_matrix_unit()) return multiply_halves(rows, columns, depth, weight, column, epilogue);
 #endif
     // of weights that are moved to the place of a float's fields
     [[maybe_unused]] const std::conditional_t<Format<W>::kScaled, Subnormals, int> kept{};
@@ -69,6 +71,43 @@ class Gemm : public Group {
 
  private:
   static constexpr int kStaged = kGroupColumns * 2048;  // numbers of tokens that stay in the L2
+
+#ifdef __AVX512F__
+  // Columns of fp32 by the matrix unit: each is the sum of two of bf16, to 2^-17 of its numbers.
+  template <class Weight, class Column, class Epilogue>
+  void multiply_halves(int rows, int columns, int depth, Weight weight, Column column,
+                       Epilogue epilogue) {
+    const int apart = ceil_div(depth, kWide) * kWide;
+    for (int first = 0; first < columns; first += kGroupColumns / 2) {
+      const int count = least(columns - first, kGroupColumns / 2);
+      bf16* const halves = reinterpret_cast<bf16*>(aligned(token_memory_, count * apart));
+      for (int c = 0; c < count; ++c)
+        split(column(first + c), depth, halves + 2 * c * apart, apart);
+      wide high[2];  // of the last column's channels, of which two vectors come in turn
+      matrix_.multiply(
+          rows, 2 * count, depth, weight, [&](int c) { return halves + c * apart; },
+          [&](int i, int c, wide y) {
+            wide& before = high[i / kWide % 2];
+            if (c % 2 == 0)
+              before = y;
+            else
+              epilogue(i, first + c / 2, before + y);
+          });
+    }
+  }
+  // out[0], out[apart] := the two halves of x.
+  static void split(const float* x, int depth, bf16* out, int apart) {
+    for (int k = 0; k < depth; k += kWide) {
+      wide rest = (wide)_mm512_maskz_loadu_ps(__mmask16(bits_below(depth - k)), x + k);
+      for (int half = 0; half < 2; ++half) {
+        const uwide rounded = ((uwide)rest + 0x8000u) & 0xffff0000u;
+        rest -= (wide)rounded;
+        _mm256_storeu_si256(reinterpret_cast<__m256i*>(out + half * apart + k),
+                            _mm512_cvtepi32_epi16((__m512i)(rounded >> 16)));
+      }
+    }
+  }
+#endif
 
   // f(first, width) for tiles of the columns, whose widths differ by at most one.
   template <class F>
