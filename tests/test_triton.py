@@ -19,7 +19,7 @@ TESTS = Path(__file__).parent
 def test_a_launch_states_its_costs():
     """As roofline/costs.py counts bytes, for one request."""
     from blockdraft.roofline import costs
-    from blockdraft.triton_kernels import block_attention
+    from blockdraft.triton_kernels import attend
 
     args = dict(
         q=torch.empty(64, 8, 128, dtype=torch.bfloat16),
@@ -32,7 +32,7 @@ def test_a_launch_states_its_costs():
         KV_HEADS=2,
     )
     stated, counted = (
-        block_attention.launch_metadata(None, None, args),
+        attend.launch_metadata(None, None, args),
         costs.block_attention(1000, 16, [16] * 3, 16, 8, 2, 128, 2),
     )
     assert stated["bytes"] == counted.bytes and abs(stated["flops16"] / counted.flops - 1) < 0.03
