@@ -105,7 +105,9 @@ def attention(
         turns = Trip("in range(begin, whole, KEYS)", ceil(context / shortest, 32))
         yield Work(
             "attend",
-            f"attend bf16 dim=128 rows={64 if columns > 64 else 1}" + " pairs" * (together > 1),
+            f"attend bf16 dim=128 rows={64 if columns > 64 else 1}"
+            + " fp8" * fp8
+            + " pairs" * (together > 1),
             ceil(batch * KV_HEADS * splits, XCDS) * XCDS * tiles,
             together * (turns,),
             moved,
@@ -120,7 +122,7 @@ def attention(
 
     label = f"B={batch} L={context // 1024}k rows={rows}" + " cache=fp8" * fp8
     scores = batch * rows * context * QUERY_HEADS
-    launches = {"cpp": cpp} if fp8 else {"cpp": cpp, "triton": triton}
+    launches = {"cpp": cpp, "triton": triton}
     return Shape("block_attention", label, launches, 4 * scores * HEAD_DIM, scores)
 
 
@@ -234,10 +236,39 @@ CUT = (
 )
 
 
+def cut_by_share(vocabulary: int) -> tuple[Trip, ...]:
+    """What a workgroup of the C++ kernels does to find a row's distribution with top-p."""
+    blocks = ceil(vocabulary, VOCAB_BLOCK)
+    sampled = Trip("(found(grid_.number(middle), high_", 16)  # of 16 bits
+    guess = Trip("if (!(expected * each > kExpected))", 3, (sampled,))
+    # of few ids in a step some are listed
+    listed = Trip("const double own = rows_sum", ceil(vocabulary, PIECE), 4 * (LISTED,), whole=True)
+    search = Trip("const double mass = above(grid()", 6)
+    tries = Trip("if (kind == Cut::kShare) return", 1, (guess, listed, search))
+    weighed = (Trip("const double own = rows_sum", 1),)
+    return (
+        *FOLDED,
+        Trip("for (int i = 0; i < 3; ++i)", 1, (tries,)),
+        Trip("crew_.each_block", ceil(blocks, 8), weighed, whole=True),
+        Trip("partials[i].sum += own * each", blocks),
+        Trip("sum += partials", blocks),
+        Trip("const Place place = Scan::find", 2),
+        Trip("kWaves * kStep", 1, whole=True),
+    )
+
+
 def truncated_accept(batch: int, vocabulary: int = VOCABULARY, drafts: int = DRAFTS) -> Shape:
     """As `accept`, with top-p."""
     rows = batch * (drafts + 1)
     blocks, of_row = ceil(vocabulary, VOCAB_BLOCK), vocabulary * BYTES
+
+    def cpp(arch: str) -> Iterator[Work]:
+        measure, draw = accept(batch, vocabulary, drafts).launches["cpp"](arch)
+        yield measure
+        code = "accept_drafts_kernelINS_4bf16ELNS_10AcceptStepE{}E"
+        trips = cut_by_share(vocabulary)
+        yield Work("cut", code.format(1), rows, trips, 2 * rows * of_row, streams=HELD.text)
+        yield draw._replace(code=code.format(2), trips=draw.trips[1:])
 
     def triton(arch: str) -> Iterator[Work]:
         plain = accept(batch, vocabulary, drafts).launches["triton"](arch)
@@ -252,7 +283,7 @@ def truncated_accept(batch: int, vocabulary: int = VOCABULARY, drafts: int = DRA
                 yield Work("truncate", code.format(3), rows, CUT, streams=False)
 
     label, exps = f"B={batch} K={drafts} top-p", rows * vocabulary
-    return Shape("accept_drafts", label, {"triton": triton}, exps=exps)
+    return Shape("accept_drafts", label, {"cpp": cpp, "triton": triton}, exps=exps)
 
 
 def truncated_sample(batch: int, vocabulary: int = VOCABULARY) -> Shape:
@@ -264,29 +295,8 @@ def truncated_sample(batch: int, vocabulary: int = VOCABULARY) -> Shape:
         measure, finish = sample(batch, vocabulary).launches["cpp"](arch)
         yield measure
         code = "sample_drafts_kernelINS_4bf16ELNS_10SampleStepE1E"
-        sampled = Trip("(found(grid_.number(middle), high_", 16)  # of 16 bits
-        guess = Trip("if (!(expected * each > kExpected))", 3, (sampled,))
-        # of few ids in a step some are listed
-        listed = Trip(
-            "const double own = rows_sum", ceil(vocabulary, PIECE), 4 * (LISTED,), whole=True
-        )
-        search = Trip("const double mass = above(grid()", 6)
-        tries = Trip("if (kind == Cut::kShare) return", 1, (guess, listed, search))
-        cut = (
-            *FOLDED,
-            Trip("for (int i = 0; i < 3; ++i)", 1, (tries,)),
-            Trip(
-                "crew_.each_block",
-                ceil(blocks, 8),
-                (Trip("const double own = rows_sum", 1),),
-                whole=True,
-            ),
-            Trip("partials[i].sum += own * each", blocks),
-            Trip("sum += partials", blocks),
-            Trip("const Place place = Scan::find", 2),
-            Trip("kWaves * kStep", 1, whole=True),
-        )
-        yield Work("cut", code, rows, cut, 2 * rows * of_row, streams=HELD.text)
+        trips = cut_by_share(vocabulary)
+        yield Work("cut", code, rows, trips, 2 * rows * of_row, streams=HELD.text)
         yield finish._replace(trips=finish.trips[len(FOLDED) :])
 
     def triton(arch: str) -> Iterator[Work]:
@@ -350,24 +360,23 @@ def budgeted(rows: int, op: str) -> list[budget.Launch]:
     return [launch for launch in found if launch.kernel.startswith(op)]
 
 
-def cca(rows: int) -> Shape:
+def cca(rows: int, fp8: bool = False) -> Shape:
+    """fp8: keys and values are also stored in a cache of that."""
     (launch,) = budgeted(rows, "cca_qkv")
+    moved = launch.bytes + fp8 * 2 * rows * KV_HEADS * HEAD_DIM
 
     def cpp(arch: str) -> Iterator[Work]:
-        yield Work(
-            "convolve",
-            "cca_qkv_kernelINS_4bf16ELNS_7CcaStepE0ES1_E",
-            launch.groups,
-            None,
-            launch.bytes,
-        )
+        code = "cca_qkv_kernelINS_4bf16ELNS_7CcaStepE0E" + (r"NS_\d+e4m3" if fp8 else "S1_E")
+        yield Work("convolve", code, launch.groups, None, moved)
 
     def triton(arch: str) -> Iterator[Work]:
         heads = QUERY_HEADS + KV_HEADS
-        yield Work("convolve", "convolve bf16", ceil(rows, 16) * heads, None, launch.bytes)
+        code = "convolve bf16" + " fp8" * fp8
+        yield Work("convolve", code, ceil(rows, 16) * heads, None, moved)
 
     flops = 4 * rows * (QUERY_HEADS + KV_HEADS) * HEAD_DIM**2
-    return Shape("cca_qkv", f"T={rows}", {"cpp": cpp, "triton": triton}, flops)
+    label = f"T={rows}" + " cache=fp8" * fp8
+    return Shape("cca_qkv", label, {"cpp": cpp, "triton": triton}, flops)
 
 
 def shapes() -> list[Shape]:
@@ -380,4 +389,4 @@ def shapes() -> list[Shape]:
     samplers = accept, truncated_accept, sample, truncated_sample
     found += [op(batch) for op in samplers for batch in (1, 32)]
     found += [moe(rows) for rows in (1, 16, 64, 272)]
-    return found + [cca(rows) for rows in (64, 272)]
+    return found + [cca(rows, fp8) for fp8 in (False, True) for rows in (64, 272)]
