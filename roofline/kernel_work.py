@@ -360,6 +360,21 @@ def budgeted(rows: int, op: str) -> list[budget.Launch]:
     return [launch for launch in found if launch.kernel.startswith(op)]
 
 
+# What the C++ kernel of cca_qkv does for a KV head, whose way is the longest
+CONVOLVED = (
+    Trip("request += __builtin_popcountll", 1),
+    Trip("memory.rows[c] = find_row", 1),
+    Trip("group.each(p.taps0, dim", 1),
+    Trip("group.each(dim, [&](int i)", 1),
+    Trip("return copy_value(p, c)", 1),
+    Trip("return mix(p, c)", 1),
+    Trip("start < dim; start += Gemm::kRows", 1, (Trip("first * Depth::kStep < depth", 1),)),
+    Trip("return add_residual(p, c)", 1),
+    Trip("total += memory.squares", HEAD_DIM // 64),  # unrolled by 8
+    Trip("return finish(p, c)", 1, whole=True),
+)
+
+
 def cca(rows: int, fp8: bool = False) -> Shape:
     """fp8: keys and values are also stored in a cache of that."""
     (launch,) = budgeted(rows, "cca_qkv")
@@ -367,7 +382,7 @@ def cca(rows: int, fp8: bool = False) -> Shape:
 
     def cpp(arch: str) -> Iterator[Work]:
         code = "cca_qkv_kernelINS_4bf16ELNS_7CcaStepE0E" + (r"NS_\d+e4m3" if fp8 else "S1_E")
-        yield Work("convolve", code, launch.groups, None, moved)
+        yield Work("convolve", code, launch.groups, CONVOLVED, moved)
 
     def triton(arch: str) -> Iterator[Work]:
         heads = QUERY_HEADS + KV_HEADS

@@ -128,8 +128,10 @@ struct Cca {
       if (!live) return;
       const int i = chunk * kChunk;
       X* to = out + i * p.taps1;
-      if (pairs) {  // all tokens are asked for at once
-        const eight x = token(last, i), y = token(before, i), z = token(now, i);
+      if (pairs) {  // all tokens are asked for at once, also where there is none
+        auto read = [&](const T* source) { return Gemm::values((source ? source : now) + i); };
+        const eight last_read = read(last), before_read = read(before), z = read(now);
+        const eight x = last ? last_read : eight{}, y = before ? before_read : eight{};
         const eight first = Gemm::values(planes + i), second = Gemm::values(planes + dim + i);
         const eight a = Gemm::values(bias + i) + x * first + y * second;
         const eight b = Gemm::values(bias + i) + y * first + z * second;
@@ -177,7 +179,8 @@ struct Cca {
   auto add_residual(const Params& p, int c) const {
     const CcaRow& row = memory.rows[c];
     const bool live = row.position >= 0;
-    const int group = p.group(), kv = head - p.query_heads;
+    const int heads = head < p.query_heads ? 1 : p.group();  // of `others`
+    const float share = 1 / float(heads);
     const T* in = p.qk.at(row.row);
     const T* own = in + head * dim;
     const T* others = this->others(p, row);
@@ -187,13 +190,17 @@ struct Cca {
     return [=, this](int chunk) {
       if (!live) return;
       const int i = chunk * kChunk;
-      eight other = Gemm::values(others + i);
-      if (kv >= 0) {
-        for (int j = 1; j < group; ++j) other += Gemm::values(others + j * dim + i);
-        other *= 1 / float(group);
-      }
-      const eight sum =
-          Gemm::values(out + i) + Gemm::values(bias + i) + 0.5f * (Gemm::values(own + i) + other);
+      const eight mine = Gemm::values(own + i);
+      // Of a group, up to four are asked for at once; a query head has one.
+      auto read = [&](int j) { return Gemm::values(others + least(j, heads - 1) * dim + i); };
+      eight other = read(0);
+      const eight second = read(1), third = read(2), fourth = read(3);
+      other += heads > 1 ? second : eight{};
+      other += heads > 2 ? third : eight{};
+      other += heads > 3 ? fourth : eight{};
+      for (int j = 4; j < heads; ++j) other += read(j);
+      other *= share;
+      const eight sum = Gemm::values(out + i) + Gemm::values(bias + i) + 0.5f * (mine + other);
       Gemm::store(out + i, sum);
       const eight x = sum * sum;
       const four y = four{x[0], x[1], x[2], x[3]} + four{x[4], x[5], x[6], x[7]};
@@ -220,8 +227,8 @@ struct Cca {
                 *table = p.cos_sin.at(live ? row.position : 0);
     const float scale = memory.scale[c];
     T* out = kv < 0 ? p.q.at(row.row, head) : p.k.at(row.row, kv);
-    C* kept = kv < 0 ? nullptr : cached(p, p.k_cache, row.cell, kv);
-    const float step = kept ? scale_of(p, p.k_scale, row.cell, kv) : 1;
+    C* kept = kv < 0 ? nullptr : cached(p.k_cache, row, kv);
+    const float step = kept ? scale_of(p.k_scale, row, kv) : 1;
     return [=](int chunk) {
       const int i = chunk * kChunk;
       eight x = {};
@@ -251,12 +258,13 @@ struct Cca {
     }
   }
 
-  static C* cached(const Params& p, const View<C, 3>& cache, int64_t cell, int kv) {
-    return cell < 0 ? nullptr : cache.at(cell / p.page, cell % p.page, kv);
+  static C* cached(const View<C, 3>& cache, const CcaRow& row, int kv) {
+    return row.page < 0 ? nullptr : cache.at(row.page, row.cell, kv);
   }
-  static float scale_of(const Params& p, const View<const float, 2>& scale, int64_t cell, int kv) {
+  static float scale_of([[maybe_unused]] const View<const float, 2>& scale,
+                        [[maybe_unused]] const CcaRow& row, [[maybe_unused]] int kv) {
     if constexpr (Format<C>::kScaled)
-      return *scale.at(cell / p.page, kv);
+      return *scale.at(row.page, kv);
     else
       return 1;
   }
@@ -287,8 +295,8 @@ struct Cca {
                              : p.late_start;
     }
     T* out = p.v.at(row.row, kv);
-    C* kept = cached(p, p.v_cache, row.cell, kv);
-    const float step = kept ? scale_of(p, p.v_scale, row.cell, kv) : 1;
+    C* kept = cached(p.v_cache, row, kv);
+    const float step = kept ? scale_of(p.v_scale, row, kv) : 1;
     return [=](int chunk) {
       const int i = chunk * kChunk, channel = first + i;
       const eight x = channel < half ? token(now, channel) : token(late, channel - half);

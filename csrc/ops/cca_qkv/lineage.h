@@ -13,7 +13,7 @@ struct CcaRow {
   int first;       // the request's first row
   int position;    // -1: the row is dead
   int slot;        // of the stored state; -1: none
-  int64_t cell;    // of the cache, where k and v are stored; -1: nowhere
+  int page, cell;  // of the cache and of the page, where k and v are stored; page -1: nowhere
 
   // The packed row `back` tokens before this one; -e: the e-th newest stored token.
   int ancestor(int back) const {
@@ -23,29 +23,37 @@ struct CcaRow {
   }
 };
 
-// `request`: the row's, or one before it.
+// `request`: the row's, or one before it. What is read of a request is read at once.
 template <class Params>
 CcaRow find_row(const Params& p, int row, int request) {
   const Rows& rows = p.rows;
-  while (request + 1 < rows.batch && rows.cu_rows[request + 1] <= row) ++request;
-  const int first = rows.cu_rows[request], place = row - first;
-  const int masked = place - rows.verify_rows(request);
+  int first = rows.cu_rows[request], next = rows.cu_rows[request + 1];
+  const int total = rows.cu_rows[rows.batch];
+  while (request + 1 < rows.batch && next <= row) {
+    ++request;
+    first = next;
+    next = rows.cu_rows[request + 1];
+  }
+  const int drafts = rows.draft_len[request], prefix = rows.prefix_lens[request];
+  const int slot = p.slots ? p.slots[request] : -1;
+  const int place = row - first;
+  const int masked = place - (next - first - rows.mask_rows * rows.proposals);
   CcaRow out{.row = row,
              .index = masked < 0 ? place : masked % rows.mask_rows,
              .branch = 0,
              .first = first,
              .position = -1,
              .slot = -1,
-             .cell = -1};
-  if (row >= rows.cu_rows[rows.batch]) return out;
+             .page = -1,
+             .cell = 0};
+  if (row >= total) return out;
   if (masked >= 0) out.branch = rows.live_branch(request, masked / rows.mask_rows);
-  if (masked < 0 ? place > rows.draft_len[request] : out.branch == 0) return out;
-  const int prefix = rows.prefix_lens[request];
+  if (masked < 0 ? place > drafts : out.branch == 0) return out;
   out.position = prefix + out.branch + out.index;
-  if (p.slots && prefix > 0) out.slot = p.slots[request];
+  if (prefix > 0) out.slot = slot;
   if (p.k_cache && masked < 0) {
-    const int page = p.block_table.at(request)[out.position / p.page];
-    out.cell = int64_t(page) * p.page + out.position % p.page;
+    out.page = p.block_table.at(request)[out.position >> p.page_shift];
+    out.cell = out.position & ((1 << p.page_shift) - 1);
   }
   return out;
 }

@@ -33,7 +33,7 @@ struct CcaParams {
   View<const float, 2> k_scale, v_scale;  // [pages][kv_heads], of fp8
   View<T, 2> q, k, v;                     // [rows][heads][head_dim]
 
-  int total_rows, query_heads, kv_heads, head_dim, taps0, taps1, rotary, page;
+  int total_rows, query_heads, kv_heads, head_dim, taps0, taps1, rotary, page_shift;
 
   int heads() const { return query_heads + kv_heads; }
   int group() const { return query_heads / kv_heads; }

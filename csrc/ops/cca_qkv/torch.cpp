@@ -48,7 +48,7 @@ static void cca_qkv_torch(Tensor qk, Tensor v_now, Tensor v_late, Tensor conv0_w
         .taps0 = int(conv0_weight.size(2)),
         .taps1 = int(conv1_weight.size(2)),
         .rotary = int(cos_sin.size(1)),
-        .page = k_cache ? int(k_cache->size(1)) : 1};
+        .page_shift = k_cache ? __builtin_ctzll(uint64_t(k_cache->size(1))) : 0};
     launch_on_device_of(q, p);
   };
   for_float_type(qk, [&]<class T>(T type) {

@@ -98,11 +98,11 @@ class Group {
   }
   template <class F>
   void each(int m, int n, F f) const {
-    each(m * n, [&](int i) { f(i / n, i % n); });
+    each(m * n, [&](uint32_t i) { f(int(i / n), int(i % n)); });
   }
   template <class F>
   void each_of(int m, int n, F f) const {
-    each(m * n, [&](int i) { f(i / n)(i % n); });
+    each(m * n, [&](uint32_t i) { f(int(i / n))(int(i % n)); });
   }
   template <class Weight, class Term, class F>
   void combine(int n, int terms, Weight weight, Term term, F f) const {
