@@ -107,7 +107,7 @@ def planned(call: Callable[[str], Any], out: torch.Tensor | None) -> Implementat
         with recording(calls):
             result = call("cpp")
         if first_tensor(calls[0].arguments).device.type != "cpu":
-            raise Unsupported
+            raise Unsupported("planned: expected inputs of a CPU")
         if out is not None:
             out.fill_(torch.nan)
 

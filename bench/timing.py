@@ -27,7 +27,7 @@ def interleaved(
     """Milliseconds of each call, sampled in turn (A B C A B C ...), so that a drift of the
     machine's speed affects all alike.
 
-    Each call is warmed up once. About `seconds` are spent on each call, within `rounds` samples; a
+    Each call is warmed up. About `seconds` are spent on each call, within `rounds` samples; a
     sample of a short call is the mean of enough repetitions to last a few milliseconds. Untimed
     calls precede each sample, so that no sample includes the cost of what another call left in the
     caches, such as lines that have to be written back: that takes up to 10 milliseconds.
@@ -36,7 +36,7 @@ def interleaved(
     for call in calls:
         call()
         once = min(max(_seconds(call), 1e-7) for _ in range(3))
-        untimed, timed = (max(1, min(1000, int(s / once))) for s in (SETTLING, SAMPLE))
+        untimed, timed = max(1, int(SETTLING / once)), max(1, min(1000, int(SAMPLE / once)))
         repeats.append((untimed, timed))
         expected.append(once * (untimed + timed))
     count = int(min(max(seconds * len(calls) / sum(expected), rounds[0]), rounds[1]))

@@ -102,7 +102,8 @@ def attention(
         tiles = ceil(rows, columns // GROUP)
         together = 2 if columns == 64 and pairs else 1
         splits = ceil(shortest, together)
-        turns = Trip("in range(begin, whole, KEYS)", ceil(context / shortest, 32))
+        loop = "in tl.range(whole, stop, KEYS" if fp8 else "in range(begin, whole, KEYS)"
+        turns = Trip(loop, ceil(context / shortest, 32))
         yield Work(
             "attend",
             f"attend bf16 dim=128 rows={64 if columns > 64 else 1}"

@@ -313,7 +313,7 @@ void check_zaya_router(int target, int type, const void* params, uint64_t seed, 
           [&](const sim::Wave& wave, Memory& memory, int64_t id) {
             Gemm gemm(wave, memory.gemm);
             if constexpr (kStep == RouterStep::kProject)
-              project(gemm, p, id);
+              project(gemm, p, id, Gemm::kRows);
             else
               route(gemm, p, id, kColumns, memory.activations.data());
           });

@@ -8,9 +8,7 @@ namespace blockdraft {
 template <class T>
 void launch(const LinearParams<T>& p, const Parallel& parallel) {
   using Gemm = cpu::Gemm<T>;
-  // channels of a tile, so that each thread has one
-  const int share = ceil_div(p.outputs, parallel.threads);
-  const int rows = least(ceil_div(share, Gemm::kEpilogueRows) * Gemm::kEpilogueRows, Gemm::kRows);
+  const int rows = cpu::rows_of_tile<Gemm>(p.outputs, parallel.threads);
   const int64_t work = int64_t(p.rows) * p.inputs * p.outputs;
   schedule(p, rows, Gemm::kGroupColumns, [&]<LinearStep kStep>(int64_t groups) {
     parallel.each(groups, work, [&](int64_t id) {

@@ -6,15 +6,15 @@
 
 namespace blockdraft {
 
-// state = down_weight hidden + down_bias + prev_state * eda_scale.
+// state = down_weight hidden + down_bias + prev_state * eda_scale: the tile `id` of `rows` channels.
 template <class Gemm, class T>
-void project(Gemm& gemm, const ZayaRouterParams<T>& p, int64_t id) {
-  const int tiles = ceil_div(p.channels, Gemm::kRows);
-  const int first = int(id % tiles) * Gemm::kRows;
+void project(Gemm& gemm, const ZayaRouterParams<T>& p, int64_t id, int rows) {
+  const int tiles = ceil_div(p.channels, rows);
+  const int first = int(id % tiles) * rows;
   const int row = int(id / tiles) * Gemm::kGroupColumns;
   gemm.multiply(
-      least(p.channels - first, Gemm::kRows), least(p.rows - row, Gemm::kGroupColumns),
-      p.hidden_size, [&](int i) { return p.down_weight.at(first + i); },
+      least(p.channels - first, rows), least(p.rows - row, Gemm::kGroupColumns), p.hidden_size,
+      [&](int i) { return p.down_weight.at(first + i); },
       [&](int c) { return p.hidden.at(row + c); },
       [&](int i, int c, auto y) {
         const int channel = first + i, count = p.channels - channel;

@@ -18,7 +18,7 @@ zaya_router_kernel(ZayaRouterParams<T> p) {
     using Gemm = cdna::SplitGemm<T>;
     __attribute__((shared)) static typename Gemm::Memory memory;
     Gemm gemm(memory);
-    project(gemm, p, id);
+    project(gemm, p, id, Gemm::kRows);
   } else {
     alignas(16) __attribute__((shared)) static float memory[kRouterFloats];
     cdna::LayerGemm<T, 2, 1> gemm;

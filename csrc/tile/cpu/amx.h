@@ -167,7 +167,8 @@ inline void transpose(__m512i (&x)[16]) {
   std::copy(y, y + 16, x);
 }
 
-// The product, by `Weights` that arrange panels (amx_weights.h).
+// The product, by `Weights` that arrange panels (amx_weights.h). The epilogues of a panel's channels
+// come column by column.
 template <class Weights>
 class MatrixGemm {
   static constexpr int kTile = MatrixUnit::kTile, kStep = MatrixUnit::kStep;

@@ -1,5 +1,6 @@
-// The product of a CPU, by its matrix unit if it has one and tokens are of bf16 (amx.h). Otherwise
-// weights are read as they lie, once; tokens are staged as fp32 beside each other. A tile of 4
+// The product of a CPU. Its matrix unit (amx.h), if it has one, multiplies weights of bf16 and tokens
+// of bf16, or of fp32 as the sum of two. Otherwise weights are read as they lie, once; tokens are
+// staged as fp32 beside each other. A tile of 4
 // channels by a few tokens is summed along the depth in the lanes of its accumulators, so that a
 // sum's order depends on the depth alone.
 #pragma once
@@ -44,7 +45,8 @@ class Gemm : public Group {
       if constexpr (Format<W>::kScaled) fits = fits && MatrixWeights::fits(weight, rows, depth);
       if (fits) return matrix_.multiply(rows, columns, depth, weight, column, epilogue);
     }
-    if constexpr (kMayTile && std::is_convertible_v<decltype(column(0)), const float*>)
+    if constexpr (kMayTile && !Format<W>::kScaled &&
+                  std::is_convertible_v<decltype(column(0)), const float*>)
       if (has_matrix_unit()) return multiply_halves(rows, columns, depth, weight, column, epilogue);
 #endif
     // of weights that are moved to the place of a float's fields
@@ -73,19 +75,19 @@ class Gemm : public Group {
   static constexpr int kStaged = kGroupColumns * 2048;  // numbers of tokens that stay in the L2
 
 #ifdef __AVX512F__
-  // Columns of fp32 by the matrix unit: each is the sum of two of bf16, to 2^-17 of its numbers.
+  // Columns of fp32 by the matrix unit: each is the sum of two of bf16, to 2^-16 of its numbers.
   template <class Weight, class Column, class Epilogue>
   void multiply_halves(int rows, int columns, int depth, Weight weight, Column column,
                        Epilogue epilogue) {
+    static_assert(!Format<W>::kScaled);
     const int apart = ceil_div(depth, kWide) * kWide;
+    bf16* const halves = reinterpret_cast<bf16*>(aligned(token_memory_, columns * apart));
+    for (int c = 0; c < columns; ++c) split(column(c), depth, halves + 2 * c * apart, apart);
     for (int first = 0; first < columns; first += kGroupColumns / 2) {
       const int count = least(columns - first, kGroupColumns / 2);
-      bf16* const halves = reinterpret_cast<bf16*>(aligned(token_memory_, count * apart));
-      for (int c = 0; c < count; ++c)
-        split(column(first + c), depth, halves + 2 * c * apart, apart);
       wide high[2];  // of the last column's channels, of which two vectors come in turn
       matrix_.multiply(
-          rows, 2 * count, depth, weight, [&](int c) { return halves + c * apart; },
+          rows, 2 * count, depth, weight, [&](int c) { return halves + (2 * first + c) * apart; },
           [&](int i, int c, wide y) {
             wide& before = high[i / kWide % 2];
             if (c % 2 == 0)
@@ -95,16 +97,22 @@ class Gemm : public Group {
           });
     }
   }
-  // out[0], out[apart] := the two halves of x.
+  // out[0], out[apart] := the two halves of x; the second one of inf and NaN is 0.
   static void split(const float* x, int depth, bf16* out, int apart) {
+    constexpr int kInfOrNan = 0x99;
     for (int k = 0; k < depth; k += kWide) {
-      wide rest = (wide)_mm512_maskz_loadu_ps(__mmask16(bits_below(depth - k)), x + k);
-      for (int half = 0; half < 2; ++half) {
-        const uwide rounded = ((uwide)rest + 0x8000u) & 0xffff0000u;
-        rest -= (wide)rounded;
+      const __mmask16 within = x ? bits_below(depth - k) : 0;
+      const __m512 all = _mm512_maskz_loadu_ps(within, x + k);
+      const __mmask16 odd = _mm512_fpclass_ps_mask(all, kInfOrNan);
+      const __mmask16 nan = _mm512_cmp_ps_mask(all, all, _CMP_UNORD_Q);
+      uwide first = (uwide)all & 0xffff0000u;
+      first = (uwide)_mm512_mask_or_epi32((__m512i)first, nan, (__m512i)first,
+                                          _mm512_set1_epi32(1 << 22));  // quiet
+      const __m512 rest = _mm512_maskz_sub_ps(~odd, all, (__m512)first);
+      const uwide second = (uwide)rest + 0x8000u;
+      for (int half = 0; half < 2; ++half)
         _mm256_storeu_si256(reinterpret_cast<__m256i*>(out + half * apart + k),
-                            _mm512_cvtepi32_epi16((__m512i)(rounded >> 16)));
-      }
+                            _mm512_cvtepi32_epi16((__m512i)((half ? second : first) >> 16)));
     }
   }
 #endif
@@ -186,6 +194,13 @@ class Gemm : public Group {
   MatrixGemm<MatrixWeights> matrix_;
 #endif
 };
+
+// Output channels of a tile, so that each thread has one.
+template <class Gemm>
+int rows_of_tile(int channels, int threads) {
+  const int share = ceil_div(channels, threads);
+  return least(ceil_div(share, Gemm::kEpilogueRows) * Gemm::kEpilogueRows, Gemm::kRows);
+}
 
 static_assert(GemmTarget<Gemm<bf16>, bf16>);
 static_assert(GemmTarget<Gemm<bf16>, bf16, float>);

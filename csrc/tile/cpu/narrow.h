@@ -138,7 +138,7 @@ class NarrowTile : public Group {
     const int64_t apart = panel.head * apart_.keys;
     by_type([&]<class C, class O>(const C*, Order<O>) {
       for (int i = 0; i < rows.count; i += 2) {
-        if (first_) fetch_own(i);
+        if (first_ && rows.codes == Codes::kNone) fetch_own(i);
         fetch(due_ += pace_);
         const int second = least(i + 1, rows.count - 1);
         const vec two =
@@ -244,9 +244,11 @@ class NarrowTile : public Group {
   bool has_nan(const Rows& rows) const {
     bytes marks{};
     for (int head = 0; head < heads; ++head)
-      for (int i = 0; i < rows.count; ++i)
+      for (int i = 0; i < rows.count; ++i) {
+        if (first_ && head == 0 && i % 2 == 0) fetch_own(i);
         mark_nan(marks, as<C>(rows.keys[i]) + head * apart_.keys,
                  as<C>(rows.values[i]) + head * apart_.values, head_dim_);
+      }
     return any_nan(marks);
   }
   static void set_factor(float* factors, int i, float x) {

@@ -169,7 +169,8 @@ class Args(NamedTuple):
 def block_attention_workspace(q: torch.Tensor, rows: Rows) -> tuple[int, ...]:
     """Shape of the float32 workspace of `block_attention`: [splits,T,Hq,Dh+2], where splits follows
     from what the host knows and is 0 if one split suffices. It holds the unnormalised output,
-    maximum and sum of every split until they are merged."""
+    maximum and sum of every split until they are merged. On a CPU chunks of many query heads and
+    rows are longer, so that some of it is not touched."""
     splits = _chunks(q.device, rows)  # of one chunk, those of the Triton kernels
     return (splits if splits > 1 else 0, *q.shape[:2], q.shape[2] + 2)
 
