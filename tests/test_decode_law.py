@@ -131,7 +131,7 @@ def constrained(logits, emitted):
 
 
 CHANGES = {
-    "penalties": (RUNS, PENALTIES, penalised),
+    "penalties": (125_000, PENALTIES, penalised),  # so that more than 5 are expected of each
     "grammar": (20_000, dict(allowed=grammar), constrained),
     "both": (
         20_000,
