@@ -7,7 +7,8 @@ from typing import Any
 import torch
 
 from .. import ops  # noqa: F401  (registers)
-from ..registry import OPS, Call, Unsupported, first_tensor, recording
+from ..plan import Plan
+from ..registry import OPS, Unsupported
 from ..roofline.costs import Cost
 
 DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torch.float32}
@@ -103,17 +104,15 @@ def planned(call: Callable[[str], Any], out: torch.Tensor | None) -> Implementat
     kernels are timed without what the host does."""
 
     def prepare() -> Callable[[], Any]:
-        calls: list[Call] = []
-        with recording(calls):
-            result = call("cpp")
-        if first_tensor(calls[0].arguments).device.type != "cpu":
+        plan = Plan()
+        result = plan.record(call, "cpp")
+        if plan.device.type != "cpu":
             raise Unsupported("planned: expected inputs of a CPU")
         if out is not None:
             out.fill_(torch.nan)
 
         def run() -> Any:
-            for _, kernel, arguments in calls:
-                kernel(*arguments)
+            plan.run()
             return result
 
         return run

@@ -10,9 +10,8 @@ from .limits import Limits
 # Typical values of a case. They may be rough, since the estimate is corrected.
 IMPLEMENTATIONS = 6
 TIMES_LIMIT = 4  # an implementation's time divided by the machine's limit
-LEAST_CALLS = (
-    11  # of an implementation: one is checked, four warm up, two for each of three samples
-)
+# Of an implementation: one is checked, four warm up, two for each of three samples
+LEAST_CALLS = 11
 PREPARATION = 6.0  # seconds to make inputs, compile peers and check outputs
 
 

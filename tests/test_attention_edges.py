@@ -60,6 +60,18 @@ def test_an_output_that_shares_memory_is_refused(name):
         ops.block_attention(*case, out=torch.empty(1, 1, 8).expand(12, 1, 8))
 
 
+def test_an_empty_input_shares_no_memory():
+    """A cache of no pages, whose address lies in the output."""
+    q, k, v, *_, rows = prefill(12, heads=1)
+    out = torch.empty_like(q)
+    nothing = out.view(-1)[8:8].view(0, 8, 1, 8)
+    table = torch.zeros(1, 0, dtype=torch.int32)
+    expected = ops.block_attention(q, k, v, None, None, None, rows)
+    assert torch.equal(
+        ops.block_attention(q, k, v, nothing, nothing, table, rows, out=out), expected
+    )
+
+
 def test_an_output_beside_its_inputs_in_packed_rows_is_taken():
     """Columns of the same rows share a storage, but no element."""
     generator = torch.Generator().manual_seed(0)

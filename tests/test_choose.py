@@ -92,6 +92,25 @@ def test_the_best_are_timed_again(model, monkeypatch):
     assert found.tokens_per_s == pytest.approx(best.tokens_per_s)
 
 
+@pytest.mark.parametrize("slower", [1.4, 100])
+def test_finalists_that_become_slow(model, monkeypatch, slower):
+    """Each layout is there once, and none that was timed once comes first."""
+    clock(monkeypatch, lambda layout: 1e-3)
+    first = [choice.layout for choice in choose_layout(model, requests(50, 60))]
+    asked = []
+
+    def slow_again(layout):
+        asked.append(layout)
+        known = layout.P == 0 or asked.count(layout) == 1
+        return 1e-3 if known else slower * 1e-3
+
+    clock(monkeypatch, slow_again)
+    found = [choice.layout for choice in choose_layout(model, requests(50, 60))]
+    assert len(found) == len(first) and {*found} == {*first}
+    finalists = [*first[: choose.FINALISTS], BlockLayout.autoregressive()]
+    assert found[0] in finalists and (slower < 2 or found[0].P == 0)
+
+
 def test_requests_near_the_model_s_longest(model, monkeypatch):
     monkeypatch.setattr(model.config, "max_position_embeddings", 100, raising=False)
     near = [Request([0] * 90, 10)]

@@ -146,7 +146,9 @@ def _rank(
     plain, *first = (choice.timed(statistics.median(own)) for choice, own in zip(close, seconds))
     others = [*sorted(first, key=_rate, reverse=True), *others[FINALISTS:]]
     better = [c for c in others if c.tokens_per_s >= MARGIN * plain.tokens_per_s]
-    return [*better, plain, *others[len(better) :]]
+    if better and better[0] != others[0]:  # no finalist is: others were timed once
+        better = []
+    return [*better, plain, *(c for c in others if c not in better)]
 
 
 def _rate(choice: Choice) -> float:

@@ -6,8 +6,11 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from types import ModuleType, SimpleNamespace
 from typing import Any
+
+import torch
 
 from . import ops, registry
 
@@ -48,11 +51,26 @@ class Plan:
 
     def __init__(self, namespace: ModuleType | SimpleNamespace = ops) -> None:
         self._calls: list[registry.Call] = []
-        self.ops = _Recording(namespace, self._calls)
+        self.ops = _Recording(namespace, self)
 
     def __len__(self) -> int:
         """How many kernels are recorded."""
         return len(self._calls)
+
+    @property
+    def device(self) -> torch.device:
+        """Of the first kernel."""
+        return registry.first_tensor(self._calls[0].arguments).device
+
+    def record(self, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        """Call a function that calls ops, and record their kernels instead of starting them."""
+        before = len(self._calls)
+        with registry.recording(self._calls):
+            result = function(*args, **kwargs)
+        if len(self._calls) == before:
+            name = getattr(function, "__name__", function)
+            raise TypeError(f"Plan: {name}: expected an op of blockdraft, which records kernels")
+        return result
 
     def run(self) -> None:
         seconds = _PROFILE.seconds
@@ -67,22 +85,11 @@ class Plan:
 
 
 class _Recording:
-    def __init__(self, namespace: ModuleType | SimpleNamespace, calls: list[registry.Call]) -> None:
+    def __init__(self, namespace: ModuleType | SimpleNamespace, plan: Plan) -> None:
         self._namespace = namespace
-        self._calls = calls
+        self._plan = plan
 
     def __getattr__(self, name: str) -> Callable[..., Any]:
-        function = getattr(self._namespace, name)
-
-        def record(*args: Any, **kwargs: Any) -> Any:
-            before = len(self._calls)
-            with registry.recording(self._calls):
-                result = function(*args, **kwargs)
-            if len(self._calls) == before:
-                raise TypeError(
-                    f"Plan: {name}: expected an op of blockdraft, which records kernels"
-                )
-            return result
-
+        record = partial(self._plan.record, getattr(self._namespace, name))
         setattr(self, name, record)
         return record
