@@ -21,7 +21,7 @@ GPU_GROUPS = 512
 VOCABULARY, VOCAB_BLOCK = 262272, 4096
 DRAFTS = 15
 ACCEPTED = 5
-HALVES_OF_CREW = 8  # kHalvesOfCrew of accept_drafts
+CREWS_AT_ONCE = 512  # kCrewsAtOnce of accept_drafts
 XCDS = 8
 
 
@@ -128,10 +128,23 @@ def attention(
 
 
 # The samplers' ways: rounds of a uniform's generator; a whole vocab_block of logits, all loaded
-# before one is used; what a wave makes of the partials of 65 vocab_blocks, 64 at a time
+# before one is used; the search among 65 vocab_blocks, 64 at a time
 PHILOX = Trip("round", 10)
-HELD = Trip("out.raw[i] = At::raw(own + i * kApart)")
-FOLDED = (Trip("const Survey row = Scan::fold", 2), Trip("p.sum = sum_of", 2))
+HELD = Trip("out.raw[i] = At::raw(row + least(")
+CHANCE = Trip("p = p * (r * (1.0 / n)) + 1.0")
+SEARCHED = Trip("return scan.crossing(span, plain, r)", 1, whole=True)
+WEIGHED = Trip("first += kPiece", 1, (HELD, HELD), whole=True)
+
+
+def folded(blocks: int) -> Trip:
+    """A wave's terms of vocab_blocks, of which it keeps those of two turns."""
+    return Trip("first < least(n_, kHeld)", min(ceil(blocks, 64), 2))
+
+
+def drawn(batch: int, blocks: int, groups: int) -> tuple[Trip, ...]:
+    """From the verdict to the vocab_block of the token."""
+    weighed = Trip("block < least(first + some", ceil(blocks * batch, groups), (WEIGHED,))
+    return weighed, PHILOX, folded(blocks), folded(blocks)
 
 
 def accept(batch: int, vocabulary: int = VOCABULARY, drafts: int = DRAFTS) -> Shape:
@@ -147,15 +160,15 @@ def accept(batch: int, vocabulary: int = VOCABULARY, drafts: int = DRAFTS) -> Sh
 
         measure = (HELD, Trip("at.exp2((x - at.all(top)) * at.all(factor))"))
         yield Work("measure", code(0), batch * rows * blocks, measure, batch * rows * of_row)
-        groups = batch * ceil(2 * blocks, HALVES_OF_CREW)
+        groups = batch * ceil(blocks, max(1, batch * blocks // CREWS_AT_ONCE))
+        fold = folded(blocks)
+        normalised = Trip("crew_.share(rows, ", ceil(rows, 4), (fold, fold), whole=True)
         draw = (
-            Trip("crew_.share(2 * live_ + 1", ceil(rows, 8), FOLDED, whole=True),
-            Trip("decide_token(*this)", 1, (PHILOX,), whole=True),
-            Trip("first += kPiece", 1, (HELD,), whole=True),
-            PHILOX,
-            Trip("masses.total()", 3),
-            Trip("masses.find", 2),
-            Trip("kWaves * kStep", 1, whole=True),
+            Trip("scan.each(live_, ", 1, (Trip("row <= row_of_draft(i)", 2), PHILOX)),
+            Trip("Group<kThreadsOfCrew>().barrier()", 1, (normalised,), whole=True),
+            Trip("decide_token(*this)", 1, (CHANCE, CHANCE), whole=True),
+            *drawn(batch, blocks, groups),
+            SEARCHED,
         )
         moved = 2 * batch * of_row
         yield Work("draw", code(4), groups, draw, moved, streams=HELD.text)
@@ -198,12 +211,8 @@ def sample(batch: int, vocabulary: int = VOCABULARY) -> Shape:
 
         measure = (HELD, Trip("auto exact = [top, scale]"))
         yield Work("measure", code(0), rows * blocks, measure, rows * of_row)
-        draw = (
-            *FOLDED,
-            PHILOX,
-            Trip("sampler_.find", 1),
-            Trip("kWaves * kStep", 1, whole=True),
-        )
+        fold = folded(blocks)
+        draw = (fold, fold, PHILOX, fold, SEARCHED)
         yield Work("finish", code(2), rows, draw, streams=False)
 
     def triton(arch: str) -> Iterator[Work]:
@@ -240,20 +249,23 @@ CUT = (
 def cut_by_share(vocabulary: int) -> tuple[Trip, ...]:
     """What a workgroup of the C++ kernels does to find a row's distribution with top-p."""
     blocks = ceil(vocabulary, VOCAB_BLOCK)
+    fold = folded(blocks)
     sampled = Trip("(found(grid_.number(middle), high_", 16)  # of 16 bits
     guess = Trip("if (!(expected * each > kExpected))", 3, (sampled,))
     # of few ids in a step some are listed
     listed = Trip("const double own = rows_sum", ceil(vocabulary, PIECE), 4 * (LISTED,), whole=True)
     search = Trip("const double mass = above(grid()", 6)
-    tries = Trip("if (kind == Cut::kShare) return", 1, (guess, listed, search))
+    tries = Trip("if (kind == Cut::kShare) return", 1, (guess, listed, search), whole=True)
     weighed = (Trip("const double own = rows_sum", 1),)
+    chained = Trip("j < least(n - base, kWave)", ceil(blocks, ceil(blocks, 64)))
     return (
-        *FOLDED,
+        fold,
+        fold,
         Trip("for (int i = 0; i < 3; ++i)", 1, (tries,)),
         Trip("crew_.each_block", ceil(blocks, 8), weighed, whole=True),
-        Trip("partials[i].sum += own * each", blocks),
-        Trip("sum += partials", blocks),
-        Trip("const Place place = Scan::find", 2),
+        Trip("Scan::chain(vocabulary_.blocks", ceil(blocks, 64), (chained,)),
+        Trip("if (i < n_) out = join(out, of(own))", fold.times),
+        fold,
         Trip("kWaves * kStep", 1, whole=True),
     )
 
@@ -269,7 +281,10 @@ def truncated_accept(batch: int, vocabulary: int = VOCABULARY, drafts: int = DRA
         code = "accept_drafts_kernelINS_4bf16ELNS_10AcceptStepE{}E"
         trips = cut_by_share(vocabulary)
         yield Work("cut", code.format(1), rows, trips, 2 * rows * of_row, streams=HELD.text)
-        yield draw._replace(code=code.format(2), trips=draw.trips[1:])
+        decided = Trip("decide_token(*this)", 1, (PHILOX,), whole=True)
+        search = Trip("kWaves * kStep", 1, whole=True)
+        trips = decided, *drawn(batch, blocks, draw.groups), search
+        yield draw._replace(code=code.format(2), trips=trips)
 
     def triton(arch: str) -> Iterator[Work]:
         plain = accept(batch, vocabulary, drafts).launches["triton"](arch)
@@ -298,7 +313,7 @@ def truncated_sample(batch: int, vocabulary: int = VOCABULARY) -> Shape:
         code = "sample_drafts_kernelINS_4bf16ELNS_10SampleStepE1E"
         trips = cut_by_share(vocabulary)
         yield Work("cut", code, rows, trips, 2 * rows * of_row, streams=HELD.text)
-        yield finish._replace(trips=finish.trips[len(FOLDED) :])
+        yield finish._replace(trips=finish.trips[2:])
 
     def triton(arch: str) -> Iterator[Work]:
         measure, _ = sample(batch, vocabulary).launches["triton"](arch)

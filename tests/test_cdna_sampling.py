@@ -40,11 +40,10 @@ def test_compiles_without_scratch(op, arch):
             f"{r.loop_loads_16_bytes} 16-byte loads"
         )
         measures = "Step)0" in r.kernel
-        cuts = r.lds > 256
+        cuts = "Step)1" in r.kernel or "AcceptStep)3" in r.kernel
         assert r.vgpr_spill == r.scratch == r.misexecuted == 0
         assert r.waves_per_simd >= (2 if cuts else 4)
-        assert cuts == ("Step)1" in r.kernel or "AcceptStep)3" in r.kernel) and r.lds <= 2**15
-        assert r.lds == 0 or not measures
+        assert r.lds <= (2**15 if cuts else 0 if measures else 12 * 2**10)
         assert r.sgpr_spill <= (0 if measures else 256 if cuts else 64)
         assert not measures or r.loop_loads_16_bytes > 0
 
@@ -52,11 +51,11 @@ def test_compiles_without_scratch(op, arch):
 @pytest.mark.parametrize("arch", ARCHES)
 def test_the_last_crew_reads_what_the_others_wrote(arch):
     """Each XCD has an L2 of its own: a crew's masses are written through it (sc1) and have arrived
-    before the crew is counted; the one that concludes then drops what it has cached."""
+    before the thread that wrote them counts the crew; the one that concludes then drops what it has
+    cached."""
     order = [
         r"global_store_dwordx2 .* sc1",
         r"s_waitcnt vmcnt\(0\)",
-        r"s_barrier",
         r"global_atomic_add v\d+, .* sc0",
         r"s_waitcnt vmcnt\(0\)",
         r"s_barrier",
@@ -168,6 +167,6 @@ def test_requests_that_share_their_sums_are_caught(planted):
 
 def test_crews_that_were_counted_before_are_caught(planted):
     """The count starts anew with each call."""
-    kernels = planted("ops/accept_drafts/body.h", "memory_.state(0).arrived = 0;", ";")
+    kernels = planted("ops/accept_drafts/body.h", "*memory_.arrived = 0;", ";")
     with pytest.raises(AssertionError):
         test_sampling_in_the_emulator("token", torch.bfloat16, "gfx942", kernels)

@@ -89,13 +89,38 @@ def test_several_blocks(target, rule):
         compare_samples(case, sample_on(target))
 
 
+@pytest.mark.parametrize("K, given_lse", [(31, True), (31, False), (32, True)])
+def test_as_many_drafts_as_a_workgroup_keeps(K, given_lse):
+    """And one more, whose rows a launch of its own normalises."""
+    case = dict(
+        seed=K,
+        B=2,
+        K=K,
+        vocab=70,
+        valid=67,
+        mask=4,
+        dtype=torch.float32,
+        rule="token",
+        drafter="sampled",
+        mix=None,
+        truncated=False,
+        temperature=None,
+        given_lse=given_lse,
+        spoiled=None,
+        coarse=False,
+        logprob=True,
+        pads=False,
+    )
+    same, doubt = compare(case, accept_on("sim"))
+    assert (same | doubt).all()
+
+
 @pytest.mark.parametrize(
     "rule, temperature, dropped, output",
     [
         ("token", 0.0, 1, "target_logprob"),  # between a row's vocab_blocks and its law
-        ("token", 1.0, 1, "accepted"),  # between the rows' laws and the verdict
-        ("block", 1.0, 1, "next_token"),  # between a crew's masses and the count of crews
-        ("block", 1.0, 2, "accepted"),  # between that and the question whether it is full
+        ("token", 1.0, 5, "accepted"),  # between the rows' laws and the verdict
+        ("block", 1.0, 0, "accepted"),  # between the count of crews and whether it is full
     ],
 )
 def test_sim_notices_a_missing_barrier(rule, temperature, dropped, output):

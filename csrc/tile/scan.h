@@ -15,10 +15,11 @@
 //   scan.sums(span, f)          f(at, other) summed, and what f adds to `other`
 //   scan.crossing(span, f, r)   the first id at which the running sum of f exceeds r. If rounding
 //                               keeps it below r, the last id where f is positive (-1: none)
-//   scan.fold(n, none, term, join)
-//                               term(i) for i < n, joined in an order that depends on n alone
+//   scan.terms(n, term)         term(i) for i < n, n > 0; asked for at once and, the first ones, kept
+//                               by a GPU. Of these:
+//   terms.fold(none, join, of)  of(term(i)) joined in an order that depends on n alone
+//   terms.find(r, of)           as `crossing`, of of(term(i)); and what of r is left there
 //   scan.first(n, holds)        the least i < n for which it holds, or n; it may be asked of others
-//   scan.find(n, term, r)       as `crossing`, of term(i) for i < n; and what of r is left there
 //   scan.chain(n, none, term, join, f)
 //                               f(i, x) for i < n, x being term(0) to term(i) joined in order;
 //                               returns the last x
@@ -36,6 +37,8 @@
 //   Scan::reload(p)             *p, the start of the kernel's parameters, read again; where
 //                               Scan::kReloads, p may be null
 //   scan.leader()               true for one thread of the scan
+//   Scan::each(n, f)            where Crew::kStaged: f(i) for i < n, each by one of its threads
+//   Scan::exp2(x)               where Scan::kHeld: 2^x for a double x <= 0, to 2e-7
 //   Scan::kHeld                 so many ids of a row fit into a scan's registers: all loads are under
 //                               way before one is used. Where that is not 0:
 //   scan.hold(span, row)        the logits of a span of at most so many ids; held.peak() is the
@@ -79,7 +82,6 @@
 //   crew.leader(), crew.barrier()    as a group's
 //   Crew::kStaged                    whether each step of the body is a launch. Where it is:
 //   crew.share(n, f)                 f(scan, i) for i < n, as each_block
-//   crew.each(n, f)                  f(i) for i < n, each by one of its threads
 //   crew.alone()                     a crew of the calling scan by itself
 //   crew.publish(p, x)               *p = x, by the leader of a scan
 //   crew.last(arrived, n)            whether the other n - 1 crews have called it before; then what
@@ -132,14 +134,49 @@ struct Place {
   double left;
 };
 
+// x as it is.
+struct Same {
+  template <class X>
+  X operator()(X x) const {
+    return x;
+  }
+};
+
+// The terms of a scan of one thread.
+template <class Term>
+struct SerialTerms {
+  int n;
+  Term term;
+
+  template <class N, class Join, class Of = Same>
+  N fold(N none, Join join, Of of = {}) const {
+    for (int i = 0; i < n; ++i) none = join(none, of(term(i)));
+    return none;
+  }
+  template <class Of = Same>
+  Place find(double r, Of of = {}) const {
+    int last = -1;
+    for (int i = 0; i < n; ++i) {
+      const double own = of(term(i));
+      if (own > 0) last = i;
+      if (own > r) return {i, r};
+      r -= own;
+    }
+    return {last, __builtin_inf()};  // rounding: the last one that has any
+  }
+};
+
 // What scans of one thread have in common.
 struct SerialScan {
   static constexpr int kHeld = 0;
 
-  template <class N, class Term, class Join>
-  static N fold(int n, N none, Term term, Join join) {
-    for (int i = 0; i < n; ++i) none = join(none, term(i));
-    return none;
+  template <class Term>
+  static SerialTerms<Term> terms(int n, Term term) {
+    return {n, term};
+  }
+  template <class F>
+  static void each(int n, F f) {
+    for (int i = 0; i < n; ++i) f(i);
   }
   template <class Term, class Join, class F>
   static double chain(int n, double none, Term term, Join join, F f) {
@@ -151,17 +188,6 @@ struct SerialScan {
     int i = 0;
     while (i < n && !holds(i)) ++i;
     return i;
-  }
-  template <class Term>
-  static Place find(int n, Term term, double r) {
-    int last = -1;
-    for (int i = 0; i < n; ++i) {
-      const double own = term(i);
-      if (own > 0) last = i;
-      if (own > r) return {i, r};
-      r -= own;
-    }
-    return {last, __builtin_inf()};  // rounding: the last one that has any
   }
 };
 
@@ -208,9 +234,9 @@ template <class Scan>
 concept ScanTarget = requires(const Scan scan, Span span, const float* p) {
   scan.sum(span, ScanExample::Term()).sum;
   scan.crossing(span, ScanExample::Term(), 0.0);
-  scan.fold(1, 0.0, ScanExample::Number(), ScanExample::Join()) +
+  scan.terms(1, ScanExample::Number()).fold(0.0, ScanExample::Join()) +
       scan.first(1, ScanExample::Holds());
-  scan.find(1, ScanExample::Number(), 0.0).left + Scan::kHeld;
+  scan.terms(1, ScanExample::Number()).find(0.0).left + Scan::kHeld;
   Scan::value(p);
   scan.leader() || Scan::kProducts;
 };

@@ -10,23 +10,30 @@
 namespace blockdraft {
 namespace {
 
-// Every wave of `groups` groups of sim calls body(crew, group).
+// Every wave of `groups` groups of sim calls body(crew, group, own); own: so many bytes that the
+// waves of a group share.
 template <class Crew = sim::Crew, class Body>
-void with_crews(int64_t groups, uint64_t seed, int dropped, Body body) {
-  sim::Scheduler scheduler(seed, dropped);
-  scheduler.run(
-      groups, [] { return sim::CrewMemory(); },
-      [&](const sim::Wave& wave, sim::CrewMemory& memory, int64_t group) {
-        Crew crew(wave, memory);
-        body(crew, group);
-      });
+void with_crews(int64_t groups, int bytes, uint64_t seed, int dropped, Body body) {
+  struct Memory {
+    sim::CrewMemory crew;
+    std::vector<double> own;
+  };
+  sim::Scheduler(seed, dropped)
+      .run(
+          groups, [=] { return Memory{{}, std::vector<double>(bytes / sizeof(double) + 1)}; },
+          [&](const sim::Wave& wave, Memory& memory, int64_t group) {
+            Crew crew(wave, memory.crew);
+            body(crew, group, reinterpret_cast<char*>(memory.own.data()));
+          });
 }
 
 template <class T>
 void accept_on_sim(const AcceptParams<T>& p, uint64_t seed, int dropped) {
   schedule(p, [&]<AcceptStep kStep>(int64_t groups) {
-    with_crews(groups, seed, dropped,
-               [&](sim::Crew& crew, int64_t group) { accept_step<kStep>(crew, p, group); });
+    with_crews(groups, own_bytes<T>(kStep), seed, dropped,
+               [&](sim::Crew& crew, int64_t group, char* own) {
+                 accept_step<kStep>(crew, p, group, own);
+               });
   });
 }
 
@@ -35,7 +42,7 @@ void sample_on_sim(const SampleParams<T>& p, uint64_t seed, int dropped) {
   const int blocks = p.vocabulary().blocks;
   schedule(p, [&]<SampleStep kStep>(int64_t groups) {
     const int blocks_of_row = kStep == SampleStep::kMeasure ? blocks : 1;
-    with_crews<Crew>(groups, seed, dropped, [&](Crew& crew, int64_t group) {
+    with_crews<Crew>(groups, 0, seed, dropped, [&](Crew& crew, int64_t group, char*) {
       const int row = int(group / blocks_of_row);
       double* const own = p.workspace.at(row / p.drafts, row % p.drafts);
       const auto memory = RowsMemory<T>::staged(own, p.workspace.stride[1], blocks);

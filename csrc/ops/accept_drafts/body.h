@@ -13,6 +13,7 @@ template <class Crew, class T>
 class Acceptance {
   using Scan = typename Crew::Scan;
   static constexpr int kSpread = Distribution<T>::kSpread;
+  static constexpr int kMeasured = -1;  // the status of a draft's row that is yet to be normalised
 
  public:
   // `row`: the row of a step that has one, else 0.
@@ -37,7 +38,7 @@ class Acceptance {
 
   // The steps of a GPU.
   void measure(int row, int block) {
-    if (row == 0 && block == 0 && crew_.leader()) memory_.state(0).arrived = 0;
+    if (row == 0 && block == 0 && crew_.leader()) *memory_.arrived = 0;
     if (!measured(row)) return;
     const Scan scan;
     const Partial partial =
@@ -49,21 +50,23 @@ class Acceptance {
     if (row <= params_.drafts ? row <= live_ : row - params_.drafts - 1 < live_) normalise(row);
   }
 
-  // Each row that was measured by a scan, the others by a thread.
+  // Each target row by a scan; the drafter's rows by the threads of one, then each that was measured
+  // by a scan.
   void normalise_all() {
-    crew_.each(live_, [this](int i) {
-      const int row = row_of_draft(i);
-      if (!measured(row)) keep(row, given(row), true);
-    });
-    crew_.share(2 * live_ + 1, [this](const Scan& scan, int i) {
-      const int row = i <= live_ ? i : row_of_draft(i - live_ - 1);
-      if (!measured(row)) return;
-      auto alone = crew_.alone();
-      Sampler<decltype(alone), T> own(alone, vocabulary_, memory_.sums(row), {});
-      const Distribution<T> made = own.template distribution<false>(
-          logits(row), sampling(row), row == live_, memory_.partials(row));
-      keep(row, made, scan.leader());
-    });
+    crew_.share(1,
+                [this](const Scan& scan, int) { scan.each(live_, [this](int i) { look_at(i); }); });
+    int rows = live_ + 1, first = 0;
+    BLOCKDRAFT_ROLLED
+    while (true) {
+      const Sampling own = sampling(first);
+      crew_.share(rows, [&](const Scan& scan, int i) {
+        if (first == 0 || waits(first + i)) normalise_by(scan, first + i, own);
+      });
+      if (first > 0) return;
+      rows = live_;
+      first = row_of_draft(0);
+      if (Scan::first(live_, [&](int i) { return waits(first + i); }) == live_) return;
+    }
   }
 
   // The verdict as far as it is known before the residual's masses are: that of the block rule is to
@@ -75,20 +78,21 @@ class Acceptance {
   }
 
   // What a draw from this row may need: the residual's masses of some vocab_blocks.
-  void weigh_some(const Verdict& verdict, int row, int block) {
+  void weigh_some(const Verdict& verdict, int row, int crew) {
     const int at = verdict.accepted;
-    if (verdict.status != kFine || at < 0 || at >= live_ || target(at).point != kSpread) return;
-    const Vocabulary all = halves(params_);
-    const int first = block * kHalvesOfCrew;
+    if (verdict.status != kFine || at < 0 || at >= live_) return;
     const Distribution<T>& p = target(at);
     const Distribution<T>& q = draft(at);
-    crew_.share(least(kHalvesOfCrew, all.blocks - first), [&](const Scan& scan, int i) {
-      const double sum = residual_mass(scan, p, q, verdict.scale, all.span(first + i));
-      if (scan.leader()) crew_.publish(memory_.sums(row) + first + i, sum);
-    });
+    if (p.point != kSpread) return;
+    const int some = blocks_of_crew(params_), first = crew * some;
+    for (int block = first; block < least(first + some, vocabulary_.blocks); ++block) {
+      const Span span = vocabulary_.span(block);
+      const double sum = residual_mass(crew_.together(), p, q, verdict.scale, span);
+      if (crew_.leader()) crew_.publish(memory_.sums(row) + block, sum);
+    }
   }
 
-  int32_t* arrived() const { return &memory_.state(0).arrived; }
+  int32_t* arrived() const { return memory_.arrived; }
 
   template <bool kByBlock>
   void conclude(const Verdict& verdict) {
@@ -110,8 +114,8 @@ class Acceptance {
   static int first(int n, Holds holds) {
     return Scan::first(n, holds);
   }
-  double p(int i) const { return memory_.state(i).chance; }
-  double q(int i) const { return memory_.state(row_of_draft(i)).chance; }
+  double p(int i) const { return chance(i); }
+  double q(int i) const { return chance(row_of_draft(i)); }
   double carry(int i) const { return memory_.state(i).carry; }
   void make_carries(int n) {
     chain_carries(n, [this](int i, double carry) { memory_.state(i).carry = carry; });
@@ -119,10 +123,8 @@ class Acceptance {
   }
 
   double uniform_of(int i) const {  // of draft i; at i == drafts, of the draw
-    if (params_.uniforms) return constant(params_.uniforms.at(request_) + i);
-    const bool drafted = i < params_.drafts;
-    return uniform(constant(params_.seed + request_), constant(params_.position + request_),
-                   drafted ? i : 0, drafted ? kAccept : kDraw);
+    if (memory_.within && i < live_) return memory_.state(i).uniform;
+    return made_uniform(i);
   }
 
   // Makes the distributions of row i, unless earlier launches did. The target's comes last, because
@@ -160,14 +162,58 @@ class Acceptance {
     crew_.barrier();
   }
 
+  // Whether look_at has found that a drafter's row was measured.
+  bool waits(int row) const { return memory_.state(row).distribution.status == kMeasured; }
+
+  // What decides on draft i beside the normalisers that were measured.
+  void look_at(int i) const {
+    const int id = token(i);
+    BLOCKDRAFT_ROLLED
+    for (int row = i; row <= row_of_draft(i); row += params_.drafts + 1) {
+      RowState<T>& state = memory_.state(row);
+      state.token = id;
+      if (vocabulary_.has(id) && (row == i || sampled_))
+        state.logit = logits(row).template at<Scan>(id);
+    }
+    const int row = row_of_draft(i);
+    if (measured(row))
+      memory_.state(row).distribution.status = kMeasured;
+    else
+      memory_.state(row).distribution = given(row);
+    memory_.state(i).uniform = made_uniform(i);
+  }
+
+  void normalise_by(const Scan& scan, int row, const Sampling& sampling) {
+    auto alone = crew_.alone();
+    Sampler<decltype(alone), T> own(alone, vocabulary_, memory_.sums(row), {});
+    const Distribution<T> made = own.template distribution<false>(
+        logits(row), sampling, row == live_, memory_.partials(row));
+    keep(row, made, scan.leader());
+  }
+
+  double made_uniform(int i) const {
+    if (params_.uniforms) return constant(params_.uniforms.at(request_) + i);
+    const bool drafted = i < params_.drafts;
+    return uniform(constant(params_.seed + request_), constant(params_.position + request_),
+                   drafted ? i : 0, drafted ? kAccept : kDraw);
+  }
+
   void keep(int row, const Distribution<T>& made, bool leader) const {
     const int i = row <= params_.drafts ? row : row - params_.drafts - 1;
     double chance = __builtin_nan("");
-    if (i < live_ && made.status == kFine)
+    if (!memory_.within && i < live_ && made.status == kFine)
       chance = made.template probability<Scan>(vocabulary_, token(i));
     if (!leader) return;
     memory_.state(row).distribution = made;
     memory_.state(row).chance = chance;
+  }
+
+  // The probability of a row's draft; where states are within, from its logit.
+  double chance(int row) const {
+    const RowState<T>& state = memory_.state(row);
+    if (!memory_.within) return state.chance;
+    if (state.distribution.status != kFine) return __builtin_nan("");
+    return state.distribution.probability(vocabulary_, state.token, state.logit);
   }
 
   Distribution<T> made(int row) {
@@ -229,8 +275,7 @@ class Acceptance {
 
   // The residual's masses of a row.
   Sampler<Crew, T> parts(int row) const {
-    const Vocabulary all = Crew::kStaged ? halves(params_) : vocabulary_;
-    return {crew_, all, memory_.sums(row), memory_.lists};
+    return {crew_, vocabulary_, memory_.sums(row), memory_.lists};
   }
   double weigh(int row, double scale) {
     weighed_ = row;
@@ -244,30 +289,33 @@ class Acceptance {
     const Distribution<T>& p = target(row);
     if (p.point != kSpread) return p.point;
     const double u = uniform_of(params_.drafts);
-    Partial* const partials = memory_.partials(row);
     if (row < live_) {
       if (!Crew::kStaged && weighed_ != row) weigh(row, verdict.scale);
-      auto masses = parts(by_block() ? row : 0);
-      const double total = masses.total();
+      const Distribution<T>& q = draft(row);
+      const auto residual = parts(by_block() ? row : 0);
+      const auto masses = residual.sums();
+      const double total = masses.fold(0.0, residual.plus);
       if (total != total) {
         verdict.status = kNotNumbers;
         return -1;
       }
       if (total > 0)
-        return masses.find(u * total, [&](const auto& scan, Span span, double r) {
-          return residual_crossing(scan, p, draft(row), verdict.scale, span, r);
+        return residual.find(masses, u * total, [&](const auto& scan, Span span, double r) {
+          return residual_crossing(scan, p, q, verdict.scale, span, r);
         });
       // The residual has no mass.
       crew_.each_block(vocabulary_, [&](const auto& scan, int block, Span span) {
         const double mass = sampler_.mass_in(scan, p, span);
-        if (scan.leader()) partials[block] = {mass, p.top, kFine};
+        if (scan.leader()) memory_.partials(row)[block] = {mass, p.top, kFine};
       });
     }
-    auto mass = [&](int i) { return sampler_.mass(p, partials[i]); };
-    return sampler_.find(u * sampler_.sum_of(mass), mass,
-                         [&](const auto& scan, Span span, double r) {
-                           return sampler_.crossing_in(scan, p, span, r);
-                         });
+    const auto partials = sampler_.terms(memory_.partials(row));
+    const auto masses = sampler_.masses(p);
+    const double sum = partials.fold(0.0, sampler_.plus, masses);
+    auto crossing = [&](const auto& scan, Span span, double r) {
+      return sampler_.crossing_in(scan, p, span, r);
+    };
+    return sampler_.find(partials, u * sum, crossing, masses);
   }
 
   void finish(Verdict verdict) {
@@ -287,13 +335,9 @@ class Acceptance {
     float value = 0;
     int listed = 0;
     if (i <= accepted) {
-      Distribution<T> p = target(i);
-      Sampling unmixed = sampling(i);
-      if (mixes(i) || !(unmixed.temperature > 0)) {
-        if (!(unmixed.temperature > 0)) unmixed.temperature = 1;
-        const Logits<T> row = as_target(i, target_row(i));
-        p = sampler_.measured_distribution(row, unmixed, false, memory_.partials(i));
-      }
+      const Sampling own = sampling(i);
+      const bool measures = mixes(i) || !(own.temperature > 0);
+      const Distribution<T> p = measures ? unmixed(i, own) : committed(i, own);
       value = p.template log_probability<Scan>(token);
       listed = list_top(i, p);
     }
@@ -304,6 +348,17 @@ class Acceptance {
       params.top_tokens.at(request_, i)[listed] = -1;
       params.top_logprobs.at(request_, i)[listed] = -__builtin_inff();
     }
+  }
+
+  Distribution<T> unmixed(int i, Sampling sampling) {
+    if (!(sampling.temperature > 0)) sampling.temperature = 1;
+    const Logits<T> row = as_target(i, target_row(i));
+    return sampler_.measured_distribution(row, sampling, false, memory_.partials(i));
+  }
+  // That of a row which is not mixed, nor all on one id.
+  Distribution<T> committed(int i, const Sampling& sampling) {
+    if (!Crew::kStaged || normalises_apart(params_)) return target(i);
+    return sampler_.template distribution<false>(logits(i), sampling, false, memory_.partials(i));
   }
 
   // Returns how many of the wanted ids have a probability.
@@ -350,7 +405,11 @@ class Acceptance {
   const T* target_row(int i) const { return params_.target_logits.at(request_, i); }
   const T* draft_row(int i) const { return params_.draft_logits.at(request_, i); }
   int row_of_draft(int i) const { return params_.drafts + 1 + i; }
-  const Distribution<T>& target(int i) const { return memory_.state(i).distribution; }
+  const Distribution<T>& target(int i) const {
+    const Distribution<T>& known = memory_.state(i).distribution;
+    if (memory_.within && !known.logits.plain()) __builtin_unreachable();  // see the schedule
+    return known;
+  }
   const Distribution<T>& draft(int i) const { return target(row_of_draft(i)); }
   // Read again for each row, lest all take registers.
   Sampling sampling(int row) const {
@@ -396,16 +455,17 @@ class Acceptance {
   int weighed_ = -1;  // the row whose residual masses the sums already hold; -1: none
 };
 
-// A group of a step. What later parts, or the end of a long one, need of the parameters is read anew,
-// lest it takes registers until then.
+// A group of a step; `own`: memory of the workgroup, see rows_within. What later parts, or the end of
+// a long one, need of the parameters is read anew, lest it takes registers until then.
 template <AcceptStep kStep, class Crew, class T>
-void accept_step(Crew& crew, const AcceptParams<T>& params, int64_t group) {
+void accept_step(Crew& crew, const AcceptParams<T>& params, int64_t group, char* own) {
   auto part = [&](const AcceptParams<T>& p, auto work) {
-    if (kStep == AcceptStep::kDrawAlone && p.mix) __builtin_unreachable();  // see the schedule
+    if (kStep == AcceptStep::kDrawAlone && normalises_apart(p)) __builtin_unreachable();
     const AcceptGrid grid = accept_grid(p, kStep);
     const int request = grid.request(group), row = grid.row(group);
-    const auto memory = RowsMemory<T>::staged(p.workspace.at(request), p.workspace.stride[1],
-                                              p.vocabulary().blocks);
+    auto memory = RowsMemory<T>::staged(p.workspace.at(request), p.workspace.stride[1],
+                                        p.vocabulary().blocks);
+    if (rows_within(kStep)) memory.keep_states(own);
     Acceptance<Crew, T> acceptance(crew, p, request, memory, row);
     return work(acceptance, row, grid.block(group), grid.rows * grid.blocks);
   };

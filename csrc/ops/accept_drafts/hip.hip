@@ -11,7 +11,7 @@
 namespace blockdraft {
 
 constexpr int threads_of(AcceptStep step) {
-  return step == AcceptStep::kMeasure ? cdna::kWave : 512;
+  return step == AcceptStep::kMeasure ? cdna::kWave : step == AcceptStep::kDrawAlone ? 256 : 512;
 }
 constexpr bool cuts(AcceptStep step) {
   return step == AcceptStep::kNormalise || step == AcceptStep::kLogprob;
@@ -25,9 +25,10 @@ BLOCKDRAFT_KERNEL(threads_of(kStep), waves_of_simd(kStep))
 accept_drafts_kernel(AcceptParams<T> p) {
   using Crew = cdna::Crew<threads_of(kStep), cuts(kStep)>;
   __attribute__((shared)) static typename Crew::Memory shared;
+  __attribute__((shared)) alignas(16) static char own[own_bytes<T>(kStep)];
   Crew crew(shared);
   cdna::use_global_pointers(p);
-  accept_step<kStep>(crew, p, cdna::group_index());
+  accept_step<kStep>(crew, p, cdna::group_index(), own);
 }
 
 #define BLOCKDRAFT_STEP(T, step)                                                            \

@@ -84,8 +84,8 @@ BLOCKDRAFT_SCAN double residual_mass(const Scan& scan, const Distribution<T>& p,
     if (p.plain() && q.plain()) {
       if constexpr (Scan::kHeld > 0) {
         const float ratio = residual_ratio(p, q, scale);
-        auto rest = [&p, &q, ratio, infinite = !(ratio < __builtin_inff())](auto at, auto x,
-                                                                            auto y) {
+        auto rest = [p = p, q = q, ratio, infinite = !(ratio < __builtin_inff())](auto at, auto x,
+                                                                                  auto y) {
           return residual_weight(at, p.weight_of(at, x), q.weight_of(at, y), ratio, infinite);
         };
         return scan.rows_sum(span, rest, p.logits.row, q.logits.row);
@@ -102,6 +102,12 @@ BLOCKDRAFT_SCAN double residual_mass(const Scan& scan, const Distribution<T>& p,
 template <class Scan, class T>
 BLOCKDRAFT_SCAN int residual_crossing(const Scan& scan, const Distribution<T>& p,
                                       const Distribution<T>& q, double scale, Span span, double r) {
+  if constexpr (Scan::kHeld > 0)
+    if (q.point == Distribution<T>::kSpread && p.plain() && q.plain()) {
+      const Distribution<T> of_p = p, of_q = q;  // in registers
+      const auto plain = residual<Kind::kPlain>(of_p, of_q, scale);
+      return scan.crossing(span, plain, r);
+    }
   return scan.crossing(span, residual<Kind::kAny>(p, q, scale), r);
 }
 

@@ -15,20 +15,31 @@ enum class AcceptStep {
   kDrawAlone,  // kDraw without kNormalise: each crew normalises all rows
 };
 
+// Whether a workgroup keeps the states of a request's rows in memory of its own, of so many drafts.
+constexpr bool rows_within(AcceptStep step) { return step == AcceptStep::kDrawAlone; }
+constexpr int kDraftsWithin = 31;
+template <class T>
+constexpr int own_bytes(AcceptStep step) {
+  return rows_within(step) ? (2 * kDraftsWithin + 1) * int(sizeof(RowState<T>)) : 1;
+}
+
 // Whether rows are normalised by a launch of their own: for cuts and blends, which take readings of
-// whole rows; and where so many crews draw that each should not do it.
+// whole rows; and where logits are masked or penalised or drafts are many, which a kernel that does
+// all at once would take registers and memory for.
 template <class T>
 bool normalises_apart(const AcceptParams<T>& p) {
   return p.target_sampling.may_truncate() || p.drafter_sampling.may_truncate() || p.mix ||
-         p.rule == kBlock;
+         p.allowed || p.draft_allowed || p.penalties.touched || p.rule == kBlock ||
+         p.drafts > kDraftsWithin;
 }
 
-// The masses of a draw are those of halves of vocab_blocks, of which a crew weighs some.
-constexpr int kHalvesOfCrew = 8;
+// How many vocab_blocks a crew weighs for a draw: so few that each of the crews that a GPU runs at
+// once has some.
+constexpr int kCrewsAtOnce = 512;
 
 template <class T>
-Vocabulary halves(const AcceptParams<T>& p) {
-  return {p.num_valid_vocab, p.mask_token, p.vocab_block / 2};
+int blocks_of_crew(const AcceptParams<T>& p) {
+  return int(most<int64_t>(int64_t(p.batch) * p.vocabulary().blocks / kCrewsAtOnce, 1));
 }
 
 // The groups of a step are numbered by request, row and vocab_block, the last one fastest.
@@ -49,7 +60,8 @@ constexpr AcceptGrid accept_grid(const AcceptParams<T>& p, AcceptStep step) {
       return {2 * p.drafts + 1, 1};
     case AcceptStep::kDraw:
     case AcceptStep::kDrawAlone:  // the block rule needs the masses before it decides on a row
-      return {p.rule == kBlock ? most(p.drafts, 1) : 1, ceil_div(halves(p).blocks, kHalvesOfCrew)};
+      return {p.rule == kBlock ? most(p.drafts, 1) : 1,
+              ceil_div(p.vocabulary().blocks, blocks_of_crew(p))};
     case AcceptStep::kLogprob:
       return {p.drafts + 1, 1};
   }

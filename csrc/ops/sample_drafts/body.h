@@ -90,11 +90,13 @@ class DraftRow {
     const double u = params.uniforms
                          ? params.uniforms.at(request_)[i_]
                          : uniform(params.seed[request_], params.position[request_], i_, kDraft);
-    auto mass = [&](int i) { return sampler_.mass(q, partials_[i]); };
-    return sampler_.find(u * (Crew::kStaged ? q.sum : sampler_.sum_of(mass)), mass,
-                         [&](const auto& scan, Span span, double r) {
-                           return sampler_.crossing_in(scan, q, span, r);
-                         });
+    const auto partials = sampler_.terms(partials_);
+    const auto masses = sampler_.masses(q);
+    const double sum = Crew::kStaged ? q.sum : partials.fold(0.0, sampler_.plus, masses);
+    auto crossing = [&](const auto& scan, Span span, double r) {
+      return sampler_.crossing_in(scan, q, span, r);
+    };
+    return sampler_.find(partials, u * sum, crossing, masses);
   }
 
   Crew& crew_;

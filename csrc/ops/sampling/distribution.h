@@ -173,9 +173,13 @@ struct Distribution {
 
   template <class Scan>
   double probability(const Vocabulary& vocabulary, int id) const {
+    const bool reads = vocabulary.has(id) && point == kSpread;
+    return probability(vocabulary, id, reads ? logits.template at<Scan>(id) : 0);
+  }
+  // Of an id whose logit is x.
+  double probability(const Vocabulary& vocabulary, int id, float x) const {
     if (!vocabulary.has(id)) return 0;
     if (point != kSpread) return id == point;
-    const float x = logits.template at<Scan>(id);
     if (!(x > cut) && !(x == cut && id <= tie)) return x == x ? 0 : x;
     return weight_of(x) / sum;
   }

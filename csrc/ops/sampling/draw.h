@@ -16,9 +16,9 @@ struct SamplingParams {
   const float* min_p;    // null: off
 
   Sampling of(int request) const {
-    const float t = temperature[request];
-    return {t > 0 ? t : 0.0, top_k ? top_k[request] : 0, top_p ? top_p[request] : 1.0,
-            min_p ? min_p[request] : 0.0};
+    const float t = constant(temperature + request);
+    return {t > 0 ? t : 0.0, top_k ? constant(top_k + request) : 0,
+            top_p ? constant(top_p + request) : 1.0, min_p ? constant(min_p + request) : 0.0};
   }
 
   bool may_truncate() const { return top_k || top_p || min_p; }
@@ -131,8 +131,9 @@ class Sampler {
       const Partial partial = survey(scan, logits, span);
       if (scan.leader()) sums_[block] = partial.status;
     });
-    return Scan::fold(
-        vocabulary_.blocks, int(kEmpty), [this](int i) { return int(sums_[i]); }, worse);
+    return status(sums().fold(
+        rank(kEmpty), [](int a, int b) { return least(a, b); },
+        [](double status) { return rank(int(status)); }));
   }
 
   // The greatest logit of a row.
@@ -187,50 +188,55 @@ class Sampler {
     return total();
   }
 
-  double total() const {
-    return sum_of([this](int i) { return sums_[i]; });
+  // What `sums_` has of the vocab_blocks.
+  auto sums() const {
+    return Scan::terms(vocabulary_.blocks, [this](int i) { return sums_[i]; });
   }
+  double total() const { return sums().fold(0.0, plus); }
 
   // Adds the first `ties` of the ids that `sums_` counts in each vocab_block to the partials, whose
   // sum it returns.
   double add_ties(Partial* partials, double ties, double each) {
-    if (crew_.leader())
-      for (int i = 0; i < vocabulary_.blocks; ++i) {
-        const double own = least(sums_[i], ties);
-        partials[i].sum += own * each;
-        ties -= own;
-      }
-    crew_.barrier();
-    double sum = 0;
-    for (int i = 0; i < vocabulary_.blocks; ++i) sum += partials[i].sum;
-    return sum;
+    auto add = [&] {
+      auto count = [this](int i) { return sums_[i]; };
+      Scan::chain(vocabulary_.blocks, 0.0, count, plus, [&](int i, double upto) {
+        const double left = most(ties - (upto - count(i)), 0.0);
+        partials[i].sum += least(count(i), left) * each;
+      });
+    };
+    if constexpr (Crew::kStaged)
+      crew_.share(1, [&](const Scan&, int) { add(); });
+    else
+      add();
+    return terms(partials).fold(0.0, plus, [](Partial partial) { return partial.sum; });
   }
 
-  // The first id at which the running sum of the masses exceeds r. `sums_` gives the vocab_block;
-  // crossing(scan, span, r) searches within it.
-  template <class F>
-  int find(double r, F crossing) const {
-    return find(r, [this](int i) { return sums_[i]; }, crossing);
-  }
-  // Likewise, where mass(i) is that of a vocab_block.
-  template <class Mass, class F>
-  int find(double r, Mass mass, F crossing) const {
-    const Place place = Scan::find(vocabulary_.blocks, mass, r);
+  // The first id at which the running sum of the masses exceeds r. of(masses) are those of the
+  // vocab_blocks; crossing(scan, span, r) searches within one.
+  template <class Masses, class F, class Of = Same>
+  int find(const Masses& masses, double r, F crossing, Of of = {}) const {
+    const Place place = masses.find(r, of);
     if (place.index < 0) return -1;
     return crew_.within(vocabulary_, place.index, [&](const auto& scan, Span span) {
       return crossing(scan, span, place.left);
     });
   }
-
-  // The sum of mass(i) over the vocab_blocks.
-  template <class Mass>
-  double sum_of(Mass mass) const {
-    return Scan::fold(vocabulary_.blocks, 0.0, mass, [](double a, double b) { return a + b; });
+  // The partials of a row, and the mass of each in its distribution.
+  auto terms(const Partial* partials) const {
+    return Scan::terms(vocabulary_.blocks, [partials](int i) { return partials[i]; });
   }
+  static auto masses(const Distribution<T>& p) {
+    return [&p](Partial partial) { return mass(p, partial); };
+  }
+  static double plus(double a, double b) { return a + b; }
 
   // The mass of a measured vocab_block in its row's distribution.
   static double mass(const Distribution<T>& p, Partial partial) {
-    return (partial.sum > 0 ? partial.sum : 0) * p.weight_of(partial.anchor);
+    const double sum = partial.sum > 0 ? partial.sum : 0;
+    if constexpr (Scan::kHeld > 0)  // the sum is fp32's, too
+      return sum * Scan::exp2((double(partial.anchor) - p.top) * p.scale);
+    else
+      return sum * p.weight_of(partial.anchor);
   }
   template <class Scan>
   BLOCKDRAFT_SCAN static double mass_in(const Scan& scan, const Distribution<T>& p, Span span) {
@@ -242,25 +248,27 @@ class Sampler {
   template <class Scan>
   BLOCKDRAFT_SCAN static int crossing_in(const Scan& scan, const Distribution<T>& p, Span span,
                                          double r) {
+    if constexpr (Scan::kHeld > 0)
+      if (p.plain()) {
+        auto plain = [p](auto at, auto&) { return p.template weight<Kind::kPlain>(at); };
+        return scan.crossing(span, plain, r);
+      }
     return scan.crossing(
         span, [&p](auto at, auto&) { return p.template weight<Kind::kAny>(at); }, r);
   }
 
  private:
   float greatest_sum() const {
-    return float(Scan::fold(
-        vocabulary_.blocks, -__builtin_inf(), [this](int i) { return sums_[i]; },
-        [](double a, double b) { return most(a, b); }));
+    return float(sums().fold(-__builtin_inf(), [](double a, double b) { return most(a, b); }));
   }
 
   struct Survey {
     float top;
-    int status;
+    int rank;
   };
-  // Of vocab_blocks with these two: numbers that are none spoil all.
-  static int worse(int a, int b) {
-    return a == kNotNumbers || b == kNotNumbers ? int(kNotNumbers) : least(a, b);
-  }
+  // Of several vocab_blocks the least rank is that of all: numbers that are none spoil a row.
+  static int rank(int status) { return status == kNotNumbers ? -1 : status; }
+  static int status(int rank) { return rank < 0 ? int(kNotNumbers) : rank; }
 
   static Distribution<T> unmeasured(const Logits<T>& logits) {
     return {logits, 1, 0, -__builtin_inff(), -__builtin_inff(), INT32_MAX, Distribution<T>::kSpread,
@@ -271,19 +279,17 @@ class Sampler {
   Distribution<T> measured(const Logits<T>& logits, const Sampling& sampling,
                            const Partial* partials) const {
     Distribution<T> p = unmeasured(logits);
-    const Survey row = Scan::fold(
-        vocabulary_.blocks, Survey{p.top, kEmpty},
-        [&](int i) {
-          const Partial own = partials[i];
-          return Survey{own.anchor, own.status};
-        },
-        [](Survey a, Survey b) { return Survey{most(a.top, b.top), worse(a.status, b.status)}; });
-    p.status = row.status;
+    const auto own = terms(partials);
+    const Survey row = own.fold(
+        Survey{p.top, rank(kEmpty)},
+        [](Survey a, Survey b) { return Survey{most(a.top, b.top), least(a.rank, b.rank)}; },
+        [](Partial partial) { return Survey{partial.anchor, rank(partial.status)}; });
+    p.status = status(row.rank);
     if (p.status != kFine) return p;
     p.top = row.top;
     if (sampling.temperature > 0) {
       p.scale = sampling.scale();
-      p.sum = sum_of([&](int i) { return mass(p, partials[i]); });
+      p.sum = own.fold(0.0, plus, masses(p));
     } else {
       p.point = lowest(p, partials);
     }

@@ -66,9 +66,10 @@ class Truncation {
       if (p_.truncated()) p_.sum = sum;
     }
     if (ties_ < same_)
-      p_.tie = sampler_.find(ties_ - 0.5, [&](const auto& scan, Span span, double r) {
-        return scan.crossing(span, equals(p_.logits, p_.cut), r);
-      });
+      p_.tie =
+          sampler_.find(sampler_.sums(), ties_ - 0.5, [&](const auto& scan, Span span, double r) {
+            return scan.crossing(span, equals(p_.logits, p_.cut), r);
+          });
   }
 
  private:

@@ -219,6 +219,63 @@ inline double running(double x) {
   return x;
 }
 
+// What term(i) gives for i < n. Each lane of a wave holds two, which are asked for together.
+template <class Term>
+class TermsOf {
+ public:
+  TermsOf(int n, Term term) : n_(n), term_(term), first_(at(0)), second_(at(kWave)) {}
+
+  template <class N, class Join, class Of = Same>
+  N fold(N none, Join join, Of of = {}) const {
+    N out = none;
+    each_turn([&](int i, auto own) {
+      if (i < n_) out = join(out, of(own));
+      return false;
+    });
+    return joined(out, join);
+  }
+  template <class Of = Same>
+  Place find(double r, Of of = {}) const {
+    Place place{-1, __builtin_inf()};  // rounding: the last one that has any
+    each_turn([&](int i, auto term) {
+      const double own = i < n_ ? of(term) : 0.0;
+      const double upto = running(own);
+      const uint64_t crossed = __builtin_amdgcn_ballot_w64(upto > r && own > 0);
+      if (crossed) {
+        const int winner = __builtin_ctzll(crossed);
+        place = {of_lane(i, winner), r - of_lane(upto - own, winner)};
+        return true;
+      }
+      const uint64_t positive = __builtin_amdgcn_ballot_w64(own > 0);
+      if (positive) place.index = of_lane(i, 63 - __builtin_clzll(positive));
+      r -= of_lane(upto, kWave - 1);
+      return false;
+    });
+    return place;
+  }
+
+ private:
+  static constexpr int kHeld = 2 * kWave;
+
+  static int lane() { return thread_index() & (kWave - 1); }
+  auto at(int first) const { return term_(least(first + lane(), n_ - 1)); }
+  template <class F>
+  void each_turn(F f) const {
+    auto own = first_;
+#pragma clang loop unroll(disable)
+    for (int first = 0; first < least(n_, kHeld); first += kWave) {
+      if (f(first + lane(), own)) return;
+      own = second_;
+    }
+    for (int first = kHeld; first < n_; first += kWave)
+      if (f(first + lane(), at(first))) return;
+  }
+
+  int n_;
+  Term term_;
+  decltype((*static_cast<Term*>(nullptr))(0)) first_, second_;
+};
+
 // Some logits of a row in the registers of a wave, as they were loaded: every kApart ids, a step.
 template <class T, int kSteps, int kApart>
 struct Held {
@@ -383,11 +440,18 @@ class ScanOf {
     return last;
   }
 
-  template <class N, class Term, class Join>
-  static N fold(int n, N none, Term term, Join join) {
-    N out = none;
-    for (int i = lane(); i < n; i += kWave) out = join(out, term(i));
-    return joined(out, join);
+  template <class Term>
+  static TermsOf<Term> terms(int n, Term term) {
+    return {n, term};
+  }
+  template <class F>
+  static void each(int n, F f) {
+    for (int i = lane(); i < n; i += kWave) f(i);
+  }
+  static double exp2(double x) {
+    x = x > -2000 ? x : -2000;  // as good as 0
+    const double whole = __builtin_rint(x);
+    return __builtin_ldexp(double(__builtin_amdgcn_exp2f(float(x - whole))), int(whole));
   }
   template <class Term, class Join, class F>
   static double chain(int n, double none, Term term, Join join, F f) {
@@ -412,41 +476,22 @@ class ScanOf {
     }
     return n;
   }
-  template <class Term>
-  static Place find(int n, Term term, double r) {
-    int last = -1;
-    for (int base = 0; base < n; base += kWave) {
-      const int i = base + lane();
-      const double own = i < n ? term(i) : 0.0;
-      const double upto = running(own);
-      const uint64_t crossed = __builtin_amdgcn_ballot_w64(upto > r && own > 0);
-      if (crossed) {
-        const int winner = __builtin_ctzll(crossed);
-        return {base + winner, r - of_lane(upto - own, winner)};
-      }
-      const uint64_t positive = __builtin_amdgcn_ballot_w64(own > 0);
-      if (positive) last = base + 63 - __builtin_clzll(positive);
-      r -= of_lane(upto, kWave - 1);
-    }
-    return {last, __builtin_inf()};  // rounding: the last one that has any
-  }
-
   template <int kSteps = kHeldSteps, class T>
   static Held<T, kSteps, kWaves * kStep> hold(Span span, const T* row) {
     constexpr int kApart = kWaves * kStep;
     Held<T, kSteps, kApart> out{
         {}, -__builtin_inff(), {span.first + wave() * kStep + opaque(lane() * kIds), span}};
-    const T* const own = row + out.at.first;
-    if (span.stop - span.first == kSteps * kApart) {
-#pragma unroll
-      for (int i = 0; i < kSteps; ++i) out.raw[i] = At::raw(own + i * kApart);
-    } else {
+    // Beyond the span's end, its last ids instead: `mask` leaves them out. Ways of their own for whole
+    // spans would have the loads of one row wait for those of another.
+    const int last = span.stop - kIds;
+    if (last >= span.first) {
 #pragma unroll
       for (int i = 0; i < kSteps; ++i)
-        if (out.at.first + i * kApart < out.whole()) out.raw[i] = At::raw(own + i * kApart);
-      const int end = out.whole() + lane();
-      if (wave() == 0 && end < span.stop && end != span.hole) out.rest = At::one(row + end);
+        out.raw[i] = At::raw(row + least(out.at.first + i * kApart, last));
     }
+    const int end = out.whole() + lane();
+    if (out.ragged() && wave() == 0 && end < span.stop && end != span.hole)
+      out.rest = At::one(row + end);
     return out;
   }
 
@@ -462,9 +507,10 @@ class ScanOf {
   }
   template <class F, class T, class... Others>
   double rows_sum(Span span, F f, const T* row, const Others*... others) const {
-    // Of all waves of a crew, half as many are enough: more are under way.
-    constexpr int kSteps =
-        kHeldSteps * 2 / sizeof(T) / (1 + sizeof...(others)) / (kWaves > 1 ? 2 : 1);
+    // Of all waves of a crew, fewer are enough: more are under way.
+    constexpr int kRows = 1 + sizeof...(others);
+    constexpr int kShare = kWaves > 4 ? 2 * kRows : kWaves > 1 ? 2 : 1;
+    constexpr int kSteps = most(kHeldSteps * 2 / int(sizeof(T)) / kRows / kShare, 1);
     constexpr int kPiece = kSteps * kWaves * kStep;
     double sum = 0;
 #pragma clang loop unroll(disable)
@@ -617,10 +663,6 @@ class Crew {
     return together().exchanged_sum(f(At(), a.x, others.x...) + f(At(), a.y, others.y...));
   }
 
-  template <class F>
-  static void each(int n, F f) {
-    Group<kThreadsOfCrew>().each(n, f);
-  }
   static Crew<kWave> alone() { return {}; }
   static bool leader() { return thread_index() % kThreadsOfCrew == 0; }
   static void barrier() {

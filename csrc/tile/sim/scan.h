@@ -142,10 +142,6 @@ class CrewOf {
     scans += leader();
     share(vocabulary.blocks, [&](const Scan& scan, int i) { f(scan, i, vocabulary.span(i)); });
   }
-  template <class F>
-  void each(int n, F f) const {
-    group_.each(n, f);
-  }
   static Alone alone() { return {}; }
   static void publish(double* p, double x) { *p = x; }
   bool last(int32_t* arrived, int n) const {

@@ -9,8 +9,8 @@ from . import _native, _triton
 # ones, of a multiple of the unit. They are small because sums within one are fp32.
 VOCAB_BLOCK, MAX_VOCAB_BLOCKS, VOCAB_BLOCK_UNIT = 4096, 256, 512
 
-# Doubles of a row's workspace: its state, then a partial and two sums for each vocab_block.
-HEADER_DOUBLES, VOCAB_BLOCK_DOUBLES = 18, 4
+# Doubles of a row's workspace: its state, then a partial and a sum for each vocab_block.
+HEADER_DOUBLES, VOCAB_BLOCK_DOUBLES = 20, 3
 # Of a row that is truncated: what the Triton kernels list of it.
 LIST_DOUBLES = 8192
 
