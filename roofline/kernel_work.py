@@ -141,10 +141,10 @@ def folded(blocks: int) -> Trip:
     return Trip("first < least(n_, kHeld)", min(ceil(blocks, 64), 2))
 
 
-def drawn(batch: int, blocks: int, groups: int) -> tuple[Trip, ...]:
+def drawn(batch: int, blocks: int, groups: int, weighed: Trip) -> tuple[Trip, ...]:
     """From the verdict to the vocab_block of the token."""
-    weighed = Trip("block < least(first + some", ceil(blocks * batch, groups), (WEIGHED,))
-    return weighed, PHILOX, folded(blocks), folded(blocks)
+    some = Trip("block < least(first + some", ceil(blocks * batch, groups), (weighed,))
+    return some, PHILOX, folded(blocks), folded(blocks)
 
 
 def accept(batch: int, vocabulary: int = VOCABULARY, drafts: int = DRAFTS) -> Shape:
@@ -167,7 +167,7 @@ def accept(batch: int, vocabulary: int = VOCABULARY, drafts: int = DRAFTS) -> Sh
             Trip("scan.each(live_, ", 1, (Trip("row <= row_of_draft(i)", 2), PHILOX)),
             Trip("Group<kThreadsOfCrew>().barrier()", 1, (normalised,), whole=True),
             Trip("decide_token(*this)", 1, (CHANCE, CHANCE), whole=True),
-            *drawn(batch, blocks, groups),
+            *drawn(batch, blocks, groups, WEIGHED),
             SEARCHED,
         )
         moved = 2 * batch * of_row
@@ -282,9 +282,10 @@ def truncated_accept(batch: int, vocabulary: int = VOCABULARY, drafts: int = DRA
         trips = cut_by_share(vocabulary)
         yield Work("cut", code.format(1), rows, trips, 2 * rows * of_row, streams=HELD.text)
         decided = Trip("decide_token(*this)", 1, (PHILOX,), whole=True)
-        search = Trip("kWaves * kStep", 1, whole=True)
-        trips = decided, *drawn(batch, blocks, draw.groups), search
-        yield draw._replace(code=code.format(2), trips=trips)
+        scanned = Trip("kWaves * kStep", 1, whole=True)
+        trips = decided, *drawn(batch, blocks, draw.groups, scanned), scanned
+        weighs = "residual_mass(crew_.together()"
+        yield draw._replace(code=code.format(2), trips=trips, streams=weighs)
 
     def triton(arch: str) -> Iterator[Work]:
         plain = accept(batch, vocabulary, drafts).launches["triton"](arch)
