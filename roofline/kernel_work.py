@@ -128,12 +128,15 @@ def attention(
 
 
 # The samplers' ways: rounds of a uniform's generator; a whole vocab_block of logits, all loaded
-# before one is used; the search among 65 vocab_blocks, 64 at a time
+# before one is used; 2^x in double, of a draft's logit; what a vocab_block of two plain rows
+# weighs; the search for the token in one, of plain rows and of any; any other scan of one
 PHILOX = Trip("round", 10)
 HELD = Trip("out.raw[i] = At::raw(row + least(")
 CHANCE = Trip("p = p * (r * (1.0 / n)) + 1.0")
-SEARCHED = Trip("return scan.crossing(span, plain, r)", 1, whole=True)
 WEIGHED = Trip("first += kPiece", 1, (HELD, HELD), whole=True)
+SEARCHED = Trip("return scan.crossing(span, plain, r)", 1, whole=True)
+SEARCHED_ANY = Trip("return scan.crossing(span, any, r)", 1, whole=True)
+SCANNED = Trip("kWaves * kStep", 1, whole=True)
 
 
 def folded(blocks: int) -> Trip:
@@ -266,7 +269,7 @@ def cut_by_share(vocabulary: int) -> tuple[Trip, ...]:
         Trip("Scan::chain(vocabulary_.blocks", ceil(blocks, 64), (chained,)),
         Trip("if (i < n_) out = join(out, of(own))", fold.times),
         fold,
-        Trip("kWaves * kStep", 1, whole=True),
+        SCANNED,
     )
 
 
@@ -282,8 +285,7 @@ def truncated_accept(batch: int, vocabulary: int = VOCABULARY, drafts: int = DRA
         trips = cut_by_share(vocabulary)
         yield Work("cut", code.format(1), rows, trips, 2 * rows * of_row, streams=HELD.text)
         decided = Trip("decide_token(*this)", 1, (PHILOX,), whole=True)
-        scanned = Trip("kWaves * kStep", 1, whole=True)
-        trips = decided, *drawn(batch, blocks, draw.groups, scanned), scanned
+        trips = decided, *drawn(batch, blocks, draw.groups, SCANNED), SEARCHED_ANY
         weighs = "residual_mass(crew_.together()"
         yield draw._replace(code=code.format(2), trips=trips, streams=weighs)
 
@@ -314,7 +316,7 @@ def truncated_sample(batch: int, vocabulary: int = VOCABULARY) -> Shape:
         code = "sample_drafts_kernelINS_4bf16ELNS_10SampleStepE1E"
         trips = cut_by_share(vocabulary)
         yield Work("cut", code, rows, trips, 2 * rows * of_row, streams=HELD.text)
-        yield finish._replace(trips=finish.trips[2:])
+        yield finish._replace(trips=(PHILOX, folded(blocks), SEARCHED_ANY))
 
     def triton(arch: str) -> Iterator[Work]:
         measure, _ = sample(batch, vocabulary).launches["triton"](arch)

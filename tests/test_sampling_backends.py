@@ -6,7 +6,7 @@ import sys
 import pytest
 import torch
 from hypothesis import given, settings
-from sampling_cases import cases, compare, compare_samples, inputs, kept_ids, run_by
+from sampling_cases import PLAIN, cases, compare, compare_samples, inputs, kept_ids, run_by
 
 from blockdraft import Sampling, env, ops, words_of
 from blockdraft.ops import _native
@@ -14,19 +14,7 @@ from blockdraft.registry import OPS
 
 BACKENDS = [name for name in OPS["accept_drafts"].backends if name != "reference"]
 SLOW = env.triton_interpreter()  # some milliseconds a program
-COMMON = dict(
-    mask=-1,
-    drafter="sampled",
-    mix=None,
-    truncated=False,
-    temperature=None,
-    given_lse=True,
-    spoiled=None,
-    coarse=False,
-    logprob=False,
-    pads=True,
-    dtype=torch.bfloat16,
-)
+COMMON = PLAIN | dict(mask=-1, given_lse=True, logprob=False, dtype=torch.bfloat16)
 
 
 def by(backend):

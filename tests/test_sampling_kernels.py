@@ -10,9 +10,10 @@ import torch
 from harness import TYPES
 from hypothesis import given, settings
 from sampling import accept_params, sample_params
-from sampling_cases import cases, compare, compare_samples, inputs, kept_ids
+from sampling_cases import PLAIN, cases, compare, compare_samples, inputs, kept_ids
 
 from blockdraft import ops, rng
+from blockdraft.ops import _sampling
 from blockdraft.types import Sampling
 
 pytestmark = pytest.mark.skipif(shutil.which("c++") is None, reason="needs a C++ compiler")
@@ -65,52 +66,34 @@ def test_sample(case, target):
 def test_several_blocks(target, rule):
     """A vocabulary of more than two blocks, truncated and mixed."""
     for seed in range(2):
-        case = dict(
+        case = PLAIN | dict(
             seed=seed,
-            B=2,
-            K=2,
             vocab=9001,
             valid=8990,
             mask=4096,
             dtype=torch.bfloat16,
             rule=rule,
-            drafter="sampled",
             mix="some" if seed else None,
             truncated=bool(seed),
-            temperature=None,
-            given_lse=False,
-            spoiled=None,
-            coarse=False,
-            logprob=True,
-            pads=True,
         )
         same, doubt = compare(case, accept_on(target))
         assert (same | doubt).all()
         compare_samples(case, sample_on(target))
 
 
+@pytest.mark.parametrize("truncated", [False, True])
+def test_crews_that_weigh_several_blocks(truncated, monkeypatch):
+    """As those of many requests."""
+    monkeypatch.setattr(_sampling, "VOCAB_BLOCK", 512)
+    case = PLAIN | dict(B=12, vocab=50000, valid=50000, truncated=truncated, pads=False)
+    same, doubt = compare(case, accept_on("sim"))
+    assert (same | doubt).all()
+
+
 @pytest.mark.parametrize("K, given_lse", [(31, True), (31, False), (32, True)])
 def test_as_many_drafts_as_a_workgroup_keeps(K, given_lse):
     """And one more, whose rows a launch of its own normalises."""
-    case = dict(
-        seed=K,
-        B=2,
-        K=K,
-        vocab=70,
-        valid=67,
-        mask=4,
-        dtype=torch.float32,
-        rule="token",
-        drafter="sampled",
-        mix=None,
-        truncated=False,
-        temperature=None,
-        given_lse=given_lse,
-        spoiled=None,
-        coarse=False,
-        logprob=True,
-        pads=False,
-    )
+    case = PLAIN | dict(seed=K, K=K, vocab=70, valid=67, mask=4, given_lse=given_lse, pads=False)
     same, doubt = compare(case, accept_on("sim"))
     assert (same | doubt).all()
 
@@ -124,25 +107,10 @@ def test_as_many_drafts_as_a_workgroup_keeps(K, given_lse):
     ],
 )
 def test_sim_notices_a_missing_barrier(rule, temperature, dropped, output):
-    case = dict(
-        seed=3,
-        B=16,
-        K=3,
-        vocab=17000,
-        valid=17000,
-        mask=-1,
-        dtype=torch.float32,
-        rule=rule,
-        drafter="sampled",
-        mix=None,
-        truncated=False,
-        temperature=temperature,
-        given_lse=False,
-        spoiled=None,
-        coarse=False,
-        logprob=True,
+    case = PLAIN | dict(
+        seed=3, B=16, K=3, vocab=17000, valid=17000, mask=-1, rule=rule, temperature=temperature,
         pads=False,
-    )
+    )  # fmt: skip
     args, options, u = inputs(case)
     expected = getattr(accept_on("sim")(args, options, u), output)
     assert not all(

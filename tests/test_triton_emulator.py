@@ -9,7 +9,7 @@ import pytest
 import torch
 from emulator import assembled
 from harness import captured
-from sampling_cases import compare, compare_samples
+from sampling_cases import PLAIN, compare, compare_samples
 
 pytest.importorskip("triton", reason="triton is not installed")
 
@@ -209,28 +209,7 @@ def test_sampling_in_the_emulator(name, dtype, arch, emulator, tmp_path, monkeyp
         monkeypatch.setattr(module, kernel, kernels[-1])
     monkeypatch.setattr(_triton, "on_gpu", lambda tensor: True)
     monkeypatch.setattr(_triton, "unsupported", lambda tensor: None)
-    case = (
-        dict(
-            seed=5,
-            B=2,
-            K=2,
-            vocab=704,
-            valid=690,
-            mask=17,
-            rule="token",
-            drafter="sampled",
-            mix=None,
-            truncated=False,
-            temperature=None,
-            given_lse=False,
-            spoiled=None,
-            coarse=False,
-            logprob=True,
-            pads=True,
-            dtype=dtype,
-        )
-        | CASES[name]
-    )
+    case = PLAIN | dict(vocab=704, valid=690, dtype=dtype) | CASES[name]
     same, doubt = compare(
         case,
         lambda args, options, u: ops.accept_drafts(*args, uniforms=u, backend="triton", **options),

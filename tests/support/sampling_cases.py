@@ -49,6 +49,26 @@ def random_penalties(case, generator):
     )
 
 
+# A case that has nothing special; see `cases`.
+PLAIN = dict(
+    seed=5,
+    B=2,
+    K=2,
+    mask=17,
+    dtype=torch.float32,
+    rule="token",
+    drafter="sampled",
+    mix=None,
+    truncated=False,
+    temperature=None,
+    given_lse=False,
+    spoiled=None,
+    coarse=False,
+    logprob=True,
+    pads=True,
+)
+
+
 @st.composite
 def cases(draw, vocabularies=(1, 2, 7, 16, 64, 100, 700)):
     vocab = draw(st.sampled_from(vocabularies))

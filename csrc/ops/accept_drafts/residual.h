@@ -108,7 +108,8 @@ BLOCKDRAFT_SCAN int residual_crossing(const Scan& scan, const Distribution<T>& p
       const auto plain = residual<Kind::kPlain>(of_p, of_q, scale);
       return scan.crossing(span, plain, r);
     }
-  return scan.crossing(span, residual<Kind::kAny>(p, q, scale), r);
+  const auto any = residual<Kind::kAny>(p, q, scale);
+  return scan.crossing(span, any, r);
 }
 
 }  // namespace blockdraft

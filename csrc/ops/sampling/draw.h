@@ -253,8 +253,8 @@ class Sampler {
         auto plain = [p](auto at, auto&) { return p.template weight<Kind::kPlain>(at); };
         return scan.crossing(span, plain, r);
       }
-    return scan.crossing(
-        span, [&p](auto at, auto&) { return p.template weight<Kind::kAny>(at); }, r);
+    auto any = [&p](auto at, auto&) { return p.template weight<Kind::kAny>(at); };
+    return scan.crossing(span, any, r);
   }
 
  private:

@@ -476,6 +476,7 @@ class ScanOf {
     }
     return n;
   }
+
   template <int kSteps = kHeldSteps, class T>
   static Held<T, kSteps, kWaves * kStep> hold(Span span, const T* row) {
     constexpr int kApart = kWaves * kStep;
