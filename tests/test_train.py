@@ -1,6 +1,8 @@
 """The tiny model's trainer: it learns, a resumed run is the same, and what it exports decodes."""
 
 import dataclasses
+import functools
+import json
 
 import pytest
 import torch
@@ -94,6 +96,28 @@ def test_the_export_decodes_and_is_evaluated(tmp_path):
     assert all(1 <= tokens <= 4.001 for tokens in each.tokens.values())
     shown = CliRunner().invoke(main, ["evaluate", "--help"])
     assert shown.exit_code == 0 and "held-out files" in shown.output
+
+
+def test_ablations_are_trained_compared_and_resumed(tmp_path, monkeypatch):
+    small = dataclasses.asdict(SMALL)
+    del small["steps"], small["seed"]
+    changes = {"full": small, "library's tests, none": {**small, "distil": 0.0}}
+    monkeypatch.setattr("blockdraft.train.command.ABLATIONS", changes)
+    little = functools.partial(evaluate, blocks=(4,), length=64, batches=1)
+    monkeypatch.setattr("blockdraft.train.evaluate.evaluate", little)
+    path = tmp_path / "found.json"
+    arguments = ["ablate", str(tmp_path / "out"), "--steps", "3", "--json", str(path)]
+    first, second = (CliRunner().invoke(main, arguments) for _ in range(2))
+    assert first.exit_code == second.exit_code == 0, first.output
+    assert all(f"{name} " in first.stdout for name in changes)
+    assert "step 3 of 3" in second.output and first.stdout == second.stdout
+    assert {each.name for each in (tmp_path / "out").iterdir()} == {
+        "full",
+        "library-s-tests-none",
+    }
+    found = json.loads(path.read_text())
+    assert list(found) == list(changes) and len(found["full"]["blocks"]["4"]["loss"]) == 4
+    assert found["full"] != found["library's tests, none"]
 
 
 def test_a_run_goes_on_from_a_model_s_weights_and_skips_no_expert(tmp_path):

@@ -14,6 +14,8 @@ from . import corpus
 from .forward import draw, logits_of
 from .losses import agreement, expected_length, replaced
 
+WAYS = ("at temperature 1", "greedy", "of the text itself")  # how drafts are accepted
+
 
 class ByOffset(NamedTuple):
     """Of proposals of M masks, by mask offset [M] (offset 0 stands for the anchor, which is no
@@ -31,6 +33,9 @@ class ByOffset(NamedTuple):
 class Evaluation(NamedTuple):
     plain: float  # nats a token of the autoregressive head
     blocks: dict[int, ByOffset]
+
+    def asdict(self) -> dict[str, object]:
+        return dict(plain=self.plain, blocks={m: b._asdict() for m, b in self.blocks.items()})
 
 
 @torch.no_grad()
@@ -62,8 +67,7 @@ def evaluate(
                 values.append(each.mean((0, 1)))
             sums[4].append(1 + lengths)
         *by_offset, tokens = (torch.stack(each).mean(0).tolist() for each in sums)
-        names = ("at temperature 1", "greedy", "of the text itself")
-        found[block] = ByOffset(*by_offset, dict(zip(names, tokens)))
+        found[block] = ByOffset(*by_offset, dict(zip(WAYS, tokens)))
     return Evaluation(torch.stack(plain).mean().item(), found)
 
 
@@ -81,3 +85,28 @@ def tables(found: Evaluation) -> list[Table]:
             table.add_row(str(m), *(f"{value:.3f}" for value in row))
         out.append(table)
     return out
+
+
+def comparison(found: dict[str, Evaluation]) -> Table:
+    """Of several models: the losses of the longest block by a few offsets, and tokens a forward by
+    the length of the block. Where a head is unsure, much is accepted: the text itself is as hard
+    for every model."""
+    blocks = list(next(iter(found.values())).blocks)
+    longest = blocks[-1]
+    offsets = [m for m in (1, 2, 4, 8, 15) if m < longest]
+    table = Table(
+        box=None,
+        title=f"nats of the autoregressive head and of {longest} masks by offset; tokens a forward",
+        caption=f"T=1: sampled, by masks; text: drafts of {longest} masks that are the file's own",
+        title_justify="left",
+        caption_justify="left",
+    )
+    table.add_column("", no_wrap=True)
+    for name in ("head", *map(str, offsets), *(f"T=1, {block}" for block in blocks), "text"):
+        table.add_column(name, justify="right", no_wrap=True)
+    for name, each in found.items():
+        last = each.blocks[longest]
+        losses = each.plain, *(last.loss[m] for m in offsets)
+        tokens = *(b.tokens[WAYS[0]] for b in each.blocks.values()), last.tokens[WAYS[-1]]
+        table.add_row(name, *(f"{x:.2f}" for x in losses), *(f"{x:.2f}" for x in tokens))
+    return table
