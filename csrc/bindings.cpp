@@ -21,6 +21,7 @@ void register_linear(Library&);
 void register_moe_dispatch(Library&);
 void register_plan_branches(Library&);
 void register_residual_norm(Library&);
+void register_rope_qkv(Library&);
 void register_sample_drafts(Library&);
 void register_zaya_router(Library&);
 
@@ -34,6 +35,7 @@ static void register_ops(Library& library) {
   register_moe_dispatch(library);
   register_plan_branches(library);
   register_residual_norm(library);
+  register_rope_qkv(library);
   register_sample_drafts(library);
   register_zaya_router(library);
 }

@@ -13,14 +13,18 @@ FEW_PAIRS = 64
 
 # On a GPU torch's library multiplies. The count is assumed: one launch.
 ASSUMED = {"linear": 1}
-KERNELS = (
-    "block_attention",
+ONE_LAUNCH = (
     "cca_qkv",
     "commit",
-    "fused_moe",
     "moe_dispatch",
     "plan_branches",
     "residual_norm",
+    "rope_qkv",
+)
+KERNELS = (
+    *ONE_LAUNCH,
+    "block_attention",
+    "fused_moe",
     "accept_drafts",
     "sample_drafts",
     "zaya_router",
@@ -48,6 +52,7 @@ def launches(
     moe_dispatch      dispatch
     plan_branches     plan
     residual_norm     norm
+    rope_qkv          rotate
     accept_drafts     measure; normalise, where `rule` is "block" or rows are `cut` (top-k, top-p,
                       min-p) or mixed; draw; logprob, where log-probabilities are asked for. 2 to 4
                       in all; the Triton kernels start 5 to 9
@@ -59,7 +64,7 @@ def launches(
     """
     if op == "block_attention":
         return 1 + (prefix > 2 * CHUNK_KEYS)
-    if op in ("cca_qkv", "commit", "moe_dispatch", "plan_branches", "residual_norm"):
+    if op in ONE_LAUNCH:
         return 1
     if op == "fused_moe":
         return 2 + (pairs > FEW_PAIRS) + (choices > 1)
@@ -71,4 +76,5 @@ def launches(
         return 2
     if op in ASSUMED:
         return ASSUMED[op]
-    raise ValueError(f"launches: op: expected one of {', '.join((*KERNELS, *ASSUMED))}, got {op!r}")
+    known = ", ".join(sorted((*KERNELS, *ASSUMED)))
+    raise ValueError(f"launches: op: expected one of {known}, got {op!r}")

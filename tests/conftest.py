@@ -13,11 +13,12 @@ import torch
 from blockdraft import env, ops  # noqa: F401  (ops registers)
 from blockdraft.roofline import isa, verdicts
 
-# Whose Triton kernels multiply
+# Whose Triton kernels multiply or round
 PRODUCTS = (
     "test_block_attention.py",
     "test_cca_qkv.py",
     "test_fused_moe.py",
+    "test_rope_qkv.py",
     "test_scaled_experts.py",
     "test_zaya_router.py",
 )

@@ -14,10 +14,8 @@ from blockdraft.ops import _native
 from blockdraft.testing import assert_close, poisoned, random_pages, random_rows
 
 pytestmark = pytest.mark.skipif(_native.MISSING is not None, reason="the extension is not built")
-DTYPES = [torch.float32, torch.bfloat16, torch.float16]
-BACKENDS = [("cpp", dtype) for dtype in DTYPES]
-if env.triton_interpreter():  # whose bfloat16 is wrong
-    BACKENDS += [("triton", torch.float32), ("triton", torch.float16)]
+BACKENDS = fp8.COMPUTED
+DTYPES = fp8.DTYPES
 
 
 def attention(layout, prefixes, heads, dim, dtype, stored, scales, seed=0):

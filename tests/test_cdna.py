@@ -9,6 +9,7 @@ import cca
 import fp8
 import harness
 import pytest
+import rope
 import torch
 
 from blockdraft import BlockLayout, ops
@@ -426,6 +427,27 @@ def test_a_store_of_fp8_in_the_emulator(dim, scales, arch, hip):
         return written
 
     fp8.check_store(case, stored, scales, run)
+
+
+@pytest.mark.parametrize("arch", ARCHES)
+@pytest.mark.parametrize(
+    "dim, rotary, dtype",
+    [(128, 128, torch.bfloat16), (64, 32, torch.float32), (40, 24, torch.float16)],
+)
+def test_rope_qkv_in_the_emulator(dim, rotary, dtype, arch, hip):
+    case = partial(rope.case, BlockLayout(5, 4, 2), [0, 9], (20, 5, dim), rotary)
+    arguments = case(dtype)
+    written, run = rope.prepared(arguments)
+    hip.launch(arch, "rope_qkv", harness.recorded(*harness.captured(run)), harness.TYPES[dtype])
+    cca.assert_same(written, rope.expected(arguments))
+
+    def stored(arguments):
+        written, run = rope.prepared(arguments)
+        kind = LOW.get(arguments["k_cache"].dtype, harness.TYPES[torch.bfloat16])
+        hip.launch(arch, "rope_qkv", harness.recorded(*harness.captured(run)), kind)
+        return written
+
+    fp8.check_store(case(torch.bfloat16), fp8.OF_ARCH[arch], "head", stored)
 
 
 @pytest.mark.parametrize("arch", ARCHES)

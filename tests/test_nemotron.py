@@ -10,6 +10,7 @@ from safetensors.torch import save_file
 from blockdraft import BlockDecoder, BlockLayout, Request, Rows
 from blockdraft.models.nemotron import NemotronModel, shapes
 from blockdraft.models.nemotron_config import NemotronConfig
+from blockdraft.models.quantize import cache_format
 
 transformers = pytest.importorskip("transformers", reason="transformers is the oracle of this file")
 from transformers import Ministral3Config, Ministral3ForCausalLM  # noqa: E402
@@ -155,6 +156,19 @@ def test_greedy_block_decode_is_generate(tmp_path, layout):
     assert all(
         op in {c.op for c in batch.stage.forward._run._calls} for op in ("rope_qkv", "fused_moe")
     )
+
+
+@torch.no_grad()
+def test_a_cache_of_fp8_is_lossless_to_itself(tmp_path):
+    _, model = oracle(tmp_path, seed=3)
+    prompts = torch.randint(67, (2, 19)).tolist()
+    requests = [Request(prompt, 30, temperature=0.0) for prompt in prompts]
+    plain, block = BlockLayout.autoregressive(), BlockLayout.tidar(6, P=2)
+    wide = BlockDecoder(model, plain).generate(requests)
+    model.cache_format = cache_format(model, prompts[0])
+    found = [BlockDecoder(model, layout).generate(requests) for layout in (plain, block)]
+    assert [c.tokens for c in found[0]] == [c.tokens for c in found[1]]
+    assert [c.tokens for c in found[0]] != [c.tokens for c in wide], "nothing was rounded"
 
 
 def test_yarn_is_that_of_transformers():

@@ -1,6 +1,8 @@
 """rope_qkv: every backend against a rotation written with complex numbers."""
 
+import fp8
 import pytest
+import rope
 import torch
 
 from blockdraft import BlockLayout, ops
@@ -76,6 +78,24 @@ def test_without_a_cache(backend):
     alone = ops.rope_qkv(q, k, v, cos_sin, rows, backend=backend)
     stored = ops.rope_qkv(q, k, v, cos_sin, rows, *caches, table, backend=backend)
     assert all(torch.equal(a, b) for a, b in zip(alone, stored))
+
+
+@pytest.mark.parametrize("backend, dtype", fp8.COMPUTED, ids=str)
+@pytest.mark.parametrize("stored", [fp8.FN, fp8.FNUZ], ids=str)
+@pytest.mark.parametrize("scales", [*fp8.SCALES, None])
+def test_a_cache_of_fp8(backend, scales, stored, dtype):
+    def called(arguments):
+        written, run = rope.prepared(arguments, backend=backend)
+        run()
+        return written
+
+    arguments = rope.case(BlockLayout(5, 4, 2), [0, 9], (4, 2, 48), 32, dtype)
+    if scales is None:
+        values = fp8.edges(stored, dtype)
+        arguments["v"] = values[torch.arange(arguments["v"].numel()) % len(values)].view(
+            arguments["v"].shape
+        )
+    fp8.check_store(arguments, stored, scales, called)
 
 
 def test_bad_arguments():

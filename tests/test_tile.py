@@ -11,6 +11,7 @@ import fp8
 import harness
 import numpy as np
 import pytest
+import rope
 import torch
 from harness import TARGETS, TYPES, pointer
 
@@ -472,6 +473,30 @@ def test_residual_norm(target, dtype):
     params = harness.recorded(*harness.captured(call))
     harness.checks().check_residual_norm(TARGETS[target], TYPES[dtype], params, SEED(0))
     assert_close(out, expected, dtype)
+
+
+def rope_on(target, dtype, arguments):
+    written, run = rope.prepared(arguments)
+    params = harness.recorded(*harness.captured(run))
+    format = FORMATS.get(arguments["k_cache"].dtype, 0)
+    harness.checks().check_rope_qkv(TARGETS[target], TYPES[dtype], format, params, SEED(0))
+    return written
+
+
+@pytest.mark.parametrize("dtype", TYPES)
+@pytest.mark.parametrize("target", ["cpu", "sim"])
+@pytest.mark.parametrize("dim, rotary", [(48, 48), (40, 24), (24, 0)])
+def test_rope_qkv(dim, rotary, target, dtype):
+    arguments = rope.case(BlockLayout(3, 3, 2), [0, 9, 5], (4, 2, dim), rotary, dtype)
+    cca.assert_same(rope_on(target, dtype, arguments), rope.expected(arguments))
+
+
+@pytest.mark.parametrize("dtype", TYPES)
+@pytest.mark.parametrize("target", ["cpu", "sim"])
+@pytest.mark.parametrize("stored", [fp8.FN, fp8.FNUZ], ids=str)
+def test_rope_qkv_stores_fp8(stored, target, dtype):
+    arguments = rope.case(BlockLayout(3, 3, 2), [0, 9, 5], (2, 1, 48), 16, dtype)
+    fp8.check_store(arguments, stored, "page", functools.partial(rope_on, target, dtype))
 
 
 def dispatch_is_right(target, seed, dropped=-1):

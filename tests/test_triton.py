@@ -74,6 +74,7 @@ assert tokens.tolist() == [[0, 1, -1]], tokens
         "test_fused_moe.py",
         "test_plan_branches.py",
         "test_residual_norm.py",
+        "test_rope_qkv.py",
         "test_scaled_experts.py",
         "test_zaya_router.py",
         "test_sampling_backends.py",

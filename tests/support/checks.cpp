@@ -8,6 +8,7 @@
 #include "ops/fused_moe/body.h"
 #include "ops/plan_branches/body.h"
 #include "ops/residual_norm/body.h"
+#include "ops/rope_qkv/body.h"
 #include "ops/zaya_router/body.h"
 #include "targets.h"
 #include "tile/cpu/attention.h"
@@ -232,8 +233,7 @@ int schedule_fused_moe(const void* params, int group_columns, int64_t* out) {
   return launches.count;
 }
 
-// Cache formats: 0 as the rows, 1 e4m3fn, 2 e4m3fnuz. `apart`: whether a head's outputs have memory
-// of their own.
+// `apart`: whether a head's outputs have memory of their own.
 void check_cca_qkv(int target, int type, int format, const void* params, bool apart, uint64_t seed,
                    int dropped) {
   auto check = [&]<class T, class C>(T, C) {
@@ -259,7 +259,7 @@ void check_cca_qkv(int target, int type, int format, const void* params, bool ap
           [&] {
             OfGroup memory{{}, std::vector<float>(bytes / sizeof(float), NAN)};
             // rows that exist, where a barrier is left out
-            std::fill_n(divided(memory).rows, kColumns, CcaRow{});
+            std::fill_n(divided(memory).rows, kColumns, PackedRow{});
             return memory;
           },
           [&](const sim::Wave& wave, OfGroup& memory, int64_t id) {
@@ -268,11 +268,7 @@ void check_cca_qkv(int target, int type, int format, const void* params, bool ap
           });
     });
   };
-  with_type(type, [&]<class T>(T row) {
-    if (format == 0) check(row, row);
-    if (format == 1) check(row, e4m3fn{});
-    if (format == 2) check(row, e4m3fnuz{});
-  });
+  with_cache_type(type, format, check);
 }
 
 // Of fp32 on a GPU.
@@ -292,6 +288,18 @@ void check_residual_norm(int target, int type, const void* params, uint64_t seed
     schedule(p, kRows, [&]<ResidualNormStep>(int64_t groups) {
       on_sim_groups(groups, seed, -1,
                     [&](sim::Group& group, int64_t id) { residual_norm(group, p, id, kRows); });
+    });
+  });
+}
+
+void check_rope_qkv(int target, int type, int format, const void* params, uint64_t seed) {
+  with_cache_type(type, format, [&]<class T, class C>(T, C) {
+    const auto& p = *static_cast<const RopeParams<T, C>*>(params);
+    if (target == 0) return launch(p, two_threads());
+    constexpr int kHeads = 3;
+    schedule(p, kHeads, [&]<RopeStep>(int64_t groups) {
+      on_sim_groups(groups, seed, -1,
+                    [&](sim::Group& group, int64_t id) { rope_qkv(group, p, id, kHeads); });
     });
   });
 }

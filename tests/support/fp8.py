@@ -3,9 +3,13 @@
 import cca
 import torch
 
-from blockdraft import BlockLayout, reference
+from blockdraft import BlockLayout, env, reference
 
 FN, FNUZ = torch.float8_e4m3fn, torch.float8_e4m3fnuz
+DTYPES = [torch.float32, torch.bfloat16, torch.float16]
+COMPUTED = [("cpp", dtype) for dtype in DTYPES]
+if env.triton_interpreter():  # whose bfloat16 is wrong
+    COMPUTED += [("triton", torch.float32), ("triton", torch.float16)]
 NAN = {FN: 0x7F, FNUZ: 0x80}
 OF_ARCH = {"gfx942": FNUZ, "gfx950": FN}
 SCALES = {
@@ -63,13 +67,13 @@ def check_store(arguments: dict, stored: torch.dtype, scales: str | None, run) -
     steps = [step.expand(pages, heads) for step in steps]
     reference.store_kv(k, v, *caches, table, rows, *steps)
 
-    assert _same(my_q, q) and _same(my_v, v), "q, v"
+    assert _near(my_q, q) and _same(my_v, v), "q, v"
     assert _same(mine[1], caches[1]), "v_cache"
     assert caches[0].isnan().any() and not caches[0].isnan().all()
     assert torch.equal(mine[0].isnan(), caches[0].isnan()), "k_cache: cells"
     found = rows.table(len(k))
     kept = found.live & (found.proposal < 0)
-    assert _same(my_k[~kept], k[~kept]), "k of rows that are not stored"
+    assert _near(my_k[~kept], k[~kept]), "k of rows that are not stored"
     position = found.position[kept]
     block = table[found.request[kept], position // page].long()
     codes, right = (cache[block, position % page] for cache in (mine[0], caches[0]))
@@ -85,6 +89,11 @@ def check_store(arguments: dict, stored: torch.dtype, scales: str | None, run) -
 
 def _bits(t: torch.Tensor) -> torch.Tensor:
     return t.view({1: torch.uint8, 2: torch.int16, 4: torch.int32}[t.itemsize])
+
+
+def _near(a: torch.Tensor, b: torch.Tensor) -> bool:
+    """The same but for a rounding: a compiler may fuse other products in the other kernel."""
+    return torch.allclose(a, b, rtol=torch.finfo(a.dtype).eps, atol=0, equal_nan=True)
 
 
 def _same(a: torch.Tensor, b: torch.Tensor) -> bool:

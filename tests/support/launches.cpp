@@ -12,6 +12,7 @@
 #include "ops/moe_dispatch/params.h"
 #include "ops/plan_branches/params.h"
 #include "ops/residual_norm/params.h"
+#include "ops/rope_qkv/params.h"
 #include "ops/sample_drafts/params.h"
 #include "ops/zaya_router/params.h"
 
@@ -59,6 +60,8 @@ namespace {
 template <class T>
 using PlainCca = CcaParams<T>;
 template <class T>
+using PlainRope = RopeParams<T>;
+template <class T>
 using PlainMoe = FusedMoeParams<T>;
 
 template <template <class> class Params>
@@ -90,6 +93,12 @@ void launch_fused_moe(int type, const void* p) {
   if (type == 5) launch(*static_cast<const FusedMoeParams<bf16, e2m1x2>*>(p), Stream{});
 }
 void launch_residual_norm(int type, const void* p) { launch_as<ResidualNormParams>(type, p); }
+// From 3 on bf16, with a cache of e4m3fn, e4m3fnuz.
+void launch_rope_qkv(int type, const void* p) {
+  launch_as<PlainRope>(type, p);
+  if (type == 3) launch(*static_cast<const RopeParams<bf16, e4m3fn>*>(p), Stream{});
+  if (type == 4) launch(*static_cast<const RopeParams<bf16, e4m3fnuz>*>(p), Stream{});
+}
 void launch_sample_drafts(int type, const void* p) { launch_as<SampleParams>(type, p); }
 void launch_zaya_router(int type, const void* p) { launch_as<ZayaRouterParams>(type, p); }
 void launch_moe_dispatch(int, const void* p) {

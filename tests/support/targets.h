@@ -3,6 +3,7 @@
 
 #include <thread>
 
+#include "base/formats.h"
 #include "base/parallel.h"
 #include "tile/cpu/group.h"
 #include "tile/sim/group.h"
@@ -16,6 +17,17 @@ void with_type(int type, F f) {
   if (type == 0) f(float{});
   if (type == 1) f(bf16{});
   if (type == 2) f(fp16{});
+}
+
+// Calls f(T{}, C{}) for the codes of an element type and of a cache's: 0 the same, 1 e4m3fn,
+// 2 e4m3fnuz.
+template <class F>
+void with_cache_type(int type, int format, F f) {
+  with_type(type, [&](auto row) {
+    if (format == 0) f(row, row);
+    if (format == 1) f(row, e4m3fn{});
+    if (format == 2) f(row, e4m3fnuz{});
+  });
 }
 
 // Every wave of so many groups of sim calls body(group, id).

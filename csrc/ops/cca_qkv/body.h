@@ -2,7 +2,8 @@
 // the tile layer. A group has one head of some rows.
 #pragma once
 
-#include "ops/cca_qkv/lineage.h"
+#include "ops/cca_qkv/params.h"
+#include "ops/head.h"
 #include "tile/gemm.h"
 
 namespace blockdraft {
@@ -16,8 +17,6 @@ void schedule(const CcaParams<T, C>& p, int columns, Run run) {
   run.template operator()<CcaStep::kConvolve>(tiles * p.heads());
 }
 
-constexpr int kChunk = 8;  // channels that are computed with at once
-
 // A group's memory, for rows whose convolved tokens are of type X. All parts but `rows` and `scale`
 // begin at multiples of 16 bytes.
 template <class X>
@@ -28,7 +27,7 @@ struct CcaMemory {
   float* squares;  // [columns][chunks]
   float* planes;   // [taps0 + 2][head_dim]: conv0's weights by taps, its biases, conv1's biases
   float* scale;    // [columns]
-  CcaRow* rows;    // [columns]
+  PackedRow* rows;  // [columns]
   int token_stride, output_stride;
 
   // Bytes of a row's tokens and outputs, of all that a row has, and of what all rows share. 16
@@ -38,7 +37,7 @@ struct CcaMemory {
   static int64_t of_row(int head_dim, int taps, bool apart) {
     const int64_t tokens = of_tokens(head_dim, taps), outputs = of_outputs(head_dim);
     const int64_t both = apart ? tokens + outputs : most(tokens, outputs);
-    return both + (head_dim / kChunk + 1) * sizeof(float) + sizeof(CcaRow);
+    return both + (head_dim / kChunk + 1) * sizeof(float) + sizeof(PackedRow);
   }
   static int64_t shared(int head_dim, int taps0) { return (taps0 + 2) * head_dim * sizeof(float); }
 
@@ -57,7 +56,7 @@ struct CcaMemory {
     char* both = take(apart ? token_bytes : most(token_bytes, output_bytes));
     tokens = reinterpret_cast<X*>(both);
     outputs = reinterpret_cast<float*>(apart ? take(output_bytes) : both);
-    rows = reinterpret_cast<CcaRow*>(take(columns * sizeof(CcaRow)));
+    rows = reinterpret_cast<PackedRow*>(take(columns * sizeof(PackedRow)));
     squares = reinterpret_cast<float*>(take(columns * (head_dim / kChunk) * sizeof(float)));
     scale = reinterpret_cast<float*>(memory);
   }
@@ -82,12 +81,7 @@ struct Cca {
   const int head, dim;     // its channels
 
   void find_rows(const Params& p) {
-    // The first row's request has as many before it as end there.
-    int request = 0;
-    for (int b = 0; b < p.rows.batch; b += 64)
-      request += __builtin_popcountll(group.ballot(
-          least(p.rows.batch - b, 64), [&](int i) { return p.rows.cu_rows[b + i + 1] <= first; }));
-    request = least(request, p.rows.batch - 1);
+    const int request = request_of(group, p.rows, first);
     group.each(count, [&](int c) { memory.rows[c] = find_row(p, first + c, request); });
   }
 
@@ -102,14 +96,14 @@ struct Cca {
   }
 
   // The channels of a row that this head's residual path averages with its own.
-  const T* others(const Params& p, const CcaRow& row) const {
+  const T* others(const Params& p, const PackedRow& row) const {
     const int kv = head - p.query_heads, group = p.group();
     return p.qk.at(row.row) + (kv < 0 ? p.query_heads + head / group : kv * group) * dim;
   }
   // A row's pieces are far from each other, so that no CPU would guess the next.
   void fetch(const Params& p, int c) const {
     if (c >= count || memory.rows[c].position < 0) return;
-    const CcaRow& row = memory.rows[c];
+    const PackedRow& row = memory.rows[c];
     Gemm::expect(p.qk.at(row.row) + head * dim, dim);
     Gemm::expect(others(p, row), head < p.query_heads ? dim : p.group() * dim);
   }
@@ -118,7 +112,7 @@ struct Cca {
   auto mix(const Params& p, int c) const {
     constexpr int kAhead = 4;
     fetch(p, c + kAhead);
-    const CcaRow& row = memory.rows[c];
+    const PackedRow& row = memory.rows[c];
     const float *planes = memory.planes, *bias = planes + p.taps0 * dim;
     X* out = memory.tokens + c * memory.token_stride;
     const bool live = row.position >= 0, pairs = p.taps0 == 2 && p.taps1 == 2;
@@ -151,7 +145,7 @@ struct Cca {
 
   // The head's channels of the token `back` before a row; null before a sequence, where there are
   // zeros.
-  const T* source(const Params& p, const CcaRow& row, int back) const {
+  const T* source(const Params& p, const PackedRow& row, int back) const {
     const int from = row.ancestor(back);
     if (from >= 0) return p.qk.at(from) + head * dim;
     return row.slot < 0 ? nullptr : p.conv_state.at(row.slot, p.history() + from) + head * dim;
@@ -177,7 +171,7 @@ struct Cca {
   // The residual path: a query head adds its average with its KV head; a KV head adds the mean of
   // the averages of its group.
   auto add_residual(const Params& p, int c) const {
-    const CcaRow& row = memory.rows[c];
+    const PackedRow& row = memory.rows[c];
     const bool live = row.position >= 0;
     const int heads = head < p.query_heads ? 1 : p.group();  // of `others`
     const float share = 1 / float(heads);
@@ -220,71 +214,24 @@ struct Cca {
 
   // Rotates the first channels by halves.
   auto finish(const Params& p, int c) const {
-    const CcaRow& row = memory.rows[c];
+    const PackedRow& row = memory.rows[c];
     const bool live = row.position >= 0;
     const int kv = head - p.query_heads, half = p.rotary / 2;
     const float *in = memory.outputs + c * memory.output_stride,
                 *table = p.cos_sin.at(live ? row.position : 0);
     const float scale = memory.scale[c];
     T* out = kv < 0 ? p.q.at(row.row, head) : p.k.at(row.row, kv);
-    C* kept = kv < 0 ? nullptr : cached(p.k_cache, row, kv);
-    const float step = kept ? scale_of(p.k_scale, row, kv) : 1;
+    const Cell<C> cell = kv < 0 ? Cell<C>{} : cell_of(p.k_cache, p.k_scale, row, kv);
     return [=](int chunk) {
       const int i = chunk * kChunk;
-      eight x = {};
-      if (live) {
-        x = Gemm::values(in + i);
-        if (half % kChunk) {
-          rotate(x, i, in, table, half);
-        } else if (i < 2 * half) {
-          const float* angle = table + (i < half ? i : i - half);
-          const eight cos = Gemm::values(angle), sin = Gemm::values(angle + half);
-          x = i < half ? x * cos - Gemm::values(in + i + half) * sin
-                       : x * cos + Gemm::values(in + i - half) * sin;
-        }
-        x *= scale;
-      }
-      Gemm::store(out + i, kept ? keep(kept + i, x, step) : x);
+      const eight x = live ? rotated<Gemm>(in, i, table, half) * scale : eight{};
+      Gemm::store(out + i, keep<Gemm>(cell, i, x));
     };
-  }
-
-  // Channels from i on, where the halves are not made of chunks.
-  static void rotate(eight& x, int i, const float* in, const float* table, int half) {
-    for (int j = 0; j < kChunk; ++j) {
-      const int channel = i + j, low = channel < half ? channel : channel - half;
-      if (channel >= 2 * half) break;
-      const float sin = channel < half ? -table[low + half] : table[low + half];
-      x[j] = in[channel] * table[low] + in[channel < half ? channel + half : low] * sin;
-    }
-  }
-
-  static C* cached(const View<C, 3>& cache, const CcaRow& row, int kv) {
-    return row.page < 0 ? nullptr : cache.at(row.page, row.cell, kv);
-  }
-  static float scale_of([[maybe_unused]] const View<const float, 2>& scale,
-                        [[maybe_unused]] const CcaRow& row, [[maybe_unused]] int kv) {
-    if constexpr (Format<C>::kScaled)
-      return *scale.at(row.page, kv);
-    else
-      return 1;
-  }
-  // Returns what was stored. This pass attends to it as later ones will: the target that drafts are
-  // tested against must not depend on where a pass ends.
-  static eight keep(C* to, eight x, [[maybe_unused]] float scale) {
-    if constexpr (Format<C>::kScaled) {
-      alignas(8) C codes[kChunk];
-      Gemm::store(codes, x / scale);
-      __builtin_memcpy(to, codes, sizeof codes);
-      return Gemm::values(codes) * scale;
-    } else {
-      Gemm::store(to, x);
-      return x;
-    }
   }
 
   // Half of the value channels come from the row's parent.
   auto copy_value(const Params& p, int c) const {
-    const CcaRow& row = memory.rows[c];
+    const PackedRow& row = memory.rows[c];
     const int kv = head - p.query_heads, first = kv * dim, half = p.half();
     const T *now = nullptr, *late = nullptr;
     if (row.position >= 0) {
@@ -295,12 +242,11 @@ struct Cca {
                              : p.late_start;
     }
     T* out = p.v.at(row.row, kv);
-    C* kept = cached(p.v_cache, row, kv);
-    const float step = kept ? scale_of(p.v_scale, row, kv) : 1;
+    const Cell<C> cell = cell_of(p.v_cache, p.v_scale, row, kv);
     return [=](int chunk) {
       const int i = chunk * kChunk, channel = first + i;
       const eight x = channel < half ? token(now, channel) : token(late, channel - half);
-      Gemm::store(out + i, kept ? keep(kept + i, x, step) : x);
+      Gemm::store(out + i, keep<Gemm>(cell, i, x));
     };
   }
 

@@ -155,15 +155,16 @@ class NemotronModel(Runner):
         projection = ops.linear(x, layer.projection, None, out=buffers.projected[0])
         heads = projection.unflatten(1, (-1, c.head_dim))
         counts = [c.num_attention_heads, c.num_key_value_heads, c.num_key_value_heads]
-        pages = (None, None, None)
+        pages, scales = (None, None, None), {}
         if cache is not None:
-            pages = (cache.k[i], cache.v[i], cache.block_table)
+            pages, scales = (cache.k[i], cache.v[i], cache.block_table), cache.scales[i]
         angles, query_scale = self._tables(rows)
         q, k, v = ops.rope_qkv(
             *heads.split(counts, 1),
             angles,
             rows,
             *pages,
+            **scales,
             query_scale=query_scale,
             out=buffers.qkv,
         )
@@ -173,6 +174,7 @@ class NemotronModel(Runner):
             v,
             *pages,
             rows,
+            **scales,
             scale=c.head_dim**-0.5,
             window=c.window,
             out=buffers.attended,

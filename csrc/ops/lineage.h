@@ -1,13 +1,13 @@
 // Where a packed row stands and which tokens came before it.
 #pragma once
 
-#include "ops/cca_qkv/params.h"
+#include "ops/rows.h"
 
 namespace blockdraft {
 
 // A row, by its place in the run of rows that it ends: the verify rows, or a proposal, which
 // continues verify row branch - 1.
-struct CcaRow {
+struct PackedRow {
   int row, index;  // packed, and in its run
   int branch;      // 0: a verify row
   int first;       // the request's first row
@@ -23,9 +23,20 @@ struct CcaRow {
   }
 };
 
+// The request of a packed row, or the last one. All threads of the group have it.
+template <class Group>
+int request_of(const Group& group, const Rows& rows, int row) {
+  // It has as many before it as end there.
+  int request = 0;
+  for (int b = 0; b < rows.batch; b += 64)
+    request += __builtin_popcountll(group.ballot(
+        least(rows.batch - b, 64), [&](int i) { return rows.cu_rows[b + i + 1] <= row; }));
+  return least(request, rows.batch - 1);
+}
+
 // `request`: the row's, or one before it. What is read of a request is read at once.
 template <class Params>
-CcaRow find_row(const Params& p, int row, int request) {
+PackedRow find_row(const Params& p, int row, int request) {
   const Rows& rows = p.rows;
   int first = rows.cu_rows[request], next = rows.cu_rows[request + 1];
   const int total = rows.cu_rows[rows.batch];
@@ -35,17 +46,18 @@ CcaRow find_row(const Params& p, int row, int request) {
     next = rows.cu_rows[request + 1];
   }
   const int drafts = rows.draft_len[request], prefix = rows.prefix_lens[request];
-  const int slot = p.slots ? p.slots[request] : -1;
+  int slot = -1;
+  if constexpr (requires { p.slots; }) slot = p.slots ? p.slots[request] : -1;
   const int place = row - first;
   const int masked = place - (next - first - rows.mask_rows * rows.proposals);
-  CcaRow out{.row = row,
-             .index = masked < 0 ? place : masked % rows.mask_rows,
-             .branch = 0,
-             .first = first,
-             .position = -1,
-             .slot = -1,
-             .page = -1,
-             .cell = 0};
+  PackedRow out{.row = row,
+                .index = masked < 0 ? place : masked % rows.mask_rows,
+                .branch = 0,
+                .first = first,
+                .position = -1,
+                .slot = -1,
+                .page = -1,
+                .cell = 0};
   if (row >= total) return out;
   if (masked >= 0) out.branch = rows.live_branch(request, masked / rows.mask_rows);
   if (masked < 0 ? place > drafts : out.branch == 0) return out;
