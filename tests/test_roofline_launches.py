@@ -50,7 +50,9 @@ def test_every_op_with_kernels_is_counted():
 
 
 def test_an_unknown_op_is_named():
-    with pytest.raises(ValueError, match="launches: op: expected one of accept_drafts, block_attention, .*'gemm'"):
+    with pytest.raises(
+        ValueError, match="launches: op: expected one of accept_drafts, block_attention, .*'gemm'"
+    ):
         launches("gemm")
 
 
