@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 from . import budget, models
 from .costs import distinct_experts
+from .figures import WEIGHT_BYTES
 from .launches import CHUNK_KEYS, FEW_PAIRS
 from .route import Trip
 
@@ -334,15 +335,20 @@ def truncated_sample(batch: int, vocabulary: int = VOCABULARY) -> Shape:
     return Shape("sample_drafts", label, {"cpp": cpp, "triton": triton}, exps=exps)
 
 
-def moe(rows: int) -> Shape:
-    """Rows that the router spreads evenly."""
+# How experts' weights are in a symbol of the C++ kernels, by their format
+STORED = {"bf16": r"S\d_E", "fp8": r"NS_\d+e4m3", "mxfp4": r"NS_\d+e2m1x2"}
+
+
+def moe(rows: int, weights: str = "bf16") -> Shape:
+    """Rows that the router spreads evenly over experts whose weights are in this format."""
     few = rows <= FEW_PAIRS
+    size = WEIGHT_BYTES[weights] / BYTES
     dispatch = Work("dispatch", "moe_dispatch_kernel", 1, streams=False)
 
     def cpp(arch: str) -> Iterator[Work]:
         if not few:
             yield dispatch
-        kind = "9SplitGemmINS_4bf16ES3_E" if few else "4GemmINS_4bf16ELi1ES3_E"
+        kind = ("9SplitGemmINS_4bf16E" if few else "4GemmINS_4bf16ELi1E") + STORED[weights]
         # a wave has an eighth of the depth, eight steps of 32 at a time; or two stages of 128
         if few:
             panels = ceil(rows / distinct_experts(rows, EVEN), 16)
@@ -350,9 +356,9 @@ def moe(rows: int) -> Shape:
         else:
             turn = Trip("stage < stages", HIDDEN // 256)
         for number, launch in enumerate(budgeted(rows, "fused_moe"), 1):
-            code = f"fused_moe_kernelINS_4cdna{kind}E.*MoeStepE{number}E"
+            code = f"fused_moe_kernelINS_4cdna{kind}.*MoeStepE{number}E"
             step = launch.kernel.split()[1]
-            yield Work(step, code, launch.groups, (turn,), launch.bytes)
+            yield Work(step, code, launch.groups, (turn,), size * launch.bytes)
 
     def triton(arch: str) -> Iterator[Work]:
         narrow = rows <= 16 * EXPERTS
@@ -366,12 +372,15 @@ def moe(rows: int) -> Shape:
         for step, launch in zip(("gate_up", "down"), budgeted(rows, "fused_moe"), strict=True):
             groups = round(experts * chunks * ceil(HIDDEN, channels))
             trips = (find, Trip("tokens = tl.load(token_at + start", HIDDEN // depth))
-            yield Work(step, f"{step} bf16 rows={compiled}", groups, trips, launch.bytes)
+            format = "" if weights == "bf16" else f"{weights} "
+            code = f"{step} bf16 {format}rows={compiled}"
+            yield Work(step, code, groups, trips, size * launch.bytes)
         # ends at once where rows have an expert, and one choice
         yield Work("combine", "combine bf16", 2 * rows, streams=False)
 
     flops = 6 * rows * HIDDEN * INNER
-    return Shape("fused_moe", f"T={rows}", {"cpp": cpp, "triton": triton}, flops)
+    label = f"T={rows}" + f" experts={weights}" * (weights != "bf16")
+    return Shape("fused_moe", label, {"cpp": cpp, "triton": triton}, flops)
 
 
 def budgeted(rows: int, op: str) -> list[budget.Launch]:
@@ -422,5 +431,5 @@ def shapes() -> list[Shape]:
     ]
     samplers = accept, truncated_accept, sample, truncated_sample
     found += [op(batch) for op in samplers for batch in (1, 32)]
-    found += [moe(rows) for rows in (1, 16, 64, 272)]
+    found += [moe(rows, weights) for weights in STORED for rows in (1, 16, 64, 272)]
     return found + [cca(rows, fp8) for fp8 in (False, True) for rows in (64, 272)]

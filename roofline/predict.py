@@ -269,5 +269,9 @@ def results(rows: Sequence[dict], device: Device) -> dict:
         "machine": {"device": device.name, "predicted": True},
         "limits": limits,
         # a device's rates are those of bf16
-        "results": [result(r) for r in rows if "workgroups" not in r and "fp8" not in r["shape"]],
+        "results": [
+            result(r)
+            for r in rows
+            if "workgroups" not in r and not re.search("=(mx)?fp", r["shape"])
+        ],
     }

@@ -127,8 +127,10 @@ class Router:
         return [" | ".join(sorted(self._names(b))) for b in sorted(self.loops.values(), key=min)]
 
     def _names(self, body: frozenset[int]) -> set[str]:
+        """Of a loop: the source lines of its ends, where another one is in it, else all."""
+        inner = any(other < body for other in self.loops.values())
         ends = (b for b in body if self.edges[b] - body or min(body) in self.edges[b])
-        return {text for b in ends for text in self._lines(b)}
+        return {text for b in (ends if inner else body) for text in self._lines(b)}
 
     def _lines(self, block: int) -> set[str]:
         """The source lines of a basic block."""
