@@ -87,7 +87,7 @@ def launches(model: ZayaConfig, rows: int, itemsize: int = 2) -> list[Launch]:
         chunks = ceil(rows / touched / 64)
         group_bytes = WAVES * tall * 2 * 4 * FRAGMENT
         found.append(Launch(kernel, tiles * chunks, weights, group_bytes, 1, streams=True))
-    chunks = ceil(rows / 64)
+    chunks = ceil(rows / 32)
     weights = router * hidden * itemsize
     found.append(
         _split("zaya_router project", ceil(router / 16), chunks, hidden, itemsize, weights)

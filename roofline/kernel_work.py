@@ -349,16 +349,22 @@ def moe(rows: int, weights: str = "bf16") -> Shape:
         if not few:
             yield dispatch
         kind = ("9SplitGemmINS_4bf16E" if few else "4GemmINS_4bf16ELi1E") + STORED[weights]
-        # a wave has an eighth of the depth, eight steps of 32 at a time; or two stages of 128
+        experts = distinct_experts(rows, EVEN)
+        # an item is found half way through the experts, on average
+        find = Trip("!is_in; first += 64", 1, (Trip("i < some && !is_in", EXPERTS // 2),))
         if few:
-            panels = ceil(rows / distinct_experts(rows, EVEN), 16)
-            turn = Trip("first < (part + 1) * steps", HIDDEN // 2048, products=8 * panels)
-        else:
-            turn = Trip("stage < stages", HIDDEN // 256)
+            find = Trip("experts[__builtin_ctzll(left)]", ceil(experts, 2))
+        tiles = 2 if few and weights != "bf16" else 1  # of 16 channels
+        # two stages of 128 at a time, of which a matrix instruction multiplies 16 or 32; a wave has
+        # an eighth of the depth, where there are few
+        products = 8 * tiles * ceil(rows / experts, 16) * (2 if arch == "gfx942" else 1)
+        loop, depth = ("stage + kStages <= whole", 2048) if few else ("stage < stages", 256)
+        turn = Trip(loop, HIDDEN // depth, products=products)
         for number, launch in enumerate(budgeted(rows, "fused_moe"), 1):
             code = f"fused_moe_kernelINS_4cdna{kind}.*MoeStepE{number}E"
             step = launch.kernel.split()[1]
-            yield Work(step, code, launch.groups, (turn,), size * launch.bytes)
+            groups = ceil(launch.groups, tiles)
+            yield Work(step, code, groups, (find, turn), size * launch.bytes)
 
     def triton(arch: str) -> Iterator[Work]:
         narrow = rows <= 16 * EXPERTS

@@ -44,7 +44,7 @@ def test_workgroups_are_those_of_the_schedules(rows):
     router = ops.zaya_router, empty(rows, hidden), None, empty(inner, hidden), empty(inner), None
     layers = [empty(inner), empty(inner, inner), empty(inner), empty(inner, inner), empty(inner)]
     found = harness.captured(*router, *layers, empty(classes, inner), empty(classes), 1e-5)
-    started = harness.schedule("zaya_router", harness.recorded(*found), group_columns=64)
+    started = harness.schedule("zaya_router", harness.recorded(*found), group_columns=32)
     expected = [find(rows, f"zaya_router {step}").groups for step in ("project", "route")]
     assert [groups for _, groups in started] == expected
 

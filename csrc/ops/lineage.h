@@ -28,9 +28,11 @@ template <class Group>
 int request_of(const Group& group, const Rows& rows, int row) {
   // It has as many before it as end there.
   int request = 0;
-  for (int b = 0; b < rows.batch; b += 64)
-    request += __builtin_popcountll(group.ballot(
-        least(rows.batch - b, 64), [&](int i) { return rows.cu_rows[b + i + 1] <= row; }));
+  for (int b = 0; b < rows.batch; b += 64) {
+    const int count = least(rows.batch - b, 64);
+    const auto ends = group.list(count, [&](int i) { return rows.cu_rows[b + i + 1]; });
+    request += __builtin_popcountll(ends.bits([&](int end) { return end <= row; }));
+  }
   return least(request, rows.batch - 1);
 }
 

@@ -7,9 +7,9 @@
 //   multiply(rows, columns, depth, weight, column, epilogue)
 //     weight(i) -> const T*       output channel i < rows: `depth` elements, 16-byte aligned; or
 //                                 ScaledRow<W> of weights with scales (base/formats.h)
-//     column(c) -> const X*       column c < columns, likewise (the body may gather here); null:
-//                                 zeros. X is T; in a product for layers, T or float in the
-//                                 group's memory, where the epilogue may overwrite them
+//     column(c) -> const X*       column c < columns, likewise (the body may gather here).
+//                                 X is T; in a product for layers, T or float in the group's
+//                                 memory, where the epilogue may overwrite them
 //     epilogue(i, c, y)           y are the sums of channels i .. i + kEpilogueRows - 1 of column c,
 //                                 0 for channels beyond `rows`; i is a multiple of kEpilogueRows.
 //                                 One thread calls it once for each (i, c)

@@ -17,7 +17,9 @@
 //                          nothing, and the order of joining is the target's own
 //     wave.each(n, f), wave.leader()
 //                          as the group's. each(n, f) and fold(n, ...) give i to the same thread
-//   group.ballot(n, f)     the bits i < n <= 64 for which f(i) is true, in all threads of the group
+//   group.list(n, f)       the integers f(i), i < n <= 64, each computed once: in all threads of the
+//                          group, list[i] is one of them, and list.bits(test) the bits i for which
+//                          test(f(i)) is true
 //   Group::reload(p)       the kernel's parameters p, read again, so that they need not stay in
 //                          registers in between
 //   Group::expect(p, n)    n elements will be read soon; may do nothing
@@ -42,6 +44,7 @@ namespace blockdraft {
 struct Example {
   static void item(int) {}
   static void pair(int, int) {}
+  static int integer(int) { return 0; }
   static float number(int) { return 0; }
   static const float* numbers(int) { return nullptr; }
   static void total(int, float) {}
@@ -61,7 +64,7 @@ concept GroupTarget = requires(const G group, int n, float* p) {
   group.each_of(n, n, [](int) { return Example::item; });
   group.combine(n, n, Example::number, Example::numbers, Example::total);
   group.by_waves(n, Example());
-  group.ballot(n, Example::test) << 1;
+  group.list(n, Example::integer).bits(Example::test) << group.list(n, Example::integer)[0];
   n = G::uniform(G::reload(n));
   G::expect(p, n);
   group.leader() ? 1 : 0;

@@ -33,7 +33,7 @@ void walk(Tile& tile, const T* k, const T* v, int m, int depth, Absorb absorb) {
 }
 
 // y[c][i] = gate * (up + bias[i]), where gate and up are the products of rows 2i and 2i + 1 of w
-// with token tokens[c] of x (-1: zeros). At most kGroupColumns columns.
+// with token tokens[c] of x. At most kGroupColumns columns.
 template <class Gemm, class T>
 void gated_product(Gemm& gemm, const T* w, const T* x, const int* tokens, const float* bias,
                    float* y, int rows, int columns, int depth) {
@@ -41,7 +41,7 @@ void gated_product(Gemm& gemm, const T* w, const T* x, const int* tokens, const 
     gemm.multiply(
         least(rows - first, Gemm::kRows), columns, depth,
         [&](int i) { return w + int64_t(first + i) * depth; },
-        [&](int c) { return tokens[c] < 0 ? nullptr : x + int64_t(tokens[c]) * depth; },
+        [&](int c) { return x + int64_t(tokens[c]) * depth; },
         [&](int i, int c, auto sums) {
           const auto [gate, up] = Gemm::unzip(sums);
           for (int j = first + i; j < least(first + i + Gemm::kEpilogueRows, rows); j += 2) {

@@ -76,7 +76,7 @@ void fused_moe(Gemm& gemm, const P& p, int64_t id, int32_t* found) {
     return;
   }
   MoeItem item;
-  if (!find_item(gemm, p, id, ceil_div(channels, Gemm::kRows), kColumns, found, item)) return;
+  if (!find_item(gemm, p, int(id), ceil_div(channels, Gemm::kRows), kColumns, found, item)) return;
   if constexpr (kStep == MoeStep::kGateUp)
     gate_up(gemm, p, item, found);
   else

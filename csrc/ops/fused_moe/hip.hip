@@ -12,7 +12,7 @@ namespace blockdraft {
 constexpr int kTallRows = 512;  // from so many on, a wave has two tiles of channels
 
 template <class Gemm, MoeStep kStep, class T, class W>
-BLOCKDRAFT_KERNEL(cdna::kThreads, 2)
+BLOCKDRAFT_KERNEL(cdna::kThreads, Gemm::kWavesOfSimd)
 fused_moe_kernel(FusedMoeParams<T, W> p) {
   struct Memory {
     typename Gemm::Memory gemm;
@@ -27,8 +27,8 @@ fused_moe_kernel(FusedMoeParams<T, W> p) {
   fused_moe<kStep>(gemm, p, id, memory.found);
 }
 
-#define BLOCKDRAFT_INSTANTIATE_STEP(T, W, step, ...) \
-  template BLOCKDRAFT_KERNEL(cdna::kThreads, 2)      \
+#define BLOCKDRAFT_INSTANTIATE_STEP(T, W, step, ...)                      \
+  template BLOCKDRAFT_KERNEL(cdna::kThreads, (__VA_ARGS__::kWavesOfSimd)) \
   fused_moe_kernel<__VA_ARGS__, MoeStep::step, T, W>(FusedMoeParams<T, W>);
 #define BLOCKDRAFT_INSTANTIATE_GEMM(T, W, ...)            \
   BLOCKDRAFT_INSTANTIATE_STEP(T, W, kGateUp, __VA_ARGS__) \

@@ -49,48 +49,59 @@ struct MoeItem {
 // The item of number `id`, whose pairs go to `found` in the group's memory; false: this routing
 // needs fewer items. Items that share weights follow each other.
 template <class Group, class P>
-bool find_item(const Group& group, const P& p, int64_t id, int tiles, int columns, int32_t* found,
+bool find_item(const Group& group, const P& p, int id, int tiles, int columns, int32_t* found,
                MoeItem& item) {
-  // Where in an expert's `count` pairs the item's begin; -1: it is of another expert.
-  auto start_in = [&](int count) {
+  // Whether the item is of the present expert, which has so many pairs.
+  int count = 0;
+  auto is_found = [&] {
+    const int items = ceil_div(count, columns) * tiles;
+    if (id < items) return true;
+    id -= items;
+    return false;
+  };
+  // The item's part of them.
+  auto part = [&] {
     const int chunks = ceil_div(count, columns);
-    if (id >= int64_t(chunks) * tiles) {
-      id -= int64_t(chunks) * tiles;
-      return -1;
-    }
-    item.tile = int(id / chunks);
-    const Part own = part_of(count, chunks, int(id % chunks));
+    item.tile = id / chunks;
+    const Part own = part_of(count, chunks, id % chunks);
     item.count = own.count;
-    return own.first;
+    return own;
   };
   if (!p.few()) {
-    for (item.expert = 0; item.expert < p.num_experts; ++item.expert) {
-      const int first = p.offsets[item.expert];
-      const int start = start_in(p.offsets[item.expert + 1] - first);
-      if (start < 0) continue;
-      group.each(item.count, [&](int i) { found[i] = p.order[first + start + i]; });
-      group.barrier();
-      return true;
+    int begin = 0;
+    bool is_in = false;
+    for (int first = 0; !is_in; first += 64) {
+      if (first >= p.num_experts) return false;
+      const int some = least(p.num_experts - first, 64);
+      const auto ends = group.list(some, [&](int i) { return p.offsets[first + i + 1]; });
+      for (int i = 0; i < some && !is_in; ++i) {
+        begin += count;
+        count = ends[i] - begin;
+        item.expert = first + i;
+        is_in = is_found();
+      }
     }
-    return false;
-  }
-  const int pairs = p.pairs();
-  uint64_t left = group.ballot(pairs, [&](int pair) { return p.expert(pair) >= 0; });
-  while (left) {
-    item.expert = Group::uniform(p.expert(__builtin_ctzll(left)));
-    const uint64_t own =
-        group.ballot(pairs, [&](int pair) { return p.expert(pair) == item.expert; });
-    left &= ~own;
-    const int start = start_in(__builtin_popcountll(own));
-    if (start < 0) continue;
+    const int start = begin + part().first;
+    group.each(item.count, [&](int i) { found[i] = p.order[start + i]; });
+  } else {
+    const int pairs = p.pairs();
+    const auto experts = group.list(pairs, [&](int pair) { return p.expert(pair); });
+    uint64_t left = experts.bits([](int expert) { return expert >= 0; }), own;
+    do {
+      if (!left) return false;
+      item.expert = experts[__builtin_ctzll(left)];
+      own = experts.bits([&](int expert) { return expert == item.expert; });
+      left &= ~own;
+      count = __builtin_popcountll(own);
+    } while (!is_found());
+    const int start = part().first;
     group.each(pairs, [&](int pair) {
       const int rank = __builtin_popcountll(own & ((uint64_t(1) << pair) - 1)) - start;
       if (own >> pair & 1 && rank >= 0 && rank < item.count) found[rank] = pair;
     });
-    group.barrier();
-    return true;
   }
-  return false;
+  group.barrier();
+  return true;
 }
 
 }  // namespace blockdraft

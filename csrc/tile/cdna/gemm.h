@@ -38,19 +38,25 @@ struct GemmDepth {
     constexpr int kSteps = kRun / kFragment;  // of a run
     return step / kSteps * 4 * kRun + lane() / 16 * kRun + step % kSteps * kFragment;
   }
-  template <class Row>
+  // kWhole: the stage is within the row.
+  template <bool kWhole = false, class Row>
   static Held held(const Row& row, int stage, int depth) {
     Held out;
-    out.load(row, [=](int s) { return at(stage * kSteps + s); }, depth);
+    out.template load<kWhole>(row, at(stage * kSteps), depth);
     return out;
   }
 
-  // The fragment at k of a row; zeros of no row, and beyond the depth. Every address that is read
-  // is within the row.
+  // The fragment at k of a row, or of its begin, if k is beyond the depth: then `within` makes it
+  // zeros, when it is needed. Loads have no branches around them, which would keep the next ones
+  // waiting.
+  template <bool kWhole = false>
   static Fragment load(const T* row, int k, int depth) {
     typedef const __attribute__((address_space(1))) Fragment Global;
-    const bool inside = row && k < depth;
-    return inside ? *(Global*)(row + k) : Fragment{};
+    return *(Global*)(row + (kWhole || k < depth ? k : 0));
+  }
+  template <bool kWhole = false>
+  static Fragment within(Fragment x, int k, int depth) {
+    return kWhole || k < depth ? x : Fragment{};
   }
   // The epilogue of a lane's sums, of 4 channels of a tile from `first` and a column of a panel.
   template <class Epilogue>
@@ -68,67 +74,96 @@ class SplitGemm : public Group<kThreads> {
   typedef GemmDepth<T, W> Depth;
   typedef typename Depth::Fragment Fragment;
   static constexpr int kStages = 2;  // whose weights are in registers
-  static constexpr int kSteps = kStages * Depth::kSteps;
-  static constexpr int kPanels = 4;
+  static constexpr int kRowTiles = Format<W>::kScaled ? 2 : 1, kPanels = 2;
   static_assert(Depth::kParts == kWaves);
 
  public:
-  static constexpr int kRows = 16, kGroupColumns = kPanels * 16;
+  static constexpr int kRows = kRowTiles * 16, kGroupColumns = kPanels * 16;
+  static constexpr int kWavesOfSimd = 4;  // that registers should be for
   static constexpr int kEpilogueRows = Depth::kEpilogueRows;
 
-  struct Memory {                           // in LDS
-    acc4 sums[kPanels][kWaves - 1][kWave];  // one wave keeps its own
+  struct Memory {                                       // in LDS
+    acc4 sums[kRowTiles * kPanels][kWaves - 1][kWave];  // one wave keeps its own
   };
 
   explicit SplitGemm(Memory& memory) : memory_(memory) {}
 
   template <class Weight, class Column, class Epilogue>
   void multiply(int rows, int columns, int depth, Weight weight, Column column, Epilogue epilogue) {
-    const int lane = Depth::lane(), part = Depth::wave();
-    const int steps = Depth::stages_of_part(depth) * Depth::kSteps;
-    const auto own = weight(least(lane % 16, rows - 1));
-    const int panels = ceil_div(columns, 16);
-    acc4 sums[kPanels] = {};
-    for (int first = part * steps; first < (part + 1) * steps; first += kSteps) {
-      typename Depth::Held weights[kStages];
+    const int lane = Depth::lane(), part = Depth::wave(), panels = ceil_div(columns, 16);
+    decltype(weight(0)) own[kRowTiles];
 #pragma unroll
-      for (int i = 0; i < kStages; ++i)
-        weights[i] = Depth::held(own, first / Depth::kSteps + i, depth);
+    for (int r = 0; r < kRowTiles; ++r) own[r] = weight(least(r * 16 + lane % 16, rows - 1));
+    const T* tokens[kPanels];  // beyond the last: its, for sums that nobody reads
 #pragma unroll
-      for (int p = 0; p < kPanels; ++p) {
-        if (p >= panels) break;
-        const int c = p * 16 + lane % 16;
-        const T* token = c < columns ? column(c) : nullptr;
-        Fragment tokens[kSteps];
-#pragma unroll
-        for (int s = 0; s < kSteps; ++s)
-          tokens[s] = Depth::load(token, Depth::at(first + s), depth);
-#pragma unroll
-        for (int s = 0; s < kSteps; ++s)
-          if (first + s < (part + 1) * steps)
-            sums[p] = Mma<T>::multiply(weights[s / Depth::kSteps].fragment(s % Depth::kSteps),
-                                       tokens[s], sums[p]);
-      }
-    }
-    const int panel = part;  // that this wave finishes
+    for (int p = 0; p < kPanels; ++p) tokens[p] = column(least(p * 16 + lane % 16, columns - 1));
+    acc4 sums[kPanels][kRowTiles] = {};
+    const int stages = Depth::stages_of_part(depth), end = (part + 1) * stages;
+    int stage = part * stages;
+    const int whole = least(end, depth / Depth::kStage);
+    for (; stage + kStages <= whole; stage += kStages)
+      add_stages<kStages, true>(own, tokens, stage, depth, panels, sums);
+    for (; stage < end; ++stage) add_stages<1, false>(own, tokens, stage, depth, panels, sums);
+    const int tile = part;  // that this wave finishes
     acc4 kept = {};
 #pragma unroll
-    for (int p = 0; p < kPanels; ++p) {
-      if (p == panel)
-        kept = sums[p];
-      else
-        memory_.sums[p][part - (part > p)][lane] = sums[p];
-    }
+    for (int p = 0; p < kPanels; ++p)
+#pragma unroll
+      for (int r = 0; r < kRowTiles; ++r) {
+        const int t = p * kRowTiles + r;
+        if (t == tile)
+          kept = sums[p][r];
+        else
+          memory_.sums[t][part - (part > t)][lane] = sums[p][r];
+      }
     barrier();
-    if (panel >= panels) return;
+    if (tile >= panels * kRowTiles) return;
     acc4 total = {};
 #pragma unroll
     for (int w = 0; w < kWaves; ++w)
-      total += w == part ? kept : memory_.sums[panel][w - (w > part)][lane];
-    Depth::finish(total, 0, panel, rows, columns, epilogue);
+      total += w == part ? kept : memory_.sums[tile][w - (w > part)][lane];
+    Depth::finish(total, tile % kRowTiles * 16, tile / kRowTiles, rows, columns, epilogue);
   }
 
  private:
+  // The products of the stages from `stage` on, all of whose weights are asked for first.
+  template <int kCount, bool kWhole, class Row>
+  static void add_stages(const Row (&own)[kRowTiles], const T* const (&tokens)[kPanels], int stage,
+                         int depth, int panels, acc4 (&sums)[kPanels][kRowTiles]) {
+    constexpr int kSteps = Depth::kSteps;
+    typename Depth::Held weights[kRowTiles][kCount];
+#pragma unroll
+    for (int r = 0; r < kRowTiles; ++r)
+#pragma unroll
+      for (int i = 0; i < kCount; ++i)
+        weights[r][i] = Depth::template held<kWhole>(own[r], stage + i, depth);
+#pragma unroll
+    for (int p = 0; p < kPanels; ++p) {
+      if (p >= panels) break;
+      Fragment token[kCount * kSteps];
+#pragma unroll
+      for (int s = 0; s < kCount * kSteps; ++s)
+        token[s] = Depth::template load<kWhole>(tokens[p], Depth::at(stage * kSteps + s), depth);
+      __builtin_amdgcn_sched_barrier(0);  // all is asked for before anything is waited for
+#pragma unroll
+      for (int i = 0; i < kRowTiles * kCount; ++i) {
+        auto& held = weights[i / kCount][i % kCount];
+        if (p == 0)
+          held.template settle<kWhole>();
+        else
+          held.forget();
+      }
+#pragma unroll
+      for (int s = 0; s < kCount * kSteps; ++s) {
+        const int k = Depth::at(stage * kSteps + s);
+        const Fragment x = Depth::template within<kWhole>(token[s], k, depth);
+#pragma unroll
+        for (int r = 0; r < kRowTiles; ++r)
+          sums[p][r] = Mma<T>::multiply(weights[r][s / kSteps].fragment(s % kSteps), x, sums[p][r]);
+      }
+    }
+  }
+
   Memory& memory_;
 };
 
@@ -146,6 +181,7 @@ class Gemm : public Group<kThreads> {
 
  public:
   static constexpr int kRows = kWaves * kRowTiles * 16, kGroupColumns = kPanels * 16;
+  static constexpr int kWavesOfSimd = kRowTiles == 1 ? 4 : 2;  // that registers should be for
   static constexpr int kEpilogueRows = Depth::kEpilogueRows;
 
   struct Memory {  // in LDS
@@ -165,7 +201,7 @@ class Gemm : public Group<kThreads> {
 #pragma unroll
     for (int u = 0; u < kUnitsOfThread; ++u) {
       const int c = (thread_index() + u * kThreads) / (kStage / kFragment);
-      token[u] = c < columns ? column(c) : nullptr;
+      token[u] = column(least(c, columns - 1));
     }
     Held weights[2][kRowTiles];
     Fragment tokens[kUnitsOfThread];
@@ -174,6 +210,7 @@ class Gemm : public Group<kThreads> {
     load_tokens(token, 0, depth, tokens);
     load_weights(own, 1, depth, weights[1]);
     const int of_part = Depth::stages_of_part(depth), stages = ceil_div(depth, kStage);
+    const int panels = ceil_div(columns, 16);
     int left = of_part;  // stages of the present part
     for (int stage = 0; stage < stages; stage += 2) {
 #pragma unroll
@@ -181,7 +218,9 @@ class Gemm : public Group<kThreads> {
         stage_tokens(tokens, memory_.tokens[half]);
         load_tokens(token, stage + half + 1, depth, tokens);
         barrier();
-        absorb(memory_.tokens[half], weights[half], sums);
+#pragma unroll
+        for (int r = 0; r < kRowTiles; ++r) weights[half][r].template settle<false>();
+        absorb(memory_.tokens[half], panels, weights[half], sums);
         load_weights(own, stage + half + 2, depth, weights[half]);
         if (--left == 0) {
           left = of_part;
@@ -217,9 +256,10 @@ class Gemm : public Group<kThreads> {
   static void load_tokens(const T* const (&token)[kUnitsOfThread], int stage, int depth,
                           Fragment (&out)[kUnitsOfThread]) {
 #pragma unroll
-    for (int u = 0; u < kUnitsOfThread; ++u)
-      out[u] =
-          Depth::load(token[u], stage * kStage + unit_at(thread_index() + u * kThreads), depth);
+    for (int u = 0; u < kUnitsOfThread; ++u) {
+      const int k = stage * kStage + unit_at(thread_index() + u * kThreads);
+      out[u] = Depth::within(Depth::load(token[u], k, depth), k, depth);
+    }
   }
 
   static void stage_tokens(const Fragment (&tokens)[kUnitsOfThread], T* out) {
@@ -231,22 +271,26 @@ class Gemm : public Group<kThreads> {
     }
   }
 
-  static void absorb(const T* tokens, const Held (&weights)[kRowTiles],
+  static void absorb(const T* tokens, int panels, const Held (&weights)[kRowTiles],
                      acc4 (&sums)[kRowTiles][kPanels]) {
     const T* column = tokens + Depth::lane() % 16 * kStride;
+    Fragment own[kRowTiles][kSteps];
 #pragma unroll
-    for (int s = 0; s < kSteps; ++s) {
-      Fragment own[kRowTiles];
+    for (int r = 0; r < kRowTiles; ++r)
 #pragma unroll
-      for (int r = 0; r < kRowTiles; ++r) own[r] = weights[r].fragment(s);
+      for (int s = 0; s < kSteps; ++s) own[r][s] = weights[r].fragment(s);
 #pragma unroll
-      for (int p = 0; p < kPanels; ++p) {
-        const T* at = column + p * 16 * kStride + Depth::at(s);
-        const Fragment token = *reinterpret_cast<const Fragment*>(at);
+    for (int p = 0; p < kPanels; ++p) {
+      if (p >= panels) break;
+      Fragment token[kSteps];
+#pragma unroll
+      for (int s = 0; s < kSteps; ++s)
+        token[s] = *reinterpret_cast<const Fragment*>(column + p * 16 * kStride + Depth::at(s));
+#pragma unroll
+      for (int s = 0; s < kSteps; ++s)
 #pragma unroll
         for (int r = 0; r < kRowTiles; ++r)
-          sums[r][p] = Mma<T>::multiply(own[r], token, sums[r][p]);
-      }
+          sums[r][p] = Mma<T>::multiply(own[r][s], token[s], sums[r][p]);
     }
   }
 
@@ -309,7 +353,8 @@ class LayerGemm : public Group<kThreads> {
     if (token && k < depth) x = *reinterpret_cast<const Fragment*>(token + k);
 #pragma unroll
     for (int r = 0; r < kRowTiles; ++r)
-      sums[r][panel] = Mma<T>::multiply(weights[r][step], x, sums[r][panel]);
+      sums[r][panel] =
+          Mma<T>::multiply(Depth::within(weights[r][step], k, depth), x, sums[r][panel]);
   }
   static void add_products(const Weights& weights, int step, const float* token, int k, int depth,
                            Sums& sums, int panel)
@@ -323,8 +368,9 @@ class LayerGemm : public Group<kThreads> {
     Mma<T>::split(x, high, low);
 #pragma unroll
     for (int r = 0; r < kRowTiles; ++r) {
-      sums[r][panel] = Mma<T>::multiply(weights[r][step], high, sums[r][panel]);
-      sums[r][panel] = Mma<T>::multiply(weights[r][step], low, sums[r][panel]);
+      const Fragment own = Depth::within(weights[r][step], k, depth);
+      sums[r][panel] = Mma<T>::multiply(own, high, sums[r][panel]);
+      sums[r][panel] = Mma<T>::multiply(own, low, sums[r][panel]);
     }
   }
 };

@@ -108,10 +108,20 @@ class Group {
   void combine(int n, int terms, Weight weight, Term term, F f) const {
     each(n, [&](int i) { f(i, weighted_sum(i, terms, weight, term)); });
   }
+  struct List {  // in the lanes of each wave
+    int own;
+    uint64_t used;
+
+    int operator[](int i) const { return __builtin_amdgcn_readlane(own, i); }
+    template <class Test>
+    uint64_t bits(Test test) const {
+      return __builtin_amdgcn_ballot_w64(test(own)) & used;
+    }
+  };
   template <class F>
-  uint64_t ballot(int n, F f) const {
+  List list(int n, F f) const {
     const int i = thread_index() & (kWave - 1);
-    return __builtin_amdgcn_ballot_w64(i < n && f(i));
+    return {i < n ? f(i) : 0, n < kWave ? (uint64_t(1) << n) - 1 : ~uint64_t(0)};
   }
   bool leader() const { return thread_index() == 0; }
   static int uniform(int x) { return __builtin_amdgcn_readfirstlane(x); }

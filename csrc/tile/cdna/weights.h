@@ -9,24 +9,34 @@
 
 namespace blockdraft::cdna {
 
-// Of kSteps fragments of a lane; run r is the 16 bytes from element r * 4 * kRun on.
+// Of kSteps fragments of a lane, from element k on of a row of so many; run r is the 16 bytes from
+// element k + r * 4 * kRun on. `load` asks for them; `settle`, which waits for what came, makes zeros
+// of those beyond the row's end. kWhole: there are none.
 template <class T, class W, int kSteps>
 struct HeldWeights {
   typedef typename Mma<T>::Fragment Fragment;
   static constexpr int kRun = 16 / sizeof(T);
 
   Fragment runs[kSteps];
+  int left;  // elements from k on
 
-  template <class At>
-  void load(const T* row, At at, int depth) {
+  template <bool kWhole>
+  void load(const T* row, int k, int depth) {
     typedef const __attribute__((address_space(1))) Fragment Global;
+    left = depth - k;
 #pragma unroll
     for (int s = 0; s < kSteps; ++s) {
-      const int k = at(s);
-      const Fragment x = __builtin_nontemporal_load((Global*)(row + (k < depth ? k : 0)));
-      runs[s] = k < depth ? x : Fragment{};
+      const int at = s * 4 * kRun;
+      runs[s] = __builtin_nontemporal_load((Global*)(row + (kWhole || at < left ? k + at : 0)));
     }
   }
+  template <bool kWhole>
+  void settle() {
+#pragma unroll
+    for (int s = 0; s < kSteps; ++s)
+      if (!kWhole) runs[s] = s * 4 * kRun < left ? runs[s] : Fragment{};
+  }
+  void forget() {}
   Fragment fragment(int s) const { return runs[s]; }
 };
 
@@ -39,32 +49,56 @@ struct HeldWeights<bf16, W, kSteps> {
   static constexpr int kFragments = kRun / 8;  // of a run
   static constexpr int kRuns = kSteps / kFragments;
   static_assert(kSteps % kFragments == 0);
+  static_assert(kRuns == 1 || Layout::kDepth == 4 * kRun * kRuns);  // which share a scale
 
   word4 runs[kRuns];
-  float scales[kRuns];
+  uint32_t scale;  // as it is stored, then the bits of a float
+  int left;
 
-  template <class At>
-  void load(const ScaledRow<W>& row, At at, int depth) {
+  template <bool kWhole>
+  void load(const ScaledRow<W>& row, int k, int depth) {
     typedef const __attribute__((address_space(1))) word4 Global;
+    left = depth - k;
+    scale = bits_of(*global((row + (kWhole || 0 < left ? k : 0)).scales));
 #pragma unroll
     for (int r = 0; r < kRuns; ++r) {
-      const int k = at(r * kFragments);
-      const auto from = row + (k < depth ? k : 0);
-      const word4 x = __builtin_nontemporal_load((Global*)from.codes);
-      runs[r] = k < depth ? x : word4{};
-      scales[r] = decoded(*global(from.scales));
+      const int at = r * 4 * kRun;
+      const auto from = row + (kWhole || at < left ? k + at : 0);
+      runs[r] = __builtin_nontemporal_load((Global*)from.codes);
     }
+  }
+  template <bool kWhole>
+  void settle() {
+    scale = __builtin_bit_cast(uint32_t, decoded(scale_of(scale)));
+#pragma unroll
+    for (int r = 0; r < kRuns; ++r)
+      if (!kWhole) runs[r] = r * 4 * kRun < left ? runs[r] : word4{};
+  }
+  // The fragments are converted again, since there is no room to keep them.
+  void forget() {
+#pragma unroll
+    for (int r = 0; r < kRuns; ++r) asm volatile("" : "+v"(runs[r]));
   }
   short8 fragment(int s) const {
     const word4 run = runs[s / kFragments];
-    const float scale = scales[s / kFragments];
+    const float factor = __builtin_bit_cast(float, scale);
     if constexpr (Layout::kPerByte == 2)
-      return of_nibbles(run[s % 4], scale);
+      return of_nibbles(run[s % 4], factor);
     else
-      return of_bytes(run[s % 2 * 2], run[s % 2 * 2 + 1], scale);
+      return of_bytes(run[s % 2 * 2], run[s % 2 * 2 + 1], factor);
   }
 
  private:
+  typedef typename Layout::Scale Scale;
+  static uint32_t bits_of(float scale) { return __builtin_bit_cast(uint32_t, scale); }
+  static uint32_t bits_of(e8m0 scale) { return scale.bits; }
+  static Scale scale_of(uint32_t bits) {
+    if constexpr (sizeof(Scale) == 1)
+      return {uint8_t(bits)};
+    else
+      return __builtin_bit_cast(float, bits);
+  }
+
   // By the device's own conversions: e4m3fnuz on gfx942, e4m3fn on gfx950.
   static short8 of_bytes(uint32_t first, uint32_t second, float scale) {
     word4 out;

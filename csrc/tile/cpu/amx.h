@@ -223,7 +223,7 @@ class MatrixGemm {
     for (int k = 0; k < depth; k += kStep) {
       const __mmask32 mask = uint32_t(bits_below(depth - k));
       if (tile == 1) {
-        const __m512i x = rows[0] ? _mm512_maskz_loadu_epi16(mask, rows[0] + k) : __m512i();
+        const __m512i x = _mm512_maskz_loadu_epi16(mask, rows[0] + k);
         _mm512_storeu_si512(out, _mm512_permutexvar_epi32(order, x));
         out += kStep;
         continue;

@@ -144,8 +144,8 @@ class Gemm : public Group {
   static void stage_column(const X* src, int start, int count, float* out, int stride) {
     for (int k = 0; k < count; k += kUnit, out += stride) {
       X padded[kUnit] = {};
-      const X* unit = src ? src + start + k : padded;
-      if (src && count - k < kUnit) unit = std::copy(unit, unit + count - k, padded) - (count - k);
+      const X* unit = src + start + k;
+      if (count - k < kUnit) unit = std::copy(unit, unit + count - k, padded) - (count - k);
       Weights::stage_unit(unit, out);
     }
   }

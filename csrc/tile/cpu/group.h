@@ -72,11 +72,23 @@ class Group {
   void by_waves(int n, F f) const {
     for (int i = 0; i < n; ++i) f(i, Wave());
   }
+  struct List {
+    int values[64], count;
+
+    int operator[](int i) const { return values[i]; }
+    template <class Test>
+    uint64_t bits(Test test) const {
+      uint64_t out = 0;
+      for (int i = 0; i < count; ++i) out |= uint64_t(test(values[i])) << i;
+      return out;
+    }
+  };
   template <class F>
-  static uint64_t ballot(int n, F f) {
-    uint64_t bits = 0;
-    for (int i = 0; i < n; ++i) bits |= uint64_t(f(i)) << i;
-    return bits;
+  static List list(int n, F f) {
+    List out;
+    out.count = n;
+    for (int i = 0; i < n; ++i) out.values[i] = f(i);
+    return out;
   }
   static bool leader() { return true; }
   static void barrier() {}

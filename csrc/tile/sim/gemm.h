@@ -33,7 +33,7 @@ class Gemm : public Group {
       const int count = least(depth - start, kDepth);
       for (int c = wave_; c < columns; c += kWaves)
         for (int k = 0; k < count; ++k)
-          memory_.tokens[part][c * kDepth + k] = column(c) ? value(column(c)[start + k]) : 0.0f;
+          memory_.tokens[part][c * kDepth + k] = value(column(c)[start + k]);
       barrier();
       for (int i = 0; i < kRowsOfWave && first + i < rows; ++i)
         for (int c = 0; c < columns; ++c)

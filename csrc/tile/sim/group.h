@@ -34,8 +34,8 @@ class Group {
     each(n, [&](int i) { f(i, cpu::Group::Wave()); });
   }
   template <class F>
-  static uint64_t ballot(int n, F f) {
-    return cpu::Group::ballot(n, f);
+  static cpu::Group::List list(int n, F f) {
+    return cpu::Group::list(n, f);
   }
   bool leader() const { return wave_ == 0; }
   void barrier() const { turn_.barrier(); }
