@@ -30,7 +30,8 @@ class Work(NamedTuple):
     """A launch. code: a part of the C++ kernel's symbol, or the name of a Triton compilation. busy:
     the waves of a workgroup that multiply matrices, if not all. bytes: the least from HBM. streams:
     whether loads come from there, or a part of the source lines of those that do. trips: None where
-    every loop runs once."""
+    every loop runs once. others: what the waves that are not `busy` run, if they multiply as
+    well."""
 
     kernel: str
     code: str
@@ -39,6 +40,7 @@ class Work(NamedTuple):
     bytes: float = 0
     busy: int | None = None
     streams: bool | str = True
+    others: tuple[Trip, ...] | None = None
 
 
 class Shape(NamedTuple):
@@ -351,20 +353,29 @@ def moe(rows: int, weights: str = "bf16") -> Shape:
         kind = ("9SplitGemmINS_4bf16E" if few else "4GemmINS_4bf16ELi1E") + STORED[weights]
         experts = distinct_experts(rows, EVEN)
         # an item is found half way through the experts, on average
-        find = Trip("!is_in; first += 64", 1, (Trip("i < some && !is_in", EXPERTS // 2),))
+        search = Trip("i < some && !is_in", EXPERTS // 2, (Trip("count = ends[i] - begin"),))
+        find = Trip("!is_in; first += 64", 1, (search,))
         if few:
-            find = Trip("experts[__builtin_ctzll(left)]", ceil(experts, 2))
+            other = Trip("count = __builtin_popcountll(own)")
+            find = Trip("experts[__builtin_ctzll(left)]", ceil(experts, 2), (other,))
         tiles = 2 if few and weights != "bf16" else 1  # of 16 channels
         # two stages of 128 at a time, of which a matrix instruction multiplies 16 or 32; a wave has
         # an eighth of the depth, where there are few
-        products = 8 * tiles * ceil(rows / experts, 16) * (2 if arch == "gfx942" else 1)
+        sums = tiles * ceil(rows / experts, 16)
+        products = 8 * sums * (2 if arch == "gfx942" else 1)
         loop, depth = ("stage + kStages <= whole", 2048) if few else ("stage < stages", 256)
-        turn = Trip(loop, HIDDEN // depth, products=products)
+        of_part = Trip("totals[r][p] += sums[r][p]")
+        turn = Trip(loop, HIDDEN // depth, () if few else (of_part,), products)
+        found = Trip("found[rank] = pair" if few else "found[i] = p.order")
         for number, launch in enumerate(budgeted(rows, "fused_moe"), 1):
             code = f"fused_moe_kernelINS_4cdna{kind}.*MoeStepE{number}E"
             step = launch.kernel.split()[1]
-            groups = ceil(launch.groups, tiles)
-            yield Work(step, code, groups, (find, turn), size * launch.bytes)
+            groups, moved = ceil(launch.groups, tiles), size * launch.bytes
+            finish = Trip("silu * up" if number == 1 else "y *= p.weight(pair)")
+            work = Work(step, code, groups, (find, found, turn, finish), moved)
+            if few:  # the sums of a panel and a tile are those of one wave
+                work = work._replace(busy=sums, others=(find, found, turn))
+            yield work
 
     def triton(arch: str) -> Iterator[Work]:
         narrow = rows <= 16 * EXPERTS

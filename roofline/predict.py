@@ -96,7 +96,7 @@ def launch(code: Code, work: Work, arch: str, device: Device, m: Machine) -> Lau
     # its part of the bandwidth, of which each workgroup that runs has as much
     part = together / min(work.groups, units * together)
     rounds = max(1.0, work.groups / units / resident)
-    routes = {idle: code.router.route(work.trips, idle) for idle in (False, True)}
+    routes = ways(code, work)
     busy = waves if work.busy is None else work.busy
     of_simd = _waves(waves, together, busy)
 
@@ -130,6 +130,14 @@ def launch(code: Code, work: Work, arch: str, device: Device, m: Machine) -> Lau
     return Launch(
         work, code, waves * work.groups, max(seconds, least), result, per_turn, busy_units
     )
+
+
+def ways(code: Code, work: Work) -> dict[bool, Stretch]:
+    """The way of a busy wave (False), and that of another one."""
+    busy = code.router.route(work.trips)
+    if work.others is not None:
+        return {False: busy, True: code.router.route(work.others)}
+    return {False: busy, True: code.router.route(work.trips, idle=True)}
 
 
 def _waves(waves: int, groups: int, busy: int) -> list[tuple[bool, int]]:

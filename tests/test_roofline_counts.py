@@ -3,7 +3,7 @@ executes where one is given."""
 
 import re
 from collections import Counter
-from functools import cache
+from functools import cache, partial
 
 import harness
 import pytest
@@ -11,7 +11,9 @@ import torch
 from sampling import accept_params, sample_params
 
 from blockdraft import BlockLayout, ops
+from blockdraft.models.quantize import quantize_mxfp4
 from blockdraft.roofline import kernel_work, predict
+from blockdraft.roofline.costs import distinct_experts
 from blockdraft.testing import poisoned, random_pages, random_rows
 from blockdraft.types import Sampling
 
@@ -30,7 +32,7 @@ def expected(shape, kernel, arch):
     code = compiled(arch).code(shape.op, "cpp", work.code)
     waves = code.report.threads // 64
     busy = waves if work.busy is None else work.busy
-    counts = {idle: code.router.route(work.trips, idle).count() for idle in (False, True)}
+    counts = {idle: way.count() for idle, way in predict.ways(code, work).items()}
     return busy * counts[False] + (waves - busy) * counts[True], work
 
 
@@ -126,3 +128,37 @@ def test_attention(rows, arch, hip):
         model.append(total)
     print(f"{arch} {rows} rows: emulated {found}, model {model}")
     assert model[1] - model[0] == pytest.approx(found[1] - found[0], rel=CLOSE)
+
+
+@pytest.mark.parametrize("arch", ARCHES)
+@pytest.mark.parametrize("rows, weights", [(1, "bf16"), (16, "bf16"), (16, "mxfp4"), (272, "bf16")])
+def test_fused_moe(rows, weights, arch, hip):
+    """The first product, of few channels, as the experts that 16 rows or more are spread over: of
+    the workgroups that have something to do, on average."""
+    experts, hidden = kernel_work.EXPERTS, kernel_work.HIDDEN
+    inner = 64 if rows > kernel_work.FEW_PAIRS else 32  # whose gates and ups are a few tiles
+    touched = round(distinct_experts(rows, kernel_work.EVEN))
+    generator = torch.Generator().manual_seed(0)
+    x, gate_up, down = (
+        torch.randn(shape, generator=generator).bfloat16()
+        for shape in ((rows, hidden), (experts, 2 * inner, hidden), (experts, hidden, inner))
+    )
+    chosen = (torch.arange(rows, dtype=torch.int32) % touched)[:, None]
+    scales, kind = {}, harness.TYPES[torch.bfloat16]
+    if weights == "mxfp4":
+        gate_up, scales["gate_up_scale"] = quantize_mxfp4(gate_up)
+        down, scales["down_scale"] = quantize_mxfp4(down)
+        kind = 5
+    call = partial(ops.fused_moe, x, chosen, torch.ones(rows, 1), gate_up, down, **scales)
+    op, args = harness.captured(call, out=poisoned(rows, hidden, dtype=x.dtype))
+    counts = hip.launch(arch, "fused_moe", harness.recorded(op, args), kind)
+    total, work = expected(kernel_work.moe(rows, weights), "gate_up", arch)
+    (found,) = (c for symbol, c in counts.items() if re.search(work.code, symbol))
+    of_groups = Counter()
+    for (group, _), count in found.items():
+        of_groups[group] += count
+    channels = 128 if rows > kernel_work.FEW_PAIRS else 32 if scales else 16  # of a workgroup
+    working = sorted(of_groups.values())[-touched * 2 * inner // channels :]
+    mean = sum(working) / len(working)
+    print(f"{arch} T={rows} {weights}: emulated {mean:.0f} of {len(working)}, model {total}")
+    assert total == pytest.approx(mean, rel=CLOSE_OF_SAMPLERS)

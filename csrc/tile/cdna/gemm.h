@@ -118,10 +118,14 @@ class SplitGemm : public Group<kThreads> {
       }
     barrier();
     if (tile >= panels * kRowTiles) return;
-    acc4 total = {};
+    acc4 others[kWaves - 1], total = {};
 #pragma unroll
-    for (int w = 0; w < kWaves; ++w)
-      total += w == part ? kept : memory_.sums[tile][w - (w > part)][lane];
+    for (int i = 0; i < kWaves - 1; ++i) others[i] = memory_.sums[tile][i][lane];
+#pragma unroll
+    for (int w = 0; w < kWaves; ++w) {
+      const acc4 before = others[most(w - 1, 0)], after = others[least(w, kWaves - 2)];
+      total += w == part ? kept : w > part ? before : after;
+    }
     Depth::finish(total, tile % kRowTiles * 16, tile / kRowTiles, rows, columns, epilogue);
   }
 
