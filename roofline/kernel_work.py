@@ -405,19 +405,25 @@ def budgeted(rows: int, op: str) -> list[budget.Launch]:
     return [launch for launch in found if launch.kernel.startswith(op)]
 
 
-# What the C++ kernel of cca_qkv does for a KV head, whose way is the longest
-CONVOLVED = (
-    Trip("request += __builtin_popcountll", 1),
-    Trip("memory.rows[c] = find_row", 1),
-    Trip("group.each(p.taps0, dim", 1),
-    Trip("group.each(dim, [&](int i)", 1),
-    Trip("return copy_value(p, c)", 1),
-    Trip("return mix(p, c)", 1),
-    Trip("start < dim; start += Gemm::kRows", 1, (Trip("first * Depth::kStep < depth", 1),)),
-    Trip("return add_residual(p, c)", 1),
-    Trip("total += memory.squares", HEAD_DIM // 64),  # unrolled by 8
-    Trip("return finish(p, c)", 1, whole=True),
-)
+def convolved(arch: str) -> dict[str, object]:
+    """What waves of the C++ kernel of cca_qkv do for 16 rows of a KV head, which has the longest
+    way: all of them multiply; what is done for eight channels of a row each takes half of them."""
+    find = Trip("request += __builtin_popcountll", 1)
+    steps = Trip("first * Depth::kStep < depth", 1, products=16 if arch == "gfx942" else 8)
+    multiply = Trip("start < dim; start += Gemm::kRows", 1, (steps,))
+    trips = (
+        find,
+        Trip("memory.rows[c] = find_row", 1),
+        Trip("group.each(p.taps0, dim", 1),
+        Trip("group.each(dim, [&](int i)", 1),
+        Trip("return copy_value(p, c)", 1),
+        Trip("return mix(p, c)", 1),
+        multiply,
+        Trip("return add_residual(p, c)", 1),
+        Trip("total += memory.squares", HEAD_DIM // 64),  # unrolled by 8
+        Trip("return finish(p, c)", 1, whole=True),
+    )
+    return dict(trips=trips, busy=4, others=(find, multiply))
 
 
 def cca(rows: int, fp8: bool = False) -> Shape:
@@ -427,7 +433,7 @@ def cca(rows: int, fp8: bool = False) -> Shape:
 
     def cpp(arch: str) -> Iterator[Work]:
         code = "cca_qkv_kernelINS_4bf16ELNS_7CcaStepE0E" + (r"NS_\d+e4m3" if fp8 else "S1_E")
-        yield Work("convolve", code, launch.groups, CONVOLVED, moved)
+        yield Work("convolve", code, launch.groups, bytes=moved, **convolved(arch))
 
     def triton(arch: str) -> Iterator[Work]:
         heads = QUERY_HEADS + KV_HEADS

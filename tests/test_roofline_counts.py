@@ -5,6 +5,7 @@ import re
 from collections import Counter
 from functools import cache, partial
 
+import cca
 import harness
 import pytest
 import torch
@@ -128,6 +129,25 @@ def test_attention(rows, arch, hip):
         model.append(total)
     print(f"{arch} {rows} rows: emulated {found}, model {model}")
     assert model[1] - model[0] == pytest.approx(found[1] - found[0], rel=CLOSE)
+
+
+@pytest.mark.parametrize("arch", ARCHES)
+def test_cca_qkv(arch, hip):
+    """Sixteen rows of a KV head, without a cache: the longest wave, and one that only multiplies."""
+    heads = kernel_work.QUERY_HEADS, kernel_work.KV_HEADS, kernel_work.HEAD_DIM
+    arguments = cca.case(BlockLayout(15, 1, 0), [9], heads, (2, 2), 64, torch.bfloat16)
+    arguments["rows"].draft_len.fill_(15)
+    arguments |= dict.fromkeys(("k_cache", "v_cache", "block_table"))
+    call = partial(ops.cca_qkv, **arguments)
+    op, args = harness.captured(call)
+    counts = hip.launch(arch, "cca_qkv", harness.recorded(op, args), harness.TYPES[torch.bfloat16])
+    (work,) = kernel_work.cca(64).launches["cpp"](arch)
+    model = predict.ways(compiled(arch).code("cca_qkv", "cpp", work.code), work)
+    (found,) = (c for symbol, c in counts.items() if re.search(work.code, symbol))
+    waves = [count for (group, _), count in found.items() if group == kernel_work.QUERY_HEADS]
+    ways = [model[idle].count() for idle in (False, True)]
+    print(f"{arch} cca_qkv: emulated waves {waves}, model {ways}")
+    assert ways == [pytest.approx(c, rel=CLOSE) for c in (max(waves), min(waves))]
 
 
 @pytest.mark.parametrize("arch", ARCHES)
