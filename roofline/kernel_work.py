@@ -405,11 +405,13 @@ def budgeted(rows: int, op: str) -> list[budget.Launch]:
     return [launch for launch in found if launch.kernel.startswith(op)]
 
 
-def convolved(arch: str) -> dict[str, object]:
-    """What waves of the C++ kernel of cca_qkv do for 16 rows of a KV head, which has the longest
-    way: all of them multiply; what is done for eight channels of a row each takes half of them."""
+def convolved(arch: str, rows: int) -> dict[str, object]:
+    """What waves of the C++ kernel of cca_qkv do for some rows of a KV head, which has the longest
+    way: all of them multiply; what is done for eight channels of 16 rows each takes half of
+    them."""
     find = Trip("request += __builtin_popcountll", 1)
-    steps = Trip("first * Depth::kStep < depth", 1, products=16 if arch == "gfx942" else 8)
+    products = ceil(rows, 16) * (16 if arch == "gfx942" else 8)
+    steps = Trip("first * Depth::kStep < depth", 1, products=products)
     multiply = Trip("start < dim; start += Gemm::kRows", 1, (steps,))
     trips = (
         find,
@@ -423,6 +425,8 @@ def convolved(arch: str) -> dict[str, object]:
         Trip("total += memory.squares", HEAD_DIM // 64),  # unrolled by 8
         Trip("return finish(p, c)", 1, whole=True),
     )
+    if rows > 16:
+        return dict(trips=trips)
     return dict(trips=trips, busy=4, others=(find, multiply))
 
 
@@ -433,7 +437,8 @@ def cca(rows: int, fp8: bool = False) -> Shape:
 
     def cpp(arch: str) -> Iterator[Work]:
         code = "cca_qkv_kernelINS_4bf16ELNS_7CcaStepE0E" + (r"NS_\d+e4m3" if fp8 else "S1_E")
-        yield Work("convolve", code, launch.groups, bytes=moved, **convolved(arch))
+        ways = convolved(arch, 16 if rows < 1024 else 29)
+        yield Work("convolve", code, launch.groups, bytes=moved, **ways)
 
     def triton(arch: str) -> Iterator[Work]:
         heads = QUERY_HEADS + KV_HEADS
@@ -455,4 +460,4 @@ def shapes() -> list[Shape]:
     samplers = accept, truncated_accept, sample, truncated_sample
     found += [op(batch) for op in samplers for batch in (1, 32)]
     found += [moe(rows, weights) for weights in STORED for rows in (1, 16, 64, 272)]
-    return found + [cca(rows, fp8) for fp8 in (False, True) for rows in (64, 272)]
+    return found + [cca(rows, fp8) for fp8 in (False, True) for rows in (64, 272, 4096)]

@@ -133,7 +133,7 @@ def test_attention(rows, arch, hip):
 
 @pytest.mark.parametrize("arch", ARCHES)
 def test_cca_qkv(arch, hip):
-    """Sixteen rows of a KV head, without a cache: the longest wave, and one that only multiplies."""
+    """Sixteen rows of a KV head without a cache: the longest wave, and one that only multiplies."""
     heads = kernel_work.QUERY_HEADS, kernel_work.KV_HEADS, kernel_work.HEAD_DIM
     arguments = cca.case(BlockLayout(15, 1, 0), [9], heads, (2, 2), 64, torch.bfloat16)
     arguments["rows"].draft_len.fill_(15)
