@@ -16,8 +16,8 @@ import torch
 
 from .namespace import NAMESPACE
 
-# backend=None takes the first that supports the arguments. Both kernels run on AMD, where the timing
-# model (roofline isa --predict) has the C++ ones ahead but for top-p at batch 1
+# backend=None takes the first that supports the arguments. Both kernels run on AMD, where the
+# timing model (roofline isa --predict) has the C++ ones ahead but for top-p at batch 1
 ORDER = ("cpp", "triton", "reference")
 OPS: dict[str, "Op"] = {}
 
