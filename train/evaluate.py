@@ -93,7 +93,7 @@ def comparison(found: dict[str, Evaluation]) -> Table:
     for every model."""
     blocks = list(next(iter(found.values())).blocks)
     longest = blocks[-1]
-    offsets = [m for m in (1, 2, 4, 8, 15) if m < longest]
+    offsets = [m for m in (1, 4, 15) if m < longest]
     table = Table(
         box=None,
         title=f"nats of the autoregressive head and of {longest} masks by offset; tokens a forward",
