@@ -97,12 +97,12 @@ def comparison(found: dict[str, Evaluation]) -> Table:
     table = Table(
         box=None,
         title=f"nats of the autoregressive head and of {longest} masks by offset; tokens a forward",
-        caption=f"T=1: sampled, by masks; text: drafts of {longest} masks that are the file's own",
+        caption=f"M masks, sampled at T = 1; text: drafts of {longest} masks that are the file's",
         title_justify="left",
         caption_justify="left",
     )
     table.add_column("", no_wrap=True)
-    for name in ("head", *map(str, offsets), *(f"T=1, {block}" for block in blocks), "text"):
+    for name in ("head", *map(str, offsets), *(f"M={block}" for block in blocks), "text"):
         table.add_column(name, justify="right", no_wrap=True)
     for name, each in found.items():
         last = each.blocks[longest]
