@@ -5,7 +5,7 @@ import triton
 import triton.language as tl
 
 from . import fp8
-from .rows import CACHE, cache_strides, find_rows, store_head, strides
+from .rows import CACHE, Target, cache_strides, cos_and_sin, find_rows, halves, store_head, strides
 
 
 @triton.jit
@@ -191,10 +191,8 @@ def convolve(
         slot = tl.where(prefix > 0, tl.load(slots + request), -1)
 
     # The second convolution, on the first: of the halves that are rotated, and of the rest.
-    low = tl.arange(0, ROTATED)
-    high = tl.where(low < HALF_ROTARY, HALF_ROTARY + low, DIM)
+    low, high = halves(DIM, HALF_ROTARY, ROTATED)
     rest = 2 * HALF_ROTARY + tl.arange(0, REST)
-    low = tl.where(low < HALF_ROTARY, low, DIM)
     every = tl.arange(0, WIDTH)
     weight = conv1_weight + head.to(tl.int64) * DIM * DIM * TAPS1
     y_low = tl.zeros((ROTATED, COLUMNS), tl.float32)
@@ -259,11 +257,8 @@ def convolve(
     scale = tl.sqrt(tl.full((), DIM, tl.float32)) / norm
     if kv >= 0:
         scale *= tl.load(temp + kv).to(tl.float32)
-    angle = cos_sin + position.to(tl.int64)[None, :] * angle_row
-    angle += tl.where(low < DIM, low, 0)[:, None]
-    turned = live[None, :] & (low < DIM)[:, None]
-    cos = tl.load(angle, mask=turned, other=0)
-    sin = tl.load(angle + HALF_ROTARY, mask=turned, other=0)
+    angle = cos_sin + position.to(tl.int64) * angle_row
+    cos, sin = cos_and_sin(angle, low, live, DIM, HALF_ROTARY)
     scale = tl.where(live, scale, 0)[None, :]
     x_low = (y_low * cos - y_high * sin) * scale
     x_high = (y_high * cos + y_low * sin) * scale
@@ -271,30 +266,30 @@ def convolve(
 
     place = row.to(tl.int64)
     if kv < 0:
-        out = q + place * q_row + head * q_head
-        store_head(x_low, low, DIM, out, exists, out, exists, None, False, FNUZ)
-        store_head(x_high, high, DIM, out, exists, out, exists, None, False, FNUZ)
-        store_head(x_rest, rest, DIM, out, exists, out, exists, None, False, FNUZ)
+        to = Target(q + place * q_row + head * q_head, exists, None, None, None)
+        store_head(x_low, low, DIM, to, FNUZ)
+        store_head(x_high, high, DIM, to, FNUZ)
+        store_head(x_rest, rest, DIM, to, FNUZ)
         return
 
     # keys and values of live verify rows are kept in the cache
-    STORES: tl.constexpr = k_cache is not None
     out = k + place * out_k_row + kv * out_k_head
     out_v = v + place * out_v_row + kv * out_v_head
     keep = live & (own == 0)
-    kept = out
-    kept_v = out_v
+    kept = None
+    kept_v = None
     step = None
-    if STORES:
+    if k_cache is not None:
         table_at = block_table + request.to(tl.int64) * table_row + position // PAGE
         page = tl.load(table_at, mask=keep, other=0).to(tl.int64)
         kept = k_cache + page * K_PAGE + position % PAGE * K_TOKEN + kv * K_HEAD
         kept_v = v_cache + page * V_PAGE + position % PAGE * V_TOKEN + kv * V_HEAD
         if k_scale is not None:
             step = tl.load(k_scale + page * K_SCALE_PAGE + kv * K_SCALE_HEAD)
-    store_head(x_low, low, DIM, out, exists, kept, keep, step, STORES, FNUZ)
-    store_head(x_high, high, DIM, out, exists, kept, keep, step, STORES, FNUZ)
-    store_head(x_rest, rest, DIM, out, exists, kept, keep, step, STORES, FNUZ)
+    to = Target(out, exists, kept, keep, step)
+    store_head(x_low, low, DIM, to, FNUZ)
+    store_head(x_high, high, DIM, to, FNUZ)
+    store_head(x_rest, rest, DIM, to, FNUZ)
 
     # half of the value channels come from the parent
     HALF: tl.constexpr = KV_HEADS * DIM // 2
@@ -321,7 +316,7 @@ def convolve(
         x += tl.load(late_start + channel[:, None] - HALF, mask=fresh, other=0)
     if v_scale is not None:
         step = tl.load(v_scale + page * V_SCALE_PAGE + kv * V_SCALE_HEAD)
-    store_head(x, every, DIM, out_v, exists, kept_v, keep, step, STORES, FNUZ)
+    store_head(x, every, DIM, Target(out_v, exists, kept_v, keep, step), FNUZ)
 
 
 WARPS = 2  # with more, each of which has all tokens in registers, the compiler spills

@@ -5,7 +5,7 @@ import triton
 import triton.language as tl
 
 from . import fp8
-from .rows import CACHE, cache_strides, find_rows, store_head, strides
+from .rows import CACHE, Target, cache_strides, cos_and_sin, find_rows, halves, store_head, strides
 
 
 @triton.jit
@@ -20,35 +20,27 @@ def turn(
     factor,
     angle,
     live,
-    out,
-    exists,
-    kept,
-    keep,
-    step,
+    to,
     DIM: tl.constexpr,
     HALF_ROTARY: tl.constexpr,
     ROTATED: tl.constexpr,
     REST: tl.constexpr,
-    STORES: tl.constexpr,
     FNUZ: tl.constexpr,
 ):
     """A head of queries or keys, times `factor`, to its output and to the cache."""
-    low = tl.arange(0, ROTATED)
-    high = tl.where(low < HALF_ROTARY, HALF_ROTARY + low, DIM)
-    low = tl.where(low < HALF_ROTARY, low, DIM)
-    turned = live[None, :] & (low < DIM)[:, None]
-    at = angle[None, :] + tl.where(low < DIM, low, 0)[:, None]
-    cos = tl.load(at, mask=turned, other=0) * factor[None, :]
-    sin = tl.load(at + HALF_ROTARY, mask=turned, other=0) * factor[None, :]
+    low, high = halves(DIM, HALF_ROTARY, ROTATED)
+    cos, sin = cos_and_sin(angle, low, live, DIM, HALF_ROTARY)
+    cos *= factor[None, :]
+    sin *= factor[None, :]
     x = load_head(source, low, DIM, live)
     y = load_head(source, high, DIM, live)
     x, y = x * cos - y * sin, y * cos + x * sin
-    store_head(x, low, DIM, out, exists, kept, keep, step, STORES, FNUZ)
-    store_head(y, high, DIM, out, exists, kept, keep, step, STORES, FNUZ)
+    store_head(x, low, DIM, to, FNUZ)
+    store_head(y, high, DIM, to, FNUZ)
     if REST > 0:
         rest = 2 * HALF_ROTARY + tl.arange(0, REST)
         x = load_head(source, rest, DIM, live) * factor[None, :]
-        store_head(x, rest, DIM, out, exists, kept, keep, step, STORES, FNUZ)
+        store_head(x, rest, DIM, to, FNUZ)
 
 
 @triton.jit(do_not_specialize=["total", "batch"])
@@ -130,69 +122,36 @@ def rotate(
         factor = one
         if query_scale is not None:
             factor = tl.load(query_scale + position)
-        turn(
-            source,
-            factor,
-            angle,
-            live,
-            out,
-            exists,
-            out,
-            exists,
-            None,
-            DIM,
-            HALF_ROTARY,
-            ROTATED,
-            REST,
-            False,
-            FNUZ,
-        )
+        to = Target(out, exists, None, None, None)
+        turn(source, factor, angle, live, to, DIM, HALF_ROTARY, ROTATED, REST, FNUZ)
         return
 
     # keys and values of live verify rows are kept in the cache
-    STORES: tl.constexpr = k_cache is not None
     keep = live & (own == 0)
-    page = tl.zeros_like(place)
-    if STORES:
+    kept = None
+    step = None
+    if k_cache is not None:
         table_at = block_table + request.to(tl.int64) * table_row + position // PAGE
         page = tl.load(table_at, mask=keep, other=0).to(tl.int64)
-    step = None
     if head < QUERY_HEADS + KV_HEADS:
         source = k + place * k_row + kv * k_head
         out = k_out + place * k_out_row + kv * k_out_head
-        kept = out
-        if STORES:
+        if k_cache is not None:
             kept = k_cache + page * K_PAGE + position % PAGE * K_TOKEN + kv * K_HEAD
             if k_scale is not None:
                 step = tl.load(k_scale + page * K_SCALE_PAGE + kv * K_SCALE_HEAD)
-        turn(
-            source,
-            one,
-            angle,
-            live,
-            out,
-            exists,
-            kept,
-            keep,
-            step,
-            DIM,
-            HALF_ROTARY,
-            ROTATED,
-            REST,
-            STORES,
-            FNUZ,
-        )
+        to = Target(out, exists, kept, keep, step)
+        turn(source, one, angle, live, to, DIM, HALF_ROTARY, ROTATED, REST, FNUZ)
         return
 
     every = tl.arange(0, WIDTH)
     x = load_head(v + place * v_row + kv * v_head, every, DIM, live)
     out = v_out + place * v_out_row + kv * v_out_head
-    kept = out
-    if STORES:
+    if v_cache is not None:
         kept = v_cache + page * V_PAGE + position % PAGE * V_TOKEN + kv * V_HEAD
         if v_scale is not None:
             step = tl.load(v_scale + page * V_SCALE_PAGE + kv * V_SCALE_HEAD)
-    store_head(x, every, DIM, out, exists, kept, keep, step, STORES, FNUZ)
+    store_head(x, every, DIM, Target(out, exists, kept, keep, step), FNUZ)
 
 
 WARPS = 4

@@ -1,4 +1,7 @@
-"""Where packed rows stand, and how a head of them is stored: of cca_qkv and rope_qkv."""
+"""Where packed rows stand, and how a head of them is rotated and stored: of cca_qkv and
+rope_qkv."""
+
+from typing import NamedTuple
 
 import triton
 import triton.language as tl
@@ -45,31 +48,47 @@ def find_rows(
 
 
 @triton.jit
-def store_head(
-    x,
-    channel,
-    DIM: tl.constexpr,
-    pointers,
-    rows_used,
-    kept,
-    keep,
-    step,
-    STORES: tl.constexpr,
-    FNUZ: tl.constexpr,
-):
-    """To the output, and to the cache where a row is kept: divided by `step`, to fp8, if that is
-    not None. Then the output is what was stored."""
+def halves(DIM: tl.constexpr, HALF_ROTARY: tl.constexpr, ROTATED: tl.constexpr):
+    """The channels of both halves that are rotated; DIM where ROTATED pads them."""
+    low = tl.arange(0, ROTATED)
+    high = tl.where(low < HALF_ROTARY, HALF_ROTARY + low, DIM)
+    return tl.where(low < HALF_ROTARY, low, DIM), high
+
+
+@triton.jit
+def cos_and_sin(angle, low, live, DIM: tl.constexpr, HALF_ROTARY: tl.constexpr):
+    """Of the channels `low` of the lower half. angle: pointers to the rows' cosines."""
+    at = angle[None, :] + tl.where(low < DIM, low, 0)[:, None]
+    turned = live[None, :] & (low < DIM)[:, None]
+    return tl.load(at, mask=turned, other=0), tl.load(at + HALF_ROTARY, mask=turned, other=0)
+
+
+class Target(NamedTuple):
+    """Where a head of some rows goes. out: pointers to their outputs, of those that exist. kept:
+    pointers to their places in the cache, for those that `keep` names, or None. step: what fp8 is
+    divided by there, or None."""
+
+    out: tl.tensor
+    exists: tl.tensor
+    kept: tl.tensor
+    keep: tl.tensor
+    step: tl.tensor
+
+
+@triton.jit
+def store_head(x, channel, DIM: tl.constexpr, to, FNUZ: tl.constexpr):
+    """To the output, and to the cache where a row is kept. Then the output is what was stored."""
     inside = (channel < DIM)[:, None]
-    if STORES:
-        at = kept[None, :] + channel[:, None]
-        if step is None:
-            tl.store(at, x.to(kept.dtype.element_ty), mask=inside & keep[None, :])
+    if to.kept is not None:
+        at = to.kept[None, :] + channel[:, None]
+        if to.step is None:
+            tl.store(at, x.to(to.kept.dtype.element_ty), mask=inside & to.keep[None, :])
         else:
-            codes, near = fp8.rounded(tl.div_rn(x.to(tl.float32), step[None, :]), FNUZ)
-            tl.store(at, codes, mask=inside & keep[None, :])
-            x = tl.where(keep[None, :], near * step[None, :], x)
-    at = pointers[None, :] + channel[:, None]
-    tl.store(at, x.to(pointers.dtype.element_ty), mask=inside & rows_used[None, :])
+            codes, near = fp8.rounded(tl.div_rn(x.to(tl.float32), to.step[None, :]), FNUZ)
+            tl.store(at, codes, mask=inside & to.keep[None, :])
+            x = tl.where(to.keep[None, :], near * to.step[None, :], x)
+    at = to.out[None, :] + channel[:, None]
+    tl.store(at, x.to(to.out.dtype.element_ty), mask=inside & to.exists[None, :])
 
 
 CACHE = "K_PAGE K_TOKEN K_HEAD V_PAGE V_TOKEN V_HEAD".split()  # strides, which a model keeps

@@ -17,7 +17,7 @@ import torch
 from .namespace import NAMESPACE
 
 # backend=None takes the first that supports the arguments. Both kernels run on AMD, where the
-# timing model (roofline isa --predict) has the C++ ones ahead but for top-p at batch 1
+# timing model (roofline isa --predict) has the C++ ones ahead
 ORDER = ("cpp", "triton", "reference")
 OPS: dict[str, "Op"] = {}
 

@@ -1,10 +1,13 @@
 """Caches of fp8: their formats and scales, and calls of cca_qkv that fill them."""
 
+from collections.abc import Callable
+
 import cca
 import torch
 
 from blockdraft import BlockLayout, env, reference
 
+Same = Callable[[torch.Tensor, torch.Tensor], bool]
 FN, FNUZ = torch.float8_e4m3fn, torch.float8_e4m3fnuz
 DTYPES = [torch.float32, torch.bfloat16, torch.float16]
 COMPUTED = [("cpp", dtype) for dtype in DTYPES]
@@ -47,11 +50,14 @@ def edge_case(stored: torch.dtype, dtype: torch.dtype) -> dict:
     return arguments
 
 
-def check_store(arguments: dict, stored: torch.dtype, scales: str | None, run) -> None:
+def check_store(
+    arguments: dict, stored: torch.dtype, scales: str | None, run, same: Same | None = None
+) -> None:
     """What run(arguments of cca_qkv) -> (q, k, v, k_cache, v_cache) stores in caches of fp8, which
     hold NaN, and returns: the reference's store of what it computes beside plain caches. That has
     been rounded to its type, so that a key at a middle may go the other way. scales: the shape of
-    random ones; None: 1."""
+    random ones; None: 1. same: whether q, and the keys that are not
+    stored, are those beside plain caches; None: the same bits."""
     pages, page, heads, _ = shape = arguments["k_cache"].shape
     generator = torch.Generator().manual_seed(0)
     caches, steps = [], []
@@ -67,13 +73,14 @@ def check_store(arguments: dict, stored: torch.dtype, scales: str | None, run) -
     steps = [step.expand(pages, heads) for step in steps]
     reference.store_kv(k, v, *caches, table, rows, *steps)
 
-    assert _near(my_q, q) and _same(my_v, v), "q, v"
+    same = same or _same
+    assert same(my_q, q) and _same(my_v, v), "q, v"
     assert _same(mine[1], caches[1]), "v_cache"
     assert caches[0].isnan().any() and not caches[0].isnan().all()
     assert torch.equal(mine[0].isnan(), caches[0].isnan()), "k_cache: cells"
     found = rows.table(len(k))
     kept = found.live & (found.proposal < 0)
-    assert _near(my_k[~kept], k[~kept]), "k of rows that are not stored"
+    assert same(my_k[~kept], k[~kept]), "k of rows that are not stored"
     position = found.position[kept]
     block = table[found.request[kept], position // page].long()
     codes, right = (cache[block, position % page] for cache in (mine[0], caches[0]))
@@ -91,7 +98,7 @@ def _bits(t: torch.Tensor) -> torch.Tensor:
     return t.view({1: torch.uint8, 2: torch.int16, 4: torch.int32}[t.itemsize])
 
 
-def _near(a: torch.Tensor, b: torch.Tensor) -> bool:
+def near(a: torch.Tensor, b: torch.Tensor) -> bool:
     """The same but for a rounding: a compiler may fuse other products in the other kernel."""
     return torch.allclose(a, b, rtol=torch.finfo(a.dtype).eps, atol=0, equal_nan=True)
 

@@ -17,7 +17,7 @@ void launch(const CcaParams<T, C>& p, const Parallel& parallel) {
   schedule(p, kColumns, [&]<CcaStep kStep>(int64_t groups) {
     const int64_t channels = int64_t(p.query_heads + p.kv_heads) * p.head_dim;
     parallel.each(groups, p.total_rows * channels * p.head_dim * p.taps1, [&](int64_t id) {
-      [[maybe_unused]] const std::conditional_t<Format<C>::kScaled, cpu::Subnormals, int> kept{};
+      [[maybe_unused]] const cpu::SubnormalsOf<C> kept{};
       thread_local Gemm gemm;
       thread_local std::vector<char> memory;
       memory.resize(bytes);

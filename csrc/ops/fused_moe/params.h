@@ -8,7 +8,7 @@
 
 namespace blockdraft {
 
-// So many pairs (row, choice), the bits of a ballot, are routed without being sorted.
+// So many pairs (row, choice), the bits of a list, are routed without being sorted.
 constexpr int kFewPairs = 64;
 
 // `W`: how weights are stored, T itself or a format with scales.

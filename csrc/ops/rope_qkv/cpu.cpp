@@ -12,7 +12,7 @@ void launch(const RopeParams<T, C>& p, const Parallel& parallel) {
   schedule(p, p.query_heads, [&]<RopeStep>(int64_t items) {
     const int64_t grain = ceil_div(kRopeGrain, p.query_heads * p.head_dim);
     parallel(items, grain, [&](int64_t begin, int64_t end) {
-      [[maybe_unused]] const std::conditional_t<Format<C>::kScaled, cpu::Subnormals, int> kept{};
+      [[maybe_unused]] const cpu::SubnormalsOf<C> kept{};
       cpu::Group group;
       for (int64_t id = begin; id < end; ++id) rope_qkv(group, p, id, p.query_heads);
     });

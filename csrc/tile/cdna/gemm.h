@@ -3,7 +3,8 @@
 // and Gemm have the same bits: the depth has kParts parts, whose sums are added in their order.
 //
 // SplitGemm is for few columns, where the time is that of reading the weights. A group has 16
-// channels, and each wave one part of the depth, all of whose weights it asks for at once.
+// channels, of weights with scales 32, and each wave one part of the depth, all of whose weights it
+// asks for at once.
 // Gemm is for many. A wave has kRowTiles * 16 channels and all columns; the tokens are staged in
 // LDS, in two buffers, with one barrier for each stage of the depth. Weights are loaded two stages
 // ahead. LayerGemm is for layers that follow each other in one group, with tokens in LDS, in T or

@@ -49,8 +49,7 @@ class Gemm : public Group {
                   std::is_convertible_v<decltype(column(0)), const float*>)
       if (has_matrix_unit()) return multiply_halves(rows, columns, depth, weight, column, epilogue);
 #endif
-    // of weights that are moved to the place of a float's fields
-    [[maybe_unused]] const std::conditional_t<Format<W>::kScaled, Subnormals, int> kept{};
+    [[maybe_unused]] const SubnormalsOf<W> kept{};
     const int parts = ceil_div(depth, kDepth);
     const int staged = most(1, least(kStaged / (columns * kDepth), parts));  // at a time
     const int width = ceil_div(rows, kEpilogueRows) * kEpilogueRows;

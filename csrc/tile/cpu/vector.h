@@ -86,6 +86,11 @@ class Subnormals {
   Subnormals(const Subnormals&) = delete;
 };
 
+// What a thread has while it reads or writes numbers of this format, which are moved to the place of
+// a float's fields if they have scales.
+template <class C>
+using SubnormalsOf = std::conditional_t<Format<C>::kScaled, Subnormals, int>;
+
 // fp8 in the place of fp32's fields: the numbers times 2^(bias - 127), also if they are subnormal
 // (see Subnormals).
 inline vec fields_of(const uint8_t* codes) {

@@ -237,9 +237,8 @@ _make = by_name(OP, reference.cca_qkv, norm_eps=_eps)
 
 def _reference(args: Args) -> None:
     _make(args)
-    if args.k_cache is not None:
-        caches = args.k_cache, args.v_cache, args.block_table
-        reference.store_kv(args.k, args.v, *caches, args.rows, args.k_scale, args.v_scale)
+    caches = args.k_cache, args.v_cache, args.block_table
+    reference.store_kv(args.k, args.v, *caches, args.rows, args.k_scale, args.v_scale)
 
 
 OP.register("reference", _reference)

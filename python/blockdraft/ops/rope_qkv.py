@@ -110,9 +110,8 @@ ROTATED = by_name(OP, reference.rope_qkv)
 
 def _reference(args: Args) -> None:
     ROTATED(args)
-    if args.k_cache is not None:
-        caches = args.k_cache, args.v_cache, args.block_table
-        reference.store_kv(args.k_out, args.v_out, *caches, args.rows, args.k_scale, args.v_scale)
+    caches = args.k_cache, args.v_cache, args.block_table
+    reference.store_kv(args.k_out, args.v_out, *caches, args.rows, args.k_scale, args.v_scale)
 
 
 OP.register("reference", _reference)

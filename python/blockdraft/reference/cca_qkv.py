@@ -72,9 +72,11 @@ def cca_qkv(
 
 
 def store_kv(k, v, k_cache, v_cache, block_table, rows: Rows, k_scale=None, v_scale=None) -> None:
-    """Writes k and v of the live verify rows to their cache pages, in place. If there are scales
-    [pages,Hk]: divided by them, to fp8, and k and v become what was stored, so that this pass
-    attends to what later ones will."""
+    """Writes k and v of the live verify rows to their cache pages, in place, if there is a cache.
+    If there are scales [pages,Hk]: divided by them, to fp8, and k and v become what was stored, so
+    that this pass attends to what later ones will."""
+    if k_cache is None:
+        return
     table = rows.table(len(k))
     keep = (table.live & (table.proposal < 0)).nonzero()[:, 0]
     page, slot = table.position[keep] // k_cache.shape[1], table.position[keep] % k_cache.shape[1]
