@@ -3,17 +3,14 @@ emulator where one is given."""
 
 import importlib.util
 import struct
-from functools import partial
 
-import cca
 import fp8
 import harness
+import model_ops
 import pytest
-import rope
 import torch
 
 from blockdraft import BlockLayout, ops
-from blockdraft.models.quantize import quantize_fp8, quantize_mxfp4
 from blockdraft.roofline import isa
 from blockdraft.testing import assert_close, poisoned, random_pages, random_rows
 
@@ -21,13 +18,21 @@ pytestmark = pytest.mark.skipif(
     importlib.util.find_spec("ziglang") is None, reason="needs ziglang (a clang for amdgcn)"
 )
 ARCHES = {"gfx942": 64 << 10, "gfx950": 160 << 10}  # bytes of LDS
-# kinds of launches.cpp: bf16 with weights, or a cache, of these
-LOW = {fp8.FN: 3, fp8.FNUZ: 4, torch.float4_e2m1fn_x2: 5}
 SAMPLERS = ("accept_drafts", "sample_drafts")  # test_cdna_sampling.py has them
 SOURCES = {isa.source_name(path): path for path in isa.hip_sources()} | {
     "gemm": harness.ROOT / "tests/support/gemm.hip"
 }
 THREADS = 512  # of a product's workgroup
+
+
+@pytest.fixture
+def launched(hip):
+    """Of an architecture: runs an op's kernels; see model_ops."""
+
+    def of_arch(arch):
+        return lambda op, args, kind: hip.launch(arch, op.name, harness.recorded(op, args), kind)
+
+    return of_arch
 
 
 @pytest.mark.parametrize("arch", ARCHES)
@@ -86,35 +91,8 @@ def test_gemm_in_the_emulator(dtype, mangled, depth, arch, hip):
 
 @pytest.mark.parametrize("arch", ARCHES)
 @pytest.mark.parametrize("unit", [torch.bfloat16, torch.float32, "16 bytes"], ids=str)
-def test_commit_in_the_emulator(unit, arch, hip):
-    dtype, channels = (torch.float32, 24) if unit == "16 bytes" else (unit, 22)
-    states = []
-    for run in ("mine", "reference"):
-        generator = torch.Generator().manual_seed(2)
-        rows = random_rows(BlockLayout(4, 2, 1), [0, 3, 9], generator)
-        total = int(rows.cu_rows[-1])
-        qk, v_late = (
-            torch.randn(2, total, n, generator=generator).to(dtype) for n in (channels, 4)
-        )
-        conv_state, late_state = (
-            torch.randn(2, 3, *n, generator=generator).to(dtype) for n in ((5, channels), (4,))
-        )
-        case = (
-            qk,
-            v_late,
-            torch.minimum(rows.draft_len, torch.tensor([0, 2, 4])).int(),
-            rows,
-            conv_state,
-            late_state,
-            torch.tensor([2, 0, 1], dtype=torch.int32),
-        )
-        if run == "mine":
-            params = harness.recorded(*harness.captured(ops.commit, *case))
-            hip.launch(arch, "commit", params, 16 if unit == "16 bytes" else unit.itemsize)
-        else:
-            ops.commit(*case, backend="reference")
-        states.append((conv_state, late_state, rows.prefix_lens))
-    assert all(torch.equal(a, b) for a, b in zip(*states))
+def test_commit_in_the_emulator(unit, arch, launched):
+    model_ops.check_commit(unit, launched(arch))
 
 
 CASES = {  # layout, prefixes, query and KV heads, head dim, page, window, least keys of a chunk
@@ -294,17 +272,8 @@ def test_a_fault_of_attention_is_caught(fault, planted):
 
 @pytest.mark.parametrize("arch", ARCHES)
 @pytest.mark.parametrize("rows, choices, experts", [(1, 1, 1), (70, 3, 17), (40, 1, 300)])
-def test_moe_dispatch_in_the_emulator(rows, choices, experts, arch, hip):
-    generator = torch.Generator().manual_seed(rows)
-    chosen = torch.randint(-1, experts, (rows, choices), generator=generator).int()
-    out = (
-        poisoned(rows * choices, dtype=torch.int32),
-        poisoned(experts + 1, dtype=torch.int32),
-    )
-    params = harness.recorded(*harness.captured(ops.moe_dispatch, chosen, experts, out=out))
-    hip.launch(arch, "moe_dispatch", params, 0)
-    for mine, theirs in zip(out, ops.moe_dispatch(chosen, experts, backend="reference")):
-        assert torch.equal(mine, theirs)
+def test_moe_dispatch_in_the_emulator(rows, choices, experts, arch, launched):
+    model_ops.check_dispatch(rows, choices, experts, launched(arch))
 
 
 @pytest.mark.parametrize("arch", ARCHES)
@@ -319,76 +288,28 @@ def test_plan_branches_in_the_emulator(K, P, dtype, arch, hip):
     assert torch.equal(out, ops.plan_branches(*inputs, backend="reference"))
 
 
-def moe_in_the_emulator(tensors, scales, arch, hip, kind):
-    """fused_moe of these tensors against the reference."""
-    call = partial(ops.fused_moe, *tensors, **scales, skip="identity")
-    out = poisoned(*tensors[0].shape, dtype=tensors[0].dtype)
-    op, args = harness.captured(call, out=out)
-    hip.launch(arch, "fused_moe", harness.recorded(op, args), kind)
-    # with scales, silu(gate) * up and fp8's weights are rounded, too
-    assert_close(out, call(backend="reference"), slack=2 if scales else 1)
-
-
-def moe_tensors(rows, choices, hidden, inner, dtype):
-    """Rows that no expert takes, and an expert without rows."""
-    generator = torch.Generator().manual_seed(rows)
-    x, gate_up, down = (
-        torch.randn(shape, generator=generator).to(dtype)
-        for shape in ((rows, hidden), (5, 2 * inner, hidden), (5, hidden, inner))
-    )
-    experts = torch.randint(-1, 4, (rows, choices), generator=generator).int()
-    weights = torch.rand(rows, choices, generator=generator)
-    skip_prob = torch.where((experts < 0).all(1), 0.5, 0.0)
-    return x, experts, weights, gate_up, down, skip_prob
-
-
 @pytest.mark.parametrize("arch", ARCHES)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 @pytest.mark.parametrize("rows, choices", [(20, 1), (70, 1), (30, 3)])
-def test_fused_moe_in_the_emulator(rows, choices, dtype, arch, hip):
+def test_fused_moe_in_the_emulator(rows, choices, dtype, arch, launched):
     """Few pairs and many (whose sort is another launch), several choices."""
-    tensors = moe_tensors(rows, choices, 72, 24, dtype)
-    moe_in_the_emulator(tensors, {}, arch, hip, harness.TYPES[dtype])
+    model_ops.check_experts(rows, choices, 72, 24, dtype, launched(arch))
 
 
 @pytest.mark.parametrize("arch", ARCHES)
 @pytest.mark.parametrize("format", ["fp8", "mxfp4"])
 @pytest.mark.parametrize("rows, hidden, inner", [(20, 288, 160), (70, 96, 64)])
-def test_experts_with_scales_in_the_emulator(rows, hidden, inner, format, arch, hip):
+def test_experts_with_scales_in_the_emulator(rows, hidden, inner, format, arch, launched):
     """Depths that end within a stage and within a block of scales; few pairs and many."""
-    tensors = list(moe_tensors(rows, 1, hidden, inner, torch.bfloat16))
-    scales = {}
-    for i, name in ((3, "gate_up_scale"), (4, "down_scale")):
-        if format == "mxfp4":
-            tensors[i], scales[name] = quantize_mxfp4(tensors[i])
-        else:
-            tensors[i], scales[name] = quantize_fp8(tensors[i], fp8.OF_ARCH[arch])
-    moe_in_the_emulator(tensors, scales, arch, hip, LOW[tensors[3].dtype])
+    model_ops.check_scaled_experts(rows, hidden, inner, format, arch, launched(arch))
 
 
 @pytest.mark.parametrize("arch", ARCHES)
 @pytest.mark.parametrize("rows, top_k", [(3, 1), (20, 2)])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
-def test_zaya_router_in_the_emulator(rows, top_k, dtype, arch, hip):
+def test_zaya_router_in_the_emulator(rows, top_k, dtype, arch, launched):
     """Channels that fill no tile, and more tokens than a group routes."""
-    generator = torch.Generator().manual_seed(rows)
-
-    def randn(*shape, scale=1.0):
-        return (scale * torch.randn(shape, generator=generator)).to(dtype)
-
-    weights = [randn(40, 136, scale=0.1), randn(40), randn(40), randn(40)]
-    weights += [randn(40, 40, scale=0.2), randn(40), randn(40, 40, scale=0.2), randn(40)]
-    weights += [randn(19, 40), torch.zeros(19)]
-    call = partial(
-        ops.zaya_router, randn(rows, 136), randn(rows, 40), *weights, eps=1e-5, top_k=top_k
-    )
-    expected = call(backend="reference")
-    out = tuple(poisoned(*t.shape, dtype=t.dtype) for t in expected)
-    params = harness.recorded(*harness.captured(call, out=out))
-    hip.launch(arch, "zaya_router", params, harness.TYPES[dtype])
-    assert torch.equal(out[1], expected[1])
-    for i in (0, 2, 3):
-        assert_close(out[i].to(dtype), expected[i].to(dtype), dtype, slack=4)
+    model_ops.check_router(rows, top_k, dtype, launched(arch))
 
 
 @pytest.mark.parametrize("arch", ARCHES)
@@ -401,33 +322,14 @@ def test_zaya_router_in_the_emulator(rows, top_k, dtype, arch, hip):
         (40, (1, 3), torch.bfloat16),
     ],
 )
-def test_cca_qkv_in_the_emulator(dim, kernels, dtype, arch, hip):
-    rotary = dim // 2 // 8 * 8
-    arguments = cca.case(
-        BlockLayout(5, 4, 2), [0, 9], (4, 2, dim), kernels, rotary, dtype, seed=dim
-    )
-    found, run = cca.prepared(arguments)
-    params = harness.recorded(*harness.captured(run))
-    hip.launch(arch, "cca_qkv", params, harness.TYPES[dtype])
-    cca.assert_same(found, cca.expected(arguments))
+def test_cca_qkv_in_the_emulator(dim, kernels, dtype, arch, launched):
+    model_ops.check_cca(dim, kernels, dtype, launched(arch))
 
 
 @pytest.mark.parametrize("arch", ARCHES)
 @pytest.mark.parametrize("dim, scales", [(128, "page"), (64, "head"), (64, None)])
-def test_a_store_of_fp8_in_the_emulator(dim, scales, arch, hip):
-    stored, dtype = fp8.OF_ARCH[arch], torch.bfloat16
-    if scales:
-        case = cca.case(BlockLayout(5, 4, 2), [0, 9], (4, 2, dim), (2, 2), dim // 2, dtype)
-    else:
-        case = fp8.edge_case(stored, dtype)
-
-    def run(arguments):
-        written, call = cca.prepared(arguments)
-        kind = LOW[stored] if arguments["k_cache"].dtype == stored else harness.TYPES[dtype]
-        hip.launch(arch, "cca_qkv", harness.recorded(*harness.captured(call)), kind)
-        return written
-
-    fp8.check_store(case, stored, scales, run)
+def test_a_store_of_fp8_in_the_emulator(dim, scales, arch, launched):
+    model_ops.check_cca_store(dim, scales, arch, launched(arch))
 
 
 @pytest.mark.parametrize("arch", ARCHES)
@@ -435,37 +337,12 @@ def test_a_store_of_fp8_in_the_emulator(dim, scales, arch, hip):
     "dim, rotary, dtype",
     [(128, 128, torch.bfloat16), (64, 32, torch.float32), (40, 24, torch.float16)],
 )
-def test_rope_qkv_in_the_emulator(dim, rotary, dtype, arch, hip):
-    case = partial(rope.case, BlockLayout(5, 4, 2), [0, 9], (20, 5, dim), rotary)
-    arguments = case(dtype)
-    written, run = rope.prepared(arguments)
-    hip.launch(arch, "rope_qkv", harness.recorded(*harness.captured(run)), harness.TYPES[dtype])
-    cca.assert_same(written, rope.expected(arguments))
-
-    def stored(arguments):
-        written, run = rope.prepared(arguments)
-        kind = LOW.get(arguments["k_cache"].dtype, harness.TYPES[torch.bfloat16])
-        hip.launch(arch, "rope_qkv", harness.recorded(*harness.captured(run)), kind)
-        return written
-
-    fp8.check_store(case(torch.bfloat16), fp8.OF_ARCH[arch], "head", stored, fp8.near)
+def test_rope_qkv_in_the_emulator(dim, rotary, dtype, arch, launched):
+    model_ops.check_rope(dim, rotary, dtype, arch, launched(arch))
 
 
 @pytest.mark.parametrize("arch", ARCHES)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
-def test_residual_norm_in_the_emulator(dtype, arch, hip):
+def test_residual_norm_in_the_emulator(dtype, arch, launched):
     """A row of more than eight elements a lane, and one of fewer lanes than a wave."""
-    generator = torch.Generator().manual_seed(0)
-    for hidden in (1032, 40):
-        names = ("weight", "scale", "bias", "residual_scale", "residual_bias")
-        given = {name: torch.randn(hidden, generator=generator).to(dtype) for name in names}
-        given["residual"] = torch.randn(7, hidden, generator=generator)
-        given["index"] = torch.tensor([6, 0, 3], dtype=torch.int32)
-        x = torch.randn(7, hidden, generator=generator).to(dtype)
-        call = partial(ops.residual_norm, x, eps=1e-5, **given)
-        expected = call(backend="reference")
-        out = tuple(poisoned(*t.shape, dtype=t.dtype) for t in expected)
-        params = harness.recorded(*harness.captured(call, out=out))
-        hip.launch(arch, "residual_norm", params, harness.TYPES[dtype])
-        assert_close(out[0], expected[0], dtype)
-        assert_close(out[1], expected[1], torch.float32)
+    model_ops.check_norm(dtype, launched(arch))

@@ -1,96 +1,28 @@
 """The Triton kernels' AMD code, launched by their own launcher, in an emulator of the instructions:
 pytest --emulator PATH."""
 
-import inspect
-import struct
-
 import fp8
 import pytest
 import torch
-from emulator import assembled
 from harness import captured
 from sampling_cases import PLAIN, compare, compare_samples
 
 pytest.importorskip("triton", reason="triton is not installed")
 
-from triton.backends.amd.compiler import HIPBackend
+from emulated import Emulated
 
 from blockdraft import BlockLayout, env, ops
 from blockdraft.ops import _triton
-from blockdraft.roofline.assembly import parse
 from blockdraft.testing import assert_close, poisoned, random_pages, random_rows
 from blockdraft.triton_kernels import (
     accept_drafts,
     block_attention,
-    offline,
     plan_branches,
     sample_drafts,
 )
 
 if env.triton_interpreter():
     pytest.skip("the interpreter takes the compiler's place", allow_module_level=True)
-
-TYPES = {
-    torch.bfloat16: "*bf16",
-    torch.float16: "*fp16",
-    torch.float32: "*fp32",
-    torch.float64: "*fp64",
-    torch.uint8: "*u8",
-    torch.int32: "*i32",
-    torch.int64: "*i64",
-    int: "i32",
-    float: "fp32",
-}
-OPTIONS = ("num_warps", "num_stages", "matrix_instr_nonkdim", "waves_per_eu", "allow_flush_denorm")
-
-
-def specialised(parameter, value) -> str:
-    """The type of an argument and what Triton's launcher lets the compiler know of its value."""
-    if parameter.is_constexpr or value is None:
-        return "constexpr"
-    kind = TYPES[getattr(value, "dtype", type(value))]
-    if isinstance(value, torch.Tensor):
-        return f"{kind}:{HIPBackend.get_tensor_specialization(value, align=True)}"
-    if parameter.do_not_specialize or isinstance(value, float):
-        return kind
-    aligned = HIPBackend.get_int_specialization(value, align=True)
-    return "constexpr" if value == 1 else f"{kind}:{aligned}"
-
-
-class Emulated:
-    """Stands in for a kernel: compiles it for the very arguments of a launch, and runs that
-    code."""
-
-    def __init__(self, kernel, arch, emulator, folder):
-        self.kernel, self.arch, self.emulator, self.folder = kernel, arch, emulator, folder
-        self.reports = []
-
-    def __getitem__(self, grid):
-        return lambda *args, **named: self.launch(grid, args, named)
-
-    def launch(self, grid, args, named):
-        options = {key: named.pop(key) for key in OPTIONS if key in named}
-        given = inspect.signature(self.kernel.fn).bind(*args, **named).arguments
-        types = {p.name: specialised(p, given[p.name]) for p in self.kernel.params}
-        fixed = {name: given[name] for name, kind in types.items() if kind == "constexpr"}
-        moving = {name: value for name, value in given.items() if name not in fixed}
-        built = offline.build(self.arch, self.kernel, types, fixed, options)
-        path = assembled(built.asm["amdgcn"], self.arch, self.folder / self.kernel.__name__)
-        self.emulator.ran_code(self.arch, self.kernel.__name__, built.asm["amdgcn"])
-        self.reports += parse(built.asm["amdgcn"], self.arch, built.metadata.shared)
-        packed = struct.pack(
-            "".join({"*": "Q", "i": "i", "f": "f"}[types[name][0]] for name in moving),
-            *(getattr(value, "data_ptr", lambda value=value: value)() for value in moving.values()),
-        )
-        packed += bytes(-len(packed) % 8)  # two pointers to scratch memory follow, unused
-        self.emulator.run(
-            path,
-            self.kernel.__name__,
-            grid[0],
-            64 * options["num_warps"],
-            packed,
-            built.metadata.shared,
-        )
 
 
 @pytest.fixture

@@ -55,7 +55,7 @@ class Emulator:
         self,
         code_object: Path,
         kernel: str,
-        groups: int,
+        groups: int | tuple[int, ...],
         threads: int,
         arguments: bytes | int,
         dynamic_lds: int = 0,
@@ -79,12 +79,12 @@ class Emulator:
         base = ctypes.addressof(memory)
         operations.machine = data[48]
         self.schedule.begin()
+        grid = (groups,) if isinstance(groups, int) else groups
         self.emu.run_asm(
             base + entry,
             len(image) - entry,
-            groups,
-            1,
-            1,
+            *grid,
+            *(1,) * (3 - len(grid)),
             threads,
             1,
             1,
