@@ -1,60 +1,24 @@
 """The launches of an op for a shape of ZAYA1-8B in bf16, as its schedules make them: workgroups,
 which loops of the source run how often, and the bytes that no schedule can do without."""
 
-from collections.abc import Callable, Iterator
-from typing import NamedTuple
+from collections.abc import Iterator
 
 from . import budget, models
 from .costs import distinct_experts
 from .figures import WEIGHT_BYTES
 from .launches import CHUNK_KEYS, FEW_PAIRS
 from .route import Trip
+from .sampler_work import accept, sample, truncated_accept, truncated_sample
+from .work import BYTES, Shape, Work, ceil
 
 HIDDEN = INNER = 2048
 EXPERTS = 16
 QUERY_HEADS, KV_HEADS, HEAD_DIM = 8, 2, 128
 EVEN = [1 / EXPERTS] * EXPERTS
 GROUP = QUERY_HEADS // KV_HEADS
-BYTES = 2  # of an element
-MASK_ROWS = 16
 MAX_CHUNKS = 64
 GPU_GROUPS = 512
-VOCABULARY, VOCAB_BLOCK = 262272, 4096
-DRAFTS = 15
-ACCEPTED = 5
-CREWS_AT_ONCE = 512  # kCrewsAtOnce of accept_drafts
 XCDS = 8
-
-
-class Work(NamedTuple):
-    """A launch. code: a part of the C++ kernel's symbol, or the name of a Triton compilation. busy:
-    the waves of a workgroup that multiply matrices, if not all. bytes: the least from HBM. streams:
-    whether loads come from there, or a part of the source lines of those that do. trips: None where
-    every loop runs once. others: what the waves that are not `busy` run, if they multiply as
-    well."""
-
-    kernel: str
-    code: str
-    groups: int
-    trips: tuple[Trip, ...] | None = ()
-    bytes: float = 0
-    busy: int | None = None
-    streams: bool | str = True
-    others: tuple[Trip, ...] | None = None
-
-
-class Shape(NamedTuple):
-    """launches: by backend, of an architecture. flops, exps: the least of the whole op."""
-
-    op: str
-    label: str
-    launches: dict[str, Callable[[str], Iterator[Work]]]
-    flops: float = 0
-    exps: float = 0
-
-
-def ceil(a: float, b: float) -> int:
-    return int(-(-a // b))
 
 
 def chunks_of(context: int, chunk_keys: int) -> int:
@@ -128,213 +92,6 @@ def attention(
     scores = batch * rows * context * QUERY_HEADS
     launches = {"cpp": cpp, "triton": triton}
     return Shape("block_attention", label, launches, 4 * scores * HEAD_DIM, scores)
-
-
-# The samplers' ways: rounds of a uniform's generator; a whole vocab_block of logits, all loaded
-# before one is used; 2^x in double, of a draft's logit; what a vocab_block of two plain rows
-# weighs; the search for the token in one, of plain rows and of any; any other scan of one
-PHILOX = Trip("round", 10)
-HELD = Trip("out.raw[i] = At::raw(row + least(")
-CHANCE = Trip("p = p * (r * (1.0 / n)) + 1.0")
-WEIGHED = Trip("first += kPiece", 1, (HELD, HELD), whole=True)
-SEARCHED = Trip("return scan.crossing(span, plain, r)", 1, whole=True)
-SEARCHED_ANY = Trip("return scan.crossing(span, any, r)", 1, whole=True)
-SCANNED = Trip("kWaves * kStep", 1, whole=True)
-
-
-def folded(blocks: int) -> Trip:
-    """A wave's terms of vocab_blocks, of which it keeps those of two turns."""
-    return Trip("first < least(n_, kHeld)", min(ceil(blocks, 64), 2))
-
-
-def drawn(batch: int, blocks: int, groups: int, weighed: Trip) -> tuple[Trip, ...]:
-    """From the verdict to the vocab_block of the token."""
-    some = Trip("block < least(first + some", ceil(blocks * batch, groups), (weighed,))
-    return some, PHILOX, folded(blocks), folded(blocks)
-
-
-def accept(batch: int, vocabulary: int = VOCABULARY, drafts: int = DRAFTS) -> Shape:
-    """Token rule at temperature 1, no truncation, drafts of sample_drafts with their normalisers,
-    of which ACCEPTED are kept; log-probabilities not asked."""
-    rows = drafts + 1  # that are measured; those of the drafter end at once
-    of_row = vocabulary * BYTES
-    blocks = ceil(vocabulary, VOCAB_BLOCK)
-
-    def cpp(arch: str) -> Iterator[Work]:
-        def code(step: int) -> str:
-            return f"accept_drafts_kernelINS_4bf16ELNS_10AcceptStepE{step}E"
-
-        measure = (HELD, Trip("at.exp2((x - at.all(top)) * at.all(factor))"))
-        yield Work("measure", code(0), batch * rows * blocks, measure, batch * rows * of_row)
-        groups = batch * ceil(blocks, max(1, batch * blocks // CREWS_AT_ONCE))
-        fold = folded(blocks)
-        normalised = Trip("crew_.share(rows, ", ceil(rows, 4), (fold, fold), whole=True)
-        draw = (
-            Trip("scan.each(live_, ", 1, (Trip("row <= row_of_draft(i)", 2), PHILOX)),
-            Trip("Group<kThreadsOfCrew>().barrier()", 1, (normalised,), whole=True),
-            Trip("decide_token(*this)", 1, (CHANCE, CHANCE), whole=True),
-            *drawn(batch, blocks, groups, WEIGHED),
-            SEARCHED,
-        )
-        moved = 2 * batch * of_row
-        yield Work("draw", code(4), groups, draw, moved, streams=HELD.text)
-
-    def triton(arch: str) -> Iterator[Work]:
-        def code(step: int) -> str:
-            return f"accept token step={step} bf16"
-
-        scan = Trip("for start in range(first, stop, TILE)", 1)
-        yield Work("measure", code(0), batch * rows * blocks, (scan,), batch * rows * of_row)
-        normalise = (Trip("tl.where(sums > 0, sums * tl.exp2("),)
-        yield Work("normalise", code(1), batch * rows, normalise, streams=False)
-        yield Work(
-            "decide",
-            code(5),
-            batch,
-            (Trip("own, memory, seed, position, uniforms, uniforms_row"),),
-            streams=False,
-        )
-        yield Work("weigh", code(6), batch * blocks, (scan,), 2 * batch * of_row)
-        draw = (
-            Trip("own, memory, kept, u, vocab_block"),
-            Trip("while (start < stop) & (found < 0)", 1),
-        )
-        yield Work("finish", code(7), batch, draw, streams=False)
-
-    exps = batch * rows * vocabulary
-    label = f"B={batch} K={drafts}"
-    return Shape("accept_drafts", label, {"cpp": cpp, "triton": triton}, exps=exps)
-
-
-def sample(batch: int, vocabulary: int = VOCABULARY) -> Shape:
-    """At temperature 1, no truncation."""
-    rows, of_row = batch * DRAFTS, vocabulary * BYTES
-    blocks = ceil(vocabulary, VOCAB_BLOCK)
-
-    def cpp(arch: str) -> Iterator[Work]:
-        def code(step: int) -> str:
-            return f"sample_drafts_kernelINS_4bf16ELNS_10SampleStepE{step}E"
-
-        measure = (HELD, Trip("auto exact = [top, scale]"))
-        yield Work("measure", code(0), rows * blocks, measure, rows * of_row)
-        fold = folded(blocks)
-        draw = (fold, fold, PHILOX, fold, SEARCHED)
-        yield Work("finish", code(2), rows, draw, streams=False)
-
-    def triton(arch: str) -> Iterator[Work]:
-        scan = Trip("for start in range(first, stop, TILE)", 1)
-        code = "sample plain {} bf16"
-        yield Work("measure", code.format("measure"), rows * blocks, (scan,), rows * of_row)
-        draw = (
-            Trip("tl.where(sums > 0, sums * tl.exp2("),
-            Trip("kept, row, None, None, total, vocabulary, first, stop", 1),
-        )
-        yield Work("finish", code.format("finish"), rows, draw, streams=False)
-
-    exps = rows * vocabulary
-    label = f"B={batch} K={DRAFTS}"
-    return Shape("sample_drafts", label, {"cpp": cpp, "triton": triton}, exps=exps)
-
-
-# What the waves of a workgroup hold at once: 4 steps of 512 ids each; a step's list
-PIECE = 4 * 8 * 512
-LISTED = Trip("at.append", 1)
-
-# What the Triton kernels do beside the others for top-p: a sample's bracket; a list that is
-# searched for the cut, as bf16 has few numbers in a bracket, then for the vocab_block of the last
-# of equal ids, which a walk by eighths finds
-SURVEYED = (Trip("while tries < TRIES", 1, (Trip("beyond_b = _root", 16),)),)
-ENLISTED = (Trip("mass_above += sum_eights", 1),)
-CUT = (
-    Trip("for step in range(3)", 1, (Trip("while tries_lowest", 4),)),
-    Trip("tie_block, before = _block_of", 7),
-    Trip("tie = walk", 8),
-)
-
-
-def cut_by_share(vocabulary: int) -> tuple[Trip, ...]:
-    """What a workgroup of the C++ kernels does to find a row's distribution with top-p."""
-    blocks = ceil(vocabulary, VOCAB_BLOCK)
-    fold = folded(blocks)
-    sampled = Trip("(found(grid_.number(middle), high_", 16)  # of 16 bits
-    guess = Trip("if (!(expected * each > kExpected))", 3, (sampled,))
-    # of few ids in a step some are listed
-    listed = Trip("const double own = rows_sum", ceil(vocabulary, PIECE), 4 * (LISTED,), whole=True)
-    search = Trip("const double mass = above(grid()", 6)
-    tries = Trip("if (kind == Cut::kShare) return", 1, (guess, listed, search), whole=True)
-    weighed = (Trip("const double own = rows_sum", 1),)
-    chained = Trip("j < least(n - base, kWave)", ceil(blocks, ceil(blocks, 64)))
-    return (
-        fold,
-        fold,
-        Trip("for (int i = 0; i < 3; ++i)", 1, (tries,)),
-        Trip("crew_.each_block", ceil(blocks, 8), weighed, whole=True),
-        Trip("Scan::chain(vocabulary_.blocks", ceil(blocks, 64), (chained,)),
-        Trip("if (i < n_) out = join(out, of(own))", fold.times),
-        fold,
-        SCANNED,
-    )
-
-
-def truncated_accept(batch: int, vocabulary: int = VOCABULARY, drafts: int = DRAFTS) -> Shape:
-    """As `accept`, with top-p."""
-    rows = batch * (drafts + 1)
-    blocks, of_row = ceil(vocabulary, VOCAB_BLOCK), vocabulary * BYTES
-
-    def cpp(arch: str) -> Iterator[Work]:
-        measure, draw = accept(batch, vocabulary, drafts).launches["cpp"](arch)
-        yield measure
-        code = "accept_drafts_kernelINS_4bf16ELNS_10AcceptStepE{}E"
-        trips = cut_by_share(vocabulary)
-        yield Work("cut", code.format(1), rows, trips, 2 * rows * of_row, streams=HELD.text)
-        decided = Trip("decide_token(*this)", 1, (PHILOX,), whole=True)
-        trips = decided, *drawn(batch, blocks, draw.groups, SCANNED), SEARCHED_ANY
-        weighs = "residual_mass(crew_.together()"
-        yield draw._replace(code=code.format(2), trips=trips, streams=weighs)
-
-    def triton(arch: str) -> Iterator[Work]:
-        plain = accept(batch, vocabulary, drafts).launches["triton"](arch)
-        for work in plain:
-            work = work._replace(code=work.code.replace("token", "truncated"))
-            if work.kernel == "normalise":
-                work = work._replace(trips=(*work.trips, *SURVEYED))
-            yield work
-            if work.kernel == "normalise":
-                code = "accept truncated step={} bf16"
-                yield Work("enlist", code.format(2), rows * blocks, ENLISTED, rows * of_row)
-                yield Work("truncate", code.format(3), rows, CUT, streams=False)
-
-    label, exps = f"B={batch} K={drafts} top-p", rows * vocabulary
-    return Shape("accept_drafts", label, {"cpp": cpp, "triton": triton}, exps=exps)
-
-
-def truncated_sample(batch: int, vocabulary: int = VOCABULARY) -> Shape:
-    """As `sample`, with top-p."""
-    rows = batch * DRAFTS
-    blocks, of_row = ceil(vocabulary, VOCAB_BLOCK), vocabulary * BYTES
-
-    def cpp(arch: str) -> Iterator[Work]:
-        measure, finish = sample(batch, vocabulary).launches["cpp"](arch)
-        yield measure
-        code = "sample_drafts_kernelINS_4bf16ELNS_10SampleStepE1E"
-        trips = cut_by_share(vocabulary)
-        yield Work("cut", code, rows, trips, 2 * rows * of_row, streams=HELD.text)
-        yield finish._replace(trips=(PHILOX, folded(blocks), SEARCHED_ANY))
-
-    def triton(arch: str) -> Iterator[Work]:
-        measure, _ = sample(batch, vocabulary).launches["triton"](arch)
-        code = "sample truncated {} bf16"
-        yield measure._replace(code=code.format("measure"))
-        yield Work("survey", code.format("survey"), rows, SURVEYED, streams=False)
-        yield Work("enlist", code.format("enlist"), rows * blocks, ENLISTED, rows * of_row)
-        draw = (
-            Trip("chosen, before = _block_of", 7),
-            Trip("kept, row, None, None, total, vocabulary, first, stop", 2),
-        )
-        yield Work("finish", code.format("finish"), rows, (*CUT, *draw), streams=False)
-
-    label, exps = f"B={batch} K={DRAFTS} top-p", rows * vocabulary
-    return Shape("sample_drafts", label, {"cpp": cpp, "triton": triton}, exps=exps)
 
 
 # How experts' weights are in a symbol of the C++ kernels, by their format

@@ -9,10 +9,10 @@ from math import ceil
 from . import assembly, isa
 from .assumptions import Machine, machine
 from .devices import Device, ceilings
-from .kernel_work import Shape, Work
 from .pipeline import LANES, SIMDS, Memory, Run, simulate
 from .route import Router, Stretch, loaded_bytes, source_lines
 from .verdicts import Verdicts, fingerprint
+from .work import Shape, Work
 
 # Turns of a loop that are simulated; of the others each takes as long as the last of these
 TURNS = 10

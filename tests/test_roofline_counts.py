@@ -13,7 +13,7 @@ from sampling import accept_params, sample_params
 
 from blockdraft import BlockLayout, ops
 from blockdraft.models.quantize import quantize_mxfp4
-from blockdraft.roofline import kernel_work, predict
+from blockdraft.roofline import kernel_work, predict, sampler_work
 from blockdraft.roofline.costs import distinct_experts
 from blockdraft.testing import poisoned, random_pages, random_rows
 from blockdraft.types import Sampling
@@ -47,7 +47,7 @@ def executed(counts, work, group=0):
 
 
 BLOCKS = 4  # vocab_blocks
-VOCABULARY = BLOCKS * kernel_work.VOCAB_BLOCK
+VOCABULARY = BLOCKS * sampler_work.VOCAB_BLOCK
 
 
 def agrees(shape, arch, counts, step, group=0):
@@ -74,19 +74,19 @@ def test_sample_drafts(arch, hip):
     counts = hip.launch(arch, "sample_drafts", params, harness.TYPES[torch.bfloat16])
     assert 0 <= int(token) < VOCABULARY
     for step in ("measure", "finish"):
-        agrees(kernel_work.sample(1, VOCABULARY), arch, counts, step)
+        agrees(sampler_work.sample(1, VOCABULARY), arch, counts, step)
 
 
 @pytest.mark.parametrize("arch", ARCHES)
 def test_accept_drafts(arch, hip):
     """Drafts that are certain to be kept, up to the first that cannot be."""
-    K = kernel_work.ACCEPTED + 1
+    K = sampler_work.ACCEPTED + 1
     logits, place, sampling = drawing(K, seed=6)
     tokens = torch.arange(1, K + 1, dtype=torch.int32)[None]
     length = torch.tensor([K], dtype=torch.int32)
     drafted = logits[:, :K].clone()
-    drafted[0, kernel_work.ACCEPTED, :] = 0
-    drafted[0, kernel_work.ACCEPTED, tokens[0, kernel_work.ACCEPTED]] = 100
+    drafted[0, sampler_work.ACCEPTED, :] = 0
+    drafted[0, sampler_work.ACCEPTED, tokens[0, sampler_work.ACCEPTED]] = 100
     lse = torch.zeros(1, K, 4, dtype=torch.float64)
     lse[..., 0] = drafted.double().amax(-1)
     lse[..., 1] = (drafted.double() - lse[..., :1]).logsumexp(-1)
@@ -97,8 +97,8 @@ def test_accept_drafts(arch, hip):
         target_sampling=sampling, **place,
     )  # fmt: skip
     counts = hip.launch(arch, "accept_drafts", params, harness.TYPES[torch.bfloat16])
-    assert outputs.accepted.tolist() == [kernel_work.ACCEPTED]
-    shape = kernel_work.accept(1, VOCABULARY, K)
+    assert outputs.accepted.tolist() == [sampler_work.ACCEPTED]
+    shape = sampler_work.accept(1, VOCABULARY, K)
     agrees(shape, arch, counts, "measure")
     agrees(shape, arch, counts, "draw", None)  # of the one that concludes
 

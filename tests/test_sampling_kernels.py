@@ -203,10 +203,10 @@ CUTS = {
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 @pytest.mark.parametrize("row", ROWS)
 def test_readings_of_a_cut(row, dtype):
-    """A crew's, after the one that measures the row: one lists the logits around the cut, one
-    states the partials anew, of which the token is drawn. Sometimes a cut is not in the list. Sim
-    reads the row once more for the greatest logit, which min-p needs. A list of many equal logits
-    is too long."""
+    """A crew's, after the one that measures the row: one lists the logits around the cut. Another
+    scan, which counts as one, states the partials anew from the list, for the draw. Sometimes a cut
+    is not in the list. Sim reads the row once more for the greatest logit, which min-p needs. A
+    list of many equal logits is too long."""
     vocab = 2**15
     generator = torch.Generator().manual_seed(0)
     logits = ROWS[row](torch.randn(1, 1, vocab, generator=generator)).to(dtype)

@@ -59,7 +59,7 @@
 //   at.revise<T>(x, words, ids, n, f)
 //                               x, but f(value, id) for ids of the span whose bit is set, and
 //                               for n of ids()
-//   at.append(list, x, mask)    adds those x whose mask is set to a crew's list, in a scan of `together`
+//   at.append(list, x, mask)    adds those x whose mask is set to a crew's list
 //   at.keep<T>(x, words)        x, but 0 for ids whose bit is not set; in that order; where
 //                               Scan::kSplits
 //   at.reload(p)                as the scan's
@@ -93,10 +93,14 @@
 //   crew.together()                  a scan by all of its threads
 //   crew.sample(span, f, out)        numbers f(at) of ids spread evenly over a span from 0 on. Returns
 //                                    how many ids stand behind each
-//   crew.list(), crew.fits(list)     an empty list; whether it had room for all that was added
-//   crew.held(list)                  its numbers, if it had
+//   crew.list(), crew.fits(list)     an empty list of a scan's own; whether all of them had room for
+//                                    what was added
+//   crew.held(list)                  their numbers, if they had
+//   list.size, list.out[i]           of a scan's own list: how many were added; those
 //   crew.map(f, x)                   f(at, x) of each number
 //   crew.sum(f, x, y...)             f(at, x, y...) summed over numbers; of x = -inf it must be 0
+//   crew.estimate(f, x, y...)        likewise, by sums of fp32
+//   crew.total(x)                    the sum of what its scans have
 #pragma once
 
 #include "tile/group.h"

@@ -77,21 +77,37 @@ double split_residual_mass(const Scan& scan, const Distribution<T>& p, const Dis
   return scan.sum(span, residual<Kind::kAny>(p, q, scale)).sum;
 }
 
+// Of single rows that are not cut, or if `kCut` of such whose ids are kept by their logits.
+template <bool kCut, class Scan, class T>
+double held_residual_mass(const Scan& scan, const Distribution<T>& p, const Distribution<T>& q,
+                          double scale, Span span) {
+  const float ratio = residual_ratio(p, q, scale);
+  auto weight = [](auto at, auto x, const Distribution<T>& own, float least) {
+    const auto all = own.weight_of(at, x);
+    return kCut ? at.select(x >= at.all(least), all, at.all(0.0f)) : all;
+  };
+  auto rest = [weight, p, q, ratio, infinite = !(ratio < __builtin_inff()),
+               least_of_p = p.least_kept(), least_of_q = q.least_kept()](auto at, auto x, auto y) {
+    return residual_weight(at, weight(at, x, p, least_of_p), weight(at, y, q, least_of_q), ratio,
+                           infinite);
+  };
+  return scan.rows_sum(span, rest, p.logits.row, q.logits.row);
+}
+
 template <class Scan, class T>
 BLOCKDRAFT_SCAN double residual_mass(const Scan& scan, const Distribution<T>& p,
                                      const Distribution<T>& q, double scale, Span span) {
   if (q.point == Distribution<T>::kSpread) {
     if (p.plain() && q.plain()) {
-      if constexpr (Scan::kHeld > 0) {
-        const float ratio = residual_ratio(p, q, scale);
-        auto rest = [p = p, q = q, ratio, infinite = !(ratio < __builtin_inff())](auto at, auto x,
-                                                                                  auto y) {
-          return residual_weight(at, p.weight_of(at, x), q.weight_of(at, y), ratio, infinite);
-        };
-        return scan.rows_sum(span, rest, p.logits.row, q.logits.row);
-      }
+      if constexpr (Scan::kHeld > 0) return held_residual_mass<false>(scan, p, q, scale, span);
       return scan.sum(span, residual<Kind::kPlain>(p, q, scale)).sum;
     }
+    if constexpr (Scan::kHeld > 0)
+      if (p.logits.plain() && q.logits.plain()) {
+        const Distribution<T> of_p = p.within(span), of_q = q.within(span);
+        if (of_p.kept_by_logit() && of_q.kept_by_logit())
+          return held_residual_mass<true>(scan, of_p, of_q, scale, span);
+      }
     if constexpr (Scan::kSplits)
       return split_residual_mass(scan, p.within(span), q.within(span), scale, span);
   }

@@ -1,5 +1,5 @@
 // The logits around a cut, which a crew finds by one reading of the row and holds (Crew::kHolds). A
-// sample tells where they are.
+// sample tells where they are. Each scan lists those of its own vocab_blocks, one after the other.
 #pragma once
 
 #include "ops/sampling/listing.h"
@@ -12,11 +12,15 @@ class Bracket {
   using Numbers = typename Crew::Numbers;
 
  public:
-  Bracket(const Sampler& sampler, const Distribution<T>& p)
+  // The memory of `sums`, and of `partials`, is the reading's until another one.
+  Bracket(const Sampler& sampler, const Distribution<T>& p, double* sums, Partial* partials)
       : crew_(sampler.crew()),
         vocabulary_(sampler.vocabulary()),
         grid_(Grid::of(p.logits)),
-        p_(p) {}
+        p_(p),
+        sums_(sums),
+        partials_(partials),
+        list_(crew_.list()) {}
 
   static constexpr double kDoubt = 2;
 
@@ -58,31 +62,47 @@ class Bracket {
         [x](auto at, auto y) { return at.select(y == at.all(x), at.all(1.0f), at.all(0.0f)); },
         numbers_);
   }
+  // The mass above x and the number of the ids at it, of a vocab_block of the calling scan.
+  template <class Scan>
+  Sums around_in(const Scan&, int block, float x) const {
+    const double above = high_ == __builtin_inff() ? 0 : partials_[block].sum;
+    const Part own = __builtin_bit_cast(Part, sums_[block]);
+    if (own.first == own.stop) return {above, 0};
+    const auto listed =
+        Scan::terms(own.stop - own.first, [&](int i) { return list_.out[own.first + i]; });
+    auto join = [](Sums a, Sums b) { return Sums{a.sum + b.sum, a.other + b.other}; };
+    const Sums found = listed.fold(Sums{}, join, [&](float y) {
+      return Sums{y > x ? Sampler::exp2((double(y) - p_.top) * p_.scale) : 0.0, double(y == x)};
+    });
+    return {above + found.sum, found.other};
+  }
 
  private:
+  struct Part {  // of a scan's list
+    int first, stop;
+  };
+
   // Sets `low_` and `high_`; false if nothing is between them. The cut is `doubt` times the sample's standard deviation from where that
   // has it, or less, or else among the greatest logits.
   bool guess(bool by_mass, double limit, double tail, double doubt, Limits within) {
     Numbers sample;
     const double each =
         crew_.sample(vocabulary_.all(), [this](auto at) { return p_.logits.load(at); }, sample);
-    const Numbers shares = Crew::map(
+    Numbers shares = Crew::map(
         [this, by_mass](auto at, auto x) {
           const auto own = by_mass ? p_.weight_of(at, x) : at.all(1.0f);
           return at.select(x > at.all(p_.cut), own, at.all(0.0f));
         },
         sample);
-    auto found = [&](float from, float upto, bool counted) {
-      return crew_.sum(
+    auto found = [&](float from) {
+      return crew_.estimate(
           [=](auto at, auto x, auto share) {
-            const auto in = (x > at.all(from)) & (x <= at.all(upto));
-            return at.select(in, counted ? at.all(1.0f) : share, at.all(0.0f));
+            return at.select(x > at.all(from), share, at.all(0.0f));
           },
           sample, shares);
     };
     // The mass below a cut is known better than that above it, which may be one id's.
-    const double target =
-        by_mass ? found(p_.cut, __builtin_inff(), false) - tail / each : limit / each;
+    const double target = by_mass ? found(p_.cut) - tail / each : limit / each;
     double spread = 0;
     const uint32_t first = grid_.at(p_.cut), end = grid_.at(__builtin_inff());
     BLOCKDRAFT_ROLLED
@@ -96,7 +116,13 @@ class Bracket {
           low_ = within.low;
           high_ = within.high;
         }
-        expected = found(low_, high_, true);
+        shares = Crew::map(
+            [low = low_, high = high_](auto at, auto x) {
+              const auto in = (x > at.all(low)) & (x <= at.all(high));
+              return at.select(in, at.all(1.0f), at.all(0.0f));
+            },
+            sample);
+        expected = found(low_);
         if (!(expected * each > kExpected)) break;
       }
       // The limits tell on which side there may be less.
@@ -109,7 +135,7 @@ class Bracket {
       uint32_t place = first, beyond = end;
       while (beyond - place > 1) {
         const uint32_t middle = place + (beyond - place) / 2;
-        (found(grid_.number(middle), high_, narrows) >= amount ? place : beyond) = middle;
+        (found(grid_.number(middle)) >= amount ? place : beyond) = middle;
       }
       const float next = grid_.number(place + 1);
       if (i == 0) {
@@ -130,17 +156,27 @@ class Bracket {
 
   // Lists what is between `low` and `high`. Returns the mass and the number of the ids above x.
   Sums read(float x) {
-    auto list = crew_.list();
+    list_ = crew_.list();
     auto found = [&, low = low_, high = high_](auto at, auto y, auto& count) {
-      at.append(list, y, (y > at.all(low)) & (y <= at.all(high)));
+      at.append(list_, y, (y > at.all(low)) & (y <= at.all(high)));
       if (x == __builtin_inff()) return at.all(0.0f);
       const auto in = y > at.all(x);
       count += at.select(in, at.all(1.0f), at.all(0.0f));
       return at.select(in, p_.weight_of(at, y), at.all(0.0f));
     };
-    const Sums above = sums_of(crew_.together(), p_.logits, vocabulary_.all(), found);
-    fits_ = crew_.fits(list);
-    numbers_ = Crew::held(list);
+    Sums above{};  // of the calling scan
+    crew_.each_block(vocabulary_, [&](const auto& scan, int block, Span span) {
+      const int first = list_.size;
+      const Sums own = sums_of(scan, p_.logits, span, found);
+      above.sum += own.sum;
+      above.other += own.other;
+      if (!scan.leader()) return;
+      sums_[block] = __builtin_bit_cast(double, Part{first, list_.size});
+      partials_[block] = {own.sum, 0, kFine};
+    });
+    above = {crew_.total(above.sum), crew_.total(above.other)};
+    fits_ = crew_.fits(list_);
+    numbers_ = Crew::held(list_);
     masses_ = Crew::map([this](auto at, auto y) { return p_.weight_of(at, y); }, numbers_);
     return above;
   }
@@ -149,6 +185,9 @@ class Bracket {
   const Vocabulary& vocabulary_;
   Grid grid_;
   const Distribution<T>& p_;
+  double* sums_;       // of each vocab_block: a Part
+  Partial* partials_;  // likewise: the mass above `high_`, unless that is infinite
+  typename Crew::List list_;
   Numbers numbers_, masses_;
   float low_ = 0, high_ = 0, guess_ = 0;
   double mass_ = 0, mass_above_ = 0, count_above_ = 0;  // the latter above `high_`

@@ -108,7 +108,7 @@ class Sampler {
     Distribution<T> p = measured(logits, sampling, partials);
     if (p.status == kFine && sampling.temperature > 0 && sampling.truncates()) {
       if constexpr (kCuts && kHolds) {
-        Bracket<Sampler, T> bracket(*this, p);
+        Bracket<Sampler, T> bracket(*this, p, sums_, partials);
         truncate(*this, p, sampling, partials, drawn, &bracket);
       }
       if constexpr (kCuts && kLists)
@@ -233,10 +233,14 @@ class Sampler {
   // The mass of a measured vocab_block in its row's distribution.
   static double mass(const Distribution<T>& p, Partial partial) {
     const double sum = partial.sum > 0 ? partial.sum : 0;
-    if constexpr (Scan::kHeld > 0)  // the sum is fp32's, too
-      return sum * Scan::exp2((double(partial.anchor) - p.top) * p.scale);
+    return sum * exp2((double(partial.anchor) - p.top) * p.scale);
+  }
+  // 2^x, of a vocab_block's anchor or of a logit.
+  static double exp2(double x) {
+    if constexpr (Scan::kHeld > 0)  // as exactly as sums within a vocab_block
+      return Scan::exp2(x);
     else
-      return sum * p.weight_of(partial.anchor);
+      return exp2_double(x);
   }
   template <class Scan>
   BLOCKDRAFT_SCAN static double mass_in(const Scan& scan, const Distribution<T>& p, Span span) {

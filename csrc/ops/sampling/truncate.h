@@ -116,7 +116,7 @@ class Truncation {
       BLOCKDRAFT_ROLLED
       for (int tries = listed_ ? 0 : 1; tries <= 2; ++tries) {
         if (tries > 0) {
-          touched_ = Sampler::kLists;  // which overwrites the partials
+          touched_ = true;
           listed_ = list_->around(kind, limit, tail, doubt, within);
           doubt *= listed_ ? 2 : 0.5;
         }
@@ -267,11 +267,13 @@ class Truncation {
         });
         return {partials_[block].sum + found.sum, found.other};
       }
-    if constexpr (Sampler::kHolds)
+    if constexpr (Sampler::kHolds) {
+      if (listed_) return list_->around_in(scan, block, p_.cut);
       return sums_of(scan, p_.logits, span, around_in(p_.cut, drawn));
-    else
+    } else {
       return {drawn ? mass_above(scan, p_, p_.cut, span) : 0.0,
               count_equal(scan, p_.logits, p_.cut, span)};
+    }
   }
 
   template <class Scan>

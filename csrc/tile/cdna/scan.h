@@ -529,6 +529,20 @@ class ScanOf {
   }
   // What all threads have, joined.
   double exchanged_sum(float8 x) const { return exchanged({joined(total(x), plus), 0}).sum; }
+  float exchanged_estimate(float8 x) const {
+    float out = joined(in_pairs(x), [](float a, float b) { return a + b; });
+    if constexpr (kWaves > 1) {
+      CrewMemory<kWaves>& m = *memory_;
+      barrier();  // what is there has been read
+      if (lane() == 0) m.peaks[wave()] = out;
+      barrier();
+      out = 0;
+#pragma unroll
+      for (int i = 0; i < kWaves; ++i) out += m.peaks[i];
+      out = of_lane(out, 0);  // in a scalar register
+    }
+    return out;
+  }
   Total exchanged(Total own) const {
     if constexpr (kWaves > 1) {
       CrewMemory<kWaves>& m = *memory_;
@@ -569,6 +583,11 @@ class ScanOf {
     return out;
   }
   static double plus(double a, double b) { return a + b; }
+  static float in_pairs(float8 x) {
+    const auto four = x.lo + x.hi;
+    const auto two = four.lo + four.hi;
+    return two.x + two.y;
+  }
   static double total(float8 x) {
     double total = 0;
 #pragma unroll
@@ -636,11 +655,10 @@ class Crew {
     out = {some(own / kLanes), some(kGroups + own / kLanes)};
     return double(all) / taken;
   }
-  WaveList list() const { return {memory_->listed[wave()], 0}; }
-  bool fits(const WaveList& list) const {
-    return together().exchanged({double(list.size > WaveList::kRoom), 0}).sum == 0;
-  }
-  static Numbers held(const WaveList& list) {
+  using List = WaveList;
+  List list() const { return {memory_->listed[wave()], 0}; }
+  bool fits(const List& list) const { return total(list.size > WaveList::kRoom) == 0; }
+  static Numbers held(const List& list) {
     __builtin_amdgcn_fence(__ATOMIC_ACQ_REL, "wavefront");
     const int lane = opaque(thread_index() & (kWave - 1));
     auto some = [&list, lane](int first) {
@@ -663,6 +681,11 @@ class Crew {
   double sum(F f, const Numbers& a, const Others&... others) const {
     return together().exchanged_sum(f(At(), a.x, others.x...) + f(At(), a.y, others.y...));
   }
+  template <class F, class... Others>
+  float estimate(F f, const Numbers& a, const Others&... others) const {
+    return together().exchanged_estimate(f(At(), a.x, others.x...) + f(At(), a.y, others.y...));
+  }
+  double total(double x) const { return together().exchanged({x, 0}).sum; }
 
   static Crew<kWave> alone() { return {}; }
   static bool leader() { return thread_index() % kThreadsOfCrew == 0; }

@@ -116,6 +116,7 @@ class Alone {
 // What the waves of a crew share.
 struct CrewMemory {
   bool last;
+  double totals[kWaves];
 };
 
 // Scans that crews of `sim` have started, of all vocab_blocks or by all waves.
@@ -154,14 +155,13 @@ class CrewOf {
     return f(Scan(), vocabulary.span(block));
   }
 
-  // Each wave holds all numbers.
-  static constexpr int kNumbers = kNumbersHeld;
+  static constexpr int kNumbers = kNumbersHeld;  // of all waves
   struct Numbers {
     float x[kNumbers];
     int size;
   };
   struct List {
-    static constexpr int kRoom = kNumbers;
+    static constexpr int kRoom = kNumbers / kWaves;
     float out[kRoom];
     int size;
   };
@@ -170,17 +170,18 @@ class CrewOf {
     return {};
   }
   template <class F>
-  static double sample(Span span, F f, Numbers& out) {
-    out.size = least(span.stop, kNumbers);
-    for (int i = 0; i < out.size; ++i)
-      out.x[i] = f(At{int(int64_t(i) * span.stop / out.size), span});
-    return double(span.stop) / out.size;
+  double sample(Span span, F f, Numbers& out) const {
+    const int size = least(span.stop, kNumbers);
+    out.size = 0;
+    for (int i = wave_; i < size; i += kWaves)
+      out.x[out.size++] = f(At{int(int64_t(i) * span.stop / size), span});
+    return double(span.stop) / size;
   }
   static List list() { return {{}, 0}; }
-  static bool fits(const List& list) { return list.size <= kNumbers; }
+  bool fits(const List& list) const { return total(list.size > List::kRoom) == 0; }
   static Numbers held(const List& list) {
     Numbers out;
-    out.size = least(list.size, kNumbers);
+    out.size = least(list.size, List::kRoom);
     for (int i = 0; i < out.size; ++i) out.x[i] = list.out[i];
     return out;
   }
@@ -192,10 +193,22 @@ class CrewOf {
     return out;
   }
   template <class F, class... Others>
-  static double sum(F f, const Numbers& x, const Others&... others) {
+  double sum(F f, const Numbers& x, const Others&... others) const {
     double sum = 0;
     for (int i = 0; i < x.size; ++i) sum += f(At(), x.x[i], others.x[i]...);
-    return sum;
+    return total(sum);
+  }
+  template <class F, class... Others>
+  float estimate(F f, const Numbers& x, const Others&... others) const {
+    return float(sum(f, x, others...));
+  }
+  double total(double x) const {
+    barrier();  // what is there has been read
+    memory_.totals[wave_] = x;
+    barrier();
+    double total = 0;
+    for (double own : memory_.totals) total += own;
+    return total;
   }
 
   bool leader() const { return group_.leader(); }
