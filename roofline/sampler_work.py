@@ -170,7 +170,7 @@ def truncated_accept(batch: int, vocabulary: int = VOCABULARY, drafts: int = DRA
         yield measure
         code = "accept_drafts_kernelINS_4bf16ELNS_10AcceptStepE{}E"
         trips = cut_by_share(vocabulary)
-        yield Work("cut", code.format(1), rows, trips, 2 * rows * of_row, streams=HELD.text)
+        yield Work("cut", code.format(1), rows, trips, rows * of_row, streams=HELD.text)
         decided = Trip("decide_token(*this)", 1, (PHILOX,), whole=True)
         trips = decided, *drawn(batch, blocks, draw.groups, WEIGHED_CUT), SEARCHED_ANY
         yield draw._replace(code=code.format(2), trips=trips, streams=True)
@@ -201,7 +201,7 @@ def truncated_sample(batch: int, vocabulary: int = VOCABULARY) -> Shape:
         yield measure
         code = "sample_drafts_kernelINS_4bf16ELNS_10SampleStepE1E"
         trips = cut_by_share(vocabulary)
-        yield Work("cut", code, rows, trips, 2 * rows * of_row, streams=HELD.text)
+        yield Work("cut", code, rows, trips, rows * of_row, streams=HELD.text)
         yield finish._replace(trips=(PHILOX, folded(blocks), SEARCHED_ANY))
 
     def triton(arch: str) -> Iterator[Work]:
