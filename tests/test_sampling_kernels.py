@@ -181,6 +181,7 @@ ROWS = {
     "wide": lambda x: 4 * x,
     "peaked": lambda x: torch.where(x == x.amax(-1, keepdim=True), 20.0, x),
     "far from 0": lambda x: x + 300,
+    "sorted": lambda x: (2 * x).sort(-1, descending=True).values,
     "few numbers": lambda x: (2 * x).round(),
     "one number": lambda x: 0 * x,
 }

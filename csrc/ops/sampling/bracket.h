@@ -1,5 +1,6 @@
 // The logits around a cut, which a crew finds by one reading of the row and holds (Crew::kHolds). A
-// sample tells where they are. Each scan lists those of its own vocab_blocks, one after the other.
+// sample tells where they are. Each scan lists those of its own vocab_blocks, one after the other,
+// unless these are too many.
 #pragma once
 
 #include "ops/sampling/listing.h"
@@ -62,6 +63,8 @@ class Bracket {
         [x](auto at, auto y) { return at.select(y == at.all(x), at.all(1.0f), at.all(0.0f)); },
         numbers_);
   }
+  // Whether each scan has listed those of its own vocab_blocks. If so:
+  bool by_blocks() const { return by_blocks_; }
   // The mass above x and the number of the ids at it, of a vocab_block of the calling scan.
   template <class Scan>
   Sums around_in(const Scan&, int block, float x) const {
@@ -175,7 +178,13 @@ class Bracket {
       partials_[block] = {own.sum, 0, kFine};
     });
     above = {crew_.total(above.sum), crew_.total(above.other)};
-    fits_ = crew_.fits(list_);
+    by_blocks_ = fits_ = crew_.fits(list_);
+    // Those that stand close together, too many for their scan, are shared by all.
+    if (!fits_ && crew_.total(list_.size) <= kExpected) {
+      list_ = crew_.list();
+      sums_of(crew_.together(), p_.logits, vocabulary_.all(), found);
+      fits_ = crew_.fits(list_);
+    }
     numbers_ = Crew::held(list_);
     masses_ = Crew::map([this](auto at, auto y) { return p_.weight_of(at, y); }, numbers_);
     return above;
@@ -191,7 +200,7 @@ class Bracket {
   Numbers numbers_, masses_;
   float low_ = 0, high_ = 0, guess_ = 0;
   double mass_ = 0, mass_above_ = 0, count_above_ = 0;  // the latter above `high_`
-  bool fits_ = false;
+  bool fits_ = false, by_blocks_ = false;
 };
 
 }  // namespace blockdraft

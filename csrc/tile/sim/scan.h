@@ -12,6 +12,7 @@ struct At {
   using Float = float;
   int first;
   Span span;
+  int wave = -1;  // of several that share a scan
 
   static float all(float x) { return x; }
   static int all(int x) { return x; }
@@ -42,7 +43,8 @@ struct At {
     return product < -126 ? 0.0f : float(std::exp2(product));
   }
   template <class List>
-  static void append(List& list, float x, bool mask) {
+  void append(List& list, float x, bool mask) const {
+    if (wave >= 0 && first % kWaves != wave) return;
     if (mask && list.size++ < List::kRoom) list.out[list.size - 1] = x;
   }
   template <class T>
@@ -61,15 +63,18 @@ class Scan : public SerialScan {
   }
   static bool leader() { return true; }
 
+  Scan() = default;
+  explicit Scan(int wave) : wave_(wave) {}
+
   template <class F>
-  static Total sum(Span span, F f) {
+  Total sum(Span span, F f) const {
     Total total{0, -INFINITY};
-    for (int id = span.first; id < span.stop; ++id) total.sum += f(At{id, span}, total.peak);
+    for (int id = span.first; id < span.stop; ++id) total.sum += f(At{id, span, wave_}, total.peak);
     return total;
   }
 
   template <class F>
-  static Sums sums(Span span, F f) {
+  Sums sums(Span span, F f) const {
     float other = 0;
     const double own = sum(span, [&](At at, float&) { return f(at, other); }).sum;
     return {own, other};
@@ -92,6 +97,9 @@ class Scan : public SerialScan {
   static float value(const T* p) {
     return sim::value(*p);
   }
+
+ private:
+  int wave_ = -1;
 };
 
 // A wave by itself.
@@ -167,7 +175,7 @@ class CrewOf {
   };
   Scan together() const {
     scans += leader();
-    return {};
+    return Scan(wave_);
   }
   template <class F>
   double sample(Span span, F f, Numbers& out) const {
