@@ -6,7 +6,6 @@ import struct
 
 import fp8
 import harness
-import model_ops
 import pytest
 import torch
 
@@ -23,16 +22,6 @@ SOURCES = {isa.source_name(path): path for path in isa.hip_sources()} | {
     "gemm": harness.ROOT / "tests/support/gemm.hip"
 }
 THREADS = 512  # of a product's workgroup
-
-
-@pytest.fixture
-def launched(hip):
-    """Of an architecture: runs an op's kernels; see model_ops."""
-
-    def of_arch(arch):
-        return lambda op, args, kind: hip.launch(arch, op.name, harness.recorded(op, args), kind)
-
-    return of_arch
 
 
 @pytest.mark.parametrize("arch", ARCHES)
@@ -87,12 +76,6 @@ def test_gemm_in_the_emulator(dtype, mangled, depth, arch, hip):
         assert_close(y, expected[:count])
         found.append(y[:few])
     assert all(torch.equal(found[0], other) for other in found[1:])
-
-
-@pytest.mark.parametrize("arch", ARCHES)
-@pytest.mark.parametrize("unit", [torch.bfloat16, torch.float32, "16 bytes"], ids=str)
-def test_commit_in_the_emulator(unit, arch, launched):
-    model_ops.check_commit(unit, launched(arch))
 
 
 CASES = {  # layout, prefixes, query and KV heads, head dim, page, window, least keys of a chunk
@@ -271,12 +254,6 @@ def test_a_fault_of_attention_is_caught(fault, planted):
 
 
 @pytest.mark.parametrize("arch", ARCHES)
-@pytest.mark.parametrize("rows, choices, experts", [(1, 1, 1), (70, 3, 17), (40, 1, 300)])
-def test_moe_dispatch_in_the_emulator(rows, choices, experts, arch, launched):
-    model_ops.check_dispatch(rows, choices, experts, launched(arch))
-
-
-@pytest.mark.parametrize("arch", ARCHES)
 @pytest.mark.parametrize("K, P, dtype", [(15, 3, torch.float64), (63, 64, torch.float32)])
 def test_plan_branches_in_the_emulator(K, P, dtype, arch, hip):
     generator = torch.Generator().manual_seed(K)
@@ -286,63 +263,3 @@ def test_plan_branches_in_the_emulator(K, P, dtype, arch, hip):
     params = harness.recorded(*harness.captured(ops.plan_branches, *inputs, out=out))
     hip.launch(arch, "plan_branches", params, dtype.itemsize)
     assert torch.equal(out, ops.plan_branches(*inputs, backend="reference"))
-
-
-@pytest.mark.parametrize("arch", ARCHES)
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
-@pytest.mark.parametrize("rows, choices", [(20, 1), (70, 1), (30, 3)])
-def test_fused_moe_in_the_emulator(rows, choices, dtype, arch, launched):
-    """Few pairs and many (whose sort is another launch), several choices."""
-    model_ops.check_experts(rows, choices, 72, 24, dtype, launched(arch))
-
-
-@pytest.mark.parametrize("arch", ARCHES)
-@pytest.mark.parametrize("format", ["fp8", "mxfp4"])
-@pytest.mark.parametrize("rows, hidden, inner", [(20, 288, 160), (70, 96, 64)])
-def test_experts_with_scales_in_the_emulator(rows, hidden, inner, format, arch, launched):
-    """Depths that end within a stage and within a block of scales; few pairs and many."""
-    model_ops.check_scaled_experts(rows, hidden, inner, format, arch, launched(arch))
-
-
-@pytest.mark.parametrize("arch", ARCHES)
-@pytest.mark.parametrize("rows, top_k", [(3, 1), (20, 2)])
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
-def test_zaya_router_in_the_emulator(rows, top_k, dtype, arch, launched):
-    """Channels that fill no tile, and more tokens than a group routes."""
-    model_ops.check_router(rows, top_k, dtype, launched(arch))
-
-
-@pytest.mark.parametrize("arch", ARCHES)
-@pytest.mark.parametrize(
-    "dim, kernels, dtype",
-    [
-        (128, (2, 2), torch.bfloat16),
-        (64, (3, 2), torch.float16),
-        (64, (2, 2), torch.float32),
-        (40, (1, 3), torch.bfloat16),
-    ],
-)
-def test_cca_qkv_in_the_emulator(dim, kernels, dtype, arch, launched):
-    model_ops.check_cca(dim, kernels, dtype, launched(arch))
-
-
-@pytest.mark.parametrize("arch", ARCHES)
-@pytest.mark.parametrize("dim, scales", [(128, "page"), (64, "head"), (64, None)])
-def test_a_store_of_fp8_in_the_emulator(dim, scales, arch, launched):
-    model_ops.check_cca_store(dim, scales, arch, launched(arch))
-
-
-@pytest.mark.parametrize("arch", ARCHES)
-@pytest.mark.parametrize(
-    "dim, rotary, dtype",
-    [(128, 128, torch.bfloat16), (64, 32, torch.float32), (40, 24, torch.float16)],
-)
-def test_rope_qkv_in_the_emulator(dim, rotary, dtype, arch, launched):
-    model_ops.check_rope(dim, rotary, dtype, arch, launched(arch))
-
-
-@pytest.mark.parametrize("arch", ARCHES)
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
-def test_residual_norm_in_the_emulator(dtype, arch, launched):
-    """A row of more than eight elements a lane, and one of fewer lanes than a wave."""
-    model_ops.check_norm(dtype, launched(arch))

@@ -9,11 +9,11 @@ import harness
 import pytest
 import torch
 from sampling import accept_params, sample_params
-from sampling_cases import PLAIN, compare, compare_samples
+from sampling_cases import PLAIN, compare, compare_samples, kept_ids
 
 from blockdraft import ops
 from blockdraft.ops import _sampling
-from blockdraft.roofline import assembly, isa
+from blockdraft.roofline import assembly, isa, loops
 from blockdraft.types import Sampling
 
 pytestmark = pytest.mark.skipif(
@@ -56,18 +56,40 @@ def test_the_last_crew_reads_what_the_others_wrote(arch):
     before the thread that wrote them counts the crew; the one that concludes then drops what it has
     cached."""
     wait = r"s_waitcnt vmcnt\(0\)"
-    sequences = [
-        (r"global_store_dwordx2 .* sc1", wait),
-        (r"global_atomic_add v\d+, .* sc0", wait, r"s_barrier", r"buffer_inv sc1"),
-    ]
+    store = r"global_store_dwordx2 .* sc1"
+    count = r"global_atomic_add v\d+, .* sc0"
+    sequences = (store, wait), (count, wait, r"s_barrier", r"buffer_inv sc1")
     steps = {step for sequence in sequences for step in sequence}
-    words = re.findall(rf"^\t({'|'.join(sorted(steps))})", listing("accept_drafts", arch), re.M)
-    for sequence in sequences:
-        starts = [i for i, word in enumerate(words) if re.match(sequence[0], word)]
-        assert len(starts) == 2 * len(harness.TYPES)  # kernels
-        for i in starts:
+    kernels = 0
+    text = listing("accept_drafts", arch)
+    for report in assembly.parse(text, arch):
+        lines = assembly.instructions(report.symbol, text)
+        words = [line for line in lines if any(re.match(step, line) for step in steps)]
+        starts = [[i for i, w in enumerate(words) if re.match(s[0], w)] for s in sequences]
+        if starts == [[], []]:
+            continue
+        kernels += 1
+        for sequence, (i,) in zip(sequences, starts, strict=True):
             found = words[i : i + len(sequence)]
             assert all(map(re.match, sequence, found)), found
+        blocks, edges = loops.basic_blocks(lines)
+        stores, counts = (
+            next(i for i, block in enumerate(blocks) if any(re.match(step, op) for op in block))
+            for step in (store, count)
+        )
+        assert counts in reachable(stores, edges)
+        assert stores not in reachable(counts, edges)
+    assert kernels == 2 * len(harness.TYPES)
+
+
+def reachable(block: int, edges: list[set[int]]) -> set[int]:
+    """The basic blocks that can come after one, that one only if it is in a loop."""
+    found, pending = set(), [block]
+    while pending:
+        new = edges[pending.pop()] - found
+        found |= new
+        pending += new
+    return found
 
 
 def accept_in(hip, arch):
@@ -124,22 +146,35 @@ def test_more_vocab_blocks_than_lanes_keep(how, hip, monkeypatch):
     compare_samples(case, sample_in(hip, "gfx942"))
 
 
+def draws_as_the_reference(hip, logits, sampling):
+    """A draft of one row: the token, and where the row is cut."""
+    place = torch.zeros(1, dtype=torch.int32)
+    u = torch.full((1, 1), 0.5, dtype=torch.float64)
+    how = dict(seed=place.long(), position=place, drafter_sampling=sampling)
+    token, lse = sample_in(hip, "gfx942")(logits, place + 1, how, u)
+    want, expected = ops.sample_drafts(logits, place + 1, uniforms=u, backend="reference", **how)
+    assert torch.equal(token, want)
+    assert torch.equal(kept_ids(logits, lse), kept_ids(logits, expected))
+    assert torch.allclose(lse[..., :2].sum(-1), expected[..., :2].sum(-1), rtol=0, atol=1e-6)
+
+
 def test_vocab_blocks_that_a_wave_cannot_hold(hip, monkeypatch):
     """As those of more than a million ids."""
     monkeypatch.setattr(_sampling, "VOCAB_BLOCK", 8192)
     generator = torch.Generator().manual_seed(0)
     logits = (2 * torch.randn(1, 1, 9000, generator=generator)).bfloat16()
-    place = torch.zeros(1, dtype=torch.int32)
-    u = torch.rand(1, 1, generator=generator, dtype=torch.float64)
     one = torch.ones(1)
     for sampling in (Sampling(one, min_p=0.1 * one), Sampling(one, top_p=0.7 * one)):
-        how = dict(seed=place.long(), position=place, drafter_sampling=sampling)
-        token, lse = sample_in(hip, "gfx942")(logits, place + 1, how, u)
-        want, expected = ops.sample_drafts(
-            logits, place + 1, uniforms=u, backend="reference", **how
-        )
-        assert torch.equal(token, want)
-        assert torch.allclose(lse[..., :2].sum(-1), expected[..., :2].sum(-1), rtol=0, atol=1e-6)
+        draws_as_the_reference(hip, logits, sampling)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_logits_around_a_cut_that_stand_close_together(dtype, hip):
+    """More of them than a wave can list; then all waves share them."""
+    generator = torch.Generator().manual_seed(0)
+    logits = (2 * torch.randn(1, 1, 2**16 + 3, generator=generator)).sort(-1, True).values
+    top_k = torch.tensor([10000], dtype=torch.int32)
+    draws_as_the_reference(hip, logits.to(dtype), Sampling(torch.ones(1), top_k=top_k))
 
 
 def test_requests_that_share_their_sums_are_caught(planted):

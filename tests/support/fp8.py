@@ -56,8 +56,8 @@ def check_store(
     """What run(arguments of cca_qkv) -> (q, k, v, k_cache, v_cache) stores in caches of fp8, which
     hold NaN, and returns: the reference's store of what it computes beside plain caches. That has
     been rounded to its type, so that a key at a middle may go the other way. scales: the shape of
-    random ones; None: 1. same: whether q, and the keys that are not
-    stored, are those beside plain caches; None: the same bits."""
+    random ones; None: 1. same: whether q, and the keys that are not stored, are those beside plain
+    caches; None: the same bits."""
     pages, page, heads, _ = shape = arguments["k_cache"].shape
     generator = torch.Generator().manual_seed(0)
     caches, steps = [], []

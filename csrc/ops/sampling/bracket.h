@@ -66,13 +66,12 @@ class Bracket {
   // Whether each scan has listed those of its own vocab_blocks. If so:
   bool by_blocks() const { return by_blocks_; }
   // The mass above x and the number of the ids at it, of a vocab_block of the calling scan.
-  template <class Scan>
-  Sums around_in(const Scan&, int block, float x) const {
+  Sums around_in(int block, float x) const {
     const double above = high_ == __builtin_inff() ? 0 : partials_[block].sum;
     const Part own = __builtin_bit_cast(Part, sums_[block]);
     if (own.first == own.stop) return {above, 0};
     const auto listed =
-        Scan::terms(own.stop - own.first, [&](int i) { return list_.out[own.first + i]; });
+        Sampler::Scan::terms(own.stop - own.first, [&](int i) { return list_.out[own.first + i]; });
     auto join = [](Sums a, Sums b) { return Sums{a.sum + b.sum, a.other + b.other}; };
     const Sums found = listed.fold(Sums{}, join, [&](float y) {
       return Sums{y > x ? Sampler::exp2((double(y) - p_.top) * p_.scale) : 0.0, double(y == x)};
@@ -85,8 +84,8 @@ class Bracket {
     int first, stop;
   };
 
-  // Sets `low_` and `high_`; false if nothing is between them. The cut is `doubt` times the sample's standard deviation from where that
-  // has it, or less, or else among the greatest logits.
+  // Sets `low_` and `high_`; false if nothing is between them. The cut is `doubt` times the sample's
+  // standard deviation from where that has it, or less, or else among the greatest logits.
   bool guess(bool by_mass, double limit, double tail, double doubt, Limits within) {
     Numbers sample;
     const double each =

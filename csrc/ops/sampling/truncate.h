@@ -268,7 +268,7 @@ class Truncation {
         return {partials_[block].sum + found.sum, found.other};
       }
     if constexpr (Sampler::kHolds) {
-      if (listed_ && list_->by_blocks()) return list_->around_in(scan, block, p_.cut);
+      if (listed_ && list_->by_blocks()) return list_->around_in(block, p_.cut);
       return sums_of(scan, p_.logits, span, around_in(p_.cut, drawn));
     } else {
       return {drawn ? mass_above(scan, p_, p_.cut, span) : 0.0,
